@@ -1,0 +1,1 @@
+"""Prefect flows: wiring and parameters, no logic."""

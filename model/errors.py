@@ -1,0 +1,125 @@
+"""The errors a user may meet, as one tree. Every message says what was expected, found, where, and what to do.
+
+    LLMError
+    ├── ConfigError              a setting is unknown, impossible, or contradicts another
+    ├── SourceError              a source is missing, or a file of it cannot be read
+    │   ├── SourceSchemaError    a file lacks a column, or a column has another type
+    │   ├── SourceRecordError    one record of a file is broken (its line is named)
+    │   └── DownloadError        the hub refused, or sent something else than it promised
+    │       └── TransientDownloadError   worth another try: time-outs, 429, 5xx, cut bodies
+    ├── CorpusError              a stage would drop (almost) everything, or kept too little to go on
+    ├── ArtifactError            a stored artifact is missing, incomplete or contradicts its manifest
+    │   └── TamperedArtifactError   bytes differ from the manifest's sha256
+    ├── DiskSpaceError           the disk cannot hold what a run or a write needs
+    ├── TokenizerError           text or ids do not fit the tokenizer
+    ├── CheckpointError          a checkpoint cannot be read, or belongs to another run
+    ├── TrainingError            training cannot go on (too few tokens, non-finite loss)
+    └── ChildProcessFailure      a training, scoring or export process ended badly
+
+A bug in this project raises AssertionError or a built-in error instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class LLMError(Exception):
+    """A problem its reader can act on.
+
+    Args:
+        problem: one sentence naming what went wrong.
+        expected: what would have been right.
+        found: what was there instead.
+        where: file, line, row, setting or address.
+        fix: what to do now.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        expected: object = None,
+        found: object = None,
+        where: object = None,
+        fix: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.expected = expected
+        self.found = found
+        self.where = where
+        self.fix = fix
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        parts = {"expected": self.expected, "found": self.found, "where": self.where}
+        facts = [f"  {label}: {value}" for label, value in parts.items() if value is not None]
+        advice = [f"  what to do: {self.fix}"] if self.fix else []
+        return "\n".join([self.problem, *facts, *advice])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive pickling: errors cross process-pool borders."""
+        return (_rebuild, (type(self), self.problem, self.__dict__.copy()))
+
+
+def _rebuild(kind: type[LLMError], problem: str, state: dict[str, Any]) -> LLMError:
+    error = kind.__new__(kind)
+    error.__dict__.update(state)
+    Exception.__init__(error, LLMError._message(error))
+    return error
+
+
+class ConfigError(LLMError):
+    """A setting is unknown, impossible, or contradicts another."""
+
+
+class SourceError(LLMError):
+    """A source is missing, or a file of it cannot be read."""
+
+
+class SourceSchemaError(SourceError):
+    """A file lacks a column, or a column has another type."""
+
+
+class SourceRecordError(SourceError):
+    """One record of a file is broken; ``where`` names its line."""
+
+
+class DownloadError(SourceError):
+    """The hub refused, or sent something else than it promised."""
+
+
+class TransientDownloadError(DownloadError):
+    """A download failed in a way that another try may mend."""
+
+
+class CorpusError(LLMError):
+    """A stage would drop (almost) everything, or kept too little to go on."""
+
+
+class ArtifactError(LLMError):
+    """A stored artifact is missing, incomplete or contradicts its manifest."""
+
+
+class TamperedArtifactError(ArtifactError):
+    """Bytes on disk differ from the sha256 their manifest records."""
+
+
+class DiskSpaceError(LLMError):
+    """The disk cannot hold what a run or a write needs."""
+
+
+class TokenizerError(LLMError):
+    """Text or ids do not fit the tokenizer."""
+
+
+class CheckpointError(LLMError):
+    """A checkpoint cannot be read, or belongs to another run."""
+
+
+class TrainingError(LLMError):
+    """Training cannot go on."""
+
+
+class ChildProcessFailure(LLMError):
+    """A training, scoring or export process ended badly."""

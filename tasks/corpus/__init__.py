@@ -1,0 +1,1 @@
+"""Corpus library: sources, filters and duplicates over Parquet, with DuckDB and Arrow. No Prefect, MLflow or torch."""

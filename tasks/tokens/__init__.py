@@ -1,0 +1,1 @@
+"""Token library: training a byte-level BPE tokenizer and packing tokens into training rows."""
