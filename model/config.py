@@ -1,0 +1,218 @@
+"""Configuration of the model and its training, and the base every config of the project shares.
+
+Configs are frozen and refuse unknown keys. A field marked ``RuntimeOnly`` may change how fast or how
+chattily a thing is made, never what is made: it stays out of cache keys.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.errors import ConfigError
+
+
+class RuntimeOnly:
+    """Mark a field that never changes what is made: workers, cadence, memory."""
+
+
+RUNTIME_ONLY = RuntimeOnly()
+
+
+class Config(BaseModel):
+    """Base of every config: frozen, no unknown keys, and a part that identifies results."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def semantic(self) -> dict[str, Any]:
+        """Return the fields that change what is made, JSON-ready, for cache keys."""
+        kept = {
+            name
+            for name, field in type(self).model_fields.items()
+            if not any(isinstance(mark, RuntimeOnly) for mark in field.metadata)
+        }
+        return self.model_dump(mode="json", include=kept)
+
+
+ModelSize = Literal["1m", "10m", "27m", "49m", "135m", "375m", "490m"]
+
+
+class Geometry(Config):
+    """Shape of one model size."""
+
+    width: int
+    num_layers: int
+    num_heads: int
+    head_dim: int
+    mlp_width: int
+    tied: bool
+
+
+def _geometry(
+    width: int, num_layers: int, *, mlp_width: int, head_dim: int, tied: bool
+) -> Geometry:
+    return Geometry(
+        width=width,
+        num_layers=num_layers,
+        num_heads=width // head_dim,
+        head_dim=head_dim,
+        mlp_width=mlp_width,
+        tied=tied,
+    )
+
+
+# MLP about 8/3 of the width, rounded up to a multiple of 128; heads of 128 from width 512 on.
+GEOMETRIES: dict[str, Geometry] = {
+    "1m": _geometry(128, 4, mlp_width=384, head_dim=32, tied=True),
+    "10m": _geometry(320, 6, mlp_width=896, head_dim=64, tied=True),
+    "27m": _geometry(384, 8, mlp_width=1024, head_dim=64, tied=True),
+    "49m": _geometry(512, 10, mlp_width=1408, head_dim=128, tied=True),
+    "135m": _geometry(768, 12, mlp_width=2048, head_dim=128, tied=False),
+    "375m": _geometry(1024, 24, mlp_width=2816, head_dim=128, tied=False),
+    "490m": _geometry(1280, 20, mlp_width=3584, head_dim=128, tied=False),
+}
+
+
+class Architecture(Geometry):
+    """Everything that fixes the network: geometry, vocabulary, context, position and norm constants."""
+
+    vocab_size: int
+    context_tokens: int
+    rope_theta: float
+    norm_epsilon: float
+
+
+class ModelConfig(Config):
+    """The network, chosen by one dial."""
+
+    size: ModelSize = Field("10m", description="model size by rounded parameter count")
+    context_tokens: int = Field(
+        1024, ge=16, le=8192, description="tokens the model sees at once; a row holds one more"
+    )
+    rope_theta: float = Field(10_000.0, gt=0, description="base of the rotary position frequencies")
+    norm_epsilon: float = Field(1e-6, gt=0, description="added to the mean square in RMSNorm")
+
+    def architecture(self, vocab_size: int) -> Architecture:
+        """Return the full architecture for a tokenizer of ``vocab_size`` entries."""
+        return Architecture(
+            **GEOMETRIES[self.size].model_dump(),
+            vocab_size=vocab_size,
+            **self.model_dump(exclude={"size"}),
+        )
+
+
+Precision = Literal["auto", "bfloat16", "float32"]
+
+
+class TrainConfig(Config):
+    """The optimisation: horizon, batch, AdamW, schedule, and how often to look and to save."""
+
+    HORIZONS: ClassVar = ("tokens", "steps")
+
+    tokens: int | None = Field(
+        None, gt=0, description="horizon in training tokens; give this or steps, not both"
+    )
+    steps: int | None = Field(None, gt=0, description="horizon in optimizer steps")
+    batch_tokens_per_step: int = Field(
+        65_536, gt=0, description="tokens per optimizer step over all processes"
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="peak AdamW learning rate")
+    final_learning_rate_frac: float = Field(
+        0.0, ge=0, le=1, description="learning rate at the end, as a share of the peak"
+    )
+    warmup_steps: int = Field(40, ge=0, description="steps of linear warmup from zero")
+    decay_frac: float = Field(
+        0.65, ge=0, le=1, description="share of the horizon, at its end, with linear decay"
+    )
+    weight_decay: float = Field(0.1, ge=0, description="decoupled decay of matrices")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW first-moment decay")
+    beta2: float = Field(0.95, ge=0, lt=1, description="AdamW second-moment decay")
+    epsilon: float = Field(1e-10, gt=0, description="AdamW denominator floor")
+    gradient_clip_norm: float = Field(1.0, gt=0, description="global gradient norm limit")
+    seed: int = Field(1, ge=0, lt=2**32, description="initialisation and order of rows")
+    loss_on: Literal["all", "mask"] = Field(
+        "all", description="targets that count: all tokens, or those the shards' loss_mask marks"
+    )
+    precision: Precision = Field(
+        "auto", description="compute precision; auto takes bfloat16 where the hardware has it"
+    )
+    processes: Annotated[int, RUNTIME_ONLY] = Field(
+        0, ge=0, description="training processes; 0 = one per GPU, or one on CPU"
+    )
+    micro_batch_rows: Annotated[int, RUNTIME_ONLY] = Field(
+        16, gt=0, description="rows per forward pass and process"
+    )
+    validate_every_steps: Annotated[int, RUNTIME_ONLY] = Field(
+        250, gt=0, description="steps between validations"
+    )
+    validation_tokens: Annotated[int, RUNTIME_ONLY] = Field(
+        2**20, gt=0, description="at most this many validation tokens at each validation"
+    )
+    checkpoint_every_steps: Annotated[int, RUNTIME_ONLY] = Field(
+        500, gt=0, description="steps between checkpoints"
+    )
+    keep_checkpoints: Annotated[int, RUNTIME_ONLY] = Field(
+        3, gt=0, description="newest checkpoints kept on disk"
+    )
+    log_every_steps: Annotated[int, RUNTIME_ONLY] = Field(
+        10, gt=0, description="steps between recorded training metrics"
+    )
+
+    def with_horizon_in_steps(self) -> Self:
+        """Return this config with its horizon given as ``steps`` only.
+
+        Raises:
+            ConfigError: not exactly one of ``tokens`` and ``steps`` is given.
+        """
+        given = {name: getattr(self, name) for name in self.HORIZONS if getattr(self, name)}
+        if len(given) != 1:
+            raise ConfigError(
+                "training needs exactly one horizon",
+                expected=f"one of {', '.join(f'train.{name}' for name in self.HORIZONS)}",
+                found=", ".join(f"train.{name}={value}" for name, value in given.items()) or "none",
+                fix="set one of them and leave the others out",
+            )
+        if self.steps:
+            return self
+        steps = math.ceil((self.tokens or 0) / self.batch_tokens_per_step)
+        return self.model_copy(update={"tokens": None, "steps": max(1, steps)})
+
+
+class ScoreConfig(Config):
+    """What score_model measures and which texts it lets the model write."""
+
+    validation_tokens: int | None = Field(
+        None, gt=0, description="validation tokens scored; unset = all"
+    )
+    prompts: tuple[str, ...] = Field(
+        ("The", "In the morning", "Once upon a time", "The most important thing about"),
+        description="starts of sample texts",
+    )
+    sample_tokens: int = Field(100, gt=0, description="tokens written per sample")
+    temperature: float = Field(0.8, ge=0, description="sampling temperature; 0 = greedy")
+    top_k: int = Field(50, ge=0, description="sample among this many likeliest tokens; 0 = all")
+    seed: int = Field(1, ge=0, lt=2**32, description="seed of the sample texts")
+
+
+class ExportConfig(Config):
+    """The folder other runtimes load."""
+
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="type of the stored weights"
+    )
+
+
+class MixturePart(Config):
+    """One set of training shards and its share of the rows."""
+
+    shards: str = Field(description="directory of a write_shards artifact")
+    weight: float = Field(1.0, gt=0, description="relative share of training rows")
+
+
+class TrackingConfig(Config):
+    """Where rank 0 reports to; all unset means events.jsonl only."""
+
+    uri: str | None = Field(None, description="MLflow tracking address")
+    run_id: str | None = Field(None, description="MLflow run that takes the metrics")

@@ -1,0 +1,441 @@
+"""The artifact store: a directory tree in which a manifest is the cache.
+
+    <root>/<stage>/<name>-<key12>/manifest.json   a finished artifact
+    <root>/<stage>/<name>-<key12>.work/           one being made; survives its maker
+    <root>/<stage>/.locks/<name>-<key12>.lock     kernel lock of the process that makes it
+    <root>/runs/<run>/<stage>/<name>              link to what one pipeline run used
+
+Work happens in the ``.work`` directory; when it is done, files are synced, the manifest is written
+last, and one rename publishes it. A directory without a manifest does not exist.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import getpass
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from model.artifact import (
+    MANIFEST_NAME,
+    Artifact,
+    Derivation,
+    FileEntry,
+    Manifest,
+    Origin,
+    content_digest,
+)
+from model.errors import ArtifactError, DiskSpaceError, TamperedArtifactError
+
+logger = logging.getLogger(__name__)
+
+LOCK_POLL_SECONDS = 0.2
+HASH_CHUNK_BYTES = 2**20
+RECORDED_PACKAGES = ("duckdb", "numpy", "pyarrow", "tokenizers", "torch", "prefect", "mlflow")
+
+
+@dataclass
+class Work:
+    """What the body of a stage gets: a directory to fill and a place for its numbers."""
+
+    path: Path
+    derivation: Derivation
+    store: ArtifactStore
+    counts: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    logs: set[str] = field(default_factory=set)  # paths, or first path parts, that are not content
+    mlflow_run_id: str | None = None
+
+    def input(self, role: str) -> Path:
+        """Return the directory of the only input of a ``role``."""
+        (path,) = self.inputs(role)
+        return path
+
+    def inputs(self, role: str) -> list[Path]:
+        """Return the directories of all inputs of a ``role``, in their derivation's order."""
+        return [self.store.path(item) for item in self.derivation.inputs[role]]
+
+    def input_manifests(self, role: str) -> list[Manifest]:
+        """Return the manifests of all inputs of a ``role``."""
+        return [self.store.read_manifest(item) for item in self.derivation.inputs[role]]
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a derivation's artifact can be used as it is, and why not."""
+
+    state: Literal["complete", "missing", "damaged", "stale"]
+    why: str
+    manifest: Manifest | None = None
+
+
+class ArtifactStore:
+    """The artifacts below one data root.
+
+    Args:
+        root: the data root; it may move, nothing inside names it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def path(self, artifact: Artifact) -> Path:
+        """Return the directory of an artifact, finished or not."""
+        return self.root / artifact.relative_path
+
+    def work_path(self, artifact: Artifact) -> Path:
+        """Return the directory in which an artifact is made."""
+        path = self.path(artifact)
+        return path.with_name(f"{path.name}.work")
+
+    def read_manifest(self, artifact: Artifact) -> Manifest:
+        """Return the manifest of a finished artifact.
+
+        Raises:
+            ArtifactError: there is none, or it cannot be read.
+        """
+        return read_manifest(self.path(artifact))
+
+    def status(self, derivation: Derivation) -> Status:
+        """Say whether a derivation's artifact is complete, and if not, why it must be made."""
+        path = self.path(derivation.artifact)
+        if not (path / MANIFEST_NAME).exists():
+            return Status("missing", self.explain(derivation))
+        try:
+            manifest = read_manifest(path)
+            check_sizes(path, manifest)
+        except ArtifactError as error:
+            return Status("damaged", error.problem)
+        for item in (item for items in derivation.inputs.values() for item in items):
+            why = self._rebuilt_input(item, consumed=manifest.input_digests.get(item.key))
+            if why:
+                return Status("stale", why, manifest)
+        return Status("complete", "its manifest is there and its files have their sizes", manifest)
+
+    def _rebuilt_input(self, item: Artifact, *, consumed: str | None) -> str | None:
+        try:
+            digest = self.read_manifest(item).content_digest
+        except ArtifactError:
+            return None  # gone inputs do not matter to a finished artifact
+        if digest == consumed:
+            return None
+        return f"input {item.stage}/{item.name} was rebuilt to other bytes"
+
+    def explain(self, derivation: Derivation) -> str:
+        """Say in one line what sets a derivation apart from the newest artifact of its name."""
+        if self.work_path(derivation.artifact).exists():
+            return "an earlier run did not finish it"
+        siblings = [
+            manifest
+            for manifest in self.manifests(derivation.stage)
+            if manifest.artifact.name == derivation.name
+        ]
+        if not siblings:
+            return "never made"
+        newest = max(siblings, key=lambda manifest: manifest.origin.created_at)
+        changes = derivation.differences(newest.derivation)
+        return ", ".join(changes) or "its directory is gone"
+
+    def manifests(self, stage: str | None = None) -> list[Manifest]:
+        """Return the manifests of all finished artifacts, of one stage or of all, by path."""
+        pattern = f"{stage or '*'}/*/{MANIFEST_NAME}"
+        paths = sorted(path.parent for path in self.root.glob(pattern))
+        return [read_manifest(path) for path in paths if path.suffix != ".work"]
+
+    def build(
+        self, derivation: Derivation, body: Callable[[Work], None], *, resume: bool = False
+    ) -> Manifest:
+        """Make an artifact unless it is there, and return its manifest.
+
+        Only one process makes an artifact at a time; others wait and use its result.
+
+        Args:
+            body: fills ``work.path`` and ``work.counts``.
+            resume: the body goes on from what an earlier, killed attempt left; otherwise the work
+                directory is emptied first.
+
+        Raises:
+            ArtifactError: an input is not there.
+            DiskSpaceError: the disk filled up while the body wrote.
+        """
+        artifact = derivation.artifact
+        with self.locked(artifact):
+            status = self.status(derivation)
+            if status.state == "complete" and status.manifest:
+                return status.manifest
+            self._discard(artifact)
+            work = self._open_work(derivation, resume=resume)
+            consumed = self._input_digests(derivation)
+            started = time.monotonic()
+            with _disk_full_named(work.path):
+                body(work)
+                return self._publish(work, consumed, seconds=time.monotonic() - started)
+
+    @contextlib.contextmanager
+    def locked(self, artifact: Artifact) -> Iterator[None]:
+        """Hold the lock of an artifact; the kernel frees it when the process dies."""
+        path = self.path(artifact)
+        lock = path.parent / ".locks" / f"{path.name}.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("a") as handle:
+            waiting = False
+            while not _try_lock(handle.fileno()):
+                if not waiting:
+                    logger.info("waiting for the process that makes %s", artifact.relative_path)
+                waiting = True
+                time.sleep(LOCK_POLL_SECONDS)
+            yield
+
+    def is_locked(self, artifact: Artifact) -> bool:
+        """Say whether some process is making an artifact."""
+        path = self.path(artifact)
+        lock = path.parent / ".locks" / f"{path.name}.lock"
+        if not lock.exists():
+            return False
+        with lock.open("a") as handle:
+            return not _try_lock(handle.fileno())
+
+    def verify(self, artifact: Artifact) -> Manifest:
+        """Read every file of an artifact and compare it with its manifest.
+
+        Raises:
+            ArtifactError: a file is missing or has another size.
+            TamperedArtifactError: a file has another sha256.
+        """
+        path = self.path(artifact)
+        manifest = read_manifest(path)
+        check_sizes(path, manifest)
+        for entry in manifest.files:
+            check_sha256(path / entry.path, entry)
+        return manifest
+
+    def link_run(self, run: str, artifacts: list[Artifact]) -> Path:
+        """Link the artifacts of one pipeline run below ``runs/<run>/`` and return that directory."""
+        home = self.root / "runs" / run
+        for artifact in artifacts:
+            link = home / artifact.stage / artifact.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                link.unlink()
+            link.symlink_to(Path("../../..") / artifact.relative_path, target_is_directory=True)
+        return home
+
+    def _discard(self, artifact: Artifact) -> None:
+        path = self.path(artifact)
+        if path.exists():  # damaged or stale: without its manifest it no longer exists
+            (path / MANIFEST_NAME).unlink(missing_ok=True)
+            shutil.rmtree(path)
+
+    def _open_work(self, derivation: Derivation, *, resume: bool) -> Work:
+        path = self.work_path(derivation.artifact)
+        if path.exists() and not resume:
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / MANIFEST_NAME).unlink(missing_ok=True)
+        return Work(path, derivation, self)
+
+    def _input_digests(self, derivation: Derivation) -> dict[str, str]:
+        items = (item for items in derivation.inputs.values() for item in items)
+        return {item.key: self.read_manifest(item).content_digest for item in items}
+
+    def _publish(self, work: Work, consumed: dict[str, str], *, seconds: float) -> Manifest:
+        files = _describe_files(work)
+        manifest = Manifest(
+            artifact=work.derivation.artifact,
+            derivation=work.derivation,
+            content_digest=content_digest(files),
+            input_digests=consumed,
+            counts=work.counts,
+            facts=work.facts,
+            files=files,
+            origin=_origin(seconds, mlflow_run_id=work.mlflow_run_id),
+        )
+        text = manifest.model_dump_json(indent=1)
+        write_synced(work.path / MANIFEST_NAME, text.encode())
+        target = self.path(work.derivation.artifact)
+        work.path.rename(target)
+        _sync(target.parent)
+        return manifest
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Return the manifest of the artifact in a ``directory``.
+
+    Raises:
+        ArtifactError: there is none, or it cannot be read.
+    """
+    path = directory / MANIFEST_NAME
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError, json.JSONDecodeError) as exc:
+        raise ArtifactError(
+            f"{directory.parent.name}/{directory.name} has no readable manifest",
+            expected=f"{MANIFEST_NAME} written by this project",
+            found=str(exc).splitlines()[0],
+            where=path,
+            fix="run the pipeline again: it makes what is missing",
+        ) from exc
+
+
+def check_sizes(directory: Path, manifest: Manifest) -> None:
+    """Compare the sizes of an artifact's files with its manifest.
+
+    Raises:
+        ArtifactError: a file is missing or has another size.
+    """
+    for entry in manifest.files:
+        path = directory / entry.path
+        found = path.stat().st_size if path.exists() else None
+        if found != entry.num_bytes:
+            raise ArtifactError(
+                f"{entry.path} is {'gone' if found is None else 'of another size'}",
+                expected=f"{entry.num_bytes} bytes",
+                found="no file" if found is None else f"{found} bytes",
+                where=path,
+                fix="run the pipeline again: it makes this artifact anew",
+            )
+
+
+def check_sha256(path: Path, entry: FileEntry) -> None:
+    """Compare one file with the sha256 of its manifest entry.
+
+    Raises:
+        TamperedArtifactError: they differ.
+    """
+    found = sha256_of(path)
+    if found != entry.sha256:
+        raise TamperedArtifactError(
+            f"{entry.path} holds other bytes than were written (sha256 mismatch)",
+            expected=entry.sha256,
+            found=found,
+            where=path,
+            fix=f"delete {path.parent} and run the pipeline again: it makes this artifact anew",
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file as hex digits."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: to a temporary name, synced, then renamed."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.rename(path)
+    _sync(path.parent)
+
+
+def _describe_files(work: Work) -> tuple[FileEntry, ...]:
+    """Sync every file of a work directory and return its entries, by path."""
+    entries = []
+    for path in sorted(item for item in work.path.rglob("*") if item.is_file()):
+        name = path.relative_to(work.path).as_posix()
+        _sync(path)
+        entries.append(
+            FileEntry(
+                path=name,
+                num_bytes=path.stat().st_size,
+                sha256=sha256_of(path),
+                role="log" if name.split("/")[0] in work.logs else "content",
+            )
+        )
+    for directory in (item for item in work.path.rglob("*") if item.is_dir()):
+        _sync(directory)
+    return tuple(entries)
+
+
+def _origin(seconds: float, *, mlflow_run_id: str | None) -> Origin:
+    return Origin(
+        created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
+        created_by=f"{_user()}@{socket.gethostname()}",
+        seconds=round(seconds, 3),
+        git_commit=git_commit(),
+        versions=package_versions(),
+        prefect_flow_run_id=os.environ.get("LLM_FLOW_RUN_ID"),
+        mlflow_run_id=mlflow_run_id,
+    )
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that shape artifacts."""
+    versions = {"python": platform.python_version()}
+    for name in RECORDED_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def git_commit() -> str | None:
+    """Return the commit of the code that runs, ``None`` outside a git checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parent,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user id without a name
+        return str(os.getuid())
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _disk_full_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskSpaceError(
+            "the disk filled up while an artifact was written",
+            found=f"{shutil.disk_usage(path).free} bytes free",
+            where=path,
+            fix="free some space and run again: finished artifacts are kept, "
+            "`python -m tasks.artifacts prune` lists what no run uses",
+        ) from exc
