@@ -44,7 +44,9 @@ def _refuse_unstable(value: object, *, where: str) -> None:
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             _refuse_unstable(item, where=f"{where}[{index}]")
-    elif (isinstance(value, float) and not math.isfinite(value)) or (value is not None and not isinstance(value, str | int | float | bool)):
+    elif (isinstance(value, float) and not math.isfinite(value)) or (
+        value is not None and not isinstance(value, str | int | float | bool)
+    ):
         raise _unstable(value, where=where)
 
 
@@ -104,7 +106,7 @@ class Derivation(Config):
         )
 
     def differences(self, other: Derivation) -> list[str]:
-        """Return one line per field in which this derivation differs from an ``other``, older one."""
+        """Return one line per field that differs from an ``other``, older derivation."""
         old, new = other._flat(), self._flat()
         return [
             f"{self.stage}.{field} {old.get(field, 'unset')} -> {new.get(field, 'unset')}"

@@ -1,7 +1,7 @@
 """Configuration of the model and its training, and the base every config of the project shares.
 
-Configs are frozen and refuse unknown keys. A field marked ``RuntimeOnly`` may change how fast or how
-chattily a thing is made, never what is made: it stays out of cache keys.
+Configs are frozen and refuse unknown keys. A field marked ``RuntimeOnly`` may change how fast or
+how chattily a thing is made, never what is made: it stays out of cache keys.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ class Config(BaseModel):
 
     def semantic(self) -> dict[str, Any]:
         """Return the fields that change what is made, JSON-ready, for cache keys."""
-        kept = {
-            name
-            for name, field in type(self).model_fields.items()
-            if not any(isinstance(mark, RuntimeOnly) for mark in field.metadata)
+        plain = self.model_dump(mode="json")
+        return {
+            name: value.semantic() if isinstance(value, Config) else plain[name]
+            for name, value in self
+            if not any(
+                isinstance(mark, RuntimeOnly) for mark in type(self).model_fields[name].metadata
+            )
         }
-        return self.model_dump(mode="json", include=kept)
 
 
 ModelSize = Literal["1m", "10m", "27m", "49m", "135m", "375m", "490m"]
@@ -76,23 +78,54 @@ GEOMETRIES: dict[str, Geometry] = {
 
 
 class Architecture(Geometry):
-    """Everything that fixes the network: geometry, vocabulary, context, position and norm constants."""
+    """Everything that fixes the network: geometry, vocabulary, context and constants."""
 
     vocab_size: int
     context_tokens: int
     rope_theta: float
     norm_epsilon: float
 
+    def num_params(self) -> int:
+        """Count all parameters; a tied table counts once."""
+        tables = (1 if self.tied else 2) * self.vocab_size * self.width
+        norms = self.num_layers * (2 * self.width + 2 * self.head_dim) + self.width
+        return tables + self._num_block_matrix_params() + norms
+
+    def num_matmul_params(self) -> int:
+        """Count the weights every token is multiplied by: block matrices and the head."""
+        return self._num_block_matrix_params() + self.vocab_size * self.width
+
+    def flops_per_token(self) -> int:
+        """Count floating-point operations per training token, forward and backward.
+
+        A weight costs 6: multiply and add, once forward and twice backward. Attention is counted
+        full, as if no position were masked. Source: PaLM, arXiv 2204.02311, appendix B.
+        """
+        attention = 12 * self.num_layers * self.num_heads * self.head_dim * self.context_tokens
+        return 6 * self.num_matmul_params() + attention
+
+    def _num_block_matrix_params(self) -> int:
+        attention = 4 * self.width * self.num_heads * self.head_dim
+        mlp = 3 * self.width * self.mlp_width
+        return self.num_layers * (attention + mlp)
+
 
 class ModelConfig(Config):
     """The network, chosen by one dial."""
 
-    size: ModelSize = Field("10m", description="model size by rounded parameter count")
+    size: ModelSize = Field(default="10m", description="model size by rounded parameter count")
     context_tokens: int = Field(
-        1024, ge=16, le=8192, description="tokens the model sees at once; a row holds one more"
+        default=1024,
+        ge=16,
+        le=8192,
+        description="tokens the model sees at once; a row holds one more",
     )
-    rope_theta: float = Field(10_000.0, gt=0, description="base of the rotary position frequencies")
-    norm_epsilon: float = Field(1e-6, gt=0, description="added to the mean square in RMSNorm")
+    rope_theta: float = Field(
+        default=10_000.0, gt=0, description="base of the rotary position frequencies"
+    )
+    norm_epsilon: float = Field(
+        default=1e-6, gt=0, description="added to the mean square in RMSNorm"
+    )
 
     def architecture(self, vocab_size: int) -> Architecture:
         """Return the full architecture for a tokenizer of ``vocab_size`` entries."""
@@ -112,52 +145,54 @@ class TrainConfig(Config):
     HORIZONS: ClassVar = ("tokens", "steps")
 
     tokens: int | None = Field(
-        None, gt=0, description="horizon in training tokens; give this or steps, not both"
+        default=None, gt=0, description="horizon in training tokens; give this or steps, not both"
     )
-    steps: int | None = Field(None, gt=0, description="horizon in optimizer steps")
+    steps: int | None = Field(default=None, gt=0, description="horizon in optimizer steps")
     batch_tokens_per_step: int = Field(
-        65_536, gt=0, description="tokens per optimizer step over all processes"
+        default=65_536, gt=0, description="tokens per optimizer step over all processes"
     )
-    learning_rate: float = Field(1e-3, gt=0, description="peak AdamW learning rate")
+    learning_rate: float = Field(default=1e-3, gt=0, description="peak AdamW learning rate")
     final_learning_rate_frac: float = Field(
-        0.0, ge=0, le=1, description="learning rate at the end, as a share of the peak"
+        default=0.0, ge=0, le=1, description="learning rate at the end, as a share of the peak"
     )
-    warmup_steps: int = Field(40, ge=0, description="steps of linear warmup from zero")
+    warmup_steps: int = Field(default=40, ge=0, description="steps of linear warmup from zero")
     decay_frac: float = Field(
-        0.65, ge=0, le=1, description="share of the horizon, at its end, with linear decay"
+        default=0.65, ge=0, le=1, description="share of the horizon, at its end, with linear decay"
     )
-    weight_decay: float = Field(0.1, ge=0, description="decoupled decay of matrices")
-    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW first-moment decay")
-    beta2: float = Field(0.95, ge=0, lt=1, description="AdamW second-moment decay")
-    epsilon: float = Field(1e-10, gt=0, description="AdamW denominator floor")
-    gradient_clip_norm: float = Field(1.0, gt=0, description="global gradient norm limit")
-    seed: int = Field(1, ge=0, lt=2**32, description="initialisation and order of rows")
+    weight_decay: float = Field(default=0.1, ge=0, description="decoupled decay of matrices")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW first-moment decay")
+    beta2: float = Field(default=0.95, ge=0, lt=1, description="AdamW second-moment decay")
+    epsilon: float = Field(default=1e-10, gt=0, description="AdamW denominator floor")
+    gradient_clip_norm: float = Field(default=1.0, gt=0, description="global gradient norm limit")
+    seed: int = Field(default=1, ge=0, lt=2**32, description="initialisation and order of rows")
     loss_on: Literal["all", "mask"] = Field(
-        "all", description="targets that count: all tokens, or those the shards' loss_mask marks"
+        default="all",
+        description="targets that count: all tokens, or those the shards' loss_mask marks",
     )
     precision: Precision = Field(
-        "auto", description="compute precision; auto takes bfloat16 where the hardware has it"
+        default="auto",
+        description="compute precision; auto takes bfloat16 where the hardware has it",
     )
     processes: Annotated[int, RUNTIME_ONLY] = Field(
-        0, ge=0, description="training processes; 0 = one per GPU, or one on CPU"
+        default=0, ge=0, description="training processes; 0 = one per GPU, or one on CPU"
     )
     micro_batch_rows: Annotated[int, RUNTIME_ONLY] = Field(
-        16, gt=0, description="rows per forward pass and process"
+        default=16, gt=0, description="rows per forward pass and process"
     )
     validate_every_steps: Annotated[int, RUNTIME_ONLY] = Field(
-        250, gt=0, description="steps between validations"
+        default=250, gt=0, description="steps between validations"
     )
     validation_tokens: Annotated[int, RUNTIME_ONLY] = Field(
-        2**20, gt=0, description="at most this many validation tokens at each validation"
+        default=2**20, gt=0, description="at most this many validation tokens at each validation"
     )
     checkpoint_every_steps: Annotated[int, RUNTIME_ONLY] = Field(
-        500, gt=0, description="steps between checkpoints"
+        default=500, gt=0, description="steps between checkpoints"
     )
     keep_checkpoints: Annotated[int, RUNTIME_ONLY] = Field(
-        3, gt=0, description="newest checkpoints kept on disk"
+        default=3, gt=0, description="newest checkpoints kept on disk"
     )
     log_every_steps: Annotated[int, RUNTIME_ONLY] = Field(
-        10, gt=0, description="steps between recorded training metrics"
+        default=10, gt=0, description="steps between recorded training metrics"
     )
 
     def with_horizon_in_steps(self) -> Self:
@@ -184,23 +219,25 @@ class ScoreConfig(Config):
     """What score_model measures and which texts it lets the model write."""
 
     validation_tokens: int | None = Field(
-        None, gt=0, description="validation tokens scored; unset = all"
+        default=None, gt=0, description="validation tokens scored; unset = all"
     )
     prompts: tuple[str, ...] = Field(
-        ("The", "In the morning", "Once upon a time", "The most important thing about"),
+        default=("The", "In the morning", "Once upon a time", "The most important thing about"),
         description="starts of sample texts",
     )
-    sample_tokens: int = Field(100, gt=0, description="tokens written per sample")
-    temperature: float = Field(0.8, ge=0, description="sampling temperature; 0 = greedy")
-    top_k: int = Field(50, ge=0, description="sample among this many likeliest tokens; 0 = all")
-    seed: int = Field(1, ge=0, lt=2**32, description="seed of the sample texts")
+    sample_tokens: int = Field(default=100, gt=0, description="tokens written per sample")
+    temperature: float = Field(default=0.8, ge=0, description="sampling temperature; 0 = greedy")
+    top_k: int = Field(
+        default=50, ge=0, description="sample among this many likeliest tokens; 0 = all"
+    )
+    seed: int = Field(default=1, ge=0, lt=2**32, description="seed of the sample texts")
 
 
 class ExportConfig(Config):
     """The folder other runtimes load."""
 
     dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="type of the stored weights"
+        default="float32", description="type of the stored weights"
     )
 
 
@@ -208,11 +245,38 @@ class MixturePart(Config):
     """One set of training shards and its share of the rows."""
 
     shards: str = Field(description="directory of a write_shards artifact")
-    weight: float = Field(1.0, gt=0, description="relative share of training rows")
+    weight: float = Field(default=1.0, gt=0, description="relative share of training rows")
 
 
 class TrackingConfig(Config):
     """Where rank 0 reports to; all unset means events.jsonl only."""
 
-    uri: str | None = Field(None, description="MLflow tracking address")
-    run_id: str | None = Field(None, description="MLflow run that takes the metrics")
+    uri: str | None = Field(default=None, description="MLflow tracking address")
+    run_id: str | None = Field(default=None, description="MLflow run that takes the metrics")
+
+
+def rows_per_step(train: TrainConfig, model: ModelConfig) -> int:
+    """Return the rows of one optimizer step, over all processes.
+
+    Raises:
+        ConfigError: the batch is no whole number of rows, or its rows no multiple of processes.
+    """
+    rows, rest = divmod(train.batch_tokens_per_step, model.context_tokens)
+    if rest or not rows:
+        raise ConfigError(
+            "a batch must be a whole number of rows",
+            expected="train.batch_tokens_per_step a multiple of model.context_tokens",
+            found=f"{train.batch_tokens_per_step} and {model.context_tokens}",
+            where="train.batch_tokens_per_step and model.context_tokens",
+            fix=f"set train.batch_tokens_per_step to {max(1, rows) * model.context_tokens}",
+        )
+    if rows % max(1, train.processes):
+        raise ConfigError(
+            "the rows of a batch must spread evenly over the processes",
+            expected="train.batch_tokens_per_step / model.context_tokens a multiple of "
+            "train.processes",
+            found=f"{rows} rows and {train.processes} processes",
+            where="train.batch_tokens_per_step and train.processes",
+            fix="change one of them",
+        )
+    return rows

@@ -1,4 +1,6 @@
-"""The errors a user may meet, as one tree. Every message says what was expected, found, where, and what to do.
+"""The errors a user may meet, as one tree.
+
+Every message says what was expected, what was found, where, and what to do.
 
     LLMError
     ├── ConfigError              a setting is unknown, impossible, or contradicts another
@@ -7,14 +9,14 @@
     │   ├── SourceRecordError    one record of a file is broken (its line is named)
     │   └── DownloadError        the hub refused, or sent something else than it promised
     │       └── TransientDownloadError   worth another try: time-outs, 429, 5xx, cut bodies
-    ├── CorpusError              a stage would drop (almost) everything, or kept too little to go on
-    ├── ArtifactError            a stored artifact is missing, incomplete or contradicts its manifest
+    ├── CorpusError              a stage would drop (almost) everything, or kept too little
+    ├── ArtifactError            a stored artifact is missing, incomplete or unlike its manifest
     │   └── TamperedArtifactError   bytes differ from the manifest's sha256
     ├── DiskSpaceError           the disk cannot hold what a run or a write needs
     ├── TokenizerError           text or ids do not fit the tokenizer
     ├── CheckpointError          a checkpoint cannot be read, or belongs to another run
     ├── TrainingError            training cannot go on (too few tokens, non-finite loss)
-    └── ChildProcessFailure      a training, scoring or export process ended badly
+    └── ChildError               a training, scoring or export process ended badly
 
 A bug in this project raises AssertionError or a built-in error instead.
 """
@@ -59,10 +61,10 @@ class LLMError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Survive pickling: errors cross process-pool borders."""
-        return (_rebuild, (type(self), self.problem, self.__dict__.copy()))
+        return (_rebuild, (type(self), self.__dict__.copy()))
 
 
-def _rebuild(kind: type[LLMError], problem: str, state: dict[str, Any]) -> LLMError:
+def _rebuild(kind: type[LLMError], state: dict[str, Any]) -> LLMError:
     error = kind.__new__(kind)
     error.__dict__.update(state)
     Exception.__init__(error, LLMError._message(error))
@@ -121,5 +123,5 @@ class TrainingError(LLMError):
     """Training cannot go on."""
 
 
-class ChildProcessFailure(LLMError):
+class ChildError(LLMError):
     """A training, scoring or export process ended badly."""

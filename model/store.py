@@ -61,6 +61,7 @@ class Work:
     counts: dict[str, int] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     logs: set[str] = field(default_factory=set)  # paths, or first path parts, that are not content
+    prefect_flow_run_id: str | None = None
     mlflow_run_id: str | None = None
 
     def input(self, role: str) -> Path:
@@ -227,7 +228,7 @@ class ArtifactStore:
         return manifest
 
     def link_run(self, run: str, artifacts: list[Artifact]) -> Path:
-        """Link the artifacts of one pipeline run below ``runs/<run>/`` and return that directory."""
+        """Link the artifacts of one run below ``runs/<run>/`` and return that directory."""
         home = self.root / "runs" / run
         for artifact in artifacts:
             link = home / artifact.stage / artifact.name
@@ -265,7 +266,7 @@ class ArtifactStore:
             counts=work.counts,
             facts=work.facts,
             files=files,
-            origin=_origin(seconds, mlflow_run_id=work.mlflow_run_id),
+            origin=_origin(work, seconds=seconds),
         )
         text = manifest.model_dump_json(indent=1)
         write_synced(work.path / MANIFEST_NAME, text.encode())
@@ -366,15 +367,15 @@ def _describe_files(work: Work) -> tuple[FileEntry, ...]:
     return tuple(entries)
 
 
-def _origin(seconds: float, *, mlflow_run_id: str | None) -> Origin:
+def _origin(work: Work, *, seconds: float) -> Origin:
     return Origin(
         created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
         created_by=f"{_user()}@{socket.gethostname()}",
         seconds=round(seconds, 3),
         git_commit=git_commit(),
         versions=package_versions(),
-        prefect_flow_run_id=os.environ.get("LLM_FLOW_RUN_ID"),
-        mlflow_run_id=mlflow_run_id,
+        prefect_flow_run_id=work.prefect_flow_run_id,
+        mlflow_run_id=work.mlflow_run_id,
     )
 
 

@@ -1,1 +1,5 @@
-"""Prefect tasks: a module directly in this package is one stage; a package inside it is a library the stages call."""
+"""Prefect tasks.
+
+A module directly in this package is one stage (or serves the stages); a package inside it is a
+library that the stages call.
+"""

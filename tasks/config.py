@@ -1,4 +1,4 @@
-"""Configuration of the data stages and of the run as a whole. Pydantic only: imported by flows, tasks and libraries."""
+"""Configuration of the data stages and of the run as a whole: pydantic only."""
 
 from __future__ import annotations
 
@@ -15,29 +15,35 @@ class SourceConfig(Config):
     """Where raw documents come from. Only the fields of the chosen kind matter to a result."""
 
     kind: Literal["hub", "local", "demo"] = Field(
-        "hub",
+        default="hub",
         description="hub: a Hugging Face data set; local: files here; demo: generated stories",
     )
-    repo: str = Field("HuggingFaceFW/fineweb", description="hub: data set repository")
+    repo: str = Field(default="HuggingFaceFW/fineweb", description="hub: data set repository")
     revision: str = Field(
-        FINEWEB_REVISION, description="hub: commit (40 hex digits), or a branch that is looked up"
+        default=FINEWEB_REVISION,
+        description="hub: commit (40 hex digits), or a branch that is looked up",
     )
-    files: str = Field("sample/10BT/*.parquet", description="hub: glob of files in the repository")
+    files: str = Field(
+        default="sample/10BT/*.parquet", description="hub: glob of files in the repository"
+    )
     path: str = Field(
-        "", description="local: a file, a folder, or a glob of parquet or jsonl files"
+        default="", description="local: a file, a folder, or a glob of parquet or jsonl files"
     )
     columns: dict[str, str] = Field(
         default_factory=dict,
         description="local: FineWeb column -> column of the files, where they differ",
     )
     on_broken_record: Literal["fail", "skip"] = Field(
-        "fail", description="local: a line that is not JSON or has no text fails, or is counted"
+        default="fail",
+        description="local: a line that is not JSON or has no text fails, or is counted",
     )
     max_documents: int | None = Field(
-        None, gt=0, description="hub, local: only the first so many documents, in file order"
+        default=None,
+        gt=0,
+        description="hub, local: only the first so many documents, in file order",
     )
-    demo_documents: int = Field(24_000, gt=0, description="demo: documents over all shards")
-    demo_shards: int = Field(3, gt=0, description="demo: shards")
+    demo_documents: int = Field(default=24_000, gt=0, description="demo: documents over all shards")
+    demo_shards: int = Field(default=3, gt=0, description="demo: shards")
 
     def semantic(self) -> dict[str, Any]:
         """Return what identifies the bytes of one file: never its address on this machine."""
@@ -52,30 +58,35 @@ class SourceConfig(Config):
 class ValidationConfig(Config):
     """The fixed rows that every model of a source is measured on."""
 
-    num_documents: int = Field(2_000, gt=0, description="documents held out")
+    num_documents: int = Field(default=2_000, gt=0, description="documents held out")
     num_files: int = Field(
-        1, gt=0, description="taken from the first so many files, so that more files change nothing"
+        default=1,
+        gt=0,
+        description="taken from the first so many files, so that more files change nothing",
     )
 
 
 class FilterConfig(Config):
     """Which raw documents stay."""
 
-    language: str = Field("en", description="language label a document must have")
+    language: str = Field(default="en", description="language label a document must have")
     min_language_score: float = Field(
-        0.65,
+        default=0.65,
         ge=0,
         le=1,
         description="least language score; 0.65 is FineWeb's own (arXiv 2406.17557)",
     )
     min_words: int = Field(
-        50,
+        default=50,
         ge=0,
         description="fewest words, split at white space; 50 is Gopher's (arXiv 2112.11446)",
     )
-    max_words: int = Field(100_000, gt=0, description="most words; Gopher's limit")
-    max_dropped_frac: float = Field(
-        0.95, gt=0, le=1, description="a shard that loses more than this share fails the run"
+    max_words: int = Field(default=100_000, gt=0, description="most words; Gopher's limit")
+    max_dropped_frac: Annotated[float, RUNTIME_ONLY] = Field(
+        default=0.95,
+        gt=0,
+        le=1,
+        description="a shard that loses more than this share fails the run",
     )
 
 
@@ -83,11 +94,11 @@ class DedupConfig(Config):
     """Which documents count as copies of one another."""
 
     match: Literal["none", "exact", "normalised"] = Field(
-        "normalised",
+        default="normalised",
         description="equal text; or also equal words, whatever case, white space and punctuation",
     )
-    max_removed_frac: float = Field(
-        0.9, gt=0, le=1, description="removing more than this share fails the run"
+    max_removed_frac: Annotated[float, RUNTIME_ONLY] = Field(
+        default=0.9, gt=0, le=1, description="removing more than this share fails the run"
     )
 
 
@@ -95,16 +106,19 @@ class TokenizerConfig(Config):
     """The byte-level BPE vocabulary."""
 
     vocab_size: int = Field(
-        32_768, description="entries including 256 bytes and 32 specials; ids are stored as uint16"
+        default=32_768,
+        ge=288,
+        le=65_536,
+        description="entries including 256 bytes and 32 specials; ids are stored as uint16",
     )
     sample_bytes: int = Field(
-        1_000_000_000, gt=0, description="at most this much text is trained on"
+        default=1_000_000_000, gt=0, description="at most this much text is trained on"
     )
     max_document_bytes: int = Field(
-        10_000, gt=0, description="of one document, at most so many bytes are sampled"
+        default=10_000, gt=0, description="of one document, at most so many bytes are sampled"
     )
     num_files: int = Field(
-        4,
+        default=4,
         gt=0,
         description="sampled from the first so many files, so that more files change nothing",
     )
@@ -114,35 +128,37 @@ class ShardsConfig(Config):
     """How token shards and training rows are cut."""
 
     shard_tokens: int = Field(
-        50_000_000, gt=0, description="tokens per shard, about: two bytes each"
+        default=50_000_000, gt=0, description="tokens per shard, about: two bytes each"
     )
 
 
 class DataConfig(Config):
     """Randomness of the data: sampling, split, shuffle."""
 
-    seed: int = Field(1, ge=0, lt=2**32, description="seed of sampling, split and shuffle")
+    seed: int = Field(default=1, ge=0, lt=2**32, description="seed of sampling, split and shuffle")
 
 
-class RegisterConfig(Config):
+class RegistryConfig(Config):
     """How a finished model is filed."""
 
-    name: str = Field("llm-base", min_length=1, description="registered model")
-    alias: str = Field("candidate", min_length=1, description="alias the new version takes")
+    name: str = Field(default="llm-base", min_length=1, description="registered model")
+    alias: str = Field(default="candidate", min_length=1, description="alias the new version takes")
 
 
 class RunConfig(Config):
     """How the pipeline runs on this machine. Nothing here changes a result."""
 
     task_runner: Annotated[Literal["processes", "threads"], RUNTIME_ONLY] = Field(
-        "processes", description="what maps shards"
+        default="processes", description="what maps shards"
     )
     workers: Annotated[int, RUNTIME_ONLY] = Field(
-        0, ge=0, description="shards at once; 0 = one per core"
+        default=0, ge=0, description="shards at once; 0 = one per core"
     )
     memory_gb: Annotated[float, RUNTIME_ONLY] = Field(
-        0.0, ge=0, description="memory all data stages may use together; 0 = half of the machine's"
+        default=0.0,
+        ge=0,
+        description="memory all data stages may use together; 0 = half of the machine's",
     )
     experiment: Annotated[str, RUNTIME_ONLY] = Field(
-        "llm-from-scratch", min_length=1, description="MLflow experiment"
+        default="llm-from-scratch", min_length=1, description="MLflow experiment"
     )

@@ -1,1 +1,4 @@
-"""Corpus library: sources, filters and duplicates over Parquet, with DuckDB and Arrow. No Prefect, MLflow or torch."""
+"""Corpus library: sources, filters and duplicates over Parquet, with DuckDB and Arrow.
+
+It knows nothing of Prefect, MLflow or torch.
+"""

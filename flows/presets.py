@@ -1,0 +1,133 @@
+"""Presets: the configuration of a whole run, one function for each choice of size."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from model.config import (
+    Config,
+    ExportConfig,
+    ModelConfig,
+    ScoreConfig,
+    TrainConfig,
+)
+from tasks.config import (
+    DataConfig,
+    DedupConfig,
+    FilterConfig,
+    RegistryConfig,
+    RunConfig,
+    ShardsConfig,
+    SourceConfig,
+    TokenizerConfig,
+    ValidationConfig,
+)
+
+Preset = Literal["demo", "sample", "gpu-hour", "full"]
+
+
+class PrepareConfig(Config):
+    """Everything that shapes the corpus."""
+
+    preset: Preset
+    source: SourceConfig = SourceConfig()
+    validation: ValidationConfig = ValidationConfig()
+    filter: FilterConfig = FilterConfig()
+    dedup: DedupConfig = DedupConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    shards: ShardsConfig = ShardsConfig()
+    data: DataConfig = DataConfig()
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+
+
+class PretrainConfig(PrepareConfig):
+    """Everything that shapes a pretrained model."""
+
+    train: TrainConfig = TrainConfig()
+    score: ScoreConfig = ScoreConfig()
+    export: ExportConfig = ExportConfig()
+    registry: RegistryConfig = RegistryConfig()
+
+
+def demo() -> PretrainConfig:
+    """A project-made corpus and a model of about 1M parameters: minutes on two cores."""
+    return PretrainConfig(
+        preset="demo",
+        source=SourceConfig(kind="demo"),
+        validation=ValidationConfig(num_documents=400),
+        filter=FilterConfig(min_words=20),
+        tokenizer=TokenizerConfig(vocab_size=2_048, sample_bytes=4_000_000),
+        model=ModelConfig(size="1m", context_tokens=256),
+        train=TrainConfig(
+            steps=700,
+            batch_tokens_per_step=8_192,
+            learning_rate=4e-3,
+            micro_batch_rows=16,
+            validate_every_steps=100,
+            validation_tokens=2**15,
+            checkpoint_every_steps=200,
+        ),
+        score=ScoreConfig(
+            prompts=("Tom", "One morning", "Anna was", "It was a"), temperature=0.5, top_k=20
+        ),
+        registry=RegistryConfig(name="demo-base"),
+    )
+
+
+def sample() -> PretrainConfig:
+    """The first 20,000 FineWeb documents: real text, laptop size."""
+    return PretrainConfig(
+        preset="sample",
+        source=SourceConfig(max_documents=20_000),
+        validation=ValidationConfig(num_documents=500),
+        tokenizer=TokenizerConfig(vocab_size=8_192, sample_bytes=30_000_000),
+        model=ModelConfig(size="10m"),
+        train=TrainConfig(
+            steps=150,
+            batch_tokens_per_step=16_384,
+            learning_rate=3e-3,
+            micro_batch_rows=4,
+            validate_every_steps=50,
+            validation_tokens=2**15,
+            checkpoint_every_steps=50,
+        ),
+    )
+
+
+def gpu_hour() -> PretrainConfig:
+    """The 135m size on 1.7B tokens: about an hour on one big GPU."""
+    return PretrainConfig(
+        preset="gpu-hour",
+        source=SourceConfig(files="sample/10BT/00[0-3]_*.parquet"),
+        model=ModelConfig(size="135m"),
+        train=_big_train(tokens=1_704_000_000),
+    )
+
+
+def full() -> PretrainConfig:
+    """All 15 shards of sample-10BT and the 135m size: about 10B tokens."""
+    return PretrainConfig(
+        preset="full",
+        model=ModelConfig(size="135m"),
+        train=_big_train(tokens=10_000_000_000),
+    )
+
+
+def _big_train(*, tokens: int) -> TrainConfig:
+    return TrainConfig(
+        tokens=tokens,
+        batch_tokens_per_step=2**19,
+        learning_rate=1.8e-3,  # AdamW at 110M matmul parameters and 0.5M-token batches
+        warmup_steps=700,  # llm.c's 124M recipe
+        micro_batch_rows=64,
+        validate_every_steps=250,
+        validation_tokens=2**21,
+        checkpoint_every_steps=500,
+    )
+
+
+PRESETS = {"demo": demo, "sample": sample, "gpu-hour": gpu_hour, "full": full}
+
+
+assert set(PRESETS) == set(get_args(Preset))

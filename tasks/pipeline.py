@@ -1,0 +1,139 @@
+"""One walk over the DAG: each stage is run as soon as its inputs are there, or only planned.
+
+The flows describe the DAG once, as calls of ``Pipeline.add``. Keys derive from keys, so a dry run
+makes the same walk and knows every artifact without making any.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+
+from model.artifact import Artifact, Derivation
+from model.config import Config
+from model.store import ArtifactStore, Status
+from tasks.config import RunConfig
+from tasks.stage import Call, Inputs, Share, Stage
+
+logger = logging.getLogger(__name__)
+
+Outcome = Literal["planned", "cached", "running", "made"]
+
+
+@dataclass
+class Step:
+    """One stage of one walk, and what became of it."""
+
+    stage: Stage
+    derivation: Derivation
+    status: Status
+    outcome: Outcome = "planned"
+    future: PrefectFuture[Any] | None = None
+
+    @property
+    def artifact(self) -> Artifact:
+        """What the step makes."""
+        return self.derivation.artifact
+
+
+class Pipeline:
+    """The stages of one run, in the order in which the flow names them.
+
+    Args:
+        store: where artifacts lie.
+        run: workers and memory.
+        dry: plan only; nothing is run.
+    """
+
+    def __init__(self, store: ArtifactStore, run: RunConfig, *, dry: bool = False) -> None:
+        self.store = store
+        self.run = run
+        self.dry = dry
+        self.steps: dict[str, Step] = {}
+
+    def add(self, stage: Stage, name: str, *, config: Config, inputs: Inputs) -> Artifact:
+        """Run a stage, or start it on the task runner, and return the artifact it makes.
+
+        Waits until the inputs are made, not until the artifact is.
+        """
+        derivation = stage.derive(name, config=config, inputs=inputs)
+        for item in (item for items in derivation.inputs.values() for item in items):
+            self.wait(item)
+        step = Step(stage, derivation, self.store.status(derivation))
+        self.steps[derivation.key] = step
+        if not self.dry:
+            self._start(step, config)
+        return step.artifact
+
+    def wait(self, artifact: Artifact) -> None:
+        """Return when an artifact of this walk is made; raise what its stage raised."""
+        step = self.steps.get(artifact.key)
+        if step and step.future:
+            step.future.wait()
+            step.future.state.result(raise_on_failure=True)
+            step.outcome, step.future = "made", None
+
+    def finish(self) -> list[Step]:
+        """Wait for every step and return them all."""
+        for step in self.steps.values():
+            self.wait(step.artifact)
+        return list(self.steps.values())
+
+    def _start(self, step: Step, config: Config) -> None:
+        call = Call(step.stage, step.derivation, config, self._share(step.stage), self.store.root)
+        task = step.stage.prefect_task
+        if step.status.state == "complete":
+            step.outcome = "cached"
+        else:
+            logger.info("%s runs: %s", step.artifact.relative_path, step.status.why)
+            step.outcome = "running"
+        if step.outcome == "cached" or step.stage.scope == "child":
+            # In this process: nothing to compute here, and signals reach the main thread only.
+            task(call, return_state=True).result(raise_on_failure=True)
+            step.outcome = "cached" if step.outcome == "cached" else "made"
+        else:
+            step.future = task.submit(call)
+
+    def _share(self, stage: Stage) -> Share:
+        workers = num_workers(self.run) if stage.scope == "shard" else 1
+        return Share(
+            threads=max(1, num_cores() // workers),
+            memory_bytes=int(memory_bytes(self.run) / num_workers(self.run)),
+        )
+
+
+def task_runner(run: RunConfig) -> TaskRunner[Any]:
+    """Return the task runner that maps shards."""
+    runner = ProcessPoolTaskRunner if run.task_runner == "processes" else ThreadPoolTaskRunner
+    return runner(max_workers=num_workers(run))
+
+
+def num_cores() -> int:
+    """Return the number of cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def num_workers(run: RunConfig) -> int:
+    """Return how many shards are worked on at once."""
+    return run.workers or num_cores()
+
+
+def memory_bytes(run: RunConfig) -> int:
+    """Return what all data stages may use together."""
+    if run.memory_gb:
+        return int(run.memory_gb * 1e9)
+    return psutil.virtual_memory().total // 2
+
+
+def project_root() -> Path:
+    """Return the directory that holds ``flows/``, ``tasks/`` and ``model/``."""
+    return Path(__file__).resolve().parent.parent

@@ -1,0 +1,150 @@
+"""What every stage shares: one Prefect task that makes an artifact, or finds it made.
+
+A module in ``tasks/`` defines its stage as ``Stage(name, version=..., build=build)``; the flows
+hand stages to ``tasks.pipeline``. The manifest in the store alone decides whether a stage is done;
+the Prefect state ``Cached`` only shows it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from prefect import Task, task
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import flow_run
+from prefect.states import Completed
+from prefect.tasks import exponential_backoff
+
+from model.artifact import Artifact, Derivation
+from model.config import Config
+from model.errors import TransientDownloadError
+from model.store import ArtifactStore, Work
+
+DATA_ROOT_VARIABLE = "LLM_DATA_ROOT"
+
+
+def data_root() -> Path:
+    """Return the directory of all artifacts: ``$LLM_DATA_ROOT``, or ``./data``."""
+    return Path(os.environ.get(DATA_ROOT_VARIABLE) or "data").absolute()
+
+
+class Share(Config):
+    """What one running stage may use of the machine."""
+
+    threads: int
+    memory_bytes: int
+
+
+class Build(Protocol):
+    """The body of a stage: fill ``work.path``, count what went in and out."""
+
+    def __call__(self, work: Work, config: Any, share: Share) -> None:
+        """Make the artifact in ``work.path``."""
+        ...
+
+
+Inputs = Mapping[str, Artifact | Sequence[Artifact]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One box of the DAG.
+
+    Args:
+        name: module, Prefect task and directory of its artifacts.
+        version: raised when the same inputs and config would make other bytes.
+        build: the body, a module-level function.
+        scope: ``shard`` stages share the machine among workers, ``corpus`` stages have it for
+            themselves, ``child`` stages only watch a child process, which makes the artifact.
+        resume: the body goes on from what a killed attempt left in the work directory.
+        retries: attempts after a transient download error.
+        algorithms: name and version of algorithms that fix bytes.
+    """
+
+    name: str
+    version: int
+    build: Build
+    scope: Literal["shard", "corpus", "child"] = "shard"
+    resume: bool = False
+    retries: int = 0
+    algorithms: Mapping[str, str] = field(default_factory=dict)
+
+    def derive(self, name: str, *, config: Config, inputs: Inputs) -> Derivation:
+        """Return how the artifact ``name`` of this stage is made."""
+        return Derivation(
+            stage=self.name,
+            name=name,
+            version=self.version,
+            config=config.semantic(),
+            inputs={
+                role: (items,) if isinstance(items, Artifact) else tuple(items)
+                for role, items in inputs.items()
+            },
+            algorithms=dict(self.algorithms),
+        )
+
+    @property
+    def prefect_task(self) -> Task[..., Any]:
+        """The Prefect task that runs this stage, under its name."""
+        return make_artifact.with_options(
+            name=self.name,
+            retries=self.retries,
+            retry_delay_seconds=exponential_backoff(backoff_factor=2),
+            retry_jitter_factor=0.5,
+            retry_condition_fn=_is_transient,
+        )
+
+
+def _is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    return isinstance(state.result(raise_on_failure=False), TransientDownloadError)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One stage with everything its body needs, ready to cross into another process."""
+
+    stage: Stage
+    derivation: Derivation
+    config: Config
+    share: Share
+    root: Path
+
+
+@task(
+    task_run_name="{call.derivation.stage}-{call.derivation.name}",
+    persist_result=False,
+    log_prints=False,
+)
+def make_artifact(call: Call) -> Artifact | State[Artifact]:
+    """Make the artifact of a call unless its manifest is there."""
+    store = ArtifactStore(call.root)
+    artifact = call.derivation.artifact
+    if store.status(call.derivation).state == "complete":
+        return cached(artifact)
+    run_body(call, store)
+    return artifact
+
+
+def run_body(call: Call, store: ArtifactStore) -> None:
+    """Run the body of a stage, under the store's lock unless a child process takes it."""
+    run_id = flow_run.id
+
+    def body(work: Work) -> None:
+        work.prefect_flow_run_id = str(run_id) if run_id else None
+        call.stage.build(work, call.config, call.share)
+
+    if call.stage.scope == "child":
+        body(Work(store.work_path(call.derivation.artifact), call.derivation, store))
+        store.read_manifest(call.derivation.artifact)  # the child said it was done: hold it to that
+    else:
+        store.build(call.derivation, body, resume=call.stage.resume)
+
+
+def cached(artifact: Artifact) -> State[Artifact]:
+    """Return the Prefect state of a stage that had nothing to do."""
+    message = f"{artifact.relative_path} is complete"
+    return Completed(name="Cached", message=message, data=artifact)
