@@ -7,31 +7,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
-from flows.presets import PRESETS, PretrainConfig
-from model.config import (
-    Config,
-    ExportConfig,
-    ModelConfig,
-    ScoreConfig,
-    TrainConfig,
-    rows_per_step,
-)
+from flows.presets import PRESETS, PrepareConfig, PretrainConfig
+from model.config import Config, TrainConfig, rows_per_step
 from model.errors import ConfigError
-from tasks.config import (
-    DataConfig,
-    DedupConfig,
-    FilterConfig,
-    RegistryConfig,
-    RunConfig,
-    ShardsConfig,
-    SourceConfig,
-    TokenizerConfig,
-    ValidationConfig,
-)
+
+ConfigT = TypeVar("ConfigT", bound=PrepareConfig)
 
 
 class Overrides(BaseModel):
@@ -55,75 +40,38 @@ class Overrides(BaseModel):
         return {name: value for name, value in chosen.items() if value is not None}
 
 
+@cache
 def all_optional(config: type[Config]) -> type[Overrides]:
     """Return the twin of a config in which every field may be left out."""
     fields: dict[str, Any] = {
         name: (
             field.rebuild_annotation() | None,
-            Field(default=None, description=f"{field.description} [default {field.default}]"),
+            Field(default=None, description=field.description),
         )
         for name, field in config.model_fields.items()
     }
-    return create_model(config.__name__, __base__=Overrides, **fields)
+    name = config.__name__.removesuffix("Config")
+    return create_model(f"{name}Overrides", __base__=Overrides, __doc__=config.__doc__, **fields)
 
 
-class SourceOverrides(all_optional(SourceConfig)):
-    """Where raw documents come from."""
+def groups_of(config: type[Config]) -> dict[str, type[Config]]:
+    """Return the groups of a run's config: name -> config class."""
+    kinds = {name: field.annotation for name, field in config.model_fields.items()}
+    return {
+        name: kind
+        for name, kind in kinds.items()
+        if isinstance(kind, type) and issubclass(kind, Config)
+    }
 
 
-class ValidationOverrides(all_optional(ValidationConfig)):
-    """The fixed rows that models are measured on."""
-
-
-class FilterOverrides(all_optional(FilterConfig)):
-    """Which raw documents stay."""
-
-
-class DedupOverrides(all_optional(DedupConfig)):
-    """Which documents count as copies."""
-
-
-class TokenizerOverrides(all_optional(TokenizerConfig)):
-    """The vocabulary."""
-
-
-class ShardsOverrides(all_optional(ShardsConfig)):
-    """How token shards are cut."""
-
-
-class DataOverrides(all_optional(DataConfig)):
-    """Randomness of the data."""
-
-
-class RunOverrides(all_optional(RunConfig)):
-    """How the pipeline runs on this machine."""
-
-
-class ModelOverrides(all_optional(ModelConfig)):
-    """The network."""
-
-
-class TrainOverrides(all_optional(TrainConfig)):
-    """The optimisation."""
-
-
-class ScoreOverrides(all_optional(ScoreConfig)):
-    """What is measured."""
-
-
-class ExportOverrides(all_optional(ExportConfig)):
-    """The folder other runtimes load."""
-
-
-class RegistryOverrides(all_optional(RegistryConfig)):
-    """How the model is filed."""
-
-
-def resolve(preset: str, **groups: Overrides | Mapping[str, Any]) -> PretrainConfig:
+def resolve(
+    preset: str, *, kind: type[ConfigT], **groups: Overrides | Mapping[str, Any]
+) -> ConfigT:
     """Return the preset with the user's settings on top.
 
     Args:
         preset: name of a preset.
+        kind: the run's config class; it takes the groups of the preset that it has.
         groups: group name -> its overrides, as a twin or as plain values.
 
     Raises:
@@ -132,28 +80,25 @@ def resolve(preset: str, **groups: Overrides | Mapping[str, Any]) -> PretrainCon
     """
     if preset not in PRESETS:
         raise unknown_key(preset, PRESETS, kind="preset")
-    base = PRESETS[preset]()
-    merged = base.model_dump(mode="json")
+    merged = PRESETS[preset]().model_dump(mode="json", include=set(kind.model_fields))
     for group, overrides in groups.items():
         chosen = overrides.given() if isinstance(overrides, Overrides) else dict(overrides)
-        _check_names(group, chosen)
+        _check_names(kind, group, chosen)
         if group == "train" and chosen.keys() & set(TrainConfig.HORIZONS):
             merged["train"] |= dict.fromkeys(TrainConfig.HORIZONS)
         merged[group] |= chosen
     try:
-        config = PretrainConfig.model_validate(merged)
+        config = kind.model_validate(merged)
     except ValidationError as exc:
         raise _invalid(exc) from exc
-    return check(config.model_copy(update={"train": config.train.with_horizon_in_steps()}))
+    _check(config)
+    if isinstance(config, PretrainConfig):
+        rows_per_step(config.train, config.model)
+        return config.model_copy(update={"train": config.train.with_horizon_in_steps()})
+    return config
 
 
-def check(config: PretrainConfig) -> PretrainConfig:
-    """Return the config if its settings agree with each other.
-
-    Raises:
-        ConfigError: naming both fields that contradict.
-    """
-    rows_per_step(config.train, config.model)
+def _check(config: PrepareConfig) -> None:
     if config.filter.min_words > config.filter.max_words:
         raise ConfigError(
             "no document can have so many and so few words at once",
@@ -170,7 +115,6 @@ def check(config: PretrainConfig) -> PretrainConfig:
             where="source.kind and source.path",
             fix="set source.path, or choose another source.kind",
         )
-    return config
 
 
 def unknown_key(found: str, known: Iterable[str], *, kind: str = "setting") -> ConfigError:
@@ -185,16 +129,13 @@ def unknown_key(found: str, known: Iterable[str], *, kind: str = "setting") -> C
     )
 
 
-def _check_names(group: str, chosen: Mapping[str, Any]) -> None:
-    groups = PretrainConfig.model_fields
-    if group not in groups or group == "preset":
-        raise unknown_key(group, [name for name in groups if name != "preset"], kind="group")
-    config = groups[group].annotation
-    assert isinstance(config, type)
-    assert issubclass(config, Config)
+def _check_names(kind: type[Config], group: str, chosen: Mapping[str, Any]) -> None:
+    groups = groups_of(kind)
+    if group not in groups:
+        raise unknown_key(group, groups, kind="group")
     for name in chosen:
-        if name not in config.model_fields:
-            raise unknown_key(f"{group}.{name}", _names(group, config))
+        if name not in groups[group].model_fields:
+            raise unknown_key(f"{group}.{name}", _names(group, groups[group]))
 
 
 def _names(group: str, config: type[BaseModel]) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
@@ -33,9 +34,10 @@ class Step:
 
     stage: Stage
     derivation: Derivation
+    config: Config
     status: Status
     outcome: Outcome = "planned"
-    future: PrefectFuture[Any] | None = None
+    handle: PrefectFuture[Any] | State[Any] | None = None
 
     @property
     def artifact(self) -> Artifact:
@@ -49,13 +51,22 @@ class Pipeline:
     Args:
         store: where artifacts lie.
         run: workers and memory.
-        dry: plan only; nothing is run.
+        runner: the started task runner that maps shards; ``None`` plans only, nothing is run.
+        tracking_run_id: MLflow run that trainings report to as its children.
     """
 
-    def __init__(self, store: ArtifactStore, run: RunConfig, *, dry: bool = False) -> None:
+    def __init__(
+        self,
+        store: ArtifactStore,
+        run: RunConfig,
+        *,
+        runner: TaskRunner[Any] | None = None,
+        tracking_run_id: str | None = None,
+    ) -> None:
         self.store = store
         self.run = run
-        self.dry = dry
+        self.runner = runner
+        self.tracking_run_id = tracking_run_id
         self.steps: dict[str, Step] = {}
 
     def add(self, stage: Stage, name: str, *, config: Config, inputs: Inputs) -> Artifact:
@@ -64,21 +75,24 @@ class Pipeline:
         Waits until the inputs are made, not until the artifact is.
         """
         derivation = stage.derive(name, config=config, inputs=inputs)
-        for item in (item for items in derivation.inputs.values() for item in items):
+        needed = [item for items in derivation.inputs.values() for item in items]
+        for item in needed:
             self.wait(item)
-        step = Step(stage, derivation, self.store.status(derivation))
+        step = Step(stage, derivation, config, self.store.status(derivation))
         self.steps[derivation.key] = step
-        if not self.dry:
-            self._start(step, config)
+        if self.runner:
+            call = Call(stage, derivation, config, self._share(stage), self.store.root)
+            self._start(step, call, self.runner, self._handles(needed))
         return step.artifact
 
     def wait(self, artifact: Artifact) -> None:
         """Return when an artifact of this walk is made; raise what its stage raised."""
         step = self.steps.get(artifact.key)
-        if step and step.future:
-            step.future.wait()
-            step.future.state.result(raise_on_failure=True)
-            step.outcome, step.future = "made", None
+        if step and isinstance(step.handle, PrefectFuture):
+            step.handle.wait()
+            step.handle = step.handle.state
+            step.handle.result(raise_on_failure=True)
+            step.outcome = "made"
 
     def finish(self) -> list[Step]:
         """Wait for every step and return them all."""
@@ -86,20 +100,26 @@ class Pipeline:
             self.wait(step.artifact)
         return list(self.steps.values())
 
-    def _start(self, step: Step, config: Config) -> None:
-        call = Call(step.stage, step.derivation, config, self._share(step.stage), self.store.root)
+    def _start(
+        self, step: Step, call: Call, runner: TaskRunner[Any], needed: list[State[Any]]
+    ) -> None:
         task = step.stage.prefect_task
-        if step.status.state == "complete":
-            step.outcome = "cached"
-        else:
+        complete = step.status.state == "complete"
+        if not complete:
             logger.info("%s runs: %s", step.artifact.relative_path, step.status.why)
-            step.outcome = "running"
-        if step.outcome == "cached" or step.stage.scope == "child":
-            # In this process: nothing to compute here, and signals reach the main thread only.
-            task(call, return_state=True).result(raise_on_failure=True)
-            step.outcome = "cached" if step.outcome == "cached" else "made"
+        if complete or step.stage.scope == "child":
+            # In this thread: there is nothing to compute here, and signals reach no other thread.
+            step.handle = task(call, wait_for=needed, return_state=True)
+            step.handle.result(raise_on_failure=True)
+            step.outcome = "cached" if complete else "made"
         else:
-            step.future = task.submit(call)
+            step.handle = runner.submit(task, {"call": call}, wait_for=needed)
+            step.outcome = "running"
+
+    def _handles(self, needed: list[Artifact]) -> list[State[Any]]:
+        """Return what draws the arrows of the run graph in Prefect."""
+        steps = [self.steps.get(item.key) for item in needed]
+        return [step.handle for step in steps if step and isinstance(step.handle, State)]
 
     def _share(self, stage: Stage) -> Share:
         workers = num_workers(self.run) if stage.scope == "shard" else 1

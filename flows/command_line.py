@@ -1,0 +1,132 @@
+"""The command line of every flow.
+
+    python -m flows.pretrain --preset demo --set train.steps=200 --dry-run
+
+Needs no server: one that answers at the configured address is used, otherwise the run gets a
+temporary one of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from prefect import Flow
+from prefect.server.api.server import SubprocessASGIServer
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+
+from flows.configured import Dag, plan_flow
+from flows.overrides import resolve
+from flows.presets import PRESETS, PrepareConfig
+from model.errors import ConfigError, LLMError
+from model.store import ArtifactStore
+from tasks.plan import settings_text
+from tasks.stage import data_root
+
+logger = logging.getLogger(__name__)
+
+SERVER_PROBE_SECONDS = 1.0
+
+
+def run_command(
+    flow: Flow[..., None],
+    config: type[PrepareConfig],
+    dag: Dag,
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Run a flow, or plan it with ``--dry-run``; exit with 2 for an error its user can mend."""
+    options = _parse(flow, arguments)
+    try:
+        groups = parse_settings(options.set)
+        resolved = resolve(options.preset, kind=config, **groups)
+        if options.dry_run:
+            plan = plan_flow(dag, resolved, ArtifactStore(data_root()))
+            _say(settings_text(resolved))
+            _say(plan.text())
+        else:
+            with prefect_api():
+                flow(options.preset, **groups)
+    except LLMError as error:
+        _say(f"\nerror: {error}", stream=sys.stderr)
+        sys.exit(2)
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return ``group.field=value`` settings by group; a value is JSON, or else text.
+
+    Raises:
+        ConfigError: a setting has another form.
+
+    Example:
+        >>> parse_settings(["train.steps=100", "source.kind=local"])
+        {'train': {'steps': 100}, 'source': {'kind': 'local'}}
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        group, dot, field = name.partition(".")
+        if not (equals and dot and field):
+            raise ConfigError(
+                "a setting has no group, no field or no value",
+                expected="group.field=value, such as train.steps=100",
+                found=setting,
+                where="--set",
+                fix="write it like the example",
+            )
+        groups.setdefault(group, {})[field] = _value(text)
+    return groups
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+@contextlib.contextmanager
+def prefect_api() -> Iterator[None]:
+    """Give this process and its children one Prefect API: the configured or a temporary one."""
+    url = get_current_settings().api.url
+    if url and _answers(url):
+        logger.info("using the Prefect server at %s", url)
+        yield
+        return
+    server = SubprocessASGIServer()
+    server.start(timeout=get_current_settings().server.ephemeral.startup_timeout_seconds)
+    try:
+        with temporary_settings({PREFECT_API_URL: server.api_url}):
+            yield
+    finally:
+        server.stop()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=SERVER_PROBE_SECONDS):  # noqa: S310
+            return True
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False
+
+
+def _parse(flow: Flow[..., None], arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"python -m flows.{flow.name}", description=flow.__doc__)
+    parser.add_argument("--preset", default="sample", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="GROUP.FIELD=VALUE", help="may be repeated"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print settings and plan, run nothing"
+    )
+    return parser.parse_args(arguments)
+
+
+def _say(text: str, *, stream: Any = None) -> None:
+    (stream or sys.stdout).write(f"{text}\n")

@@ -1,0 +1,101 @@
+"""Flows whose parameters are a preset and one group of overrides per config.
+
+``configured_flow`` gives a Prefect flow its typed parameters from the config class, so that the UI
+shows a form and a command line can set any field; the flow's body only wires stages.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import Flow
+from prefect.runtime import flow_run
+
+from flows.overrides import all_optional, groups_of, resolve
+from flows.presets import PrepareConfig, Preset
+from model.store import ArtifactStore
+from tasks.pipeline import Pipeline, task_runner
+from tasks.plan import Plan, make_plan, outcome_text
+from tasks.stage import data_root
+from tasks.tracking import TrackedPipeline, pipeline_run
+
+logger = logging.getLogger(__name__)
+
+Dag = Callable[[Pipeline, Any], Any]
+
+
+@dataclass(frozen=True)
+class Session:
+    """One run of a flow: the stages it adds to, and where it reports to."""
+
+    pipeline: Pipeline
+    tracking: TrackedPipeline
+    name: str
+
+
+Body = Callable[[Session, Any], None]
+
+
+def configured_flow(config: type[PrepareConfig], *, dag: Dag) -> Callable[[Body], Flow[..., None]]:
+    """Return a decorator that makes a Prefect flow of a body ``(session, config)``.
+
+    The flow resolves its parameters, plans the DAG, refuses a run that the disk cannot hold, opens
+    the tracking run and hands both to the body.
+
+    Args:
+        config: the config class; each of its groups becomes a flow parameter.
+        dag: the walk over the stages, for the plan.
+    """
+
+    def decorate(body: Body) -> Flow[..., None]:
+        def run(preset: Preset, **groups: Any) -> None:
+            _run(body, dag, resolve(preset, kind=config, **groups))
+
+        for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+            setattr(run, name, getattr(body, name))
+        signature = _signature(config)
+        setattr(run, "__signature__", signature)  # noqa: B010
+        run.__annotations__ = {
+            name: parameter.annotation for name, parameter in signature.parameters.items()
+        }
+        return Flow(run, name=body.__name__)
+
+    return decorate
+
+
+def plan_flow(dag: Dag, config: PrepareConfig, store: ArtifactStore) -> Plan:
+    """Walk the DAG without running anything and return what a run would do."""
+    pipeline = Pipeline(store, config.run)
+    dag(pipeline, config)
+    return make_plan(pipeline, vocab_size=config.tokenizer.vocab_size)
+
+
+def _run(body: Body, dag: Dag, config: PrepareConfig) -> None:
+    store = ArtifactStore(data_root())
+    plan = plan_flow(dag, config, store)
+    logger.info("plan:\n%s", plan.text())
+    plan.require_disk(store.root)
+    name = f"{config.preset}-{flow_run.name or 'run'}"
+    with (
+        pipeline_run(name=name, config=config, flow=body.__name__) as tracking,
+        task_runner(config.run) as runner,
+    ):
+        pipeline = Pipeline(store, config.run, runner=runner, tracking_run_id=tracking.run_id)
+        home = store.link_run(name, [step.artifact for step in plan.steps])
+        (home / "config.json").write_text(config.model_dump_json(indent=1))
+        body(Session(pipeline, tracking, name), config)
+        logger.info("done:\n%s", outcome_text(pipeline.finish(), store))
+
+
+def _signature(config: type[PrepareConfig]) -> inspect.Signature:
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    preset = inspect.Parameter("preset", kind, default="sample", annotation=Preset)
+    groups = []
+    for name, group in groups_of(config).items():
+        twin = all_optional(group)
+        groups.append(inspect.Parameter(name, kind, default=twin(), annotation=twin))
+    return inspect.Signature([preset, *groups])

@@ -1,0 +1,110 @@
+"""Flow prepare: from raw shards to token shards and a tokenizer.
+
+prefect deployment run prepare/sample
+python -m flows.prepare --preset sample --dry-run
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flows.command_line import run_command
+from flows.configured import Session, configured_flow
+from flows.presets import PrepareConfig
+from model.artifact import Artifact
+from tasks.download import download, source_files
+from tasks.duplicate_clusters import duplicate_clusters
+from tasks.filter_documents import filter_documents
+from tasks.pipeline import Pipeline
+from tasks.select_validation import SelectValidation, select_validation
+from tasks.signatures import Signatures, signatures
+from tasks.tokenise import Split, Tokenise, tokenise
+from tasks.train_tokenizer import TrainTokenizer, train_tokenizer
+from tasks.write_shards import WriteShards, write_shards
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What training needs: shards of both splits and their tokenizer."""
+
+    tokenizer: Artifact
+    training: Artifact
+    validation: Artifact
+
+
+def prepare_corpus(pipeline: Pipeline, config: PrepareConfig) -> Corpus:
+    """Walk the DAG from raw shards to token shards."""
+    files = source_files(config.source, data_seed=config.data.seed, store=pipeline.store)
+    raw = [pipeline.add(download, file.file.name, config=file, inputs={}) for file in files]
+    validation = pipeline.add(
+        select_validation,
+        "validation",
+        config=SelectValidation(validation=config.validation, seed=config.data.seed),
+        inputs={"raw": raw[: config.validation.num_files]},
+    )
+    parts = [
+        pipeline.add(filter_documents, item.name, config=config.filter, inputs={"raw": item})
+        for item in raw
+    ]
+    keys = [
+        pipeline.add(signatures, item.name, config=Signatures(), inputs={"part": item})
+        for item in parts
+    ]
+    tokenizer = pipeline.add(
+        train_tokenizer,
+        "bpe",
+        config=TrainTokenizer(tokenizer=config.tokenizer, seed=config.data.seed),
+        inputs={"part": parts[: config.tokenizer.num_files], "validation": validation},
+    )
+    removed = pipeline.add(
+        duplicate_clusters,
+        "corpus",
+        config=config.dedup,
+        inputs={"signatures": keys, "validation": validation},
+    )
+    return Corpus(
+        tokenizer=tokenizer,
+        training=_shards(pipeline, config, "training", parts, tokenizer, removed),
+        validation=_shards(pipeline, config, "validation", [validation], tokenizer),
+    )
+
+
+def _shards(
+    pipeline: Pipeline,
+    config: PrepareConfig,
+    split: Split,
+    documents: list[Artifact],
+    tokenizer: Artifact,
+    *removed: Artifact,
+) -> Artifact:
+    tokens = [
+        pipeline.add(
+            tokenise,
+            item.name,
+            config=Tokenise(split=split),
+            inputs={"documents": item, "tokenizer": tokenizer},
+        )
+        for item in documents
+    ]
+    return pipeline.add(
+        write_shards,
+        split,
+        config=WriteShards(
+            shards=config.shards,
+            split=split,
+            context_tokens=config.model.context_tokens,
+            seed=config.data.seed,
+        ),
+        inputs={"tokens": tokens, "removed": removed},
+    )
+
+
+@configured_flow(PrepareConfig, dag=prepare_corpus)
+def prepare(session: Session, config: PrepareConfig) -> None:
+    """Make the corpus of a preset: raw shards in, token shards and a tokenizer out."""
+    corpus = prepare_corpus(session.pipeline, config)
+    report_corpus(session, corpus)
+
+
+if __name__ == "__main__":
+    run_command(prepare, PrepareConfig, prepare_corpus)

@@ -1,0 +1,74 @@
+"""Flow pretrain: from raw shards to a registered base model.
+
+prefect deployment run pretrain/sample
+python -m flows.pretrain --preset demo --set train.steps=200 --dry-run
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flows.command_line import run_command
+from flows.configured import Session, configured_flow
+from flows.prepare import Corpus, prepare_corpus
+from flows.presets import PretrainConfig
+from model.artifact import Artifact
+from tasks.export_model import ExportModel, export_model
+from tasks.pipeline import Pipeline
+from tasks.register_model import register_model
+from tasks.score_model import ScoreModel, score_model
+from tasks.train_model import TrainModel, train_model
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a pretraining run makes."""
+
+    corpus: Corpus
+    trained: Artifact
+    scores: Artifact
+    exported: Artifact
+
+
+def pretrain_model(pipeline: Pipeline, config: PretrainConfig) -> Pretrained:
+    """Walk the DAG from raw shards to an exported model."""
+    corpus = prepare_corpus(pipeline, config)
+    trained = pipeline.add(
+        train_model,
+        config.registry.name,
+        config=TrainModel(model=config.model, train=config.train),
+        inputs={
+            "tokenizer": corpus.tokenizer,
+            "training": corpus.training,
+            "validation": corpus.validation,
+        },
+    )
+    scores = pipeline.add(
+        score_model,
+        config.registry.name,
+        config=ScoreModel(score=config.score),
+        inputs={
+            "model": trained,
+            "tokenizer": corpus.tokenizer,
+            "validation": corpus.validation,
+        },
+    )
+    exported = pipeline.add(
+        export_model,
+        config.registry.name,
+        config=ExportModel(export=config.export),
+        inputs={"model": trained, "tokenizer": corpus.tokenizer},
+    )
+    return Pretrained(corpus, trained, scores, exported)
+
+
+@configured_flow(PretrainConfig, dag=pretrain_model)
+def pretrain(session: Session, config: PretrainConfig) -> None:
+    """Make a base model of a preset: raw shards in, a registered model out."""
+    made = pretrain_model(session.pipeline, config)
+    report_pretraining(session, made)
+    register_model(session.tracking, made.exported, config.registry)
+
+
+if __name__ == "__main__":
+    run_command(pretrain, PretrainConfig, pretrain_model)

@@ -1,0 +1,220 @@
+"""The artifact store from the command line.
+
+    python -m tasks.artifacts list [STAGE]     what is there: size, age, what it holds
+    python -m tasks.artifacts why PATH         how an artifact was made, and from what
+    python -m tasks.artifacts verify [PATH]    read every byte and compare it with its manifest
+    python -m tasks.artifacts prune [--delete] what no run uses; deletes only when told
+    python -m tasks.artifacts adopt DIRECTORY  take in an artifact made elsewhere
+
+PATH is ``stage/name-key`` below the data root, or any unique beginning of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from model.artifact import Artifact, Manifest
+from model.errors import ArtifactError, LLMError
+from model.store import ArtifactStore, check_sha256, check_sizes, read_manifest
+from tasks.plan import render
+from tasks.stage import data_root
+
+
+def list_artifacts(store: ArtifactStore, stage: str | None = None) -> str:
+    """Return a table of all finished artifacts."""
+    table = Table("artifact", "MB", "made", "seconds", "counts")
+    for manifest in store.manifests(stage):
+        counts = ", ".join(f"{name} {value:,}" for name, value in manifest.counts.items() if value)
+        table.add_row(
+            manifest.artifact.relative_path,
+            f"{manifest.num_bytes / 1e6:.1f}",
+            manifest.origin.created_at[:16],
+            f"{manifest.origin.seconds:.1f}",
+            counts,
+        )
+    return render(table)
+
+
+def why(store: ArtifactStore, path: str) -> str:
+    """Return the lineage of one artifact: config, versions, and its inputs, all the way down."""
+    manifest = find(store, path)
+    lines = [
+        f"{manifest.artifact.relative_path}",
+        f"  key {manifest.artifact.key}",
+        f"  content {manifest.content_digest}",
+        f"  made {manifest.origin.created_at} by {manifest.origin.created_by} "
+        f"in {manifest.origin.seconds} s at commit {manifest.origin.git_commit}",
+        f"  stage version {manifest.derivation.version}, "
+        + ", ".join(f"{name} {text}" for name, text in manifest.origin.versions.items()),
+    ]
+    lines += [f"  {name} = {value!r}" for name, value in manifest.derivation.config.items()]
+    return "\n".join([*lines, *_lineage(store, manifest, depth=1)])
+
+
+def _lineage(store: ArtifactStore, manifest: Manifest, *, depth: int) -> list[str]:
+    lines = []
+    for role, items in manifest.derivation.inputs.items():
+        for item in items:
+            note = "" if (store.path(item)).exists() else "  (gone)"
+            lines.append(f"{'  ' * depth}<- {role}: {item.relative_path}{note}")
+            if not note:
+                lines += _lineage(store, store.read_manifest(item), depth=depth + 1)
+    return lines
+
+
+def verify(store: ArtifactStore, path: str | None = None) -> list[str]:
+    """Return the artifacts whose bytes were read and found as recorded.
+
+    Raises:
+        TamperedArtifactError: a file holds other bytes.
+        ArtifactError: a file is missing or of another size.
+    """
+    chosen = [find(store, path)] if path else store.manifests()
+    return [store.verify(manifest.artifact).artifact.relative_path for manifest in chosen]
+
+
+def unused(store: ArtifactStore) -> list[Path]:
+    """Return the directories that no run below ``runs/`` leads to.
+
+    A run keeps its artifacts, everything they were made from, and the work directories of what it
+    has not finished; deleting ``runs/<run>`` gives it up. A work directory in use is never unused.
+    """
+    used: set[Path] = set()
+    for link in (store.root / "runs").glob("*/*/*"):
+        target = link.resolve()
+        if target.exists():
+            _mark(store, read_manifest(target), used)
+        else:
+            used.add(target.with_name(f"{target.name}.work"))
+    finished = [store.path(manifest.artifact) for manifest in store.manifests()]
+    works = [path for path in sorted(store.root.glob("*/*.work")) if not _is_locked(store, path)]
+    return [path for path in [*finished, *works] if path not in used]
+
+
+def _mark(store: ArtifactStore, manifest: Manifest, used: set[Path]) -> None:
+    path = store.path(manifest.artifact)
+    if path in used:
+        return
+    used.add(path)
+    for item in (item for items in manifest.derivation.inputs.values() for item in items):
+        if store.path(item).exists():
+            _mark(store, store.read_manifest(item), used)
+
+
+def _is_locked(store: ArtifactStore, work: Path) -> bool:
+    path = work.with_suffix("")
+    name = path.name.rpartition("-")[0]
+    relative = path.relative_to(store.root).as_posix()
+    return store.is_locked(
+        Artifact(stage=path.parent.name, name=name, key="", relative_path=relative)
+    )
+
+
+def adopt(store: ArtifactStore, directory: Path) -> Manifest:
+    """Copy an artifact made elsewhere into the store, after reading every byte of it.
+
+    Raises:
+        ArtifactError: the directory is no finished artifact, or contradicts its manifest.
+    """
+    manifest = read_manifest(directory)
+    check_sizes(directory, manifest)
+    for entry in manifest.files:
+        check_sha256(directory / entry.path, entry)
+    if manifest.derivation.key != manifest.artifact.key:
+        raise ArtifactError(
+            "the manifest's key is not that of its derivation",
+            expected=manifest.derivation.key,
+            found=manifest.artifact.key,
+            where=directory,
+            fix="adopt only artifacts that this project wrote",
+        )
+    target = store.path(manifest.artifact)
+    with store.locked(manifest.artifact):
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f"{target.name}.adopted")
+            shutil.copytree(directory, partial, dirs_exist_ok=True)
+            partial.rename(target)
+    return manifest
+
+
+def find(store: ArtifactStore, path: str) -> Manifest:
+    """Return the manifest of the artifact whose path below the root begins with ``path``.
+
+    Raises:
+        ArtifactError: none or several do.
+    """
+    path = path.removeprefix(f"{store.root}/").strip("/")
+    fitting = [
+        manifest
+        for manifest in store.manifests()
+        if manifest.artifact.relative_path.startswith(path)
+    ]
+    if len(fitting) != 1:
+        raise ArtifactError(
+            f"{'no artifact begins' if not fitting else 'several artifacts begin'} with {path!r}",
+            expected="stage/name-key, or a unique beginning of it",
+            found=", ".join(item.artifact.relative_path for item in fitting[:5]) or "none",
+            where=store.root,
+            fix="see `python -m tasks.artifacts list`",
+        )
+    return fitting[0]
+
+
+def _prune(store: ArtifactStore, *, delete: bool) -> Iterable[str]:
+    for path in unused(store):
+        num_bytes = sum(item.stat().st_size for item in path.rglob("*") if item.is_file())
+        if delete:
+            shutil.rmtree(path)
+        word = "deleted" if delete else "unused"
+        yield f"{word}  {num_bytes / 1e6:9.1f} MB  {path.relative_to(store.root)}"
+    if not delete:
+        yield "nothing was deleted; add --delete to delete what is listed as unused"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    options = _parse(arguments)
+    store = ArtifactStore(data_root())
+    try:
+        for line in _run(options, store):
+            sys.stdout.write(f"{line}\n")
+    except LLMError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+def _run(options: argparse.Namespace, store: ArtifactStore) -> Iterable[str]:
+    if options.command == "list":
+        return [list_artifacts(store, options.stage)]
+    if options.command == "why":
+        return [why(store, options.path)]
+    if options.command == "verify":
+        return [f"ok  {path}" for path in verify(store, options.path)]
+    if options.command == "prune":
+        return _prune(store, delete=options.delete)
+    return [f"adopted {adopt(store, options.directory).artifact.relative_path}"]
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tasks.artifacts", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="what is there").add_argument("stage", nargs="?")
+    commands.add_parser("why", help="how one was made").add_argument("path")
+    commands.add_parser("verify", help="read every byte").add_argument("path", nargs="?")
+    prune = commands.add_parser("prune", help="what no run uses")
+    prune.add_argument("--delete", action="store_true", help="delete it")
+    adopt_parser = commands.add_parser("adopt", help="take in an artifact made elsewhere")
+    adopt_parser.add_argument("directory", type=Path)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

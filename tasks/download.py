@@ -1,0 +1,69 @@
+"""Stage download: one file of the source as raw.parquet in FineWeb's columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from model.config import Config
+from model.store import ArtifactStore, Work
+from tasks.config import SourceConfig
+from tasks.corpus.sources import SourceFile, fetch_file, list_files, resolve_revision
+from tasks.stage import Share, Stage
+
+STEP_VERSION = 1
+
+
+class Download(Config):
+    """One file of a source."""
+
+    source: SourceConfig
+    file: SourceFile
+    data_seed: int
+
+    def semantic(self) -> dict[str, Any]:
+        """Return what identifies the bytes: the file's digest covers seed and revision."""
+        return self.source.semantic() | {
+            "file": self.file.path,
+            "digest": self.file.digest,
+            "take_rows": self.file.take_rows,
+        }
+
+
+def source_files(source: SourceConfig, *, data_seed: int, store: ArtifactStore) -> list[Download]:
+    """Return one download per file of the source, by path.
+
+    Raises:
+        SourceError: the source is missing, empty or cannot be listed.
+    """
+    if source.kind == "hub":
+        source = resolve_revision(source)
+    cache = store.root / "cache"
+    files = list_files(source, data_seed=data_seed, cache=cache)
+    return [Download(source=source, file=file, data_seed=data_seed) for file in files]
+
+
+def build(work: Work, config: Download, share: Share) -> None:  # noqa: ARG001
+    """Fetch the file and check it."""
+    fetched = fetch_file(
+        config.source, config.file, data_seed=config.data_seed, destination=work.path
+    )
+    work.counts = {
+        "num_documents": fetched.num_rows,
+        "num_skipped_records": fetched.num_skipped_records,
+    }
+    work.facts = {
+        "file": config.file.path,
+        "sha256": fetched.sha256,
+        "num_bytes": fetched.num_bytes,
+        "partial": fetched.partial,
+    }
+
+
+def raw_file(artifact_directory: Path) -> Path:
+    """Return the documents of a download artifact."""
+    return artifact_directory / "raw.parquet"
+
+
+# resume: a killed hub download goes on from the bytes it has.
+download = Stage("download", version=STEP_VERSION, build=build, retries=5, resume=True)

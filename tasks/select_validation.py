@@ -1,0 +1,42 @@
+"""Stage select_validation: the fixed documents every model of a source is measured on.
+
+Chosen from raw rows, before any filter, so that filters and deduplication leave them alone.
+"""
+
+from __future__ import annotations
+
+from model.config import Config
+from model.store import Work
+from tasks.config import ValidationConfig
+from tasks.corpus.duck import Limits
+from tasks.corpus.validation_split import select_validation as select
+from tasks.download import raw_file
+from tasks.stage import Share, Stage
+
+STEP_VERSION = 1
+
+
+class SelectValidation(Config):
+    """How many documents, and which."""
+
+    validation: ValidationConfig
+    seed: int
+
+
+def build(work: Work, config: SelectValidation, share: Share) -> None:
+    """Write validation.parquet."""
+    raws = [
+        (manifest.facts["file"], raw_file(path))
+        for manifest, path in zip(work.input_manifests("raw"), work.inputs("raw"), strict=True)
+    ]
+    counts = select(
+        raws,
+        config=config.validation,
+        seed=config.seed,
+        destination=work.path,
+        limits=Limits(share.memory_bytes, share.threads),
+    )
+    work.counts = counts.as_dict()
+
+
+select_validation = Stage("select_validation", version=STEP_VERSION, build=build, scope="corpus")

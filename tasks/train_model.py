@@ -1,0 +1,102 @@
+"""Stage train_model: launch the training process, watch it; it puts its model into the store."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import suppress
+from importlib.metadata import version
+from typing import Annotated
+
+import pynvml
+
+from model.config import (
+    RUNTIME_ONLY,
+    Config,
+    MixturePart,
+    ModelConfig,
+    TrainConfig,
+)
+from model.run_config import TrainRun
+from model.store import Work
+from tasks.child import Child
+from tasks.progress import TrainingProgress
+from tasks.stage import Share, Stage
+from tasks.tracking import training_run
+
+logger = logging.getLogger(__name__)
+
+STEP_VERSION = 1
+SHUTDOWN_SECONDS = 20  # torchrun kills its ranks this long after it asked them to stop
+
+
+class TrainModel(Config):
+    """One training, and where it reports to."""
+
+    model: ModelConfig
+    train: TrainConfig
+    sample_prompts: Annotated[tuple[str, ...], RUNTIME_ONLY] = ()
+    tracking_parent: Annotated[str | None, RUNTIME_ONLY] = None
+    experiment: Annotated[str | None, RUNTIME_ONLY] = None
+
+
+def build(work: Work, config: TrainModel, share: Share) -> None:  # noqa: ARG001
+    """Run the training process to its end."""
+    child = Child(work, _run_config(work, config))
+    launcher = torchrun(num_processes(config.train))
+    assert config.train.steps
+    with TrainingProgress(work.path / "events.jsonl", num_steps=config.train.steps) as progress:
+        child.run("model.train", launcher=launcher, watch=progress.update)
+
+
+def _run_config(work: Work, config: TrainModel) -> TrainRun:
+    (tokenizer,) = work.derivation.inputs["tokenizer"]
+    (validation,) = work.derivation.inputs["validation"]
+    return TrainRun(
+        data_root=str(work.store.root),
+        derivation=work.derivation,
+        model=config.model,
+        train=config.train,
+        tokenizer=tokenizer.relative_path,
+        mixture=tuple(
+            MixturePart(shards=item.relative_path) for item in work.derivation.inputs["training"]
+        ),
+        validation=validation.relative_path,
+        tracking=training_run(
+            work.derivation, parent_run_id=config.tracking_parent, experiment=config.experiment
+        ),
+        sample_prompts=config.sample_prompts,
+    )
+
+
+def num_processes(train: TrainConfig) -> int:
+    """Return the training processes of this machine: as asked, else one per visible GPU, else 1."""
+    return train.processes or max(1, num_gpus())
+
+
+def num_gpus() -> int:
+    """Return the number of GPUs this process may use; 0 without NVIDIA's driver."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    with suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        try:
+            return pynvml.nvmlDeviceGetCount()
+        finally:
+            pynvml.nvmlShutdown()
+    return 0
+
+
+def torchrun(num_processes: int) -> tuple[str, ...]:
+    """Return the interpreter arguments that start a module in so many processes."""
+    if num_processes == 1:
+        return ()
+    flags = ["--standalone", f"--nproc-per-node={num_processes}", "--max-restarts=0"]
+    major, minor = (int(part) for part in version("torch").split(".")[:2])
+    if (major, minor) >= (2, 12):  # the flag is that new
+        flags.append(f"--shutdown-timeout={SHUTDOWN_SECONDS}")
+    return ("-m", "torch.distributed.run", *flags)
+
+
+train_model = Stage("train_model", version=STEP_VERSION, build=build, scope="child", resume=True)

@@ -1,0 +1,44 @@
+"""Stage write_shards: token shards in one global shuffled order, duplicates left out, and rows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from model.config import Config
+from model.store import Work
+from tasks.config import ShardsConfig
+from tasks.stage import Share, Stage
+from tasks.tokenise import Split
+from tasks.tokens.packing import write_shards as write
+
+STEP_VERSION = 1
+
+
+class WriteShards(Config):
+    """How the shards of one split are cut."""
+
+    shards: ShardsConfig
+    split: Split
+    context_tokens: int
+    seed: int
+
+
+def build(work: Work, config: WriteShards, share: Share) -> None:  # noqa: ARG001
+    """Write shard-*.arrow and rows.arrow."""
+    removed = work.inputs("removed")
+    counts = write(
+        [path / "tokens.arrow" for path in work.inputs("tokens")],
+        removed[0] / "removed.parquet" if removed else None,
+        split=config.split,
+        seed=config.seed,
+        shard_tokens=config.shards.shard_tokens,
+        context_tokens=config.context_tokens,
+        shuffle=config.split == "training",
+        destination=work.path,
+    )
+    numbers = asdict(counts)
+    work.facts = {"files": list(numbers.pop("files")), "context_tokens": config.context_tokens}
+    work.counts = numbers
+
+
+write_shards = Stage("write_shards", version=STEP_VERSION, build=build, scope="corpus")
