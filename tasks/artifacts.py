@@ -22,8 +22,8 @@ from rich.table import Table
 from model.artifact import Artifact, Manifest
 from model.errors import ArtifactError, LLMError
 from model.store import ArtifactStore, check_sha256, check_sizes, read_manifest
-from tasks.plan import render
 from tasks.stage import data_root
+from tasks.tables import render
 
 
 def list_artifacts(store: ArtifactStore, stage: str | None = None) -> str:

@@ -65,5 +65,4 @@ def raw_file(artifact_directory: Path) -> Path:
     return artifact_directory / "raw.parquet"
 
 
-# resume: a killed hub download goes on from the bytes it has.
-download = Stage("download", version=STEP_VERSION, build=build, retries=5, resume=True)
+download = Stage("download", version=STEP_VERSION, build=build, retries=5)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import RunInput, State, TaskRunResult
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
@@ -109,11 +109,15 @@ class Pipeline:
             logger.info("%s runs: %s", step.artifact.relative_path, step.status.why)
         if complete or step.stage.scope == "child":
             # In this thread: there is nothing to compute here, and signals reach no other thread.
-            step.handle = task(call, wait_for=needed, return_state=True)
-            step.handle.result(raise_on_failure=True)
+            state: State[Any] = task(call, wait_for=needed, return_state=True)
+            state.result(raise_on_failure=True)
+            step.handle = state
             step.outcome = "cached" if complete else "made"
         else:
-            step.handle = runner.submit(task, {"call": call}, wait_for=needed)
+            arrows: dict[str, set[RunInput]] = {
+                "call": {_run_input(state) for state in needed}  # type: ignore[misc]
+            }
+            step.handle = runner.submit(task, {"call": call}, dependencies=arrows)
             step.outcome = "running"
 
     def _handles(self, needed: list[Artifact]) -> list[State[Any]]:
@@ -127,6 +131,12 @@ class Pipeline:
             threads=max(1, num_cores() // workers),
             memory_bytes=int(memory_bytes(self.run) / num_workers(self.run)),
         )
+
+
+def _run_input(state: State[Any]) -> TaskRunResult:
+    task_run_id = state.state_details.task_run_id
+    assert task_run_id
+    return TaskRunResult(id=task_run_id)
 
 
 def task_runner(run: RunConfig) -> TaskRunner[Any]:

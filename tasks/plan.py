@@ -6,14 +6,12 @@ consequences: a run that cannot fit is refused.
 
 from __future__ import annotations
 
-import io
 import shutil
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from model.config import Architecture, Config
@@ -21,6 +19,7 @@ from model.errors import DiskSpaceError
 from model.store import ArtifactStore
 from tasks.download import Download
 from tasks.pipeline import Pipeline, Step, memory_bytes, num_cores
+from tasks.tables import render
 from tasks.train_model import TrainModel, num_gpus, num_processes
 
 # Bytes each stage leaves per byte of raw zstd parquet, measured on FineWeb-like text: filtered text
@@ -75,7 +74,7 @@ class Plan:
             table.add_row(
                 stage, str(len(steps)), str(len(steps) - len(waiting)), str(len(waiting)), why
             )
-        return "\n".join([render(table).rstrip(), *self._estimates()])
+        return "\n".join([render(table), *self._estimates()])
 
     def _estimates(self) -> list[str]:
         lines = [
@@ -132,7 +131,7 @@ def outcome_text(steps: Iterable[Step], store: ArtifactStore) -> str:
         seconds = sum(store.read_manifest(step.artifact).origin.seconds for step in made)
         word = "Cached" if not made else str(len(group) - len(made))
         table.add_row(stage, word, str(len(made)), f"{seconds:.1f}" if made else "")
-    return render(table).rstrip()
+    return render(table)
 
 
 def by_stage(steps: Iterable[Step]) -> dict[str, list[Step]]:
@@ -141,13 +140,6 @@ def by_stage(steps: Iterable[Step]) -> dict[str, list[Step]]:
     for step in steps:
         groups.setdefault(step.stage.name, []).append(step)
     return groups
-
-
-def render(table: Table) -> str:
-    """Return a table as plain text."""
-    stream = io.StringIO()
-    Console(file=stream, width=110, color_system=None).print(table)
-    return stream.getvalue()
 
 
 def settings_text(config: Config) -> str:

@@ -1,0 +1,252 @@
+"""Which training rows make up each batch, and reading them.
+
+Every part of a mixture has an endless order: one permutation of its rows after another, each drawn
+from seed, part and epoch alone. Parts interleave row by row, by weight. Batch g is the g-th run of
+``rows_per_step`` rows of that order, so it does not depend on the number of processes or on the
+micro-batch; rank r of W reads every W-th row of it, from the r-th on. Where reading stands is a
+``LoaderState`` of a few integers. ``model.trainer`` is the caller; ``model.shards`` owns the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from model.artifact import canonical_json
+from model.config import Config
+from model.distributed import World
+from model.errors import CheckpointError, TrainingError
+from model.shards import ShardSet
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One shard set of a mixture and its share of the rows."""
+
+    shards: ShardSet
+    weight: float = 1.0
+
+
+class LoaderState(Config):
+    """Where reading stands. Saved with every checkpoint; enough to go on with the next row.
+
+    Attributes:
+        fingerprint: of the order: shard sets, weights and seed. Another order is refused.
+        num_rows: rows read over all parts since training began.
+        part_rows: the same for each part; sums to ``num_rows``.
+    """
+
+    fingerprint: str
+    num_rows: int
+    part_rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's rows of a global batch."""
+
+    ids: Int[Tensor, "B T1"]
+    mask: Bool[Tensor, "B T1"]
+    num_targets: int  # of this rank's rows
+    rows: npt.NDArray[np.int64]  # [rows_per_step, 2]: part and row of the whole global batch
+    state: LoaderState  # after this batch
+
+
+class BatchReader:
+    """Reads global batches in the run's order; holds no position of its own.
+
+    Args:
+        parts: the mixture.
+        seed: of the order.
+        rows_per_step: rows of a global batch, over all processes.
+        world: this process among the others.
+
+    Raises:
+        TrainingError: the shards hold fewer rows than one batch.
+    """
+
+    def __init__(
+        self, parts: Sequence[Part], *, seed: int, rows_per_step: int, world: World
+    ) -> None:
+        self.parts = parts
+        self.seed = seed
+        self.rows_per_step = rows_per_step
+        self.world = world
+        self._orders: dict[tuple[int, int], npt.NDArray[np.int64]] = {}  # by part and epoch
+        self._require_one_batch()
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the order: two readers with equal ones read equal rows."""
+        identity = {
+            "parts": [[part.shards.fingerprint, part.weight] for part in self.parts],
+            "seed": self.seed,
+        }
+        return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
+
+    def start(self) -> LoaderState:
+        """Return the state before the first row."""
+        return LoaderState(
+            fingerprint=self.fingerprint, num_rows=0, part_rows=(0,) * len(self.parts)
+        )
+
+    def stream(self, state: LoaderState) -> Generator[Batch]:
+        """Yield batches for ever, the next one being read while the last is in use.
+
+        Raises:
+            CheckpointError: ``state`` belongs to another order.
+        """
+        self._require_own(state)
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+            ahead = pool.submit(self.read, state)
+            while True:
+                batch = ahead.result()
+                ahead = pool.submit(self.read, batch.state)
+                yield batch
+
+    def read(self, state: LoaderState) -> Batch:
+        """Return this rank's rows of the global batch that follows ``state``."""
+        rows, after = self.next_rows(state)
+        own = rows[self.world.rank :: self.world.size]
+        width = self.parts[0].shards.context_tokens + 1
+        ids = np.empty((len(own), width), dtype=np.int64)
+        mask = np.empty((len(own), width), dtype=np.bool_)
+        for index, part in enumerate(self.parts):
+            mine = own[:, 0] == index
+            if mine.any():
+                block = part.shards.rows(own[mine, 1].tolist())
+                ids[mine], mask[mine] = block.ids, block.mask
+        return Batch(
+            ids=self._tensor(ids),
+            mask=self._tensor(mask),
+            num_targets=int(mask[:, 1:].sum()),
+            rows=rows,
+            state=after,
+        )
+
+    def next_rows(self, state: LoaderState) -> tuple[npt.NDArray[np.int64], LoaderState]:
+        """Return part and row of each row of the next global batch, and the state after it."""
+        weights = [part.weight for part in self.parts]
+        owners = interleave(weights, taken=state.part_rows, num_rows=self.rows_per_step)
+        rows = np.empty((self.rows_per_step, 2), dtype=np.int64)
+        rows[:, 0] = owners
+        counts = list(state.part_rows)
+        for index in range(len(self.parts)):
+            places = np.flatnonzero(owners == index)
+            wanted = np.arange(counts[index], counts[index] + len(places))
+            rows[places, 1] = self._ordered_rows(wanted, part=index)
+            counts[index] += len(places)
+        after = LoaderState(
+            fingerprint=state.fingerprint,
+            num_rows=state.num_rows + self.rows_per_step,
+            part_rows=tuple(counts),
+        )
+        return rows, after
+
+    def num_epochs(self, num_steps: int) -> list[float]:
+        """Return how often each part is read through in ``num_steps`` steps."""
+        total = sum(part.weight for part in self.parts)
+        rows = num_steps * self.rows_per_step
+        return [rows * part.weight / total / part.shards.num_rows for part in self.parts]
+
+    def warn_of_repetition(self, num_steps: int) -> None:
+        """Say so when the horizon reads some part more than once."""
+        for part, epochs in zip(self.parts, self.num_epochs(num_steps), strict=True):
+            if epochs > 1:
+                logger.warning(
+                    "%d steps read the %d rows of shard set %s %.2f times",
+                    num_steps,
+                    part.shards.num_rows,
+                    part.shards.fingerprint[:12],
+                    epochs,
+                )
+
+    def _ordered_rows(self, places: npt.NDArray[np.int64], *, part: int) -> npt.NDArray[np.int64]:
+        """Return the rows at some places of a part's endless order, across epoch borders."""
+        num_rows = self.parts[part].shards.num_rows
+        rows = np.empty(len(places), dtype=np.int64)
+        epochs = places // num_rows
+        for epoch in np.unique(epochs).tolist():
+            inside = epochs == epoch
+            rows[inside] = self._order(part, epoch)[places[inside] % num_rows]
+        return rows
+
+    def _order(self, part: int, epoch: int) -> npt.NDArray[np.int64]:
+        if (part, epoch) not in self._orders:
+            self._orders.pop((part, epoch - 2), None)
+            num_rows = self.parts[part].shards.num_rows
+            self._orders[part, epoch] = permutation(
+                num_rows, seed=self.seed, part=part, epoch=epoch
+            )
+        return self._orders[part, epoch]
+
+    def _tensor(self, values: npt.NDArray[np.generic]) -> Tensor:
+        tensor = torch.from_numpy(values)
+        return tensor.pin_memory() if self.world.device.type == "cuda" else tensor
+
+    def _require_one_batch(self) -> None:
+        num_rows = sum(part.shards.num_rows for part in self.parts)
+        if num_rows < self.rows_per_step:
+            context_tokens = self.parts[0].shards.context_tokens
+            raise TrainingError(
+                "the training shards hold fewer tokens than one batch",
+                expected=f"at least {self.rows_per_step} rows of {context_tokens} tokens "
+                f"(train.batch_tokens_per_step={self.rows_per_step * context_tokens})",
+                found=f"{num_rows} rows",
+                fix="prepare more documents, or lower train.batch_tokens_per_step",
+            )
+
+    def _require_own(self, state: LoaderState) -> None:
+        if state.fingerprint != self.fingerprint:
+            raise CheckpointError(
+                "the checkpoint was reading other training rows",
+                expected=f"order {self.fingerprint}",
+                found=f"order {state.fingerprint}",
+                fix="train from the beginning, or give back the shards, weights and seed it had",
+            )
+
+
+def interleave(
+    weights: Sequence[float], *, taken: Sequence[int], num_rows: int
+) -> npt.NDArray[np.int64]:
+    """Return the part of each of the next rows: always the one furthest behind its share.
+
+    Ties go to the part that comes first, so every part stays within one row of its share.
+
+    Example:
+        >>> interleave([2.0, 1.0], taken=[0, 0], num_rows=6).tolist()
+        [0, 1, 0, 0, 1, 0]
+    """
+    if len(weights) == 1:
+        return np.zeros(num_rows, dtype=np.int64)
+    shares = np.asarray(weights, dtype=np.float64) / sum(weights)
+    counts = np.asarray(taken, dtype=np.int64).copy()
+    owners = np.empty(num_rows, dtype=np.int64)
+    start = int(counts.sum())
+    for offset in range(num_rows):
+        owner = int(np.argmax(shares * (start + offset + 1) - counts))
+        owners[offset] = owner
+        counts[owner] += 1
+    return owners
+
+
+def permutation(num_rows: int, *, seed: int, part: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Return one epoch's order of a part's rows.
+
+    Sorts raw Philox numbers: numpy promises that stream for ever, and not the one of its shuffle.
+    """
+    bits = np.random.Philox(key=(seed << 64) | (part << 32) | epoch)
+    order = np.argsort(bits.random_raw(num_rows), kind="stable").astype(np.int64)
+    order.setflags(write=False)
+    return order

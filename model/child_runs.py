@@ -1,0 +1,115 @@
+"""What the scoring and exporting processes are given, and how they end. No torch.
+
+    config.json   ScoreRun or ExportRun, written by whoever starts ``python -m model.score`` or
+                  ``python -m model.export`` with ``--config <path>``
+    result.json   ChildResult, beside the config, only if the process failed: when it succeeds, the
+                  artifact's manifest says so
+
+The config may lie in the artifact's work directory; neither file counts as content.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError
+
+from model.artifact import Derivation
+from model.config import Config, ExportConfig, ScoreConfig
+from model.errors import ConfigError, LLMError
+from model.run_config import RESULT_NAME, ErrorReport
+from model.store import ArtifactStore, Work, write_synced
+
+logger = logging.getLogger(__name__)
+
+CONFIG_NAME = "config.json"
+
+
+class ChildRun(Config):
+    """One process that makes one artifact. Paths are relative to the data root."""
+
+    data_root: str = Field(description="directory of the artifact store")
+    derivation: Derivation = Field(description="of the artifact that this process makes")
+    model: str = Field(description="directory with model.safetensors and architecture.json")
+    tokenizer: str = Field(description="directory with tokenizer.json")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a run from a JSON file.
+
+        Raises:
+            ConfigError: the file cannot be read, or a field is missing, unknown or of a wrong type.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as exc:
+            raise ConfigError(
+                "the config of a child process cannot be read",
+                expected=f"a JSON file with the fields of {cls.__name__}",
+                found=exc,
+                where=path,
+                fix="let the flow write it, or mend the named field",
+            ) from exc
+
+    def path(self, relative: str) -> Path:
+        """Return where a path of this run lies."""
+        return Path(self.data_root) / relative
+
+
+class ScoreRun(ChildRun):
+    """Scoring of one model."""
+
+    validation: str = Field(description="directory of the validation shards")
+    score: ScoreConfig
+
+
+class ExportRun(ChildRun):
+    """Export of one model."""
+
+    export: ExportConfig
+
+
+class ChildResult(Config):
+    """How a process failed."""
+
+    state: Literal["failed"] = "failed"
+    error: ErrorReport
+
+
+def parse_config_path(arguments: Sequence[str] | None, *, description: str | None) -> Path:
+    """Return the path given as ``--config`` on the command line."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", type=Path, required=True, help="JSON file of this run")
+    return parser.parse_args(arguments).config
+
+
+def run_child(config_path: Path, make: Callable[[Path], None]) -> int:
+    """Call ``make`` with the config's path and return the exit status.
+
+    What a user can mend is reported in one message; bugs go on up, with their traceback.
+    """
+    try:
+        make(config_path)
+    except LLMError as error:
+        logger.error("%s", error)  # noqa: TRY400 - the message says all; a traceback would hide it
+        text = ChildResult(error=ErrorReport.of(error)).model_dump_json(indent=1)
+        if config_path.parent.is_dir():
+            write_synced(config_path.parent / RESULT_NAME, text.encode())
+        return 1
+    return 0
+
+
+def make_artifact(run: ChildRun, body: Callable[[Work], None]) -> None:
+    """Make the artifact of a run in the store, unless it is there."""
+
+    def logged(work: Work) -> None:
+        work.logs |= {CONFIG_NAME, RESULT_NAME}
+        (work.path / RESULT_NAME).unlink(missing_ok=True)  # an earlier attempt's failure
+        body(work)
+
+    # The work directory is kept: it holds the config. Every file of the body is written anew.
+    ArtifactStore(Path(run.data_root)).build(run.derivation, logged, resume=True)

@@ -1,0 +1,193 @@
+"""This process among the others: ranks, device, agreement, signals.
+
+Started by torchrun, a process finds its place in the environment; started alone, it is the whole
+world and no process group exists. Rank 0 decides whether there is anything to train, which may take
+as long as another run holds the artifact's lock: the others wait for its word at the rendezvous
+store, and only then the process group is made. So no collective is under way while rank 0 waits,
+and collective time-outs stay short enough to notice a dead peer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from types import FrameType
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from model.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=15)  # longer than any checkpoint rank 0 writes alone
+DECISION_TIMEOUT = timedelta(days=30)  # as long as another run may take to make the same artifact
+DECISION_KEY = "decision"
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of one training, and which of them this is."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    device: torch.device = CPU
+
+    @classmethod
+    def from_environment(cls) -> World:
+        """Return the world torchrun describes in the environment, or a world of one."""
+        rank, size, local_rank, local_size = (
+            int(os.environ.get(name, default))
+            for name, default in (
+                ("RANK", 0),
+                ("WORLD_SIZE", 1),
+                ("LOCAL_RANK", 0),
+                ("LOCAL_WORLD_SIZE", 1),
+            )
+        )
+        has_gpu = torch.cuda.is_available()
+        device = torch.device("cuda", local_rank) if has_gpu else CPU
+        return cls(rank, size, local_rank, local_size, device)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which writes."""
+        return self.rank == 0
+
+    def require_devices(self) -> None:
+        """Check that every local process has a device of its own.
+
+        Raises:
+            ConfigError: there are fewer GPUs than local processes.
+        """
+        if self.device.type == "cuda" and torch.cuda.device_count() < self.local_size:
+            raise ConfigError(
+                "there are fewer GPUs than training processes",
+                expected=f"{self.local_size} GPUs (train.processes)",
+                found=f"{torch.cuda.device_count()} GPUs",
+                fix="lower train.processes, or set it to 0: one process per GPU",
+            )
+
+    @cached_property
+    def _store(self) -> Store:
+        store, _, _ = next(iter(rendezvous("env://")))
+        return store
+
+    def announce(self, decision: str) -> None:
+        """Tell the other processes what rank 0 decided."""
+        if self.size > 1:
+            self._store.set(DECISION_KEY, decision)
+
+    def await_decision(self) -> str:
+        """Return what rank 0 decided, however long that takes."""
+        self._store.wait([DECISION_KEY], DECISION_TIMEOUT)
+        return self._store.get(DECISION_KEY).decode()
+
+    @contextlib.contextmanager
+    def process_group(self) -> Iterator[None]:
+        """Connect the processes; not taken down after an error, when peers may be gone."""
+        self.require_devices()
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        if self.size == 1:
+            yield
+            return
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo",
+            store=PrefixStore("group", self._store),
+            rank=self.rank,
+            world_size=self.size,
+            timeout=COLLECTIVE_TIMEOUT,
+        )
+        yield
+        dist.barrier()
+        dist.destroy_process_group()
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Return the module with gradients averaged over processes; itself in a world of one."""
+        if self.size == 1:
+            return module
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(
+            module, device_ids=ids, gradient_as_bucket_view=True
+        )
+
+    def sum_tensor(self, tensor: Tensor) -> Tensor:
+        """Sum a tensor over processes, in place, where it is: nothing waits for the device."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def sum(self, value: int) -> int:
+        """Sum a whole number over processes, on the CPU: the device is not waited for."""
+        if self.size == 1:
+            return value
+        return int(self.sum_tensor(torch.tensor(value, dtype=torch.int64)).item())
+
+    def any(self, flag: bool) -> bool:
+        """Say whether the flag is set in any process; the same answer in all of them."""
+        return self.sum(int(flag)) > 0
+
+    def from_main(self, value: int | None) -> int:
+        """Return rank 0's value in all processes."""
+        return self.sum((value or 0) if self.is_main else 0)
+
+
+class StopRequest:
+    """Remembers SIGTERM and SIGINT instead of dying from them.
+
+    The loop asks ``is_set`` at step boundaries, where it can save before it stops. As a context, it
+    gives the signals back at its end.
+    """
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def listen(self) -> None:
+        """Take the two signals from here to the end of the block; for the main thread only."""
+        for kind in (signal.SIGTERM, signal.SIGINT):
+            self._before[kind] = signal.signal(kind, self._note)
+
+    def __exit__(self, *_exc: object) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.is_set = True
+        logger.info("%s: stopping after this step", signal.Signals(number).name)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies, so that no rank is left behind.
+
+    Linux only; elsewhere the log says that nothing watches.
+    """
+    prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)
+    if sys.platform != "linux" or prctl is None:
+        logger.info("no PR_SET_PDEATHSIG on %s: this process outlives its parent", sys.platform)
+        return
+    parent = os.getppid()
+    if prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        logger.warning("prctl failed: %s", os.strerror(ctypes.get_errno()))
+    elif os.getppid() != parent:  # it died before the call
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,153 @@
+"""Export a model to the folder that stock runtimes load, with no code of ours.
+
+    python -m model.export --config <work>/config.json
+
+    model.safetensors, config.json, generation_config.json    a Qwen3ForCausalLM
+    tokenizer.json, tokenizer_config.json                     as the tokenizer stage wrote them
+
+``config.json`` is also the name of this process's own config, so the folder lies one level down, in
+``model/`` of the artifact. One process; the config is an ``ExportRun``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.child_runs import ExportRun, make_artifact, parse_config_path, run_child
+from model.config import Architecture, ExportConfig, ScoreConfig
+from model.errors import ConfigError, TokenizerError
+from model.gpt import EMBEDDING_STD, GPT
+from model.store import Work, write_synced
+from model.tokenizer import IM_END, TOKENIZER_FILE, Tokenizer
+from model.weights import WEIGHTS_NAME, load_model, save_tensors
+
+EXPORT_DIRECTORY = "model"
+TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer_config.json")
+
+
+def export(
+    model: GPT, tokenizer_directory: Path, *, destination: Path, config: ExportConfig
+) -> None:
+    """Write a model and its tokenizer as one Hugging Face folder.
+
+    Raises:
+        TokenizerError: the tokenizer is missing or broken.
+        ConfigError: the tokenizer is of another vocabulary than the model.
+    """
+    tokenizer = Tokenizer.load(tokenizer_directory)
+    architecture = model.architecture
+    if tokenizer.vocab_size != architecture.vocab_size:
+        raise ConfigError(
+            "the model was made for another tokenizer",
+            expected=f"a vocabulary of {architecture.vocab_size}, the model's",
+            found=f"a vocabulary of {tokenizer.vocab_size}",
+            where=tokenizer_directory,
+            fix="export with the tokenizer the model was trained with",
+        )
+    destination.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        _copy(tokenizer_directory / name, destination / name)
+    settings = network_settings(architecture, tokenizer, dtype=config.dtype)
+    _write_json(destination / "config.json", settings)
+    _write_json(destination / "generation_config.json", generation_settings(tokenizer))
+    dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+    save_tensors(model, destination / WEIGHTS_NAME, dtype=dtype)
+
+
+def network_settings(
+    architecture: Architecture, tokenizer: Tokenizer, *, dtype: str
+) -> dict[str, Any]:
+    """Return the ``config.json`` of a Qwen3 model.
+
+    The rotary base and the type stand there twice: transformers 5 reads the newer names, older
+    releases and converters the others.
+    """
+    return {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "vocab_size": architecture.vocab_size,
+        "hidden_size": architecture.width,
+        "intermediate_size": architecture.mlp_width,
+        "num_hidden_layers": architecture.num_layers,
+        "num_attention_heads": architecture.num_heads,
+        "num_key_value_heads": architecture.num_heads,
+        "head_dim": architecture.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": architecture.context_tokens,
+        "rms_norm_eps": architecture.norm_epsilon,
+        "rope_theta": architecture.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": architecture.rope_theta},
+        "tie_word_embeddings": architecture.tied,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "use_sliding_window": False,
+        "initializer_range": EMBEDDING_STD,
+        "use_cache": True,
+        "bos_token_id": tokenizer.end_of_text_id,
+        "eos_token_id": tokenizer.end_of_text_id,
+        "pad_token_id": tokenizer.pad_id,
+        "dtype": dtype,
+        "torch_dtype": dtype,
+    }
+
+
+def generation_settings(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the ``generation_config.json``: stop at the end of a text or of a turn; sample."""
+    sampling = ScoreConfig()
+    return {
+        "bos_token_id": tokenizer.end_of_text_id,
+        "eos_token_id": [tokenizer.special_id(IM_END), tokenizer.end_of_text_id],
+        "pad_token_id": tokenizer.pad_id,
+        "do_sample": True,
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+    }
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        shutil.copyfile(source, target)
+    except FileNotFoundError as exc:
+        raise TokenizerError(
+            "the tokenizer lacks a file that other runtimes need",
+            expected=", ".join(TOKENIZER_FILES),
+            found=f"no {source.name}",
+            where=source.parent,
+            fix="delete the tokenizer's artifact and let train_tokenizer run again",
+        ) from exc
+
+
+def _write_json(path: Path, settings: dict[str, Any]) -> None:
+    write_synced(path, (json.dumps(settings, indent=2) + "\n").encode())
+
+
+def make_export(config_path: Path) -> None:
+    """Make the artifact that an ``ExportRun`` file describes."""
+    run = ExportRun.load(config_path)
+
+    def body(work: Work) -> None:
+        model = load_model(run.path(run.model))
+        destination = work.path / EXPORT_DIRECTORY
+        export(model, run.path(run.tokenizer), destination=destination, config=run.export)
+        work.counts |= {"parameters": model.num_params()}
+        work.facts |= {"dtype": run.export.dtype, "directory": EXPORT_DIRECTORY}
+
+    make_artifact(run, body)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export the model a config file names; return the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    return run_child(parse_config_path(arguments, description=__doc__), make_export)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,334 @@
+"""The network: a decoder-only transformer of Qwen3's shape.
+
+* pre-norm blocks, RMSNorm with a weight
+* multi-head attention, causal, with rotary positions and per-head RMSNorm of queries and keys
+* SwiGLU feed-forward
+* no biases, no dropout; the head shares the embedding table or has its own
+
+Parameters carry the names Hugging Face gives them, so that a finished model loads in stock
+runtimes with equal logits. No optimizer, no sampling and no files here: see ``model.optim``,
+``model.generate`` and ``model.weights``.
+
+Dimensions in shapes: B batch, T time, C width, H heads, D head width, V vocabulary, N = B * T.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from model.config import Architecture
+from model.errors import ConfigError
+
+EMBEDDING_STD = 0.02  # Qwen3's initializer_range (its public config.json); also GPT-2's
+LOSS_CHUNK_LOGITS = 2**24  # fp32 logits that stand at once in the loss: 64 MiB
+
+
+def rms_norm(
+    x: Float[Tensor, "*batch C"], weight: Float[Tensor, " C"], *, epsilon: float
+) -> Float[Tensor, "*batch C"]:
+    """Scale vectors to a root mean square of one, then by ``weight``; the type of ``x`` is kept."""
+    return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), epsilon)
+
+
+def rotary_table(
+    *, num_positions: int, head_dim: int, theta: float
+) -> tuple[Float[Tensor, "T D"], Float[Tensor, "T D"]]:
+    """Return cosine and sine of every position's angles.
+
+    Dimension i turns together with dimension i + D / 2, by position * theta^(-2i / D).
+    Source: RoFormer, arXiv 2104.09864, section 3.4, paired by halves as Hugging Face does.
+    """
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(
+    x: Float[Tensor, "B H T D"], cosine: Float[Tensor, "T D"], sine: Float[Tensor, "T D"]
+) -> Float[Tensor, "B H T D"]:
+    """Turn queries or keys by their positions' angles; the type of ``x`` is kept."""
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return (x * cosine + turned * sine).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a weight per dimension."""
+
+    def __init__(self, width: int, *, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.epsilon = epsilon
+
+    def forward(self, x: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch C"]:
+        """Return the normed ``x``."""
+        return rms_norm(x, self.weight, epsilon=self.epsilon)
+
+
+class Attention(nn.Module):
+    """Causal self-attention; queries and keys are normed per head, then rotated."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        width, inner = architecture.width, architecture.num_heads * architecture.head_dim
+        self.head_dim = architecture.head_dim
+        self.q_proj = nn.Linear(width, inner, bias=False)
+        self.k_proj = nn.Linear(width, inner, bias=False)
+        self.v_proj = nn.Linear(width, inner, bias=False)
+        self.o_proj = nn.Linear(inner, width, bias=False)
+        self.q_norm = RMSNorm(self.head_dim, epsilon=architecture.norm_epsilon)
+        self.k_norm = RMSNorm(self.head_dim, epsilon=architecture.norm_epsilon)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T C"],
+        cosine: Float[Tensor, "T D"],
+        sine: Float[Tensor, "T D"],
+    ) -> Float[Tensor, "B T C"]:
+        """Return what each position gathers from itself and the positions before it."""
+        q = rotate(self.q_norm(self._heads(self.q_proj(x))), cosine, sine)
+        k = rotate(self.k_norm(self._heads(self.k_proj(x))), cosine, sine)
+        v = self._heads(self.v_proj(x))
+        gathered = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.o_proj(gathered.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Float[Tensor, "B T HD"]) -> Float[Tensor, "B H T D"]:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+class MLP(nn.Module):
+    """SwiGLU feed-forward. Source: arXiv 2002.05202, equation 6."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        width, inner = architecture.width, architecture.mlp_width
+        self.gate_proj = nn.Linear(width, inner, bias=False)
+        self.up_proj = nn.Linear(width, inner, bias=False)
+        self.down_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
+        """Return each position's transform."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each added to the stream it read through a norm."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        width, epsilon = architecture.width, architecture.norm_epsilon
+        self.input_layernorm = RMSNorm(width, epsilon=epsilon)
+        self.self_attn = Attention(architecture)
+        self.post_attention_layernorm = RMSNorm(width, epsilon=epsilon)
+        self.mlp = MLP(architecture)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T C"],
+        cosine: Float[Tensor, "T D"],
+        sine: Float[Tensor, "T D"],
+    ) -> Float[Tensor, "B T C"]:
+        """Return the stream after this block."""
+        x = x + self.self_attn(self.input_layernorm(x), cosine, sine)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Trunk(nn.Module):
+    """Embedding, blocks and the last norm: everything but the head."""
+
+    cosine: Tensor
+    sine: Tensor
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(architecture.vocab_size, architecture.width)
+        self.layers = nn.ModuleList(Block(architecture) for _ in range(architecture.num_layers))
+        self.norm = RMSNorm(architecture.width, epsilon=architecture.norm_epsilon)
+        cosine, sine = rotary_table(
+            num_positions=architecture.context_tokens,
+            head_dim=architecture.head_dim,
+            theta=architecture.rope_theta,
+        )
+        self.register_buffer("cosine", cosine, persistent=False)
+        self.register_buffer("sine", sine, persistent=False)
+
+    def forward(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
+        """Return the normed stream of each position."""
+        num_positions = ids.shape[1]
+        if num_positions > self.cosine.shape[0]:
+            raise ConfigError(
+                "a sequence is longer than the model's context",
+                expected=f"at most {self.cosine.shape[0]} tokens",
+                found=f"{num_positions} tokens",
+                fix="cut the sequence, or train with a larger model.context_tokens",
+            )
+        x = self.embed_tokens(ids)
+        cosine, sine = self.cosine[:num_positions], self.sine[:num_positions]
+        for block in self.layers:
+            x = block(x, cosine, sine)
+        return self.norm(x)
+
+
+class GPT(nn.Module):
+    """The language model. Call ``init_weights`` before training, or load weights.
+
+    Example:
+        ``GPT(ModelConfig(size="1m").architecture(vocab_size=4096))`` has 1.4 million parameters.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.model = Trunk(architecture)
+        self.lm_head = (
+            None
+            if architecture.tied
+            else nn.Linear(architecture.width, architecture.vocab_size, bias=False)
+        )
+
+    @property
+    def head_weight(self) -> Float[Tensor, "V C"]:
+        """The matrix that turns hidden states into logits: the embedding table when tied."""
+        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def hidden(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
+        """Return the normed hidden state of each position, before the head."""
+        return self.model(ids)
+
+    def forward(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Return each position's logits for the token after it.
+
+        Raises:
+            ConfigError: the sequences are longer than the context.
+        """
+        return F.linear(self.hidden(ids), self.head_weight)
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """Set every parameter from ``seed`` alone, the same on every machine.
+
+        Matrices that read the stream are normal with standard deviation width^-0.5, so that their
+        outputs start at unit scale; those that write to it are zero, so that every block starts as
+        the identity. An own head starts at zero: the first loss is exactly ln(vocabulary).
+        Source: nanochat ``gpt.py`` (zero output projections); modded-nanogpt record 5 (zero head).
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 1:
+                value = torch.ones(parameter.shape)
+            elif name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
+                value = torch.zeros(parameter.shape)
+            else:
+                is_table = name.endswith("embed_tokens.weight")
+                std = EMBEDDING_STD if is_table else self.architecture.width**-0.5
+                value = torch.randn(parameter.shape, generator=generator) * std
+            parameter.copy_(value)
+
+    def num_params(self) -> int:
+        """Count all parameters; a tied table counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def num_matmul_params(self) -> int:
+        """Count the weights every token is multiplied by."""
+        return self.architecture.num_matmul_params()
+
+    def flops_per_token(self) -> int:
+        """Count floating-point operations per training token, forward and backward."""
+        return self.architecture.flops_per_token()
+
+
+def next_token_loss(
+    model: GPT, ids: Int[Tensor, "B T1"], mask: Bool[Tensor, "B T1"]
+) -> Float[Tensor, ""]:
+    """Return the summed negative log-likelihood of the marked tokens, given those before them.
+
+    Args:
+        ids: rows of context + 1 tokens; inputs are all but the last, targets all but the first.
+        mask: true where a token counts as a target; its first column is not looked at.
+
+    Returns:
+        Units: nats, fp32, a sum: divide by ``mask[:, 1:].sum()`` for a mean.
+    """
+    hidden = model.hidden(ids[:, :-1])
+    return chunked_cross_entropy(
+        hidden.flatten(0, 1),
+        model.head_weight,
+        ids[:, 1:].flatten(),
+        mask[:, 1:].flatten(),
+    )
+
+
+def chunked_cross_entropy(
+    hidden: Float[Tensor, "N C"],
+    weight: Float[Tensor, "V C"],
+    targets: Int[Tensor, " N"],
+    mask: Bool[Tensor, " N"],
+) -> Float[Tensor, ""]:
+    """Return the summed cross-entropy of ``hidden @ weight.T`` over marked targets, in fp32.
+
+    Logits stand for one chunk of tokens at a time. Their gradient is taken while they do, in the
+    forward pass, so that nothing is computed twice; under autocast they are made in its type.
+    """
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        compute_dtype = torch.get_autocast_dtype(device)
+    else:
+        compute_dtype = hidden.dtype
+    needs_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    loss: Tensor = _ChunkedCrossEntropy.apply(  # pyright: ignore[reportAssignmentType]
+        hidden, weight, targets, mask, compute_dtype, needs_gradient
+    )
+    return loss
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Loss and its gradients chunk by chunk; the backward pass only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        mask: Tensor,
+        compute_dtype: torch.dtype,
+        needs_gradient: bool,
+    ) -> Tensor:
+        matrix = weight.to(compute_dtype)
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        hidden_gradients = []
+        weight_gradient = torch.zeros_like(weight) if needs_gradient else None
+        chunk_tokens = max(1, LOSS_CHUNK_LOGITS // weight.shape[0])
+        for start in range(0, hidden.shape[0], chunk_tokens):
+            chunk = slice(start, start + chunk_tokens)
+            inputs = hidden[chunk].to(compute_dtype)
+            log_probs = (inputs @ matrix.T).float().log_softmax(dim=-1)
+            picked = targets[chunk, None].long()
+            counts = mask[chunk].float()
+            loss -= (log_probs.gather(1, picked).squeeze(1) * counts).sum()
+            if weight_gradient is None:
+                continue
+            gradient = log_probs.exp_()
+            gradient.scatter_add_(1, picked, torch.full_like(gradient[:, :1], -1.0))
+            gradient = gradient.mul_(counts[:, None]).to(compute_dtype)
+            hidden_gradients.append((gradient @ matrix).to(hidden.dtype))
+            weight_gradient += gradient.T @ inputs
+        if weight_gradient is not None:
+            ctx.save_for_backward(torch.cat(hidden_gradients), weight_gradient)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        (scale,) = grad_outputs
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        return hidden_gradient * scale, weight_gradient * scale, None, None, None, None

@@ -1,0 +1,92 @@
+"""What the machine offers training: threads, precision, speed."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import torch
+
+from model.config import Precision
+from model.distributed import World
+from model.errors import ConfigError
+
+# Dense bf16 TFLOP/s without sparsity, from NVIDIA's data sheets; the longest name that fits counts.
+PEAK_TFLOPS = {
+    "A100": 312.0,
+    "H100": 989.4,  # SXM
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H200": 989.4,
+    "B200": 2250.0,
+    "L40S": 362.0,
+    "RTX 4090": 165.2,
+}
+
+
+def peak_flops_per_second(device_name: str) -> float | None:
+    """Return a GPU's dense bf16 peak, or ``None`` for hardware that is not in the table.
+
+    Example:
+        >>> peak_flops_per_second("NVIDIA H100 80GB HBM3")
+        989400000000000.0
+    """
+    fitting = [name for name in PEAK_TFLOPS if name.lower() in device_name.lower()]
+    return PEAK_TFLOPS[max(fitting, key=len)] * 1e12 if fitting else None
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a device for records."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """Return the type that matrix products run in.
+
+    Raises:
+        ConfigError: bfloat16 is asked for and the GPU lacks it.
+    """
+    if precision == "float32":
+        return torch.float32
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+        if precision == "bfloat16" and not able:
+            raise ConfigError(
+                "the GPU has no bfloat16",
+                expected="compute capability 8.0 or later",
+                found=device_name(device),
+                where="train.precision",
+                fix="set train.precision to auto or float32",
+            )
+        return torch.bfloat16 if able else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def share_threads(world: World) -> int:
+    """Give torch this process's share of the cores it may run on, and return how many.
+
+    A lone process keeps to ``OMP_NUM_THREADS`` if that is set; torchrun sets it to 1 by itself, which
+    says nothing.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    wanted = os.environ.get("OMP_NUM_THREADS", "") if world.local_size == 1 else ""
+    num_threads = int(wanted) if wanted.isdigit() else (cores or 1) // world.local_size
+    torch.set_num_threads(max(1, num_threads))
+    return torch.get_num_threads()
+
+
+class Speedometer:
+    """Tokens per second of training alone: saving and validating stop the clock."""
+
+    def __init__(self) -> None:
+        self.restart(0)
+
+    def restart(self, tokens: int) -> None:
+        """Measure from here."""
+        self._tokens, self._time = tokens, time.perf_counter()
+
+    def lap(self, tokens: int) -> float:
+        """Return the speed since the last lap or restart, and measure from here."""
+        num_tokens, seconds = tokens - self._tokens, time.perf_counter() - self._time
+        self.restart(tokens)
+        return num_tokens / seconds

@@ -1,0 +1,115 @@
+"""The table of training rows: which slices of which shards make up each training sample.
+
+``rows.arrow`` is an Arrow IPC stream file of one record batch with one column
+``segments: list<struct<shard: int32, start: int64, length: int32>>``. A row is a sample of
+context + 1 tokens: its segments one after the other, each a slice of a shard's flat tokens. Shorter
+rows are padded by the reader. Schema metadata, each value JSON: format_version, context_tokens,
+num_rows, num_targets, num_padding. ``tasks.tokens.packing`` decides on the rows, ``model.shards``
+reads them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from model.arrow_streams import (
+    foreign_file,
+    read_stream,
+    to_array,
+    to_list_array,
+    view_offsets,
+    view_values,
+    write_stream,
+)
+from model.errors import ConfigError
+
+Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
+
+ROWS_FILE: Final = "rows.arrow"
+_SEGMENT_TYPE: Final = pa.struct(
+    [("shard", pa.int32()), ("start", pa.int64()), ("length", pa.int32())]
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Training rows as slices of shards.
+
+    Row ``r`` has segments ``row_offsets[r]`` up to, not including, ``row_offsets[r + 1]``.
+    """
+
+    row_offsets: Int64Array
+    shard: Int32Array
+    start: Int64Array
+    length: Int32Array
+
+    @property
+    def num_rows(self) -> int:
+        """Return the number of rows."""
+        return len(self.row_offsets) - 1
+
+    @property
+    def num_targets(self) -> int:
+        """Return the tokens predicted over all rows: every token of a row but its first."""
+        return int(self.length.sum(dtype=np.int64)) - self.num_rows
+
+    def num_padding(self, context_tokens: int) -> int:
+        """Return the tokens that readers pad rows of context + 1 tokens with."""
+        return self.num_rows * context_tokens - self.num_targets
+
+
+def write_rows(path: Path, segments: Segments, *, context_tokens: int) -> None:
+    """Write a row table; every row must hold 2 to ``context_tokens + 1`` tokens."""
+    sizes = np.diff(np.append(0, np.cumsum(segments.length))[segments.row_offsets])
+    assert np.all(sizes >= 2), "a row without targets"
+    assert np.all(sizes <= context_tokens + 1), "a row longer than the context"
+    children = [
+        to_array(pa.int32(), segments.shard),
+        to_array(pa.int64(), segments.start),
+        to_array(pa.int32(), segments.length),
+    ]
+    structs = pa.StructArray.from_arrays(children, fields=list(_SEGMENT_TYPE))
+    column = to_list_array(segments.row_offsets.astype(np.int32), structs)
+    metadata = {
+        "context_tokens": context_tokens,
+        "num_rows": segments.num_rows,
+        "num_targets": segments.num_targets,
+        "num_padding": segments.num_padding(context_tokens),
+    }
+    write_stream(path, {"segments": column}, metadata=metadata)
+
+
+def open_rows(path: Path, *, context_tokens: int) -> Segments:
+    """Map a row table into memory.
+
+    Raises:
+        ArtifactError: the file is missing, cut short, or no row table of this format.
+        ConfigError: its rows were cut for another context.
+    """
+    batch, metadata = read_stream(path)
+    try:
+        column = batch["segments"]
+        offsets = view_offsets(column, item_type=_SEGMENT_TYPE)
+        fields = {
+            name: view_values(column.values.field(name), _SEGMENT_TYPE.field(name).type)
+            for name in ("shard", "start", "length")
+        }
+        found_context_tokens = metadata["context_tokens"]
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise foreign_file(path, found=exc) from exc
+    if found_context_tokens != context_tokens:
+        raise ConfigError(
+            "the rows were cut for another context",
+            expected=f"context_tokens={context_tokens}",
+            found=f"context_tokens={found_context_tokens}",
+            where=path,
+            fix="write the shards again with this context, or train with theirs",
+        )
+    return Segments(row_offsets=offsets.astype(np.int64), **fields)

@@ -1,0 +1,131 @@
+"""What a training process is given and what it answers: two JSON files, no torch.
+
+    config.json   TrainRun, written by whoever starts ``python -m model.train --config <path>``
+    result.json   TrainResult, written by rank 0 beside the config, last and by rename
+
+The flow writes the first and reads the second; ``model.train`` does the opposite.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError
+
+from model.artifact import Artifact, Derivation
+from model.config import Config, MixturePart, ModelConfig, TrackingConfig, TrainConfig
+from model.errors import ConfigError, LLMError
+from model.store import write_synced
+
+RESULT_NAME = "result.json"
+EXIT_INTERRUPTED = 75  # sysexits.h EX_TEMPFAIL: run it again and it goes on
+
+
+class TrainRun(Config):
+    """One training, resolved. Paths are relative to the data root."""
+
+    data_root: str = Field(description="directory of the artifact store")
+    derivation: Derivation = Field(description="of the train_model artifact that this run makes")
+    model: ModelConfig
+    train: TrainConfig = Field(description="with its horizon in steps")
+    tokenizer: str = Field(description="directory with tokenizer.json")
+    mixture: tuple[MixturePart, ...] = Field(min_length=1, description="training shards")
+    validation: str = Field(description="directory of the validation shards")
+    init_from: str | None = Field(
+        default=None,
+        description="directory with model.safetensors to start from; unset = from scratch",
+    )
+    tracking: TrackingConfig = TrackingConfig()
+    sample_prompts: tuple[str, ...] = Field(
+        default=(), description="the model goes on from the first of these at each validation"
+    )
+    when_parent_dies: Literal["die", "go_on"] = Field(
+        default="die",
+        description="what a process does whose parent is gone; only Linux can die with it",
+    )
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a run from a JSON file.
+
+        Raises:
+            ConfigError: the file cannot be read, or a field is missing, unknown or of a wrong type.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as exc:
+            raise _unreadable(path, found=_first_fault(exc)) from exc
+        except OSError as exc:
+            raise _unreadable(path, found=exc) from exc
+
+    def path(self, relative: str) -> Path:
+        """Return where a path of this run lies."""
+        return Path(self.data_root) / relative
+
+
+def _first_fault(exc: ValidationError) -> str:
+    fault = exc.errors()[0]
+    field = ".".join(str(part) for part in fault["loc"])
+    return f"{field}: {fault['msg']}" if field else fault["msg"]
+
+
+def _unreadable(path: Path, *, found: object) -> ConfigError:
+    return ConfigError(
+        "the training config cannot be read",
+        expected="a JSON file with the fields of TrainRun",
+        found=found,
+        where=path,
+        fix="let the flow write it, or mend the named field",
+    )
+
+
+class ErrorReport(Config):
+    """An error as text, for a reader in another process."""
+
+    type: str
+    problem: str
+    expected: str | None = None
+    found: str | None = None
+    where: str | None = None
+    fix: str | None = None
+
+    @classmethod
+    def of(cls, error: Exception) -> Self:
+        """Return the report of any exception; the parts of an ``LLMError`` stay apart."""
+        if not isinstance(error, LLMError):
+            return cls(type=type(error).__name__, problem=str(error) or repr(error))
+        parts = ("expected", "found", "where", "fix")
+        values = {name: getattr(error, name) for name in parts}
+        texts = {name: str(value) for name, value in values.items() if value is not None}
+        return cls(type=type(error).__name__, problem=error.problem, **texts)
+
+
+class TrainResult(Config):
+    """How a training process ended."""
+
+    state: Literal["complete", "interrupted", "failed"]
+    step: int | None = Field(default=None, description="optimizer steps done, where training began")
+    artifact: Artifact | None = Field(
+        default=None, description="the finished artifact, if complete"
+    )
+    metrics: dict[str, float] = Field(
+        default_factory=dict, description="last value of each metric, if complete"
+    )
+    error: ErrorReport | None = Field(default=None, description="what went wrong, if failed")
+
+    @classmethod
+    def complete(cls, artifact: Artifact, counts: dict[str, int], facts: dict[str, Any]) -> Self:
+        """Return the result of a finished training, from the counts and facts of its manifest."""
+        return cls(
+            state="complete", step=counts["steps"], artifact=artifact, metrics=facts["metrics"]
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a result; a missing file is the caller's to interpret."""
+        return cls.model_validate_json(path.read_bytes())
+
+    def write(self, directory: Path) -> None:
+        """Write ``result.json`` whole or not at all."""
+        write_synced(directory / RESULT_NAME, self.model_dump_json(indent=1).encode())

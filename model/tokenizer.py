@@ -1,0 +1,249 @@
+"""The tokenizer: byte-level BPE over bytes, with 32 reserved special tokens as its first ids.
+
+This wraps ``tokenizer.json`` (Hugging Face layout, written by ``tasks.tokens.bpe``) and is the one
+place that turns text into ids and back. Text is always data: a special token's spelling inside a
+text is encoded as ordinary characters, so no document can end itself. It trains nothing and knows
+nothing of chat; ``model.chat`` renders conversations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+
+from model.errors import TokenizerError
+
+END_OF_TEXT: Final = "<|endoftext|>"
+IM_START: Final = "<|im_start|>"
+IM_END: Final = "<|im_end|>"
+PAD: Final = "<|pad|>"
+SPECIAL_TOKENS: Final = (
+    END_OF_TEXT,
+    IM_START,
+    IM_END,
+    PAD,
+    *(f"<|reserved_{index}|>" for index in range(28)),
+)
+NUM_BYTES: Final = 256
+MAX_VOCAB_SIZE: Final = 2**16  # ids are stored as uint16
+
+# Source: PRETOKENIZE_REGEX of transformers/models/qwen2/tokenization_qwen2.py (transformers 5.23);
+# llama.cpp knows it as the pre-tokenizer "qwen2". Unlike for Qwen2, text is not NFC-normalised.
+PRE_TOKENIZER_REGEX: Final = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+TOKENIZER_FILE: Final = "tokenizer.json"
+
+
+class Tokenizer:
+    """A loaded vocabulary: text to ids and back, without loss.
+
+    Args:
+        definition: content of a ``tokenizer.json``.
+        where: name of its origin, for errors.
+    """
+
+    def __init__(self, definition: str, *, where: object = TOKENIZER_FILE) -> None:
+        try:
+            self._definition: dict[str, Any] = json.loads(definition)
+            self._backend = tokenizers.Tokenizer.from_str(definition)
+        except Exception as exc:  # the library raises nothing narrower
+            raise _unfit("the tokenizer file cannot be read", found=exc, where=where) from exc
+        _require_known_form(self._definition, where=where)
+        self._backend.encode_special_tokens = True  # spellings of specials in text stay text
+        self.vocab_size: int = self._backend.get_vocab_size()
+        self._require_stored_ids_fit(where)
+        self.end_of_text_id: int = self.special_id(END_OF_TEXT)
+        self.pad_id: int = self.special_id(PAD)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Return the tokenizer of a directory in Hugging Face layout.
+
+        Raises:
+            TokenizerError: the file is missing, broken, or of a form we do not encode with.
+        """
+        path = directory / TOKENIZER_FILE
+        try:
+            definition = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise _unfit("the tokenizer file cannot be read", found=exc, where=path) from exc
+        return cls(definition, where=path)
+
+    def special_id(self, token: str) -> int:
+        """Return the id of a special token, given by its spelling."""
+        if token not in SPECIAL_TOKENS:
+            raise TokenizerError(
+                "not a special token", expected=", ".join(SPECIAL_TOKENS[:4]), found=repr(token)
+            )
+        return SPECIAL_TOKENS.index(token)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of one text; nothing is added before or after it.
+
+        Example: ``tokenizer.decode(tokenizer.encode(text)) == text`` for every text.
+
+        Raises:
+            TokenizerError: the text is not valid Unicode (it holds a lone surrogate).
+        """
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of many texts, encoded on the threads the tokenizers library is left."""
+        try:
+            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError as exc:
+            raise TokenizerError(
+                "a text cannot be encoded",
+                expected="a str of valid Unicode, without lone surrogates",
+                found=exc,
+                fix="decode the source with errors='replace' before it gets here",
+            ) from exc
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, specials spelled out; bytes that are not UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """Return the exact bytes of ids, specials spelled out.
+
+        Raises:
+            TokenizerError: an id lies outside of the vocabulary.
+        """
+        outside = [index for index in ids if not 0 <= index < self.vocab_size]
+        if outside:
+            raise TokenizerError(
+                "an id lies outside of the vocabulary",
+                expected=f"0 <= id < {self.vocab_size}",
+                found=outside[0],
+                fix="use the tokenizer that made these ids",
+            )
+        return b"".join(self._token_bytes[index] for index in ids)
+
+    @cached_property
+    def bytes_per_token(self) -> npt.NDArray[np.int32]:
+        """Return how many bytes of text each id stands for; specials stand for none.
+
+        Counted from raw bytes: a token may hold part of a character, which no string shows.
+
+        Returns:
+            Shape ``[vocab_size]``. Units: bytes.
+        """
+        sizes = np.array([len(token) for token in self._token_bytes], dtype=np.int32)
+        sizes[: len(SPECIAL_TOKENS)] = 0
+        sizes.setflags(write=False)
+        return sizes
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Return the sha256 of what decides ids: vocabulary, merges, specials, regex.
+
+        Neither the chat template nor the layout of the file is part of it.
+        """
+        identity = {
+            "vocab": self._tokens,
+            "merges": [_merge_pair(merge) for merge in self._definition["model"]["merges"]],
+            "specials": list(SPECIAL_TOKENS),
+            "regex": PRE_TOKENIZER_REGEX,
+        }
+        canonical = json.dumps(identity, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @cached_property
+    def _tokens(self) -> list[str]:
+        vocabulary = self._backend.get_vocab(with_added_tokens=True)
+        return sorted(vocabulary, key=vocabulary.__getitem__)
+
+    @cached_property
+    def _token_bytes(self) -> list[bytes]:
+        byte_of = {char: value for value, char in enumerate(byte_characters())}
+        specials = [token.encode() for token in SPECIAL_TOKENS]
+        ordinary = self._tokens[len(SPECIAL_TOKENS) :]
+        return specials + [bytes(byte_of[char] for char in token) for token in ordinary]
+
+    def _require_stored_ids_fit(self, where: object) -> None:
+        ids = sorted(self._backend.get_vocab(with_added_tokens=True).values())
+        if ids != list(range(len(ids))) or len(ids) > MAX_VOCAB_SIZE:
+            raise _unfit(
+                "the vocabulary does not fit ids stored as uint16",
+                expected=f"ids 0, 1, 2, … without gaps, at most {MAX_VOCAB_SIZE}",
+                found=f"{len(ids)} ids, the largest {max(ids)}",
+                where=where,
+            )
+
+
+def byte_characters() -> list[str]:
+    """Return the character that stands for each byte 0..255 in a byte-level vocabulary.
+
+    Printable bytes of Latin-1 stand for themselves, the others for U+0100 onwards, in order.
+    Source: Radford et al. 2019, GPT-2 (``bytes_to_unicode`` of its encoder).
+
+    Example:
+        >>> byte_characters()[ord("A")], byte_characters()[ord(" ")]
+        ('A', 'Ġ')
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [value for value in range(NUM_BYTES) if value not in printable]
+    return [
+        chr(value) if value in printable else chr(NUM_BYTES + others.index(value))
+        for value in range(NUM_BYTES)
+    ]
+
+
+def _require_known_form(definition: dict[str, Any], *, where: object) -> None:
+    """Refuse a file that would encode otherwise than ``tasks.tokens.bpe`` lays down."""
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": PRE_TOKENIZER_REGEX},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    pre_tokenizers = (definition.get("pre_tokenizer") or {}).get("pretokenizers", [])
+    byte_level = pre_tokenizers[1] if len(pre_tokenizers) == 2 else {}
+    model = definition.get("model") or {}
+    added = [(token["id"], token["content"]) for token in definition.get("added_tokens") or []]
+    checks = {
+        "a byte-level BPE model": model.get("type") == "BPE"
+        and not any(model.get(key) for key in ("dropout", "byte_fallback", "ignore_merges")),
+        "no normalizer": definition.get("normalizer") is None,
+        "Qwen2's pre-tokenizer regex": pre_tokenizers[:1] == [split],
+        "byte-level pre-tokens without a prefix space": byte_level.get("type") == "ByteLevel"
+        and not (byte_level.get("add_prefix_space") or byte_level.get("use_regex")),
+        "our special tokens, first and alone": added == list(enumerate(SPECIAL_TOKENS)),
+        "all 256 bytes": set(byte_characters()) <= set(model.get("vocab", ())),
+    }
+    missing = [name for name, holds in checks.items() if not holds]
+    if missing:
+        raise _unfit(
+            "the tokenizer is of another kind",
+            expected="; ".join(missing),
+            found="a tokenizer.json without that",
+            where=where,
+        )
+
+
+def _merge_pair(merge: str | list[str]) -> list[str]:
+    """Return a merge as a pair: older files write ``"a b"``, newer ones ``["a", "b"]``."""
+    return merge.split(" ") if isinstance(merge, str) else list(merge)
+
+
+def _unfit(
+    problem: str, *, found: object, where: object, expected: object = None
+) -> TokenizerError:
+    return TokenizerError(
+        problem,
+        expected=expected or f"a {TOKENIZER_FILE} as this project writes it",
+        found=found,
+        where=where,
+        fix="train the tokenizer again, or point to the directory of one trained here",
+    )

@@ -1,0 +1,86 @@
+"""What a training begins with, made from its ``TrainRun``: rows to read and a model to train.
+
+Called by ``model.trainer``. Here it is checked that tokenizer, shards and model belong together.
+"""
+
+from __future__ import annotations
+
+from model.batches import BatchReader, Part
+from model.config import rows_per_step
+from model.distributed import World
+from model.errors import ConfigError
+from model.gpt import GPT
+from model.run_config import TrainRun
+from model.shards import ShardSet
+from model.tokenizer import Tokenizer
+from model.weights import load_model
+
+
+def open_shards(run: TrainRun, relative: str, tokenizer: Tokenizer) -> ShardSet:
+    """Return the shard set of a directory of the run.
+
+    Raises:
+        ConfigError: it was made with another tokenizer.
+    """
+    shards = ShardSet(
+        run.path(relative), context_tokens=run.model.context_tokens, loss_on=run.train.loss_on
+    )
+    if shards.tokenizer_fingerprint != tokenizer.fingerprint:
+        raise ConfigError(
+            "the shards were made with another tokenizer",
+            expected=f"tokenizer {tokenizer.fingerprint} of {run.tokenizer}",
+            found=f"tokenizer {shards.tokenizer_fingerprint}",
+            where=shards.directory,
+            fix="tokenise the text with this tokenizer, or give the one the shards were made with",
+        )
+    return shards
+
+
+def build_reader(run: TrainRun, tokenizer: Tokenizer, world: World) -> BatchReader:
+    """Return the reader of a run's training rows.
+
+    Raises:
+        ConfigError: the batch does not divide into rows for every process.
+        TrainingError: there are fewer tokens than one batch.
+    """
+    if run.train.steps is None:
+        raise ConfigError(
+            "training needs its horizon in steps",
+            expected="train.steps",
+            found=f"train.tokens={run.train.tokens}",
+            fix="resolve the config with with_horizon_in_steps()",
+        )
+    spread = run.train.model_copy(update={"processes": world.size})  # 0 has become a number
+    parts = [Part(open_shards(run, part.shards, tokenizer), part.weight) for part in run.mixture]
+    return BatchReader(
+        parts,
+        seed=run.train.seed,
+        rows_per_step=rows_per_step(spread, run.model),
+        world=world,
+    )
+
+
+def build_model(run: TrainRun, tokenizer: Tokenizer) -> GPT:
+    """Return the model before its first step: seeded, or with the weights of ``init_from``.
+
+    Raises:
+        ConfigError: the weights given belong to another architecture.
+    """
+    model = GPT(run.model.architecture(tokenizer.vocab_size))
+    if run.init_from is None:
+        model.init_weights(run.train.seed)
+        return model
+    directory = run.path(run.init_from)
+    given = load_model(directory)
+    shapes = [item.architecture.model_dump(exclude={"context_tokens"}) for item in (model, given)]
+    if shapes[0] != shapes[1]:
+        wrong = [name for name in shapes[0] if shapes[0][name] != shapes[1][name]]
+        raise ConfigError(
+            "the model to start from has another architecture",
+            expected=", ".join(f"{name}={shapes[0][name]}" for name in wrong),
+            found=", ".join(f"{name}={shapes[1][name]}" for name in wrong),
+            where=directory,
+            fix="set model.* and the tokenizer to those it was trained with",
+        )
+    model.load_state_dict(given.state_dict())
+    return model

@@ -1,0 +1,96 @@
+"""A model on disk: one directory, written by training, read by scoring, export and serving.
+
+    model.safetensors    every parameter, fp32, under the names of ``model.gpt``
+    architecture.json    the fields of ``Architecture``
+
+``model.export`` turns such a directory into the one other runtimes load.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.config import Architecture
+from model.errors import ArtifactError
+from model.gpt import GPT
+from model.store import write_synced
+
+WEIGHTS_NAME = "model.safetensors"
+ARCHITECTURE_NAME = "architecture.json"
+
+
+def save_model(model: GPT, directory: Path) -> None:
+    """Write a model to a directory; equal parameters give equal bytes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    save_tensors(model, directory / WEIGHTS_NAME, dtype=torch.float32)
+    text = model.architecture.model_dump_json(indent=1)
+    write_synced(directory / ARCHITECTURE_NAME, text.encode())
+
+
+def save_tensors(model: GPT, path: Path, *, dtype: torch.dtype) -> None:
+    """Write a model's parameters to one safetensors file."""
+    tensors = {
+        name: tensor.detach().to("cpu", dtype).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(tensors, path, metadata={"format": "pt"})  # transformers refuses files without it
+
+
+def load_model(directory: Path) -> GPT:
+    """Return the model of a directory, in fp32 on the CPU.
+
+    Raises:
+        ArtifactError: a file is missing or broken, or the weights do not fit the architecture.
+    """
+    model = GPT(_read_architecture(directory / ARCHITECTURE_NAME))
+    tensors = _read_tensors(directory / WEIGHTS_NAME)
+    _require_same_shapes(tensors, model=model, where=directory / WEIGHTS_NAME)
+    model.load_state_dict(tensors)
+    return model
+
+
+def _read_architecture(path: Path) -> Architecture:
+    try:
+        return Architecture.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as exc:
+        raise _broken(path, found=exc) from exc
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as exc:
+        raise _broken(path, found=exc) from exc
+
+
+def _require_same_shapes(tensors: dict[str, Tensor], *, model: GPT, where: Path) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = sorted(
+        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+    )
+    if wrong:
+        raise ArtifactError(
+            "the weights do not fit the architecture beside them",
+            expected=f"{wrong[0]} of shape {expected.get(wrong[0], 'none: no such parameter')}",
+            found=f"shape {found.get(wrong[0], 'none: it is not in the file')}; "
+            f"{len(wrong)} parameters differ",
+            where=where,
+            fix="do not mix files of two models; delete the artifact and train again",
+        )
+
+
+def _broken(path: Path, *, found: object) -> ArtifactError:
+    return ArtifactError(
+        "a file of a saved model is missing or cannot be read",
+        expected=f"{path.name} as written by training",
+        found=found,
+        where=path,
+        fix="delete the artifact and let its stage run again",
+    )

@@ -1,0 +1,202 @@
+"""Stories of the demo corpus and questions about them, drawn from a random generator.
+
+A story is a plot whose slots are filled once. Its body (the sentences, without title) decides by a
+checksum whether it belongs to training or is held out, so a held-out story can never occur in a
+training document, whatever the seeds.
+
+Layout of a document: an optional title line, one line a paragraph, and up to three pairs of lines
+`Question: ...` and `Answer: ...`. Answers are full sentences that repeat what the story states.
+
+Called by `demo_corpus` to write shards, and by the scoring stage for held-out questions.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from random import Random
+from typing import Literal
+
+from model.errors import ConfigError
+from tasks.corpus.demo_grammar import (
+    ANSWER_PREFIX,
+    PLOTS,
+    QUESTION_PREFIX,
+    fill,
+    fillers,
+    moves_of,
+    slots_of,
+)
+from tasks.corpus.demo_moves import Move, Plot
+from tasks.corpus.demo_words import REPEATABLE_KINDS
+
+StorySplit = Literal["training", "held_out"]
+
+_HELD_OUT_ONE_IN = 16
+_MIN_WORDS = 55  # of a body: above the 50 words that quality filters ask for (Gopher, section A1.1)
+_TITLE_CHANCE = 0.4
+_NUM_QUESTIONS_WEIGHTS = (0.15, 0.15, 0.25, 0.45)  # of asking 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a story and the one sentence that answers it."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Story:
+    """A story and all that may be asked about it.
+
+    Args:
+        title: a line that no full stop ends.
+        paragraphs: the sentences, by paragraph.
+        facts: slot -> words, for every slot of the plot, told or not.
+        questions: every question that the told sentences answer.
+    """
+
+    title: str
+    paragraphs: tuple[tuple[str, ...], ...]
+    facts: Mapping[str, str]
+    questions: tuple[Question, ...]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """All sentences in order."""
+        return tuple(sentence for paragraph in self.paragraphs for sentence in paragraph)
+
+    @property
+    def body(self) -> str:
+        """The sentences, one line a paragraph."""
+        return "\n".join(map(" ".join, self.paragraphs))
+
+    @property
+    def split(self) -> StorySplit:
+        """Where the story belongs, which its body alone decides."""
+        bucket = zlib.crc32(self.body.encode()) % _HELD_OUT_ONE_IN
+        return "held_out" if bucket == 0 else "training"
+
+
+@dataclass(frozen=True)
+class HeldOutQuestion:
+    """A question that training never saw, ready to be put to a model.
+
+    Args:
+        prompt: story and question, up to and with "Answer:" (no space after it).
+        answer: the sentence that a model should write next.
+    """
+
+    prompt: str
+    answer: str
+
+
+def story(rng: Random, *, split: StorySplit = "training") -> Story:
+    """Draw a story of the wanted split."""
+    while True:
+        drawn = _draw_story(rng)
+        if drawn.split == split and len(drawn.body.split()) >= _MIN_WORDS:
+            return drawn
+
+
+def document_text(rng: Random) -> str:
+    """Draw a training document: a story, often with questions and answers."""
+    drawn = story(rng)
+    (num_questions,) = rng.choices(range(4), weights=_NUM_QUESTIONS_WEIGHTS)
+    by_answer = {pair.answer: pair for pair in rng.sample(drawn.questions, len(drawn.questions))}
+    lines = [_told(drawn, rng)]
+    for pair in list(by_answer.values())[:num_questions]:
+        lines += [f"{QUESTION_PREFIX} {pair.question}", f"{ANSWER_PREFIX} {pair.answer}"]
+    return "\n".join(lines)
+
+
+def held_out_questions(num: int, *, seed: int) -> Iterator[HeldOutQuestion]:
+    """Draw fresh stories that training never contains, with one question each.
+
+    Raises:
+        ConfigError: `num` is negative.
+    """
+    if num < 0:
+        raise ConfigError(
+            "The number of held-out questions cannot be negative.",
+            expected="0 or more",
+            found=num,
+            fix="ask for at least one question",
+        )
+    return (_held_out_question(seed=seed, number=number) for number in range(num))
+
+
+def is_right_answer(written: str, *, expected: str) -> bool:
+    """Tell whether the first line a model wrote after "Answer:" is the expected sentence."""
+    return written.strip().split("\n")[0].strip() == expected
+
+
+def _held_out_question(*, seed: int, number: int) -> HeldOutQuestion:
+    rng = Random(f"held out questions/{seed}/{number}")  # noqa: S311 - nothing secret is drawn
+    drawn = story(rng, split="held_out")
+    pair = rng.choice(drawn.questions)
+    told = _told(drawn, rng)
+    prompt = f"{told}\n{QUESTION_PREFIX} {pair.question}\n{ANSWER_PREFIX}"
+    return HeldOutQuestion(prompt=prompt, answer=pair.answer)
+
+
+def _told(drawn: Story, rng: Random) -> str:
+    return f"{drawn.title}\n{drawn.body}" if rng.random() < _TITLE_CHANCE else drawn.body
+
+
+def _draw_story(rng: Random) -> Story:
+    plot = rng.choice(PLOTS)
+    facts = _draw_facts(plot, rng)
+    told: list[Move] = []
+    paragraphs: list[tuple[str, ...]] = []
+    for paragraph in plot.paragraphs:
+        moves = [move for move in map(rng.choice, map(moves_of, paragraph)) if _is_told(move, rng)]
+        told += moves
+        paragraphs.append(tuple(fill(rng.choice(move.tellings), facts) for move in moves))
+    return Story(
+        title=fill(rng.choice(plot.titles), facts),
+        paragraphs=tuple(paragraphs),
+        facts=facts,
+        questions=tuple(
+            Question(fill(question, facts), fill(answer, facts))
+            for move in told
+            for question, answer in move.ask.items()
+        ),
+    )
+
+
+def _is_told(move: Move, rng: Random) -> bool:
+    return move.chance == 1.0 or rng.random() < move.chance
+
+
+def _draw_facts(plot: Plot, rng: Random) -> dict[str, str]:
+    """Fill every slot of a plot, slots of a kind with different entries, save repeatable kinds."""
+    facts: dict[str, str] = {}
+    for kind, variables in _variables_by_kind(plot):
+        choices = range(len(fillers(variables[0])))
+        draw = rng.choices if kind in REPEATABLE_KINDS else rng.sample
+        for variable, number in zip(variables, draw(choices, k=len(variables)), strict=True):
+            facts.update(fillers(variable)[number])
+    return facts
+
+
+@cache
+def _variables_by_kind(plot: Plot) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """List the variables of a plot, those of one kind together, in the order of first use."""
+    groups: dict[str, dict[str, None]] = {}
+    for pattern in _patterns_of(plot):
+        for slot in slots_of(pattern):
+            groups.setdefault(slot.kind, {})[slot.variable] = None
+    return tuple((kind, tuple(variables)) for kind, variables in groups.items())
+
+
+def _patterns_of(plot: Plot) -> Iterator[str]:
+    yield from plot.titles
+    for paragraph in plot.paragraphs:
+        for move in (move for step in paragraph for move in moves_of(step)):
+            yield from move.tellings
+            yield from chain.from_iterable(move.ask.items())

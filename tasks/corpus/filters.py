@@ -1,0 +1,159 @@
+"""Drop documents of one raw file by language and length, each with one reason, and count them.
+
+Two streaming scans of the file, one for what stays and one for what goes: text is never held,
+sorted or joined, and rows keep their order, so the bytes written do not depend on threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from duckdb import DuckDBPyConnection
+
+from model.errors import CorpusError
+from tasks.config import FilterConfig
+from tasks.corpus.duck import (
+    TEXT_ROW_GROUP_ROWS,
+    DuckSettings,
+    fetch_one,
+    parquet_path,
+    read_sql,
+    reading,
+    write_parquet,
+)
+
+REASONS = ("null_text", "empty_text", "language", "language_score", "too_short", "too_long")
+
+_KEPT = """
+SELECT * EXCLUDE (reason, detail)
+FROM judged_documents($raw, $file, $language, $min_language_score, $min_words, $max_words)
+WHERE reason IS NULL
+"""
+_REJECTED = """
+SELECT file, row, id, reason, detail
+FROM judged_documents($raw, $file, $language, $min_language_score, $min_words, $max_words)
+WHERE reason IS NOT NULL
+"""
+_COUNT_REASONS = """
+SELECT reason, count(*)
+FROM read_parquet($rejected, hive_partitioning = false)
+GROUP BY reason
+"""
+_COUNT_RAW = """
+SELECT count(*), count(*) FILTER (WHERE language IS NULL OR language_score IS NULL)
+FROM read_parquet($raw, hive_partitioning = false)
+"""
+_MEASURE_TEXT = """
+SELECT coalesce(sum(total_uncompressed_size), 0)
+FROM parquet_metadata($raw)
+WHERE path_in_schema = 'text'
+"""
+
+
+@dataclass(frozen=True)
+class FilterCounts:
+    """Where the documents of one raw file went.
+
+    Args:
+        num_dropped: documents per reason, every reason of ``REASONS`` present, in that order.
+        num_language_unknown: raw documents without a language label or score: not judged by it.
+        text_bytes: uncompressed text read, about.
+    """
+
+    num_in: int
+    num_kept: int
+    num_dropped: dict[str, int]
+    num_language_unknown: int
+    text_bytes: int
+
+    def funnel(self) -> str:
+        """Return the counts as lines of text, from what came in to what is left."""
+        lines = [f"{self.num_in:>12,} documents in"]
+        lines += [f"{-count:>12,} {reason}" for reason, count in self.num_dropped.items() if count]
+        return "\n".join([*lines, f"{self.num_kept:>12,} kept"])
+
+
+def filter_file(
+    raw: Path, *, file: str, config: FilterConfig, destination: Path, duck: DuckSettings
+) -> FilterCounts:
+    """Write ``part.parquet`` (kept) and ``rejected.parquet`` (one reason each) of one raw file.
+
+    Args:
+        raw: parquet with FineWeb's nine columns.
+        file: the name of the file inside its source, written in column ``file``.
+        destination: an existing directory.
+
+    Raises:
+        SourceError: the raw file cannot be read.
+        CorpusError: a larger share than ``config.max_dropped_frac`` would be dropped.
+    """
+    started = time.perf_counter()
+    with duck.connect() as connection, reading(raw):
+        counts = _filter(connection, raw, file=file, config=config, destination=destination)
+    _log(counts, file=file, seconds=time.perf_counter() - started)
+    _refuse_to_drop_too_much(counts, file=file, config=config)
+    return counts
+
+
+def _filter(
+    connection: DuckDBPyConnection,
+    raw: Path,
+    *,
+    file: str,
+    config: FilterConfig,
+    destination: Path,
+) -> FilterCounts:
+    part, rejected = destination / "part.parquet", destination / "rejected.parquet"
+    rules = config.model_dump(exclude={"max_dropped_frac"})
+    values = {"raw": parquet_path(raw), "file": file, **rules}
+    connection.execute(read_sql("filter_documents"))
+    num_kept = write_parquet(
+        connection,
+        _KEPT,
+        values=values,
+        destination=part,
+        row_group_rows=TEXT_ROW_GROUP_ROWS,
+    )
+    write_parquet(connection, _REJECTED, values=values, destination=rejected)
+    found = dict(
+        connection.execute(_COUNT_REASONS, {"rejected": parquet_path(rejected)}).fetchall()
+    )
+    num_in, num_language_unknown = fetch_one(connection, _COUNT_RAW, {"raw": values["raw"]})
+    (text_bytes,) = fetch_one(connection, _MEASURE_TEXT, {"raw": values["raw"]})
+    assert set(found) <= set(REASONS), f"a reason is not declared: {sorted(found)}"
+    assert num_in == num_kept + sum(found.values()), f"{num_in} != {num_kept} + {found}"
+    return FilterCounts(
+        num_in=num_in,
+        num_kept=num_kept,
+        num_dropped={reason: found.get(reason, 0) for reason in REASONS},
+        num_language_unknown=num_language_unknown,
+        text_bytes=int(text_bytes),
+    )
+
+
+def _refuse_to_drop_too_much(counts: FilterCounts, *, file: str, config: FilterConfig) -> None:
+    dropped = counts.num_in - counts.num_kept
+    if dropped <= config.max_dropped_frac * counts.num_in:
+        return
+    raise CorpusError(
+        f"the filter drops {dropped / counts.num_in:.1%} of a file",
+        expected=f"at most {config.max_dropped_frac:.1%} (filter.max_dropped_frac)",
+        found=f"\n{counts.funnel()}",
+        where=file,
+        fix="look at rejected.parquet, then loosen the filter setting of the largest reason, "
+        "correct the source, or raise filter.max_dropped_frac",
+    )
+
+
+def _log(counts: FilterCounts, *, file: str, seconds: float) -> None:
+    logging.getLogger(__name__).info(
+        "%s: %d of %d documents kept%s, %.0f MB/s of text",
+        file,
+        counts.num_kept,
+        counts.num_in,
+        " (nothing dropped)" if counts.num_kept == counts.num_in else "",
+        counts.text_bytes / 1e6 / max(seconds, 1e-9),
+    )

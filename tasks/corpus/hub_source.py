@@ -1,0 +1,243 @@
+"""Files of a Hugging Face data set: listed at a pinned commit, fetched whole, or sampled by ranges.
+
+What is learned about a commit never changes, so listings and row counts are kept under the cache
+folder and answer without a network from then on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from model.errors import DownloadError, SourceError
+from tasks.config import SourceConfig
+from tasks.corpus import hub_client
+from tasks.corpus.foreign_columns import copy_rows, is_fineweb, match_columns
+from tasks.corpus.hub_client import HubFile, RangeReader
+from tasks.corpus.raw_file import (
+    RAW_NAME,
+    FetchedFile,
+    SourceFile,
+    artifact_name,
+    describe,
+    file_sha256,
+    limit_rows,
+    link_or_copy,
+    open_parquet,
+    remembered,
+    require_space,
+)
+from tasks.corpus.raw_writer import RawWriter
+
+CARD_NAME = "README.md"
+LICENCES = {"HuggingFaceFW/fineweb": "odc-by", "HuggingFaceFW/fineweb-edu": "odc-by"}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_DOWNLOAD_FOLDER = ".download"
+
+
+def resolve_revision(source: SourceConfig) -> SourceConfig:
+    """Return the source with its revision as a commit; only a branch or tag needs the network."""
+    if source.kind != "hub" or _COMMIT.fullmatch(source.revision):
+        return source
+    commit = hub_client.find_commit(source.repo, source.revision)
+    return source.model_copy(update={"revision": commit})
+
+
+def list_hub_files(source: SourceConfig, *, cache: Path) -> list[SourceFile]:
+    """Return the parquet files that `source.files` matches, sorted, at one commit.
+
+    Raises:
+        SourceError: the glob matches no parquet file.
+        DownloadError: the hub refused, or cannot be reached and was never asked before.
+    """
+    pinned = resolve_revision(source)
+    memory = cache / "hub" / pinned.repo.replace("/", "--") / pinned.revision
+    folder = _fixed_folder(source.files)
+    listing = remembered(_memo(memory, f"tree {folder}"), lambda: _listing(pinned, folder))
+    hub_files = {entry["path"]: HubFile(**entry) for entry in listing}
+    pattern = re.compile(_glob_regex(source.files))
+    wanted = sorted(
+        path for path in hub_files if pattern.fullmatch(path) and path.endswith(".parquet")
+    )
+    if not wanted:
+        raise SourceError(
+            "the data set has no file that matches",
+            expected=f"parquet files like {source.files}",
+            found=", ".join(sorted(hub_files)[:5]) or "an empty folder",
+            where=f"{pinned.repo}@{pinned.revision}/{folder}",
+            fix="check source.files and source.revision",
+        )
+
+    def count(file: SourceFile) -> int:
+        memo = _memo(memory, f"rows {file.path}")
+        return remembered(memo, lambda: _count_rows(hub_files[file.path]))
+
+    files = [_source_file(hub_files[path]) for path in wanted]
+    return limit_rows(files, source.max_documents, count=count)
+
+
+def fetch_hub_file(source: SourceConfig, file: SourceFile, *, destination: Path) -> FetchedFile:
+    """Put one listed file, or its first rows, into `destination` as raw.parquet.
+
+    A whole file is downloaded, compared with the sha256 that the hub keeps for it, and stays as it
+    is if it has FineWeb's columns. Of a file that is cut short only the needed row groups are read,
+    which no digest covers; a data set card beside them says where they are from.
+
+    Raises:
+        TransientDownloadError: another try may do: time-outs, 429, 5xx, a body cut off.
+        DownloadError: the hub refused, or sent other bytes than it promised.
+    """
+    hub_file = HubFile(
+        repo=source.repo,
+        revision=file.digest.partition(":")[0],
+        path=file.path,
+        num_bytes=file.num_bytes or 0,
+        sha256=file.sha256,
+    )
+    if file.take_rows is None:
+        return _fetch_whole(hub_file, file, destination=destination)
+    raw = destination / RAW_NAME
+    with _open(hub_file) as parquet:
+        _rewrite(parquet, raw, file=file, where=hub_file.url)
+    fetched = describe(raw, partial=True)
+    card = _card(hub_file, fetched, num_rows=file.num_rows)
+    (destination / CARD_NAME).write_text(card, encoding="utf-8")
+    return fetched
+
+
+def _fetch_whole(hub_file: HubFile, file: SourceFile, *, destination: Path) -> FetchedFile:
+    work = destination / _DOWNLOAD_FOLDER
+    shutil.rmtree(work, ignore_errors=True)  # what a killed attempt left cannot be resumed
+    work.mkdir(parents=True)
+    raw = destination / RAW_NAME
+    try:
+        require_space(destination, hub_file.num_bytes)
+        got = _obtain(hub_file, work)
+        sha256 = _verified_sha256(got, hub_file)
+        with open_parquet(got, where=hub_file.url, pre_buffer=False) as parquet:
+            _require_rows(parquet.metadata.num_rows, file, where=hub_file.url)
+            match_columns(parquet.schema_arrow, columns={}, where=hub_file.url)
+            if not is_fineweb(parquet.schema_arrow, columns={}):
+                _rewrite(parquet, raw, file=file, where=hub_file.url)
+                return describe(raw, partial=False)
+        got.replace(raw)
+        return describe(raw, partial=False, sha256=sha256)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _rewrite(parquet: pq.ParquetFile, raw: Path, *, file: SourceFile, where: str) -> None:
+    with RawWriter(raw, scope=file.path) as writer:
+        copy_rows(
+            parquet,
+            writer,
+            columns={},
+            take_rows=file.take_rows,
+            on_broken="fail",
+            where=where,
+        )
+
+
+def _obtain(hub_file: HubFile, work: Path) -> Path:
+    """Take the file from the user's hub cache, if it is there intact, or download it."""
+    cached = hub_client.cached_path(hub_file)
+    if cached is None:
+        return hub_client.download(hub_file, work)
+    copy = work / "cached.parquet"
+    link_or_copy(cached, copy)
+    return copy
+
+
+def _verified_sha256(path: Path, hub_file: HubFile) -> str:
+    found = file_sha256(path)
+    num_bytes = path.stat().st_size
+    if found == (hub_file.sha256 or found) and num_bytes == hub_file.num_bytes:
+        return found
+    path.unlink()
+    raise DownloadError(
+        "the hub sent other bytes than it promised; they were thrown away",
+        expected=f"{hub_file.num_bytes:,} bytes with sha256 {hub_file.sha256}",
+        found=f"{num_bytes:,} bytes with sha256 {found}",
+        where=hub_file.url,
+        fix="fetch it again; if it stays so, a proxy, a mirror or the local hub cache is damaged",
+    )
+
+
+def _require_rows(num_rows: int, file: SourceFile, *, where: str) -> None:
+    if file.num_rows is not None and num_rows != file.num_rows:
+        raise DownloadError(
+            "a file of the hub has another number of rows than when it was listed",
+            expected=f"{file.num_rows:,} rows",
+            found=f"{num_rows:,} rows",
+            where=where,
+            fix="list the source again",
+        )
+
+
+def _open(hub_file: HubFile) -> pq.ParquetFile:
+    cached = hub_client.cached_path(hub_file)
+    source = cached or RangeReader(hub_file)
+    return open_parquet(source, where=hub_file.url, pre_buffer=True)
+
+
+def _count_rows(hub_file: HubFile) -> int:
+    with _open(hub_file) as parquet:
+        return parquet.metadata.num_rows
+
+
+def _listing(source: SourceConfig, folder: str) -> list[dict[str, Any]]:
+    # Asked first: it answers, or fails, at once, where the listing would go on trying for long.
+    hub_client.find_commit(source.repo, source.revision)
+    files = hub_client.list_folder(source.repo, source.revision, folder)
+    return [file.model_dump() for file in files]
+
+
+def _source_file(hub_file: HubFile) -> SourceFile:
+    return SourceFile(
+        name=artifact_name(hub_file.path),
+        path=hub_file.path,
+        digest=f"{hub_file.revision}:{hub_file.path}",
+        num_bytes=hub_file.num_bytes,
+        sha256=hub_file.sha256,
+    )
+
+
+def _card(hub_file: HubFile, fetched: FetchedFile, *, num_rows: int | None) -> str:
+    licence = LICENCES.get(hub_file.repo)
+    head = f"license: {licence}\n" if licence else ""
+    terms = licence or "see the data set it is from"
+    return (
+        f"---\n{head}configs:\n- config_name: default\n  data_files:\n"
+        f"  - split: train\n    path: {RAW_NAME}\n---\n\n"
+        f"# Rows of {hub_file.repo}\n\n"
+        f"* origin: `{hub_file.repo}`, revision `{hub_file.revision}`, file `{hub_file.path}`\n"
+        f"* rows: 0 to {fetched.num_rows - 1} of {num_rows}\n"
+        f"* licence: {terms}\n"
+        f"* `{RAW_NAME}`: {fetched.num_bytes} bytes, sha256 `{fetched.sha256}`\n"
+    )
+
+
+def _memo(folder: Path, what: str) -> Path:
+    return folder / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"
+
+
+def _fixed_folder(pattern: str) -> str:
+    """Return the leading folders of a glob that hold no wildcard."""
+    fixed: list[str] = []
+    for part in PurePosixPath(pattern).parent.parts:
+        if any(sign in part for sign in "*?["):
+            break
+        fixed.append(part)
+    return "/".join(fixed)
+
+
+def _glob_regex(pattern: str) -> str:
+    """Return the regex of a glob: * and ? stay within a folder, ** crosses folders."""
+    signs = {"**/": r"(?:.*/)?", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
+    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
+    return "".join(signs.get(part) or re.escape(part) for part in parts)

@@ -1,0 +1,31 @@
+-- Groups of documents with one survivor, numbered by it. A validation row that nothing else looks
+-- like is no group.
+--
+-- Input:  table removed.
+-- Output: cluster BIGINT (from 0), kind VARCHAR ('normalised' once one member's text differs),
+--         size BIGINT (documents, the kept one included), kept_file VARCHAR, kept_row BIGINT,
+--         kept_id VARCHAR.
+WITH grouped AS (
+    SELECT
+        CASE
+            WHEN bool_or(kind = 'validation') THEN 'validation'
+            WHEN bool_or(kind = 'normalised') THEN 'normalised'
+            ELSE 'exact'
+        END AS kind,
+        1 + count(*) FILTER (WHERE (file, row) <> (kept_file, kept_row)) AS size,
+        kept_file,
+        kept_row,
+        any_value(kept_id) AS kept_id
+    FROM removed
+    GROUP BY kept_file, kept_row
+)
+SELECT
+    row_number() OVER (ORDER BY kept_file, kept_row) - 1 AS cluster,
+    kind,
+    size,
+    kept_file,
+    kept_row,
+    kept_id
+FROM grouped
+WHERE size > 1
+ORDER BY cluster

@@ -1,0 +1,127 @@
+"""Stream a bounded, seeded sample of kept text, for training the tokenizer.
+
+Two passes: the first sees sizes and draws a line in a seeded order of documents, the second
+streams the texts before the line, file by file in row order. Memory holds one small record for each
+document, and a batch of texts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from uuid import UUID
+
+from duckdb import DuckDBPyConnection
+
+from model.errors import CorpusError
+from tasks.corpus.duck import DuckSettings, fetch_one, parquet_path, read_sql, reading
+
+BATCH_DOCUMENTS = 1024
+
+_ADD_SIZES = """
+INSERT INTO sizes
+SELECT sample_order($seed, file, row), least(strlen(text), $max_document_bytes)
+FROM read_parquet($part, hive_partitioning = false)
+"""
+_LEAVE_OUT_VALIDATION = """
+DELETE FROM sizes
+WHERE place IN (
+    SELECT sample_order($seed, file, row)
+    FROM read_parquet($validation, hive_partitioning = false)
+)
+"""
+_VALIDATION_ROWS = "SELECT file, row FROM read_parquet($validation, hive_partitioning = false)"
+_TEXTS = """
+SELECT file, row, left(text, $max_document_bytes) AS text
+FROM read_parquet($part, hive_partitioning = false)
+WHERE sample_order($seed, file, row) <= $last_place
+"""
+
+
+def sample_text(
+    part_files: Sequence[Path],
+    validation: Path,
+    *,
+    sample_bytes: int,
+    max_document_bytes: int,
+    seed: int,
+    duck: DuckSettings,
+) -> Iterator[str]:
+    """Yield texts of at most ``sample_bytes`` in all, drawn evenly over the documents of all files.
+
+    The sample is a prefix of one seeded order of documents: a larger one contains a smaller one.
+    Everything is yielded if it fits. Errors come with the first text.
+
+    Args:
+        part_files: ``part.parquet`` of the filter, in the order in which texts are wanted.
+        validation: ``validation.parquet``, whose rows are left out.
+        sample_bytes: most UTF-8 bytes in all.
+        max_document_bytes: most UTF-8 bytes of one document; cut between characters.
+
+    Raises:
+        SourceError: a file cannot be read.
+        CorpusError: no document is there, or fits.
+    """
+    limits = {"seed": seed, "max_document_bytes": max_document_bytes}
+    with duck.connect() as connection:
+        connection.execute(read_sql("sample_order"))
+        held_out = _collect_sizes(connection, part_files, validation, limits)
+        last_place = _draw_line(connection, sample_bytes)
+        for part in part_files:
+            values = {"part": parquet_path(part), "last_place": last_place, **limits}
+            with reading(part):
+                yield from _stream(connection, values, held_out)
+
+
+def _collect_sizes(
+    connection: DuckDBPyConnection,
+    part_files: Sequence[Path],
+    validation: Path,
+    limits: dict[str, int],
+) -> set[tuple[str, int]]:
+    connection.execute("CREATE TEMP TABLE sizes (place UUID, num_bytes BIGINT)")
+    for part in part_files:
+        with reading(part):
+            connection.execute(_ADD_SIZES, {"part": parquet_path(part), **limits})
+    values = {"validation": parquet_path(validation)}
+    with reading(validation):
+        connection.execute(_LEAVE_OUT_VALIDATION, {"seed": limits["seed"], **values})
+        return set(connection.execute(_VALIDATION_ROWS, values).fetchall())
+
+
+def _draw_line(connection: DuckDBPyConnection, sample_bytes: int) -> UUID:
+    last_place, num_documents, num_bytes = fetch_one(
+        connection, read_sql("sample_threshold"), {"sample_bytes": sample_bytes}
+    )
+    num_available, bytes_available = fetch_one(
+        connection, "SELECT count(*), coalesce(sum(num_bytes), 0)::BIGINT FROM sizes"
+    )
+    if last_place is None:
+        raise CorpusError(
+            "there is no text to train the tokenizer on",
+            expected=f"documents within {sample_bytes:,} bytes (tokenizer.sample_bytes)",
+            found=f"{num_available:,} documents that are not held out for validation, "
+            f"{bytes_available:,} bytes",
+            fix="raise tokenizer.sample_bytes, loosen the filter, or lower "
+            "validation.num_documents",
+        )
+    logging.getLogger(__name__).info(
+        "sample: %d of %d documents, %d of %d bytes",
+        num_documents,
+        num_available,
+        num_bytes,
+        bytes_available,
+    )
+    return last_place
+
+
+def _stream(
+    connection: DuckDBPyConnection, values: dict[str, object], held_out: set[tuple[str, int]]
+) -> Iterator[str]:
+    max_bytes = values["max_document_bytes"]
+    assert isinstance(max_bytes, int)
+    for batch in connection.sql(_TEXTS, params=values).to_arrow_reader(BATCH_DOCUMENTS):
+        for document in batch.to_pylist():
+            if (document["file"], document["row"]) not in held_out:
+                yield document["text"].encode()[:max_bytes].decode(errors="ignore")

@@ -1,0 +1,129 @@
+"""Choose the fixed documents that every model of a source is measured on.
+
+The choice looks at raw documents, before any filter, and orders texts by a seeded hash of their
+words, so filter and deduplication settings leave it alone and a new document displaces a chosen
+one only by hashing lower. Keeping look-alikes out of training is ``exact_duplicates``'s part.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from duckdb import DuckDBPyConnection
+
+from model.errors import CorpusError
+from tasks.config import ValidationConfig
+from tasks.corpus.duck import (
+    TEXT_ROW_GROUP_ROWS,
+    DuckSettings,
+    fetch_one,
+    parquet_path,
+    read_sql,
+    reading,
+    write_parquet,
+)
+
+MIN_LANGUAGE_SCORE = (
+    0.65  # FineWeb's own (arXiv 2406.17557); no setting, so that the rows stay fixed
+)
+MIN_CANDIDATES_PER_CHOICE = (
+    2  # holding out more than half of the texts leaves too little to train on
+)
+
+_COUNT_CANDIDATES = "SELECT count(*), count(DISTINCT key) FROM candidates"
+_COUNT_RAW = "SELECT count(*) FROM read_parquet($raws, hive_partitioning = false)"
+
+
+@dataclass(frozen=True)
+class ValidationCounts:
+    """How the held-out documents were found.
+
+    Args:
+        num_in: raw documents looked at.
+        num_eligible: of these, documents with text and in the language, or of unknown language.
+        num_distinct: different texts among the eligible.
+        num_kept: documents chosen.
+    """
+
+    num_in: int
+    num_eligible: int
+    num_distinct: int
+    num_kept: int
+
+
+def select_validation(
+    raw_files: Sequence[tuple[str, Path]],
+    *,
+    config: ValidationConfig,
+    language: str,
+    seed: int,
+    destination: Path,
+    duck: DuckSettings,
+    min_language_score: float = MIN_LANGUAGE_SCORE,
+) -> ValidationCounts:
+    """Write ``validation.parquet``: the chosen documents, ordered by file and row.
+
+    Args:
+        raw_files: name inside the source and path of each raw file, in any order.
+        language: the label a document must have, unless it has none.
+        seed: of the order in which texts are taken.
+        destination: an existing directory.
+
+    Raises:
+        SourceError: a raw file cannot be read.
+        CorpusError: there are fewer than two different eligible texts for each one to hold out.
+    """
+    ordered = sorted(raw_files, key=lambda named: named[0])
+    with duck.connect() as connection:
+        connection.execute("CREATE TEMP TABLE candidates (document BIGINT, key UUID)")
+        for place, (_, path) in enumerate(ordered):
+            rule = {"language": language, "min_language_score": min_language_score}
+            with reading(path):
+                connection.execute(
+                    read_sql("validation_candidates"),
+                    {"raw": parquet_path(path), "file_place": place, **rule},
+                )
+        num_eligible, num_distinct = fetch_one(connection, _COUNT_CANDIDATES)
+        _refuse_too_few(num_distinct, config=config, files=[file for file, _ in ordered])
+        choice = {"seed": seed, "num_documents": config.num_documents}
+        connection.execute(read_sql("validation_choice"), choice)
+        num_in, num_kept = _write(connection, ordered, destination=destination)
+    assert num_kept == config.num_documents, f"{num_kept} chosen"
+    counts = ValidationCounts(num_in, num_eligible, num_distinct, num_kept)
+    logging.getLogger(__name__).info("held out for validation: %s", counts)
+    return counts
+
+
+def _write(
+    connection: DuckDBPyConnection, ordered: list[tuple[str, Path]], *, destination: Path
+) -> tuple[int, int]:
+    paths = [path for _, path in ordered]
+    raws = [parquet_path(path) for path in paths]
+    with reading(*paths):
+        (num_in,) = fetch_one(connection, _COUNT_RAW, {"raws": raws})
+        num_kept = write_parquet(
+            connection,
+            read_sql("validation_rows"),
+            values={"raws": raws, "files": [file for file, _ in ordered]},
+            destination=destination / "validation.parquet",
+            row_group_rows=TEXT_ROW_GROUP_ROWS,
+        )
+    return num_in, num_kept
+
+
+def _refuse_too_few(num_distinct: int, *, config: ValidationConfig, files: list[str]) -> None:
+    needed = MIN_CANDIDATES_PER_CHOICE * config.num_documents
+    if num_distinct >= needed:
+        return
+    raise CorpusError(
+        "the source is too small for so many validation documents",
+        expected=f"at least {needed:,} different documents in the language, to hold out "
+        f"{config.num_documents:,} (validation.num_documents)",
+        found=f"{num_distinct:,}",
+        where=", ".join(files),
+        fix=f"lower validation.num_documents to {num_distinct // MIN_CANDIDATES_PER_CHOICE:,} "
+        "or less, or give the source more documents",
+    )

@@ -1,0 +1,225 @@
+"""What a pipeline reports to MLflow: one run per pipeline run, trainings nested in it.
+
+Nothing here may stop a pipeline. A store that cannot be reached, or fails later, costs a warning
+when it happens and one at the end; the manifests and ``events.jsonl`` stay the record, and a later,
+cached run of the same pipeline brings another store up to date.
+
+Everything is idempotent: what a store has is not written again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+from prefect.context import FlowRunContext
+from prefect.exceptions import CancelledRun
+from prefect.runtime import deployment, flow_run
+from prefect.settings import PREFECT_UI_URL
+from pydantic import BaseModel
+
+from model.artifact import Artifact, Derivation, Manifest
+from model.config import TrackingConfig
+from model.store import ArtifactStore, git_commit
+from model.tracker import EVENTS_NAME, read_events
+from tasks.tracking_data import data_sets, data_tags
+from tasks.tracking_store import (
+    STORE_ERRORS,
+    RunStatus,
+    RunStore,
+    check_reachable,
+    flatten,
+    tracking_uri,
+)
+from tasks.tracking_training import complete_training, final_metrics, training_run
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+TRAINING_RUN_TAG = "llm.training_run_id"
+OUTCOME_TAG = "llm.outcome"
+
+
+class TrackedPipeline:
+    """The MLflow run of one pipeline run; without a store, every method does nothing.
+
+    Args:
+        uri: of the store.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.run_id: str | None = None
+        self.problems: list[str] = []
+        self._runs: RunStore | None = None
+        self._stop_metrics: Callable[[], None] | None = None
+
+    @property
+    def url(self) -> str | None:
+        """The page of the run, if a server shows it."""
+        return self._runs.run_url(self.run_id) if self._runs and self.run_id else None
+
+    def attempt(self, doing: str, action: Callable[[RunStore, str], T]) -> T | None:
+        """Return what an action on the store and this run's id returns; ``None`` if it failed.
+
+        Args:
+            doing: names the action in a warning.
+        """
+        if not (self._runs and self.run_id):
+            return None
+        try:
+            check_reachable(self.uri)
+            return action(self._runs, self.run_id)
+        except STORE_ERRORS as exc:
+            self._warn(doing, exc)
+            return None
+
+    def _warn(self, doing: str, error: Exception) -> None:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        self.problems.append(f"{doing}: {reason}")
+        logger.warning(
+            "MLflow at %s failed (%s: %s); the pipeline goes on", self.uri, doing, reason
+        )
+
+    def record_tags(self, tags: Mapping[str, str]) -> None:
+        """Tag the run."""
+        self.attempt("tags", lambda runs, run_id: runs.set_tags(run_id, tags))
+
+    def record_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
+        """Log one value per metric."""
+        self.attempt("metrics", lambda runs, run_id: runs.log_values(run_id, metrics, step=step))
+
+    def record_text(self, text: str, name: str) -> None:
+        """Keep a text as a file of the run."""
+        self.attempt(name, lambda runs, run_id: runs.client.log_text(run_id, text, name))
+
+    def record_table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+        """Keep rows of equal columns as a table, ``name`` ending in ``.json``."""
+        columns = {column: [row[column] for row in rows] for column in rows[0]}
+        self.attempt(name, lambda runs, run_id: runs.client.log_table(run_id, columns, name))
+
+    def record_bytes(self, content: bytes, name: str) -> None:
+        """Keep a file, such as a picture."""
+
+        def upload(runs: RunStore, run_id: str) -> None:
+            with TemporaryDirectory() as directory:
+                path = Path(directory) / name
+                path.write_bytes(content)
+                runs.client.log_artifact(run_id, str(path))
+
+        self.attempt(name, upload)
+
+    def record_data(self, manifests: Iterable[Manifest]) -> None:
+        """Log what went into a pipeline: source, training and validation data, tokenizer.
+
+        Args:
+            manifests: of the stages of the pipeline; others than those of data do not matter.
+        """
+        manifests = list(manifests)
+        self.record_tags(data_tags(manifests))
+        self.attempt(
+            "data sets", lambda runs, run_id: runs.log_data_sets(run_id, data_sets(manifests))
+        )
+
+    def training_run(self, derivation: Derivation) -> TrackingConfig:
+        """Return where the training of a derivation reports to, see ``training_run``."""
+        return training_run(derivation, parent_run_id=self.run_id)
+
+    def complete_training(self, trained: Artifact, store: ArtifactStore) -> str | None:
+        """See that a finished training has a finished run here, and return that run's id.
+
+        Metrics the run lacks are replayed from ``events.jsonl``; every kept checkpoint becomes a
+        model of the run, by reference, with its metrics. The pipeline's own run gets the final
+        metrics and the training run's id.
+        """
+        manifest = store.read_manifest(trained)
+        events = read_events(store.path(trained) / EVENTS_NAME)
+        complete = partial(complete_training, manifest=manifest, directory=store.path(trained))
+        training_run_id = self.attempt("training run", complete)
+        if training_run_id:
+            self.record_tags({TRAINING_RUN_TAG: training_run_id})
+        self.record_metrics(final_metrics(events), step=max(event["step"] for event in events))
+        return training_run_id
+
+    def _open(
+        self, *, experiment: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]
+    ) -> None:
+        try:
+            self._runs = RunStore.open(self.uri, experiment=experiment)
+            self.run_id = self._runs.create_run(name, params=params, tags=tags)
+            self._stop_metrics = self._runs.start_system_metrics(self.run_id).finish
+        except STORE_ERRORS as exc:
+            self._warn("opening a run", exc)
+
+    def _close(self, status: RunStatus, *, outcome: str) -> None:
+        if self._stop_metrics:
+            self._stop_metrics()
+        self.attempt("the end of the run", partial(_end, status=status, outcome=outcome))
+        if self.problems:
+            logger.warning(
+                "MLflow at %s does not have all of this run (%s). Nothing else is lost: mend the "
+                "store and run again, finished stages are cached and are told to it anew",
+                self.uri,
+                "; ".join(self.problems),
+            )
+
+
+@contextmanager
+def pipeline_run(
+    *,
+    experiment: str,
+    name: str,
+    config: BaseModel,
+    flow: str,
+    tags: Mapping[str, str] | None = None,
+) -> Iterator[TrackedPipeline]:
+    """Open the MLflow run of a pipeline run, and close it with the status of what happened.
+
+    Args:
+        config: resolved; logged as parameters and as ``config.json``.
+        flow: name of the flow.
+        tags: more tags than those every run has.
+    """
+    tracked = TrackedPipeline(tracking_uri())
+    plain = config.model_dump(mode="json")
+    given = {"llm.flow": flow, "data.preset": plain.get("preset"), "git.commit": git_commit()}
+    every = {key: str(value) for key, value in (given | prefect_tags()).items() if value}
+    tracked._open(
+        experiment=experiment, name=name, params=flatten(plain), tags={**every, **(tags or {})}
+    )
+    tracked.record_text(config.model_dump_json(indent=1), "config.json")
+    try:
+        yield tracked
+    except BaseException as error:
+        is_failure = isinstance(error, Exception) and not isinstance(error, CancelledRun)
+        status, word = ("FAILED", "failed") if is_failure else ("KILLED", "stopped")
+        first_line = str(error).partition("\n")[0]
+        tracked._close(status, outcome=f"{word}: {type(error).__name__}: {first_line}")
+        raise
+    tracked._close("FINISHED", outcome="complete")
+
+
+def prefect_tags() -> dict[str, str | None]:
+    """Return which Prefect run this is; nothing outside a flow run."""
+    if not FlowRunContext.get():
+        return {}
+    return {
+        "prefect.flow_run_id": flow_run.id,
+        "prefect.flow_run_name": flow_run.name,
+        "prefect.deployment": deployment.name,
+        "prefect.ui_url": flow_run.ui_url if PREFECT_UI_URL.value() else None,
+    }
+
+
+def _end(runs: RunStore, run_id: str, *, status: RunStatus, outcome: str) -> None:
+    for child in runs.children_of(run_id):
+        if child.info.status == "RUNNING":  # an interrupted training: the next one goes on in it
+            runs.end_run(child.info.run_id, status)
+    runs.set_tags(run_id, {OUTCOME_TAG: outcome})
+    runs.end_run(run_id, status)

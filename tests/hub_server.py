@@ -1,0 +1,295 @@
+"""A Hugging Face hub on loopback: one data set, served from a folder, with faults on demand.
+
+It speaks what huggingface_hub asks of a data set at one commit: revision, tree, and resolve with
+digests and ranges. It is no mock: real sockets, real bodies. Run it by hand:
+
+    python -m tests.hub_server --root FOLDER --revision <40 hex> --port 8081
+    HF_ENDPOINT=http://127.0.0.1:8081 python -m flows.pretrain ...
+
+A fault is keyed by what it strikes: the path of a file, "api/revision" or "api/tree", optionally
+after the method ("GET sample/10BT/000_00000.parquet"). Its value is an HTTP status, or one of
+    "corrupt"    one byte in the middle is another, the length stays
+    "truncate"   the connection closes half-way through the promised body
+    "short"      the second half of the body is missing, and its length does not promise it
+    "no-range"   range requests get the whole file and status 200
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Lock, Thread
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+Fault = int | str
+NOT_LFS = {".md", ".txt", ".json", ".gitattributes"}
+
+
+class HubServer:
+    """Serve `root` as the tree of one data set repository at one commit, which is its branch main.
+
+    Args:
+        token: if given, requests without it are answered 401.
+        faults: may be changed while the server runs.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        repo: str,
+        revision: str,
+        port: int = 0,
+        token: str | None = None,
+        faults: Mapping[str, Fault] | None = None,
+    ) -> None:
+        self.root = root
+        self.repo = repo
+        self.revision = revision
+        self.token = token
+        self.faults: dict[str, Fault] = dict(faults or {})
+        self.num_requests: Counter[str] = Counter()  # "GET path" -> requests
+        self.bytes_sent: Counter[str] = Counter()  # path -> bytes of bodies
+        self.lock = Lock()
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
+        self._http.daemon_threads = True
+        self._http.hub = self  # type: ignore[attr-defined]
+        self.endpoint = f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread = Thread(target=self.serve_forever, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    def serve_forever(self) -> None:
+        self._http.serve_forever(poll_interval=0.02)
+
+    def reset_counts(self) -> None:
+        self.num_requests.clear()
+        self.bytes_sent.clear()
+
+    def files(self) -> list[Path]:
+        return sorted(
+            path
+            for path in self.root.rglob("*")
+            if path.is_file() and not path.name.startswith(".git")
+        )
+
+
+@dataclass
+class _RefusalError(Exception):
+    status: int
+    code: str = ""
+    message: str = ""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # header and body are two writes
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing: tests count requests instead."""
+
+    @property
+    def hub(self) -> HubServer:
+        return self.server.hub  # type: ignore[attr-defined]
+
+    def _answer(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        try:
+            if path.startswith("/api/datasets/"):
+                self._answer_api(path.removeprefix("/api/datasets/"))
+            elif path.startswith("/datasets/"):
+                self._answer_resolve(path.removeprefix("/datasets/"))
+            else:
+                self._refuse(_RefusalError(404, "", "not a data set address"))
+        except _RefusalError as refusal:
+            self._refuse(refusal)
+
+    def _enter(self, subject: str) -> Fault | None:
+        """Count a request, check its token, and return the fault that strikes it."""
+        with self.hub.lock:
+            self.hub.num_requests[f"{self.command} {subject}"] += 1
+        if self.hub.token and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+            raise _RefusalError(401, "GatedRepo", "access is restricted")
+        faults = self.hub.faults
+        fault = faults.get(f"{self.command} {subject}", faults.get(subject))
+        if isinstance(fault, int):
+            raise _RefusalError(fault, "", "a fault on demand")
+        return fault
+
+    def _within_repo(self, path: str) -> str:
+        inside = path.removeprefix(self.hub.repo)
+        if inside == path or (inside and not inside.startswith("/")):
+            raise _RefusalError(401, "RepoNotFound", "Repository not found")
+        return inside.lstrip("/")
+
+    def _require_revision(self, revision: str) -> None:
+        if revision not in ("main", self.hub.revision):
+            raise _RefusalError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+
+    def _answer_api(self, path: str) -> None:
+        kind, _, rest = (self._within_repo(path) or "revision/main").partition("/")
+        revision, _, folder = rest.partition("/")
+        if kind not in ("revision", "tree"):
+            raise _RefusalError(404, "", "no such address")
+        self._enter(f"api/{kind}")
+        self._require_revision(revision)
+        if kind == "tree":
+            self._send_json(self._tree(folder), subject="api/tree")
+            return
+        names = [path.relative_to(self.hub.root).as_posix() for path in self.hub.files()]
+        siblings = [{"rfilename": name} for name in names]
+        info = {"id": self.hub.repo, "sha": self.hub.revision, "siblings": siblings}
+        self._send_json(info, subject="api/revision")
+
+    def _tree(self, folder: str) -> list[dict[str, Any]]:
+        if not (self.hub.root / folder).is_dir():
+            raise _RefusalError(404, "EntryNotFound", f"{folder} does not exist")
+        entries: list[dict[str, Any]] = []
+        for path in self.hub.files():
+            name = path.relative_to(self.hub.root).as_posix()
+            if folder and not name.startswith(f"{folder}/"):
+                continue
+            entry: dict[str, Any] = {"type": "file", "path": name, "size": path.stat().st_size}
+            entry["oid"] = hashlib.sha1(name.encode()).hexdigest()
+            if path.suffix not in NOT_LFS:
+                entry["lfs"] = {"oid": _digest(path), "size": entry["size"], "pointerSize": 134}
+            entries.append(entry)
+        return entries
+
+    def _answer_resolve(self, path: str) -> None:
+        kind, _, rest = self._within_repo(path).partition("/")
+        revision, _, name = rest.partition("/")
+        if kind != "resolve":
+            raise _RefusalError(404, "", "no such address")
+        fault = self._enter(name)
+        self._require_revision(revision)
+        file = self.hub.root / name
+        if not file.is_file():
+            raise _RefusalError(404, "EntryNotFound", f"{name} does not exist")
+        num_bytes = file.stat().st_size
+        asked = None if fault == "no-range" else self.headers.get("Range")
+        first, last = _parse_range(asked, num_bytes)
+        self.send_response(206 if asked else 200)
+        if asked:
+            self.send_header("Content-Range", f"bytes {first}-{last}/{num_bytes}")
+        for header, value in self._file_headers(file).items():
+            self.send_header(header, value)
+        num_sent = (last - first + 1) // (2 if fault == "short" else 1)
+        self.send_header("Content-Length", str(num_sent))
+        self.end_headers()
+        if self.command == "GET":
+            with file.open("rb") as stream:
+                stream.seek(first)
+                self._send_body(stream.read(num_sent), subject=name, fault=fault)
+
+    def _file_headers(self, file: Path) -> dict[str, str]:
+        return {
+            "ETag": f'"{_digest(file)}"',
+            "X-Linked-Etag": f'"{_digest(file)}"',
+            "X-Linked-Size": str(file.stat().st_size),
+            "X-Repo-Commit": self.hub.revision,
+            "Accept-Ranges": "bytes",
+        }
+
+    def _send_body(self, body: bytes, *, subject: str, fault: Fault | None) -> None:
+        if fault == "corrupt":
+            middle = len(body) // 2
+            body = body[:middle] + bytes([body[middle] ^ 0xFF]) + body[middle + 1 :]
+        if fault == "truncate":
+            body = body[: len(body) // 2]
+            self.close_connection = True
+        with self.hub.lock:
+            self.hub.bytes_sent[subject] += len(body)
+        try:
+            self.wfile.write(body)
+        except ConnectionError:  # the client has heard enough
+            self.close_connection = True
+
+    def _send_json(self, value: Any, *, subject: str) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self._send_body(body, subject=subject, fault=None)
+
+    def _refuse(self, refusal: _RefusalError) -> None:
+        body = json.dumps({"error": refusal.message}).encode()
+        self.send_response(refusal.status)
+        if refusal.code:
+            self.send_header("X-Error-Code", refusal.code)
+        self.send_header("X-Error-Message", refusal.message)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+
+def _digest(path: Path) -> str:
+    stat = path.stat()
+    return _digest_once(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _digest_once(path: Path, num_bytes: int, mtime_ns: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _parse_range(header: str | None, num_bytes: int) -> tuple[int, int]:
+    """Return the first and last byte of a Range header; the whole file without one."""
+    if header is None:
+        return 0, num_bytes - 1
+    match = re.fullmatch(r"bytes=(\d*)-(\d*)", header)
+    if match is None or match.groups() == ("", ""):
+        raise _RefusalError(416, "", f"bad range {header}")
+    if not match[1]:
+        return max(0, num_bytes - int(match[2])), num_bytes - 1
+    first = int(match[1])
+    last = min(int(match[2]) if match[2] else num_bytes - 1, num_bytes - 1)
+    if first > last:
+        raise _RefusalError(416, "", f"range {header} lies outside of {num_bytes} bytes")
+    return first, last
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Serve a folder as a Hugging Face data set.")
+    parser.add_argument("--root", type=Path, required=True, help="folder that is the repository")
+    parser.add_argument("--repo", default="HuggingFaceFW/fineweb", help="owner/name")
+    parser.add_argument("--revision", required=True, help="commit, 40 hex digits")
+    parser.add_argument("--port", type=int, default=8081, help="0 = any free port")
+    args = parser.parse_args()
+    if not args.root.is_dir():
+        parser.error(f"--root {args.root} is no folder")
+    server = HubServer(args.root, repo=args.repo, revision=args.revision, port=args.port)
+    sys.stdout.write(f"HF_ENDPOINT={server.endpoint}\n")
+    sys.stdout.flush()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Threads, precision and peaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from model.distributed import World
+from model.hardware import compute_dtype, peak_flops_per_second, share_threads
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.4),
+        ("NVIDIA H100 PCIe", 756.0),
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA GeForce GT 710", None),
+        ("cpu", None),
+    ],
+)
+def test_peak_flops_per_second_by_name(name: str, tflops: float | None):
+    assert peak_flops_per_second(name) == (None if tflops is None else tflops * 1e12)
+
+
+def test_compute_dtype_on_a_cpu_is_bfloat16_only_when_asked_for():
+    cpu = torch.device("cpu")
+    found = [compute_dtype(precision, cpu) for precision in ("auto", "float32", "bfloat16")]
+    assert found == [torch.float32, torch.float32, torch.bfloat16]
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+def test_share_threads_divides_the_cores_among_local_processes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(6)), raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # torchrun's own
+    assert share_threads(World(size=8, local_size=2)) == 3
+    assert share_threads(World(size=8, local_size=8)) == 1
+
+
+@pytest.mark.usefixtures("threads")
+def test_share_threads_of_a_lone_process_keeps_to_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(6)), raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert share_threads(World()) == 2
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert share_threads(World()) == 6

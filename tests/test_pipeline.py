@@ -1,0 +1,147 @@
+"""The walk over the DAG: what runs, what is cached, in threads and in processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.runtime import flow_run
+from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
+
+from model.artifact import Artifact
+from model.config import Config
+from model.errors import ConfigError
+from model.store import ArtifactStore, Work
+from tasks.config import RunConfig
+from tasks.pipeline import Pipeline, Step, task_runner
+from tasks.stage import Share, Stage
+
+
+class Text(Config):
+    text: str
+
+
+def write(work: Work, config: Text, share: Share) -> None:
+    (work.path / "out.txt").write_text(config.text)
+
+
+def join(work: Work, config: Text, share: Share) -> None:
+    parts = [(path / "out.txt").read_text() for path in work.inputs("part")]
+    (work.path / "out.txt").write_text(config.text.join(parts))
+
+
+def fail(work: Work, config: Text, share: Share) -> None:
+    raise ConfigError("it cannot be", expected="x", found="y", where="z", fix="w")
+
+
+WRITE = Stage("write", version=1, build=write)
+JOIN = Stage("join", version=1, build=join, scope="corpus")
+FAIL = Stage("fail", version=1, build=fail)
+
+
+def dag(pipeline: Pipeline, *, separator: str = "+") -> Artifact:
+    parts = [pipeline.add(WRITE, name, config=Text(text=name), inputs={}) for name in "abc"]
+    return pipeline.add(JOIN, "all", config=Text(text=separator), inputs={"part": parts})
+
+
+def run(store: ArtifactStore, config: RunConfig, *, separator: str = "+") -> dict[str, str]:
+    """Run the DAG in a flow and return the Prefect state name of each task run."""
+
+    @flow(name="dag")
+    def body() -> str:
+        with task_runner(config) as runner:
+            pipeline = Pipeline(store, config, runner=runner)
+            dag(pipeline, separator=separator)
+            pipeline.finish()
+        return str(flow_run.id)
+
+    with get_client(sync_client=True) as client:
+        chosen = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(body())]))
+        runs = client.read_task_runs(flow_run_filter=chosen)
+    return {item.name: item.state_name or "" for item in runs}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "data")
+
+
+def outcomes(steps: list[Step]) -> list[str]:
+    return [f"{step.artifact.stage} {step.outcome}" for step in steps]
+
+
+def test_dry_walk_knows_every_artifact_and_makes_none(store: ArtifactStore) -> None:
+    pipeline = Pipeline(store, RunConfig())
+    artifact = dag(pipeline)
+    assert outcomes(pipeline.finish()) == ["write planned"] * 3 + ["join planned"]
+    assert not store.root.exists()
+    assert artifact.relative_path.startswith("join/all-")
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_walk_twice_is_cached_the_second_time(store: ArtifactStore) -> None:
+    config = RunConfig(task_runner="threads", workers=2)
+    first = run(store, config)
+    assert set(first) == {"write-a", "write-b", "write-c", "join-all"}
+    assert set(first.values()) == {"Completed"}
+    assert set(run(store, config).values()) == {"Cached"}
+    artifact = dag(Pipeline(store, config))
+    assert (store.path(artifact) / "out.txt").read_text() == "a+b+c"
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_walk_with_one_changed_setting_runs_only_its_stage(store: ArtifactStore) -> None:
+    config = RunConfig(task_runner="threads", workers=2)
+    run(store, config)
+    states = run(store, config, separator="-")
+    assert states.pop("join-all") == "Completed"
+    assert set(states.values()) == {"Cached"}
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_walk_after_a_deleted_artifact_makes_it_and_nothing_else(store: ArtifactStore) -> None:
+    config = RunConfig(task_runner="threads", workers=2)
+    run(store, config)
+    (victim,) = store.root.glob("write/b-*")
+    (victim / "manifest.json").unlink()
+    states = run(store, config)
+    assert states.pop("write-b") == "Completed"
+    assert set(states.values()) == {"Cached"}
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_walk_in_processes_makes_the_same_bytes_as_in_threads(tmp_path: Path) -> None:
+    digests = []
+    for kind in ("processes", "threads"):
+        config = RunConfig.model_validate({"task_runner": kind, "workers": 2})
+        store = ArtifactStore(tmp_path / kind)
+        run(store, config)
+        digests.append([manifest.content_digest for manifest in store.manifests()])
+    assert digests[0] == digests[1]
+    assert len(digests[0]) == 4
+
+
+@pytest.mark.usefixtures("prefect_api")
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_walk_with_a_failing_stage_raises_its_typed_error(store: ArtifactStore, kind: str) -> None:
+    config = RunConfig.model_validate({"task_runner": kind, "workers": 1})
+
+    @flow(name="fails")
+    def body() -> None:
+        with task_runner(config) as runner:
+            pipeline = Pipeline(store, config, runner=runner)
+            pipeline.add(FAIL, "a", config=Text(text=""), inputs={})
+            pipeline.finish()
+
+    with pytest.raises(ConfigError, match="it cannot be") as caught:
+        body()
+    assert (caught.value.expected, caught.value.fix) == ("x", "w")
+
+
+def test_task_runner_follows_the_setting() -> None:
+    assert isinstance(task_runner(RunConfig(task_runner="threads")), ThreadPoolTaskRunner)
+    assert isinstance(task_runner(RunConfig(task_runner="processes")), ProcessPoolTaskRunner)

@@ -1,0 +1,144 @@
+"""model.score: a process turns a model and held-out rows into scores.json, or says why not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.artifact import Derivation
+from model.child_runs import ScoreRun
+from model.config import ScoreConfig
+from model.errors import ConfigError
+from model.evaluate import evaluate
+from model.run_config import ErrorReport
+from model.score import Scores, main, score, write_samples
+from model.shards import ShardSet
+from model.store import ArtifactStore
+from model.tokenizer import Tokenizer
+from model.weights import load_model, save_model
+from tests.small_model import random_model, small_shards, small_tokenizer
+
+CONTEXT_TOKENS = 16
+CONFIG = ScoreConfig(prompts=("The baker", ""), sample_tokens=6)
+DERIVATION = Derivation(stage="score_model", name="base", version=1, config=CONFIG.semantic())
+
+
+@pytest.fixture
+def data_root(tmp_path: Path) -> Path:
+    tokenizer = small_tokenizer(tmp_path / "tokenizer")
+    small_shards(tmp_path / "validation", tokenizer, context_tokens=CONTEXT_TOKENS)
+    save_model(random_model(vocab_size=tokenizer.vocab_size), tmp_path / "model")
+    return tmp_path
+
+
+def _write_config(root: Path, **changes: str) -> Path:
+    """Write a run's config where the flow does: into the artifact's work directory."""
+    run = ScoreRun(
+        data_root=str(root),
+        derivation=DERIVATION,
+        score=CONFIG,
+        **{"model": "model", "tokenizer": "tokenizer", "validation": "validation"} | changes,
+    )
+    work = ArtifactStore(root).work_path(DERIVATION.artifact)
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "config.json").write_text(run.model_dump_json())
+    return work / "config.json"
+
+
+def _parts(root: Path):
+    tokenizer = Tokenizer.load(root / "tokenizer")
+    return (
+        load_model(root / "model"),
+        tokenizer,
+        ShardSet(root / "validation", context_tokens=CONTEXT_TOKENS),
+    )
+
+
+def test_score_holds_the_evaluation_and_a_text_per_prompt(data_root):
+    network, tokenizer, shards = _parts(data_root)
+    scores = score(network, tokenizer, shards, config=CONFIG)
+    expected = evaluate(network, shards, tokenizer.bytes_per_token)
+    assert scores.validation_loss == expected.loss
+    assert scores.bits_per_byte == expected.bits_per_byte
+    assert (scores.num_tokens, scores.num_bytes) == (expected.num_targets, expected.num_bytes)
+    assert [sample.prompt for sample in scores.samples] == ["The baker", ""]
+
+
+def test_write_samples_continue_the_prompt_as_a_document(data_root):
+    network, tokenizer, _ = _parts(data_root)
+    greedy = CONFIG.model_copy(update={"temperature": 0.0, "prompts": ("The",)})
+    (sample,) = write_samples(network, tokenizer, config=greedy)
+    ids = [tokenizer.end_of_text_id, *tokenizer.encode("The")]
+    text = []
+    for _ in range(greedy.sample_tokens):
+        ids.append(int(network(torch.tensor([ids]))[0, -1].argmax()))
+        text.append(ids[-1])
+    assert sample.text == tokenizer.decode(text)
+
+
+def test_score_shards_of_another_tokenizer_are_refused(data_root):
+    network, tokenizer, _ = _parts(data_root)
+    small_shards(
+        data_root / "foreign", tokenizer, context_tokens=CONTEXT_TOKENS, fingerprint="f" * 64
+    )
+    foreign = ShardSet(data_root / "foreign", context_tokens=CONTEXT_TOKENS)
+    with pytest.raises(ConfigError, match="shards were made by another tokenizer") as caught:
+        score(network, tokenizer, foreign, config=CONFIG)
+    assert tokenizer.fingerprint in str(caught.value)
+
+
+def test_score_model_of_another_vocabulary_is_refused(data_root):
+    _, tokenizer, shards = _parts(data_root)
+    with pytest.raises(ConfigError, match="model was made for another tokenizer") as caught:
+        score(random_model(vocab_size=500), tokenizer, shards, config=CONFIG)
+    assert "a vocabulary of 500" in str(caught.value)
+
+
+def test_main_makes_the_artifact_once(data_root):
+    config_path = _write_config(data_root)
+    done = subprocess.run(
+        [sys.executable, "-m", "model.score", "--config", str(config_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    store = ArtifactStore(data_root)
+    manifest = store.verify(DERIVATION.artifact)
+    directory = store.path(DERIVATION.artifact)
+    scores = Scores.model_validate_json((directory / "scores.json").read_bytes())
+    assert manifest.facts["bits_per_byte"] == scores.bits_per_byte
+    assert manifest.counts == {"tokens": scores.num_tokens, "bytes": scores.num_bytes}
+    assert {entry.path: entry.role for entry in manifest.files} == {
+        "config.json": "log",
+        "scores.json": "content",
+    }
+    assert main(["--config", str(directory / "config.json")]) == 0
+    assert store.read_manifest(DERIVATION.artifact) == manifest
+
+
+def test_main_failure_is_reported_beside_the_config_and_mended_by_another_run(data_root):
+    config_path = _write_config(data_root, model="gone")
+    assert main(["--config", str(config_path)]) == 1
+    result = json.loads((config_path.parent / "result.json").read_bytes())
+    error = ErrorReport.model_validate(result["error"])
+    assert result["state"] == "failed"
+    assert error.type == "ArtifactError"
+    assert error.where == str(data_root / "gone" / "architecture.json")
+    assert main(["--config", str(_write_config(data_root))]) == 0
+    assert not (ArtifactStore(data_root).path(DERIVATION.artifact) / "result.json").exists()
+
+
+def test_main_unknown_setting_is_refused(data_root, caplog):
+    config_path = _write_config(data_root)
+    fields = json.loads(config_path.read_text()) | {"colour": "blue"}
+    config_path.write_text(json.dumps(fields))
+    assert main(["--config", str(config_path)]) == 1
+    assert "fields of ScoreRun" in caplog.text
+    assert "colour" in caplog.text

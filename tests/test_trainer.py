@@ -1,0 +1,317 @@
+"""The loop: what a step computes, what follows it, and going on after a stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model.config import MixturePart, ModelConfig, TrackingConfig
+from model.distributed import StopRequest, World
+from model.errors import ConfigError, TrainingError
+from model.gpt import GPT
+from model.optim import learning_rate
+from model.run_config import TrainRun
+from model.shards import ShardSet
+from model.tokenizer import Tokenizer
+from model.tracker import read_events
+from model.trainer import Trainer, TrainingInterruptedError
+from model.weights import load_model
+from tests.small_tokenizer import SENTENCES
+from tests.small_training import CONTEXT_TOKENS, make_data_root, small_run
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data_root(tmp_path_factory.mktemp("data"))
+
+
+def trainer_of(run: TrainRun, directory: Path) -> Trainer:
+    directory.mkdir(parents=True, exist_ok=True)
+    return Trainer(run, directory=directory, world=World(), stop=StopRequest())
+
+
+def losses(directory: Path) -> dict[int, float]:
+    events = read_events(directory / "events.jsonl")
+    return {event["step"]: event["train/loss"] for event in events if event["kind"] == "train"}
+
+
+def weights(directory: Path) -> bytes:
+    return (directory / "model" / "model.safetensors").read_bytes()
+
+
+def reference_losses(run: TrainRun) -> list[float]:
+    """The same training in plain PyTorch: whole batches, torch's AdamW, torch's cross-entropy."""
+    tokenizer = Tokenizer.load(run.path(run.tokenizer))
+    model = GPT(run.model.architecture(tokenizer.vocab_size))
+    model.init_weights(run.train.seed)
+    tables = [model.model.embed_tokens.weight]
+    norms = [item for item in model.parameters() if item.ndim == 1]
+    kept = {id(item) for item in tables + norms}
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [item for item in model.parameters() if id(item) not in kept]},
+            {"params": tables + norms, "weight_decay": 0.0},
+        ],
+        betas=(run.train.beta1, run.train.beta2),
+        eps=run.train.epsilon,
+        weight_decay=run.train.weight_decay,
+    )
+    shards = ShardSet(run.path("training"), context_tokens=CONTEXT_TOKENS)
+    order = np.argsort(np.random.Philox(key=run.train.seed << 64).random_raw(shards.num_rows))
+    found = []
+    for step in range(run.train.steps or 0):
+        ids = torch.from_numpy(shards.rows(order[4 * step : 4 * step + 4]).ids.astype(np.int64))
+        logits = model(ids[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), run.train.gradient_clip_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, run.train)
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(loss.item())
+    return found
+
+
+def test_fit_computes_what_plain_pytorch_computes(root: Path, tmp_path: Path):
+    run = small_run(root, train={"steps": 6, "micro_batch_rows": 3})
+    trainer_of(run, tmp_path).fit()
+    found = [loss for _, loss in sorted(losses(tmp_path).items())]
+    assert found == pytest.approx(reference_losses(run), rel=1e-5)
+    assert found[-1] < found[0]
+
+
+def test_fit_leaves_a_model_events_and_counts(root: Path, tmp_path: Path):
+    run = small_run(root, train={"steps": 7}, sample_prompts=("The cat",))
+    summary = trainer_of(run, tmp_path).fit()
+    kinds = [(event["kind"], event["step"]) for event in read_events(tmp_path / "events.jsonl")]
+    assert [item for item in kinds if item[0] != "train"] == [
+        ("start", 0),
+        ("checkpoint", 4),
+        ("validation", 5),
+        ("sample", 5),
+        ("checkpoint", 7),  # before the validation of the same step
+        ("validation", 7),
+        ("sample", 7),
+        ("end", 7),
+    ]
+    assert summary.counts == {"steps": 7, "tokens": 7 * 64, "targets": 7 * 64}
+    assert [item["step"] for item in summary.facts["checkpoints"]] == [4, 7]
+    assert (
+        summary.facts["checkpoints"][1]["metrics"]["validation/loss"]
+        == (summary.facts["validation_loss"])
+    )
+    assert (tmp_path / summary.facts["checkpoints"][0]["path"]).is_dir()
+    assert summary.facts["precision"] == "float32"
+    assert set(summary.metrics) == {
+        "train/loss",
+        "train/learning_rate",
+        "train/gradient_norm",
+        "train/tokens",
+        "perf/tokens_per_second",
+        "validation/loss",
+        "validation/bits_per_byte",
+    }
+    model = load_model(tmp_path / "model")
+    assert model.num_params() == summary.facts["num_params"]
+
+
+def test_fit_validates_with_the_loss_of_an_independent_sum(root: Path, tmp_path: Path):
+    run = small_run(root, train={"steps": 1})
+    summary = trainer_of(run, tmp_path).fit()
+    tokenizer = Tokenizer.load(root / "tokenizer")
+    ids = ShardSet(root / "validation", context_tokens=CONTEXT_TOKENS).rows(range(12)).ids
+    ids = torch.from_numpy(ids.astype(np.int64))
+    sizes = torch.from_numpy(tokenizer.bytes_per_token.astype(np.int64))[ids[:, 1:]]
+    with torch.no_grad():
+        logits = load_model(tmp_path / "model")(ids[:, :-1]).transpose(1, 2)
+        nll = F.cross_entropy(logits, ids[:, 1:], reduction="none") * (sizes > 0)
+    assert summary.metrics["validation/loss"] == pytest.approx(
+        (nll.sum() / (sizes > 0).sum()).item(), rel=1e-5
+    )
+    assert summary.metrics["validation/bits_per_byte"] == pytest.approx(
+        (nll.sum() / sizes.sum()).item() / math.log(2), rel=1e-5
+    )
+
+
+def test_fit_in_other_micro_batches_gives_the_same_losses(root: Path, tmp_path: Path):
+    for rows in (1, 4):
+        run = small_run(root, train={"steps": 4, "micro_batch_rows": rows})
+        trainer_of(run, tmp_path / str(rows)).fit()
+    assert losses(tmp_path / "1") == pytest.approx(losses(tmp_path / "4"), rel=1e-5)
+
+
+def stop_after(trainer: Trainer, step: int) -> None:
+    """Have the trainer's stop request come in during a step, as a signal does."""
+    take_step = trainer.step
+
+    def stepping(*args: Any) -> Any:
+        outcome = take_step(*args)
+        trainer.stop.is_set = outcome.step == step
+        return outcome
+
+    trainer.step = stepping
+
+
+@pytest.mark.parametrize("step", [3, 5])  # between everything; where a validation is due
+def test_fit_stopped_and_resumed_equals_fit_at_once(root: Path, tmp_path: Path, step: int):
+    run = small_run(root, train={"steps": 9}, sample_prompts=("The",))
+    trainer_of(run, tmp_path / "whole").fit()
+    stopped = trainer_of(run, tmp_path / "parts")
+    stop_after(stopped, step)
+    with pytest.raises(TrainingInterruptedError) as interruption:
+        stopped.fit()
+    assert interruption.value.step == step
+    summary = trainer_of(run, tmp_path / "parts").fit()
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert list(losses(tmp_path / "parts")) == list(range(1, 10))
+    validations = [
+        {
+            event["step"]: event["validation/loss"]
+            for event in read_events(tmp_path / name / "events.jsonl")
+            if event["kind"] == "validation"
+        }
+        for name in ("whole", "parts")
+    ]
+    assert validations[0] == validations[1]
+    assert list(validations[1]) == [5, 9]
+    assert summary.facts["best_validation_loss"] == min(validations[0].values())
+
+
+def test_fit_past_a_damaged_newest_checkpoint_ends_the_same(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    run = small_run(root, train={"steps": 9})
+    trainer_of(run, tmp_path / "whole").fit()
+    stopped = trainer_of(run, tmp_path / "parts")
+    stop_after(stopped, 6)
+    with pytest.raises(TrainingInterruptedError):
+        stopped.fit()
+    (tmp_path / "parts/checkpoints/step-00000006/state.json").write_text("{}")
+    with caplog.at_level(logging.WARNING):
+        trainer_of(run, tmp_path / "parts").fit()
+    assert "step-00000006 is damaged" in caplog.text
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_fit_with_a_finished_last_step_only_finishes(root: Path, tmp_path: Path):
+    run = small_run(root, train={"steps": 4})
+    trainer_of(run, tmp_path).fit()
+    expected = weights(tmp_path)
+    (tmp_path / "model" / "model.safetensors").unlink()
+    summary = trainer_of(run, tmp_path).fit()
+    assert weights(tmp_path) == expected
+    assert summary.counts["steps"] == 4
+
+
+def test_fit_of_spoilt_weights_stops_before_the_update_naming_step_and_rows(
+    root: Path, tmp_path: Path
+):
+    trainer = trainer_of(small_run(root, train={"steps": 9}), tmp_path)
+    take_step = trainer.step
+    before: dict[str, torch.Tensor] = {}
+
+    def spoiling(batch: Any) -> Any:
+        if trainer.loop.step == 5:
+            with torch.no_grad():
+                trainer.model.model.norm.weight.fill_(float("inf"))
+            before.update({k: v.clone() for k, v in trainer.model.state_dict().items()})
+        return take_step(batch)
+
+    trainer.step = spoiling
+    with pytest.raises(TrainingError, match="not finite") as error:
+        trainer.fit()
+    assert "step 6, rows " in str(error.value.where)
+    assert "of mixture part 0" in str(error.value.where)
+    assert all(
+        torch.equal(trainer.model.state_dict()[name], value) for name, value in before.items()
+    )
+    assert trainer.checkpoints.steps() == [4]
+
+
+def test_fit_from_given_weights_starts_with_them(root: Path, tmp_path: Path):
+    trainer_of(small_run(root, train={"steps": 8}), tmp_path / "base").fit()
+    run = small_run(root, train={"steps": 1}, init_from=str(tmp_path / "base" / "model"))
+    trainer_of(run, tmp_path / "tuned").fit()
+    assert losses(tmp_path / "tuned")[1] < losses(tmp_path / "base")[1] - 0.5
+
+
+def test_trainer_from_weights_of_another_size_is_refused(root: Path, tmp_path: Path):
+    trainer_of(small_run(root, train={"steps": 1}), tmp_path / "base").fit()
+    run = small_run(root, train={"steps": 1}, init_from=str(tmp_path / "base" / "model"))
+    run = run.model_copy(update={"model": ModelConfig(size="10m", context_tokens=CONTEXT_TOKENS)})
+    with pytest.raises(ConfigError, match="another architecture") as error:
+        trainer_of(run, tmp_path / "tuned")
+    assert "width=320" in str(error.value.expected)
+    assert "width=128" in str(error.value.found)
+
+
+def test_trainer_with_another_tokenizer_is_refused(root: Path, tmp_path: Path):
+    from tasks.config import TokenizerConfig
+    from tasks.tokens.bpe import train_bpe
+
+    config = TokenizerConfig(vocab_size=300)
+    train_bpe(iter(SENTENCES), config=config, destination=tmp_path / "tokenizer")
+    run = small_run(root, train={"steps": 1}, tokenizer=str(tmp_path / "tokenizer"))
+    with pytest.raises(ConfigError, match="another tokenizer") as error:
+        trainer_of(run, tmp_path)
+    assert Tokenizer.load(root / "tokenizer").fingerprint in str(error.value)
+
+
+def test_trainer_with_a_horizon_in_tokens_is_refused(root: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="horizon in steps"):
+        trainer_of(small_run(root, train={"tokens": 6400}), tmp_path)
+
+
+def test_trainer_with_more_rows_than_processes_share_is_refused(root: Path, tmp_path: Path):
+    run = small_run(root, train={"steps": 1})
+    with pytest.raises(ConfigError, match="evenly over the processes"):
+        Trainer(run, directory=tmp_path, world=World(size=3), stop=StopRequest())
+
+
+def test_trainer_of_two_shard_sets_reads_both(root: Path, tmp_path: Path):
+    mixture = (MixturePart(shards="training", weight=3.0), MixturePart(shards="validation"))
+    trainer = trainer_of(small_run(root, train={"steps": 2}, mixture=mixture), tmp_path)
+    trainer.fit()
+    assert trainer.loop.loader.part_rows == (6, 2)
+
+
+def test_fit_with_a_dead_mlflow_goes_on(
+    root: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    dead = TrackingConfig(uri="http://127.0.0.1:9", run_id="0" * 32)
+    summary = trainer_of(small_run(root, train={"steps": 2}, tracking=dead), tmp_path).fit()
+    assert summary.counts["steps"] == 2
+    assert "does not take metrics" in caplog.text
+
+
+def test_step_on_a_batch_without_targets_is_refused(root: Path, tmp_path: Path):
+    trainer = trainer_of(small_run(root, train={"steps": 2}), tmp_path)
+    batch = trainer.reader.read(trainer.loop.loader)
+    masked = dataclasses.replace(batch, mask=torch.zeros_like(batch.mask), num_targets=0)
+    with pytest.raises(TrainingError, match="no token to learn from") as error:
+        trainer.step(masked)
+    assert "step 1, rows" in str(error.value.where)
