@@ -39,7 +39,9 @@ def prepare_corpus(pipeline: Pipeline, config: PrepareConfig) -> Corpus:
     validation = pipeline.add(
         select_validation,
         "validation",
-        config=SelectValidation(validation=config.validation, seed=config.data.seed),
+        config=SelectValidation(
+            validation=config.validation, language=config.filter.language, seed=config.data.seed
+        ),
         inputs={"raw": raw[: config.validation.num_files]},
     )
     parts = [

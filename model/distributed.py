@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -116,7 +116,7 @@ class World:
             timeout=COLLECTIVE_TIMEOUT,
         )
         yield
-        dist.barrier()
+        self.sum(0)  # nobody leaves while others still talk
         dist.destroy_process_group()
 
     def wrap(self, module: nn.Module) -> nn.Module:
@@ -160,7 +160,7 @@ class StopRequest:
         self.is_set = False
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> StopRequest:
         return self
 
     def listen(self) -> None:

@@ -58,9 +58,7 @@ def read_events(path: Path) -> list[Event]:
         event = _parse(line, where=f"{path}:{number}")
         if event["kind"] in ("start", "resume"):
             held = {key: value for key, value in held.items() if key[1] <= event["step"]}
-        key = (event["kind"], event["step"])
-        held.pop(key, None)
-        held[key] = event
+        held[event["kind"], event["step"]] = event
     return list(held.values())
 
 

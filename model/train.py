@@ -3,9 +3,9 @@
     python -m model.train --config <path>
     python -m torch.distributed.run --standalone --nproc-per-node=N -m model.train --config <path>
 
-The config is a ``TrainRun``. If its artifact is there, all ranks leave. Run again after a kill or a
-signal, training goes on from its newest checkpoint. Exit status: 0 complete, 75 interrupted, else
-failed (torchrun turns all but 0 into 1); ``result.json`` beside the config says more.
+The config is a ``TrainRun``. Run again after a kill or a signal, training goes on from its newest
+checkpoint. Exit status: 0 complete, 75 interrupted, else failed (torchrun turns all but 0 into 1);
+``result.json`` beside the config says more.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from model.child_runs import CONFIG_NAME, parse_config_path
 from model.distributed import StopRequest, World, die_with_parent
 from model.run_config import EXIT_INTERRUPTED, RESULT_NAME, ErrorReport, TrainResult, TrainRun
 from model.store import ArtifactStore, Work
-from model.tracker import EVENTS_NAME
-from model.trainer import CHECKPOINTS_DIRECTORY, Summary, Trainer, TrainingInterruptedError
+from model.trainer import TRAINER_LOGS, TrainingInterruptedError, train
 
-LOGS = {EVENTS_NAME, RESULT_NAME, CHECKPOINTS_DIRECTORY, CONFIG_NAME}
+LOGS = {*TRAINER_LOGS, CONFIG_NAME, RESULT_NAME}
 
 
 @record
@@ -31,8 +30,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Train as a config file says, and leave a ``result.json`` beside it."""
     path = parse_config_path(arguments, description=__doc__)
     world = World.from_environment()
-    level = logging.INFO if world.is_main else logging.WARNING
-    logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s [{world.rank}] %(message)s")
+    logging.basicConfig(
+        level=logging.INFO if world.is_main else logging.WARNING,
+        format=f"%(asctime)s %(levelname)s [{world.rank}] %(message)s",
+    )
     if world.is_main:
         (path.parent / RESULT_NAME).unlink(missing_ok=True)  # of an earlier attempt
     result = TrainResult(state="failed")
@@ -48,9 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
             if world.is_main and path.parent.is_dir():  # a work directory has moved by now
                 result.write(path.parent)
     if world.is_main and result.state == "interrupted":
-        sys.exit(
-            EXIT_INTERRUPTED
-        )  # the others leave with 0: torchrun kills after the first failure
+        sys.exit(EXIT_INTERRUPTED)  # others leave with 0: torchrun kills after the first failure
 
 
 def make(run: TrainRun, world: World, stop: StopRequest) -> TrainResult:
@@ -61,27 +60,20 @@ def make(run: TrainRun, world: World, stop: StopRequest) -> TrainResult:
     artifact = run.derivation.artifact
     if not world.is_main:
         if world.await_decision() == "train":
-            _train(run, store.work_path(artifact), world, stop)
+            train(run, directory=store.work_path(artifact), world=world, stop=stop)
         return TrainResult(state="complete", artifact=artifact)
 
     def body(work: Work) -> None:
         work.logs |= LOGS
         work.mlflow_run_id = run.tracking.run_id
         world.announce("train")
-        summary = _train(run, work.path, world, stop)
-        work.counts |= summary.counts
-        work.facts |= summary.facts
+        summary = train(run, directory=work.path, world=world, stop=stop)
+        work.counts, work.facts = summary.counts, summary.facts
         TrainResult.complete(artifact, work.counts, work.facts).write(work.path)
 
     manifest = store.build(run.derivation, body, resume=True)
     world.announce("leave")  # heard only where the body did not run
     return TrainResult.complete(artifact, manifest.counts, manifest.facts)
-
-
-def _train(run: TrainRun, directory: Path, world: World, stop: StopRequest) -> Summary:
-    stop.listen()
-    with world.process_group():
-        return Trainer(run, directory=directory, world=world, stop=stop).fit()
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 MODEL_DIRECTORY = "model"
 CHECKPOINTS_DIRECTORY = "checkpoints"
+TRAINER_LOGS = {EVENTS_NAME, CHECKPOINTS_DIRECTORY}  # written beside the model, and not content
 SAMPLE_TOKENS = 64
 SAMPLE_TEMPERATURE = 0.8
 SAMPLE_TOP_K = 50
@@ -91,6 +92,16 @@ class RowLoss(nn.Module):
     def forward(self, ids: Int[Tensor, "B T1"], mask: Bool[Tensor, "B T1"]) -> Float[Tensor, ""]:
         """Return the summed negative log-likelihood of the marked tokens."""
         return next_token_loss(self.model, ids, mask)
+
+
+def train(run: TrainRun, *, directory: Path, world: World, stop: StopRequest) -> Summary:
+    """Connect this process with the others, train, and take the connection down.
+
+    Args and errors are those of ``Trainer`` and its ``fit``.
+    """
+    stop.listen()
+    with world.process_group():
+        return Trainer(run, directory=directory, world=world, stop=stop).fit()
 
 
 class Trainer:

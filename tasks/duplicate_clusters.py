@@ -18,9 +18,10 @@ def build(work: Work, config: DedupConfig, share: Share) -> None:
         work.input("validation") / "validation.parquet",
         config=config,
         destination=work.path,
-        limits=Limits(share.memory_bytes, share.threads),
+        limits=Limits(share.memory_bytes, share.threads, work.path),
     )
-    work.counts = counts.as_dict()
+    work.counts = {"num_in": counts.num_in, "num_kept": counts.num_kept, **counts.num_removed}
+    work.facts = {"num_clusters": counts.num_clusters}
 
 
 duplicate_clusters = Stage("duplicate_clusters", version=STEP_VERSION, build=build, scope="corpus")

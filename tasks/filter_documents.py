@@ -20,10 +20,14 @@ def build(work: Work, config: FilterConfig, share: Share) -> None:
         file=raw.facts["file"],
         config=config,
         destination=work.path,
-        limits=Limits(share.memory_bytes, share.threads),
+        limits=Limits(share.memory_bytes, share.threads, work.path),
     )
-    work.counts = counts.as_dict()
-    work.facts = {"file": raw.facts["file"]}
+    work.counts = {"num_in": counts.num_in, "num_kept": counts.num_kept, **counts.num_dropped}
+    work.facts = {
+        "file": raw.facts["file"],
+        "num_language_unknown": counts.num_language_unknown,
+        "text_bytes": counts.text_bytes,
+    }
 
 
 filter_documents = Stage("filter_documents", version=STEP_VERSION, build=build)

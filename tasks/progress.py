@@ -67,7 +67,9 @@ class TrainingProgress:
     def __enter__(self) -> TrainingProgress:
         """Open the displays."""
         if TaskRunContext.get():
-            self.artifact = create_progress_artifact(0.0, description="training steps done")
+            artifact = create_progress_artifact(0.0, description="training steps done")
+            assert isinstance(artifact, UUID)  # in a sync context
+            self.artifact = artifact
         if sys.stderr.isatty():
             columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
             self.bar = Progress(*columns, console=Console(stderr=True), transient=True)

@@ -5,6 +5,8 @@ Chosen from raw rows, before any filter, so that filters and deduplication leave
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from model.config import Config
 from model.store import Work
 from tasks.config import ValidationConfig
@@ -20,6 +22,7 @@ class SelectValidation(Config):
     """How many documents, and which."""
 
     validation: ValidationConfig
+    language: str
     seed: int
 
 
@@ -32,11 +35,12 @@ def build(work: Work, config: SelectValidation, share: Share) -> None:
     counts = select(
         raws,
         config=config.validation,
+        language=config.language,
         seed=config.seed,
         destination=work.path,
-        limits=Limits(share.memory_bytes, share.threads),
+        limits=Limits(share.memory_bytes, share.threads, work.path),
     )
-    work.counts = counts.as_dict()
+    work.counts = asdict(counts)
 
 
 select_validation = Stage("select_validation", version=STEP_VERSION, build=build, scope="corpus")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from model.config import Config
 from model.store import Work
 from tasks.corpus.duck import Limits
@@ -20,9 +22,9 @@ def build(work: Work, config: Signatures, share: Share) -> None:  # noqa: ARG001
     counts = write_signatures(
         work.input("part") / "part.parquet",
         destination=work.path,
-        limits=Limits(share.memory_bytes, share.threads),
+        limits=Limits(share.memory_bytes, share.threads, work.path),
     )
-    work.counts = counts.as_dict()
+    work.counts = asdict(counts)
 
 
 signatures = Stage("signatures", version=STEP_VERSION, build=build)

@@ -101,8 +101,7 @@ class TrackedPipeline:
 
     def record_table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
         """Keep rows of equal columns as a table, ``name`` ending in ``.json``."""
-        columns = {column: [row[column] for row in rows] for column in rows[0]}
-        self.attempt(name, lambda runs, run_id: runs.client.log_table(run_id, columns, name))
+        self.attempt(name, lambda runs, run_id: runs.log_table(run_id, rows, name))
 
     def record_bytes(self, content: bytes, name: str) -> None:
         """Keep a file, such as a picture."""
@@ -188,7 +187,14 @@ def pipeline_run(
     """
     tracked = TrackedPipeline(tracking_uri())
     plain = config.model_dump(mode="json")
-    given = {"llm.flow": flow, "data.preset": plain.get("preset"), "git.commit": git_commit()}
+    commit = git_commit()
+    given = {
+        "llm.flow": flow,
+        "data.preset": plain.get("preset"),
+        "git.commit": commit,
+        "mlflow.source.git.commit": commit,  # where MLflow's own pages look for it
+        "mlflow.source.name": flow,
+    }
     every = {key: str(value) for key, value in (given | prefect_tags()).items() if value}
     tracked._open(
         experiment=experiment, name=name, params=flatten(plain), tags={**every, **(tags or {})}

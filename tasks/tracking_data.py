@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from model.artifact import Manifest
-from tasks.tracking_store import DataSet
+from tasks.tracking_store import Context, DataSet
 
 
 def data_tags(manifests: Iterable[Manifest]) -> dict[str, str]:
@@ -37,9 +36,9 @@ def data_sets(manifests: Iterable[Manifest]) -> list[DataSet]:
         if manifest.artifact.stage == "download":
             raw.append(manifest)
         elif manifest.artifact.stage == "select_validation":
-            found.append(replace(_data_set(manifest), context="validation"))
+            found.append(_data_set(manifest, "validation"))
         elif manifest.artifact.stage == "write_shards" and manifest.artifact.name == "training":
-            found.append(_data_set(manifest))
+            found.append(_data_set(manifest, "training"))
     return [*([_source(raw)] if raw else []), *found]
 
 
@@ -79,11 +78,11 @@ def _source(raw: Sequence[Manifest]) -> DataSet:
     )
 
 
-def _data_set(manifest: Manifest) -> DataSet:
+def _data_set(manifest: Manifest, context: Context) -> DataSet:
     return DataSet(
         name=f"{manifest.artifact.stage}/{manifest.artifact.name}",
         digest=manifest.content_digest,
-        context="training",
+        context=context,
         uri=manifest.artifact.relative_path,
         profile=manifest.counts,
     )

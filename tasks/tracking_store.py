@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import psutil
 from mlflow import MlflowClient
 from mlflow.entities import (
     Dataset,
@@ -40,6 +41,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.telemetry import set_telemetry_client
 from mlflow.utils.mlflow_tags import (
     MLFLOW_DATASET_CONTEXT,
+    MLFLOW_LOGGED_ARTIFACTS,
     MLFLOW_MODEL_IS_EXTERNAL,
     MLFLOW_PARENT_RUN_ID,
     MLFLOW_USER,
@@ -67,6 +69,7 @@ KEY_TAG = "llm.artifact_key"
 # What an unreachable, full, or refusing store raises.
 STORE_ERRORS = (MlflowException, OSError, SQLAlchemyError, sqlite3.Error)
 
+Context = Literal["source", "training", "validation"]
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 
@@ -112,7 +115,7 @@ class DataSet:
 
     name: str
     digest: str
-    context: Literal["source", "training", "validation"]
+    context: Context
     uri: str
     profile: Mapping[str, int] = field(default_factory=dict)
 
@@ -182,7 +185,7 @@ class RunStore:
             start_seconds: Unix time at which it began, if not now.
         """
         parent = {MLFLOW_PARENT_RUN_ID: parent_run_id} if parent_run_id else {}
-        user = {MLFLOW_USER: os.environ.get("USER", "unknown")}
+        user = {MLFLOW_USER: psutil.Process().username()}
         run = self.client.create_run(
             self.experiment_id,
             start_time=_milliseconds(start_seconds),
@@ -247,6 +250,16 @@ class RunStore:
         histories = (self.client.get_metric_history(run_id, key) for key in keys)
         return [point for history in histories for point in history if point.step == step]
 
+    def last_points(self, run_id: str) -> list[Metric]:
+        """Return the newest point of every metric of a run, the machine's load left out."""
+        keys = self.client.get_run(run_id).data.metrics.keys()
+        histories = (
+            self.client.get_metric_history(run_id, key)
+            for key in keys
+            if not key.startswith("system/")
+        )
+        return [max(history, key=lambda point: point.step) for history in histories]
+
     def models_of(self, run_id: str) -> dict[str, LoggedModel]:
         """Return the finished models of a run, by name."""
         made_by_run = f"source_run_id = '{run_id}'"
@@ -291,6 +304,20 @@ class RunStore:
         linked = {item.model_id for item in outputs.model_outputs} if outputs else set()
         if model.model_id not in linked:  # a second time is an error to MLflow
             self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+
+    def log_table(self, run_id: str, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+        """Log rows of equal columns as a file that MLflow shows as a table.
+
+        The client's own ``log_table`` would do, but for a warning of pandas at every call.
+        """
+        columns = list(rows[0])
+        table = {"columns": columns, "data": [[row[key] for key in columns] for row in rows]}
+        self.client.log_dict(run_id, table, name)
+        tags = self.client.get_run(run_id).data.tags
+        files = json.loads(tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+        entry = {"path": name, "type": "table"}
+        if entry not in files:
+            self.client.set_tag(run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*files, entry]))
 
     def log_data_sets(self, run_id: str, data_sets: Sequence[DataSet]) -> None:
         """Log what went into a run; what is there already is not added again."""

@@ -156,6 +156,6 @@ def circumstances(events: Iterable[Event]) -> dict[str, str]:
     tags: dict[str, str] = {}
     for event in events:
         if event["kind"] in ("start", "resume"):
-            plain = event.keys() - {"time", "kind"}
+            plain = event.keys() - {"time", "kind", "step"}
             tags = {f"training.{key}": str(event[key]) for key in plain if "/" not in key}
     return tags

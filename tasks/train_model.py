@@ -22,7 +22,7 @@ from model.store import Work
 from tasks.child import Child
 from tasks.progress import TrainingProgress
 from tasks.stage import Share, Stage
-from tasks.tracking import training_run
+from tasks.tracking_training import training_run
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,6 @@ class TrainModel(Config):
     train: TrainConfig
     sample_prompts: Annotated[tuple[str, ...], RUNTIME_ONLY] = ()
     tracking_parent: Annotated[str | None, RUNTIME_ONLY] = None
-    experiment: Annotated[str | None, RUNTIME_ONLY] = None
 
 
 def build(work: Work, config: TrainModel, share: Share) -> None:  # noqa: ARG001
@@ -62,9 +61,7 @@ def _run_config(work: Work, config: TrainModel) -> TrainRun:
             MixturePart(shards=item.relative_path) for item in work.derivation.inputs["training"]
         ),
         validation=validation.relative_path,
-        tracking=training_run(
-            work.derivation, parent_run_id=config.tracking_parent, experiment=config.experiment
-        ),
+        tracking=training_run(work.derivation, parent_run_id=config.tracking_parent),
         sample_prompts=config.sample_prompts,
     )
 

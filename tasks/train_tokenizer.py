@@ -31,7 +31,7 @@ def build(work: Work, config: TrainTokenizer, share: Share) -> None:
         sample_bytes=config.tokenizer.sample_bytes,
         max_document_bytes=config.tokenizer.max_document_bytes,
         seed=config.seed,
-        limits=Limits(share.memory_bytes, share.threads),
+        limits=Limits(share.memory_bytes, share.threads, work.path),
     )
     counts = train_bpe(texts, config=config.tokenizer, destination=work.path)
     work.counts = {"num_docs": counts.num_docs, "num_bytes": counts.num_bytes}

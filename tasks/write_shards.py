@@ -10,6 +10,7 @@ from tasks.config import ShardsConfig
 from tasks.stage import Share, Stage
 from tasks.tokenise import Split
 from tasks.tokens.packing import write_shards as write
+from tasks.tokens.shuffle import ALGORITHM
 
 STEP_VERSION = 1
 
@@ -41,4 +42,10 @@ def build(work: Work, config: WriteShards, share: Share) -> None:  # noqa: ARG00
     work.counts = numbers
 
 
-write_shards = Stage("write_shards", version=STEP_VERSION, build=build, scope="corpus")
+write_shards = Stage(
+    "write_shards",
+    version=STEP_VERSION,
+    build=build,
+    scope="corpus",
+    algorithms={"shuffle": ALGORITHM},
+)

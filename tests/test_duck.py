@@ -12,7 +12,7 @@ import pytest
 from model.errors import ConfigError, DiskSpaceError, SourceError
 from tasks.corpus.duck import (
     SQL_DIRECTORY,
-    DuckSettings,
+    Limits,
     connect,
     fetch_one,
     parquet_path,
@@ -25,10 +25,8 @@ MEGABYTE = 1_000_000
 
 
 @pytest.fixture
-def duck(tmp_path):
-    return DuckSettings(
-        memory_bytes=500 * MEGABYTE, threads=2, spill_directory=tmp_path / "it's spill"
-    )
+def limits(tmp_path):
+    return Limits(memory_bytes=500 * MEGABYTE, threads=2, spill_directory=tmp_path / "it's spill")
 
 
 def write_texts(path: Path, texts: list[str]) -> Path:
@@ -42,8 +40,8 @@ def read_texts(connection, path: Path) -> list[str]:
     return [text for (text,) in connection.execute(query, {"path": parquet_path(path)}).fetchall()]
 
 
-def test_connect_settings_given_are_applied(duck):
-    with duck.connect() as connection:
+def test_connect_settings_given_are_applied(limits):
+    with limits.connect() as connection:
         names = ("threads", "preserve_insertion_order", "autoinstall_known_extensions")
         found = [fetch_one(connection, f"SELECT current_setting('{name}')")[0] for name in names]
         (limit,) = fetch_one(connection, "SELECT current_setting('memory_limit')")
@@ -76,10 +74,10 @@ def test_connect_spilling_fills_disk_raises_disk_space_error(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
-def test_write_parquet_full_device_raises_disk_space_error(duck):
+def test_write_parquet_full_device_raises_disk_space_error(limits):
     with (
         pytest.raises(DiskSpaceError, match=r"(?s)the disk is full.*/dev/full"),
-        duck.connect() as connection,
+        limits.connect() as connection,
     ):
         write_parquet(connection, "SELECT 1 AS x", values={}, destination=Path("/dev/full"))
 
@@ -96,18 +94,18 @@ def test_connect_work_beyond_memory_raises_config_error_naming_setting(tmp_path)
     "name",
     ['it\'s "quoted".parquet', "raw[1].parquet", "raw*.parquet", "raw?.parquet", "a ~ b.parquet"],
 )
-def test_parquet_path_odd_name_beside_names_it_would_match_reads_itself(duck, tmp_path, name):
+def test_parquet_path_odd_name_beside_names_it_would_match_reads_itself(limits, tmp_path, name):
     for decoy in ("raw1.parquet", "raw2.parquet", "rawx.parquet"):
         write_texts(tmp_path / decoy, [decoy])
     path = write_texts(tmp_path / name, [name])
-    with duck.connect() as connection:
+    with limits.connect() as connection:
         assert read_texts(connection, path) == [name]
 
 
-def test_write_parquet_odd_destination_and_values_are_bound_and_round_trip(duck, tmp_path):
+def test_write_parquet_odd_destination_and_values_are_bound_and_round_trip(limits, tmp_path):
     destination = tmp_path / "it's $x; DROP.parquet"
     text = 'O\'Brien "said"; $destination'
-    with duck.connect() as connection:
+    with limits.connect() as connection:
         num_rows = write_parquet(
             connection, "SELECT $text AS text", values={"text": text}, destination=destination
         )
@@ -138,12 +136,12 @@ def test_write_parquet_one_or_two_threads_give_the_same_bytes(tmp_path):
     assert pq.read_metadata(files[0]).row_group(0).num_rows == 4096
 
 
-def test_reading_cut_file_raises_source_error_naming_it(duck, tmp_path):
+def test_reading_cut_file_raises_source_error_naming_it(limits, tmp_path):
     path = write_texts(tmp_path / "cut's.parquet", ["a", "b"])
     path.write_bytes(path.read_bytes()[:-20])
     other = write_texts(tmp_path / "fine.parquet", ["c"])
     with (
-        duck.connect() as connection,
+        limits.connect() as connection,
         pytest.raises(SourceError, match="cannot be read") as caught,
         reading(other, path),
     ):
@@ -151,45 +149,45 @@ def test_reading_cut_file_raises_source_error_naming_it(duck, tmp_path):
     assert caught.value.where == str(path)
 
 
-def test_reading_missing_file_raises_source_error_naming_it(duck, tmp_path):
+def test_reading_missing_file_raises_source_error_naming_it(limits, tmp_path):
     path = tmp_path / "absent.parquet"
     with (
-        duck.connect() as connection,
+        limits.connect() as connection,
         pytest.raises(SourceError, match=r"absent\.parquet"),
         reading(path),
     ):
         read_texts(connection, path)
 
 
-def test_reading_damaged_page_raises_source_error(duck, tmp_path):
+def test_reading_damaged_page_raises_source_error(limits, tmp_path):
     path = write_texts(tmp_path / "damaged.parquet", ["abc" * 100, "def" * 100])
     damaged = bytearray(path.read_bytes())
     damaged[4:24] = b"\xff" * 20
     path.write_bytes(damaged)
     with (
-        duck.connect() as connection,
+        limits.connect() as connection,
         pytest.raises(SourceError, match=r"damaged\.parquet"),
         reading(path),
     ):
         read_texts(connection, path)
 
 
-def test_reading_text_that_is_not_utf8_raises_source_error(duck, tmp_path):
+def test_reading_text_that_is_not_utf8_raises_source_error(limits, tmp_path):
     path = tmp_path / "latin1.parquet"
     raw = pa.array([b"caf\xe9"])
     pq.write_table(pa.table({"text": pa.Array.from_buffers(pa.string(), 1, raw.buffers())}), path)
     with (
-        duck.connect() as connection,
+        limits.connect() as connection,
         pytest.raises(SourceError, match=r"(?s)not valid UTF8.*latin1"),
         reading(path),
     ):
         read_texts(connection, path)
 
 
-def test_reading_mistake_in_statement_is_not_blamed_on_the_file(duck, tmp_path):
+def test_reading_mistake_in_statement_is_not_blamed_on_the_file(limits, tmp_path):
     path = write_texts(tmp_path / "fine.parquet", ["a"])
     with (
-        duck.connect() as connection,
+        limits.connect() as connection,
         pytest.raises(Exception, match="nonsense") as caught,
         reading(path),
     ):
@@ -208,9 +206,9 @@ def python_key(text: str) -> uuid.UUID:
     return uuid.UUID(bytes=digest[::-1])  # DuckDB reads the digest as a little-endian number
 
 
-def test_exact_key_text_is_md5_for_ever(duck):
+def test_exact_key_text_is_md5_for_ever(limits):
     texts = ["", "a", "The quick brown fox", "naïve 日本 \n"]
-    with duck.connect() as connection:
+    with limits.connect() as connection:
         for text in texts:
             found = fetch_one(connection, "SELECT exact_key($text)", {"text": text})[0]
             assert found == python_key(text)
@@ -230,25 +228,25 @@ def test_exact_key_text_is_md5_for_ever(duck):
         ("?! ...", ""),
     ],
 )
-def test_normalised_example_gives(duck, text, normalised):
-    with duck.connect() as connection:
+def test_normalised_example_gives(limits, text, normalised):
+    with limits.connect() as connection:
         found = fetch_one(
             connection, "SELECT normalised($text), normalised_key($text)", {"text": text}
         )
     assert found == (normalised, python_key(normalised or text))
 
 
-def test_normalised_ascii_keeps_exactly_the_word_characters(duck):
+def test_normalised_ascii_keeps_exactly_the_word_characters(limits):
     ascii_text = "".join(map(chr, range(1, 128)))
     expected = "".join(c for c in ascii_text if c.isalnum() or c == "_").lower()
     expected = expected.replace("_", "")
-    with duck.connect() as connection:
+    with limits.connect() as connection:
         (found,) = fetch_one(connection, "SELECT normalised($text)", {"text": ascii_text})
     assert found.replace("_", "") == expected
     assert "_" in found
 
 
-def test_normalised_listed_characters_are_never_letters_or_digits(duck):
-    with duck.connect() as connection:
+def test_normalised_listed_characters_are_never_letters_or_digits(limits):
+    with limits.connect() as connection:
         (removed,) = fetch_one(connection, "SELECT getvariable('not_word_characters')")
     assert [c for c in removed if unicodedata.category(c)[0] in "LN"] == []

@@ -13,7 +13,7 @@ import pytest
 
 from model.errors import CorpusError, SourceError
 from tasks.config import DedupConfig
-from tasks.corpus.duck import DuckSettings
+from tasks.corpus.duck import Limits
 from tasks.corpus.exact_duplicates import KINDS, cluster_duplicates, write_signatures
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 
@@ -23,8 +23,8 @@ PART_SCHEMA = FINEWEB_SCHEMA.append(pa.field("file", pa.string())).append(
 
 
 @pytest.fixture
-def duck(tmp_path):
-    return DuckSettings(memory_bytes=500_000_000, threads=2, spill_directory=tmp_path / "spill")
+def limits(tmp_path):
+    return Limits(memory_bytes=500_000_000, threads=2, spill_directory=tmp_path / "spill")
 
 
 def document(text, *, file="a", row=0, language_score=0.9, date="2020", **more):
@@ -39,27 +39,27 @@ def write_part(path: Path, documents: list[dict]) -> Path:
     return path
 
 
-def sign(folder: Path, documents: list[dict], duck) -> list[Path]:
+def sign(folder: Path, documents: list[dict], limits) -> list[Path]:
     """Return one signatures file per value of ``file``."""
     signatures = []
     for file in sorted({row["file"] for row in documents}):
         rows = [row for row in documents if row["file"] == file]
         part = write_part(folder / file / "part.parquet", rows)
-        write_signatures(part, destination=part.parent, duck=duck)
+        write_signatures(part, destination=part.parent, limits=limits)
         signatures.append(part.parent / "signatures.parquet")
     return signatures
 
 
-def cluster(tmp_path, documents, duck, *, validation=(), config=None):
-    signatures = sign(tmp_path, documents, duck)
+def cluster(tmp_path, documents, limits, *, validation=(), config=None):
+    signatures = sign(tmp_path, documents, limits)
     held_out = write_part(tmp_path / "validation.parquet", list(validation))
-    return decide(tmp_path, signatures, held_out, duck, config=config)
+    return decide(tmp_path, signatures, held_out, limits, config=config)
 
 
-def decide(destination, signatures, held_out, duck, *, config=None):
+def decide(destination, signatures, held_out, limits, *, config=None):
     config = config or DedupConfig(max_removed_frac=1.0)
     counts = cluster_duplicates(
-        signatures, held_out, config=config, destination=destination, duck=duck
+        signatures, held_out, config=config, destination=destination, limits=limits
     )
     removed = pq.read_table(destination / "removed.parquet").to_pylist()
     clusters = pq.read_table(destination / "clusters.parquet").to_pylist()
@@ -70,11 +70,11 @@ def short(removed: list[dict]) -> list[tuple]:
     return [(r["id"], r["kept_id"], r["kind"], r["jaccard"]) for r in removed]
 
 
-def test_write_signatures_document_holds_documented_columns(tmp_path, duck):
+def test_write_signatures_document_holds_documented_columns(tmp_path, limits):
     part = write_part(
         tmp_path / "part.parquet", [document("Hello, World", row=4), document("é", row=9)]
     )
-    counts = write_signatures(part, destination=tmp_path, duck=duck)
+    counts = write_signatures(part, destination=tmp_path, limits=limits)
     table = pq.read_table(tmp_path / "signatures.parquet")
     names = "file row id exact_key normalised_key num_chars language_score date"
     assert table.schema.names == names.split()
@@ -85,14 +85,14 @@ def test_write_signatures_document_holds_documented_columns(tmp_path, duck):
     assert (counts.num_documents, counts.num_chars) == (2, 13)
 
 
-def test_cluster_duplicates_copies_keep_the_best_and_say_how_they_match(tmp_path, duck):
+def test_cluster_duplicates_copies_keep_the_best_and_say_how_they_match(tmp_path, limits):
     documents = [
         document("The cat sat.", row=0, language_score=0.8),
         document("The cat sat.", row=1, language_score=0.9),
         document("the CAT  sat!", row=2, language_score=0.7),
         document("Another text", row=3),
     ]
-    counts, removed, clusters = cluster(tmp_path, documents, duck)
+    counts, removed, clusters = cluster(tmp_path, documents, limits)
     assert short(removed) == [("a/0", "a/1", "exact", 1.0), ("a/2", "a/1", "normalised", None)]
     assert removed[0] == {
         **{"file": "a", "row": 0, "id": "a/0", "kept_file": "a", "kept_row": 1, "kept_id": "a/1"},
@@ -118,16 +118,16 @@ def test_cluster_duplicates_copies_keep_the_best_and_say_how_they_match(tmp_path
         ({"text": "one two", "date": "2021"}, {"text": "one, two", "date": "2020"}),
     ],
 )
-def test_cluster_duplicates_two_copies_keep_order_decides(tmp_path, duck, worse, better):
+def test_cluster_duplicates_two_copies_keep_order_decides(tmp_path, limits, worse, better):
     base = {"text": "one two", "row": 5}
     documents = [document(**{**base, **worse}), document(**{**base, "row": 6, **better})]
-    _, removed, _ = cluster(tmp_path, documents, duck)
+    _, removed, _ = cluster(tmp_path, documents, limits)
     assert [(r["id"], r["kept_id"]) for r in removed] == [(documents[0]["id"], documents[1]["id"])]
 
 
-def test_cluster_duplicates_only_punctuation_is_compared_as_it_stands(tmp_path, duck):
+def test_cluster_duplicates_only_punctuation_is_compared_as_it_stands(tmp_path, limits):
     documents = [document(text, row=i) for i, text in enumerate(["...", "?!", "...", "— —"])]
-    _, removed, _ = cluster(tmp_path, documents, duck)
+    _, removed, _ = cluster(tmp_path, documents, limits)
     assert short(removed) == [("a/2", "a/0", "exact", 1.0)]
 
 
@@ -136,7 +136,7 @@ def test_cluster_duplicates_only_punctuation_is_compared_as_it_stands(tmp_path, 
     [("none", ["v/0"]), ("exact", ["a/1", "v/0"]), ("normalised", ["a/1", "a/2", "v/0"])],
 )
 def test_cluster_duplicates_match_setting_limits_kinds_but_never_validation(
-    tmp_path, duck, match, removed_ids
+    tmp_path, limits, match, removed_ids
 ):
     held_out = document("held out", file="v")
     texts = ["same text", "same text", "Same Text."]
@@ -144,12 +144,12 @@ def test_cluster_duplicates_match_setting_limits_kinds_but_never_validation(
     documents[2]["language_score"] = 0.5
     config = DedupConfig(match=match, max_removed_frac=1.0)
     _, removed, _ = cluster(
-        tmp_path, [*documents, held_out], duck, validation=[held_out], config=config
+        tmp_path, [*documents, held_out], limits, validation=[held_out], config=config
     )
     assert [r["id"] for r in removed] == removed_ids
 
 
-def test_cluster_duplicates_validation_look_alikes_all_go_to_the_validation_row(tmp_path, duck):
+def test_cluster_duplicates_validation_look_alikes_all_go_to_the_validation_row(tmp_path, limits):
     held_out = document("Held out text.", file="a", row=1, language_score=0.1)
     lonely = document("Nobody is like me", file="a", row=3, language_score=0.1)
     documents = [
@@ -159,7 +159,7 @@ def test_cluster_duplicates_validation_look_alikes_all_go_to_the_validation_row(
         lonely,
         document("something else", row=4),
     ]
-    counts, removed, clusters = cluster(tmp_path, documents, duck, validation=[held_out, lonely])
+    counts, removed, clusters = cluster(tmp_path, documents, limits, validation=[held_out, lonely])
     assert short(removed) == [
         ("a/0", "a/1", "validation", None),
         ("a/1", "a/1", "validation", 1.0),
@@ -217,10 +217,10 @@ def random_documents(count: int) -> list[dict]:
     return documents
 
 
-def test_cluster_duplicates_random_documents_agree_with_brute_force(tmp_path, duck):
+def test_cluster_duplicates_random_documents_agree_with_brute_force(tmp_path, limits):
     documents = random_documents(600)
     validation = [documents[3], documents[77], document("number 1, held out", file="z")]
-    counts, removed, clusters = cluster(tmp_path, documents, duck, validation=validation)
+    counts, removed, clusters = cluster(tmp_path, documents, limits, validation=validation)
     found = {(r["file"], r["row"], r["kept_file"], r["kept_row"], r["kind"]) for r in removed}
     assert found == brute_force(documents, validation)
     assert {kind for *_, kind in found} == set(KINDS)
@@ -228,65 +228,66 @@ def test_cluster_duplicates_random_documents_agree_with_brute_force(tmp_path, du
         (file, row) for file, row, *_ in found
     )
     assert counts.num_in == 600 == counts.num_kept + len(found)
+    assert counts.num_in == counts.num_kept + sum(counts.num_removed.values())
     sizes = {(c["kept_file"], c["kept_row"]): c["size"] for c in clusters}
     assert sum(sizes.values()) - len(sizes) == sum(1 for f in found if f[:2] != f[2:4])
     assert [c["cluster"] for c in clusters] == list(range(counts.num_clusters))
 
 
-def test_cluster_duplicates_file_order_and_threads_change_no_byte(tmp_path, duck):
+def test_cluster_duplicates_file_order_and_threads_change_no_byte(tmp_path, limits):
     documents = random_documents(200)
-    signatures = sign(tmp_path, documents, duck)
+    signatures = sign(tmp_path, documents, limits)
     held_out = write_part(tmp_path / "validation.parquet", documents[:2])
     outputs = set()
     for threads, ordered in zip((1, 2, 2, 1, 2, 1), permutations(signatures), strict=True):
-        settings = DuckSettings(500_000_000, threads, tmp_path / "spill")
+        settings = Limits(500_000_000, threads, tmp_path / "spill")
         decide(tmp_path, ordered, held_out, settings)
         names = ("removed.parquet", "clusters.parquet")
         outputs.add(tuple((tmp_path / name).read_bytes() for name in names))
     assert len(outputs) == 1
 
 
-def test_cluster_duplicates_nothing_in_common_removes_nothing(tmp_path, duck):
+def test_cluster_duplicates_nothing_in_common_removes_nothing(tmp_path, limits):
     documents = [document(f"text {i}", row=i) for i in range(5)]
-    counts, removed, clusters = cluster(tmp_path, documents, duck)
+    counts, removed, clusters = cluster(tmp_path, documents, limits)
     assert (counts.num_kept, removed, clusters) == (5, [], [])
 
 
-def test_cluster_duplicates_file_without_documents_is_fine(tmp_path, duck):
+def test_cluster_duplicates_file_without_documents_is_fine(tmp_path, limits):
     part = write_part(tmp_path / "part.parquet", [])
-    assert write_signatures(part, destination=tmp_path, duck=duck).num_documents == 0
+    assert write_signatures(part, destination=tmp_path, limits=limits).num_documents == 0
     validation = write_part(tmp_path / "validation.parquet", [])
     counts = cluster_duplicates(
         [tmp_path / "signatures.parquet"],
         validation,
         config=DedupConfig(),
         destination=tmp_path,
-        duck=duck,
+        limits=limits,
     )
     assert counts.num_in == counts.num_kept == 0
 
 
-def test_cluster_duplicates_too_many_copies_raises_corpus_error_with_numbers(tmp_path, duck):
+def test_cluster_duplicates_too_many_copies_raises_corpus_error_with_numbers(tmp_path, limits):
     documents = [document("same", row=i) for i in range(10)]
     with pytest.raises(CorpusError, match=r"removes 90\.0%") as caught:
-        cluster(tmp_path, documents, duck, config=DedupConfig(max_removed_frac=0.85))
+        cluster(tmp_path, documents, limits, config=DedupConfig(max_removed_frac=0.85))
     assert "9 of 10 documents (9 exact)" in str(caught.value)
     assert "dedup.max_removed_frac" in str(caught.value)
 
 
-def test_cluster_duplicates_cut_signatures_raise_source_error_naming_the_file(tmp_path, duck):
-    good, cut = sign(tmp_path, [document("x", file="a"), document("y", file="b")], duck)
+def test_cluster_duplicates_cut_signatures_raise_source_error_naming_the_file(tmp_path, limits):
+    good, cut = sign(tmp_path, [document("x", file="a"), document("y", file="b")], limits)
     cut.write_bytes(cut.read_bytes()[:-9])
     validation = write_part(tmp_path / "validation.parquet", [])
     with pytest.raises(SourceError, match="cannot be read") as caught:
         cluster_duplicates(
-            [good, cut], validation, config=DedupConfig(), destination=tmp_path, duck=duck
+            [good, cut], validation, config=DedupConfig(), destination=tmp_path, limits=limits
         )
     assert caught.value.where == str(cut)
 
 
 def test_cluster_duplicates_planted_copies_are_all_found_and_nothing_else(
-    tmp_path, duck, shared_data
+    tmp_path, limits, shared_data
 ):
     planted = shared_data / "web_planted"
     columns = ["id", "kind", "original_id"]
@@ -302,11 +303,11 @@ def test_cluster_duplicates_planted_copies_are_all_found_and_nothing_else(
         (tmp_path / raw.stem).mkdir()
         part = tmp_path / raw.stem / "part.parquet"
         pq.write_table(table.filter(pc.field("text") != ""), part)
-        write_signatures(part, destination=part.parent, duck=duck)
+        write_signatures(part, destination=part.parent, limits=limits)
         signatures.append(part.parent / "signatures.parquet")
     validation = write_part(tmp_path / "validation.parquet", [])
     cluster_duplicates(
-        signatures, validation, config=DedupConfig(), destination=tmp_path, duck=duck
+        signatures, validation, config=DedupConfig(), destination=tmp_path, limits=limits
     )
 
     def original(document_id: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from model.errors import CorpusError, SourceError
 from tasks.config import FilterConfig
-from tasks.corpus.duck import DuckSettings, fetch_one
+from tasks.corpus.duck import Limits, fetch_one
 from tasks.corpus.filters import REASONS, filter_file
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 
@@ -18,8 +18,8 @@ SPACES = [chr(code) for code in range(0x110000) if chr(code).isspace()]
 
 
 @pytest.fixture
-def duck(tmp_path):
-    return DuckSettings(memory_bytes=500_000_000, threads=2, spill_directory=tmp_path / "spill")
+def limits(tmp_path):
+    return Limits(memory_bytes=500_000_000, threads=2, spill_directory=tmp_path / "spill")
 
 
 def document(text, *, language="en", language_score=0.9, **more):
@@ -33,12 +33,12 @@ def write_raw(path: Path, documents: list[dict], row_group_rows: int = 1000) -> 
     return path
 
 
-def run(tmp_path, documents, duck, *, config=CONFIG, name="out"):
+def run(tmp_path, documents, limits, *, config=CONFIG, name="out"):
     raw = write_raw(tmp_path / "raw.parquet", documents)
     destination = tmp_path / name
     destination.mkdir()
     counts = filter_file(
-        raw, file="sample/it's.parquet", config=config, destination=destination, duck=duck
+        raw, file="sample/it's.parquet", config=config, destination=destination, limits=limits
     )
     part = pq.read_table(destination / "part.parquet")
     rejected = pq.read_table(destination / "rejected.parquet")
@@ -63,7 +63,7 @@ def python_verdict(row: dict, config: FilterConfig) -> tuple[str, str] | None:
     return None
 
 
-def test_filter_file_one_of_each_names_reason_and_value(tmp_path, duck):
+def test_filter_file_one_of_each_names_reason_and_value(tmp_path, limits):
     long_text = " ".join(["word"] * 13)
     documents = [
         document("one two three four five"),
@@ -78,7 +78,7 @@ def test_filter_file_one_of_each_names_reason_and_value(tmp_path, duck):
         document("one two three four five", language=None, language_score=None),
         document("one two three four five", language_score=None),
     ]
-    counts, part, rejected = run(tmp_path, documents, duck)
+    counts, part, rejected = run(tmp_path, documents, limits)
     assert part["row"].to_pylist() == [0, 9, 10]
     assert [(r["row"], r["reason"], r["detail"]) for r in rejected.to_pylist()] == [
         (1, "null_text", "NULL"),
@@ -93,11 +93,12 @@ def test_filter_file_one_of_each_names_reason_and_value(tmp_path, duck):
     assert (counts.num_in, counts.num_kept, counts.num_language_unknown) == (11, 3, 2)
     assert list(counts.num_dropped.values()) == [1, 2, 2, 1, 1, 1]
     assert tuple(counts.num_dropped) == REASONS
+    assert counts.num_in == counts.num_kept + sum(counts.num_dropped.values())
 
 
-def test_filter_file_output_columns_are_the_documented_ones(tmp_path, duck):
+def test_filter_file_output_columns_are_the_documented_ones(tmp_path, limits):
     kept = document("one two three four five", id="x", token_count=7, url="http://a", date="2020")
-    _, part, rejected = run(tmp_path, [kept, document("")], duck)
+    _, part, rejected = run(tmp_path, [kept, document("")], limits)
     assert part.schema.names == [*FINEWEB_SCHEMA.names, "file", "row"]
     assert part.schema.types == [*FINEWEB_SCHEMA.types, pa.string(), pa.int64()]
     assert part.to_pylist() == [{**kept, "file": "sample/it's.parquet", "row": 0}]
@@ -118,9 +119,9 @@ def random_documents(count: int) -> list[dict]:
     return documents
 
 
-def test_filter_file_random_documents_agree_with_plain_python(tmp_path, duck):
+def test_filter_file_random_documents_agree_with_plain_python(tmp_path, limits):
     documents = random_documents(3000)
-    counts, part, rejected = run(tmp_path, documents, duck)
+    counts, part, rejected = run(tmp_path, documents, limits)
     verdicts = [python_verdict(row, CONFIG) for row in documents]
     assert part["row"].to_pylist() == [i for i, verdict in enumerate(verdicts) if not verdict]
     assert part["text"].to_pylist() == [
@@ -131,9 +132,9 @@ def test_filter_file_random_documents_agree_with_plain_python(tmp_path, duck):
     assert {reason for reason, count in counts.num_dropped.items() if not count} == {"null_text"}
 
 
-def test_word_count_every_white_space_agrees_with_str_split(duck):
+def test_word_count_every_white_space_agrees_with_str_split(limits):
     texts = [f"a{space}b{space}{space} c" for space in SPACES] + ["a\u200bb", "a\ufeffb", "\x00 b"]
-    with duck.connect() as connection:
+    with limits.connect() as connection:
         for text in texts:
             query = "SELECT word_count($text), is_blank($text), has_words($text, 3)"
             words = len(text.split())
@@ -143,10 +144,10 @@ def test_word_count_every_white_space_agrees_with_str_split(duck):
             assert fetch_one(connection, "SELECT is_blank($text)", {"text": space}) == (True,)
 
 
-def test_has_words_start_of_blanks_or_long_words_still_counts_all(duck):
+def test_has_words_start_of_blanks_or_long_words_still_counts_all(limits):
     late = " " * 5000 + " ".join("word" for _ in range(50))
     long_words = " ".join("w" * 100 for _ in range(50))
-    with duck.connect() as connection:
+    with limits.connect() as connection:
         for text in (late, long_words):
             found = fetch_one(
                 connection, "SELECT has_words($t, 50), has_words($t, 51)", {"t": text}
@@ -155,23 +156,23 @@ def test_has_words_start_of_blanks_or_long_words_still_counts_all(duck):
 
 
 @pytest.mark.parametrize(("words", "exceeds"), [(12, False), (13, True)])
-def test_exceeds_words_shortest_text_of_so_many_words(duck, words, exceeds):
+def test_exceeds_words_shortest_text_of_so_many_words(limits, words, exceeds):
     text = " ".join("w" * words)
-    with duck.connect() as connection:
+    with limits.connect() as connection:
         assert fetch_one(connection, "SELECT exceeds_words($t, 12)", {"t": text}) == (exceeds,)
 
 
-def test_filter_file_no_documents_writes_empty_tables(tmp_path, duck):
-    counts, part, rejected = run(tmp_path, [], duck)
+def test_filter_file_no_documents_writes_empty_tables(tmp_path, limits):
+    counts, part, rejected = run(tmp_path, [], limits)
     assert (counts.num_in, counts.num_kept, sum(counts.num_dropped.values())) == (0, 0, 0)
     assert part.num_rows == rejected.num_rows == 0
     assert part.schema.names == [*FINEWEB_SCHEMA.names, "file", "row"]
 
 
-def test_filter_file_folder_named_like_a_partition_changes_nothing(tmp_path, duck):
+def test_filter_file_folder_named_like_a_partition_changes_nothing(tmp_path, limits):
     folder = tmp_path / "language=de" / "dump=x"
     folder.mkdir(parents=True)
-    counts, part, _ = run(folder, [document("one two three four five", dump="mine")], duck)
+    counts, part, _ = run(folder, [document("one two three four five", dump="mine")], limits)
     assert counts.num_kept == 1
     assert part["dump"].to_pylist() == ["mine"]
 
@@ -187,9 +188,9 @@ def test_filter_file_any_threads_and_memory_give_the_same_bytes(tmp_path):
     for threads, megabytes in ((1, 2000), (2, 100)):
         destination = tmp_path / f"{threads}-{megabytes}"
         destination.mkdir()
-        settings = DuckSettings(megabytes * 1_000_000, threads, tmp_path / "spill")
+        settings = Limits(megabytes * 1_000_000, threads, tmp_path / "spill")
         config = FilterConfig(min_words=5)
-        filter_file(raw, file="f", config=config, destination=destination, duck=settings)
+        filter_file(raw, file="f", config=config, destination=destination, limits=settings)
         names = ("part.parquet", "rejected.parquet")
         outputs.add(tuple((destination / name).read_bytes() for name in names))
     assert len(outputs) == 1
@@ -197,11 +198,11 @@ def test_filter_file_any_threads_and_memory_give_the_same_bytes(tmp_path):
     assert metadata.num_row_groups > 1
 
 
-def test_filter_file_too_many_dropped_raises_corpus_error_with_funnel(tmp_path, duck):
+def test_filter_file_too_many_dropped_raises_corpus_error_with_funnel(tmp_path, limits):
     documents = [document("one two three four five"), *[document("short")] * 3]
     config = CONFIG.model_copy(update={"max_dropped_frac": 0.5})
     with pytest.raises(CorpusError, match=r"drops 75\.0%") as caught:
-        run(tmp_path, documents, duck, config=config)
+        run(tmp_path, documents, limits, config=config)
     words = str(caught.value)
     assert "4 documents in" in words
     assert "-3 too_short" in words
@@ -209,25 +210,25 @@ def test_filter_file_too_many_dropped_raises_corpus_error_with_funnel(tmp_path, 
     assert "filter.max_dropped_frac" in words
 
 
-def test_filter_file_share_at_limit_passes(tmp_path, duck):
+def test_filter_file_share_at_limit_passes(tmp_path, limits):
     documents = [document("one two three four five"), document("short")]
     config = CONFIG.model_copy(update={"max_dropped_frac": 0.5})
-    assert run(tmp_path, documents, duck, config=config)[0].num_kept == 1
+    assert run(tmp_path, documents, limits, config=config)[0].num_kept == 1
 
 
-def test_filter_file_cut_raw_file_raises_source_error_naming_it(tmp_path, duck):
+def test_filter_file_cut_raw_file_raises_source_error_naming_it(tmp_path, limits):
     raw = write_raw(tmp_path / "raw.parquet", [document("one two three four five")])
     raw.write_bytes(raw.read_bytes()[:-30])
     with pytest.raises(SourceError, match=r"raw\.parquet"):
-        filter_file(raw, file="f", config=CONFIG, destination=tmp_path, duck=duck)
+        filter_file(raw, file="f", config=CONFIG, destination=tmp_path, limits=limits)
 
 
 def test_filter_file_real_text_agrees_with_plain_python_and_keeps_clean_rows(
-    tmp_path, duck, shared_data
+    tmp_path, limits, shared_data
 ):
     planted = shared_data / "web_planted"
     raw, config = planted / "000_00000.parquet", FilterConfig()
-    filter_file(raw, file="f", config=config, destination=tmp_path, duck=duck)
+    filter_file(raw, file="f", config=config, destination=tmp_path, limits=limits)
     rejected = pq.read_table(tmp_path / "rejected.parquet").to_pylist()
     documents = pq.read_table(raw).to_pylist()
     verdicts = [python_verdict(row, config) for row in documents]

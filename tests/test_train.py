@@ -56,9 +56,9 @@ def weights(run: TrainRun) -> bytes:
     return (artifact_path(run) / "model" / "model.safetensors").read_bytes()
 
 
-def losses(run: TrainRun) -> dict[int, float]:
+def values(run: TrainRun, key: str = "train/loss") -> dict[int, float]:
     events = read_events(artifact_path(run) / "events.jsonl")
-    return {event["step"]: event["train/loss"] for event in events if event["kind"] == "train"}
+    return {event["step"]: event[key] for event in events if event["kind"] == "train"}
 
 
 def finish(child: subprocess.Popen[str]) -> tuple[int, str]:
@@ -69,7 +69,7 @@ def finish(child: subprocess.Popen[str]) -> tuple[int, str]:
 def test_train_killed_at_a_checkpoint_and_run_again_equals_train_at_once(
     root: Path, tmp_path: Path
 ):
-    whole, parts = (small_run(root, name=name, train={"steps": 40}) for name in ("whole", "killed"))
+    whole, parts = (small_run(root, name=name, train={"steps": 24}) for name in ("whole", "killed"))
     run_here(whole)
     config = write_config(parts, tmp_path)
     child = start_child(config)
@@ -84,8 +84,8 @@ def test_train_killed_at_a_checkpoint_and_run_again_equals_train_at_once(
     assert code == 0, output
     assert ": resume: " in output
     assert weights(parts) == weights(whole)
-    assert losses(parts) == losses(whole)
-    assert list(losses(parts)) == list(range(1, 41))
+    assert values(parts) == values(whole)
+    assert list(values(parts)) == list(range(1, 25))
 
 
 def test_train_terminated_saves_says_so_and_goes_on_later(root: Path, tmp_path: Path):
@@ -108,15 +108,18 @@ def test_train_terminated_saves_says_so_and_goes_on_later(root: Path, tmp_path: 
 
     assert run_here(parts).state == "complete"
     assert weights(parts) == weights(whole)
-    assert losses(parts) == losses(whole)
+    assert values(parts) == values(whole)
 
 
 def test_train_in_two_processes_gives_the_losses_of_one(root: Path, tmp_path: Path):
-    alone, both = (small_run(root, name=name, train={"steps": 6}) for name in ("alone", "both"))
+    train = {"steps": 6, "micro_batch_rows": 1}  # two micro-batches each: one is not synchronised
+    alone, both = (small_run(root, name=name, train=train) for name in ("alone", "both"))
     run_here(alone)
     code, output = finish(start_child(write_config(both, tmp_path), num_processes=2))
     assert code == 0, output
-    assert losses(both) == pytest.approx(losses(alone), rel=1e-5)
+    # Clipping and Adam hide a gradient of another scale from the losses, so the norms are compared.
+    for key in ("train/loss", "train/gradient_norm"):
+        assert values(both, key) == pytest.approx(values(alone, key), rel=1e-5)
     result = TrainResult.load(tmp_path / "result.json")
     assert (result.state, result.step) == ("complete", 6)
     store = ArtifactStore(root)
@@ -155,7 +158,7 @@ def test_train_in_two_processes_terminated_goes_on_later(root: Path, tmp_path: P
     code, output = finish(start_child(config, num_processes=2))
     assert code == 0, output
     assert f"step {result.step} of 200: resume" in output
-    assert list(losses(run)) == list(range(1, 201))
+    assert list(values(run)) == list(range(1, 201))
 
 
 @pytest.mark.slow

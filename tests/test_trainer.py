@@ -47,17 +47,21 @@ def trainer_of(run: TrainRun, directory: Path) -> Trainer:
     return Trainer(run, directory=directory, world=World(), stop=StopRequest())
 
 
-def losses(directory: Path) -> dict[int, float]:
+def values(directory: Path, key: str) -> dict[int, float]:
     events = read_events(directory / "events.jsonl")
-    return {event["step"]: event["train/loss"] for event in events if event["kind"] == "train"}
+    return {event["step"]: event[key] for event in events if event["kind"] == "train"}
+
+
+def losses(directory: Path) -> dict[int, float]:
+    return values(directory, "train/loss")
 
 
 def weights(directory: Path) -> bytes:
     return (directory / "model" / "model.safetensors").read_bytes()
 
 
-def reference_losses(run: TrainRun) -> list[float]:
-    """The same training in plain PyTorch: whole batches, torch's AdamW, torch's cross-entropy."""
+def reference(run: TrainRun) -> list[tuple[float, float]]:
+    """Return losses and gradient norms of the same training in plain PyTorch, batches whole."""
     tokenizer = Tokenizer.load(run.path(run.tokenizer))
     model = GPT(run.model.architecture(tokenizer.vocab_size))
     model.init_weights(run.train.seed)
@@ -81,21 +85,24 @@ def reference_losses(run: TrainRun) -> list[float]:
         logits = model(ids[:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), run.train.gradient_clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), run.train.gradient_clip_norm)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, run.train)
         optimizer.step()
         optimizer.zero_grad()
-        found.append(loss.item())
+        found.append((loss.item(), norm.item()))
     return found
 
 
 def test_fit_computes_what_plain_pytorch_computes(root: Path, tmp_path: Path):
     run = small_run(root, train={"steps": 6, "micro_batch_rows": 3})
     trainer_of(run, tmp_path).fit()
-    found = [loss for _, loss in sorted(losses(tmp_path).items())]
-    assert found == pytest.approx(reference_losses(run), rel=1e-5)
-    assert found[-1] < found[0]
+    norms = values(tmp_path, "train/gradient_norm")
+    found = [(loss, norms[step]) for step, loss in losses(tmp_path).items()]
+    expected = reference(run)
+    assert [pair[0] for pair in found] == pytest.approx([pair[0] for pair in expected], rel=1e-5)
+    assert [pair[1] for pair in found] == pytest.approx([pair[1] for pair in expected], rel=1e-4)
+    assert found[-1][0] < found[0][0]
 
 
 def test_fit_leaves_a_model_events_and_counts(root: Path, tmp_path: Path):
@@ -155,7 +162,9 @@ def test_fit_in_other_micro_batches_gives_the_same_losses(root: Path, tmp_path: 
     for rows in (1, 4):
         run = small_run(root, train={"steps": 4, "micro_batch_rows": rows})
         trainer_of(run, tmp_path / str(rows)).fit()
-    assert losses(tmp_path / "1") == pytest.approx(losses(tmp_path / "4"), rel=1e-5)
+    for key in ("train/loss", "train/gradient_norm"):
+        one, all_rows = values(tmp_path / "1", key), values(tmp_path / "4", key)
+        assert one == pytest.approx(all_rows, rel=1e-5)
 
 
 def stop_after(trainer: Trainer, step: int) -> None:

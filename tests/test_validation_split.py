@@ -11,14 +11,14 @@ import pytest
 
 from model.errors import CorpusError, SourceError
 from tasks.config import ValidationConfig
-from tasks.corpus.duck import DuckSettings
+from tasks.corpus.duck import Limits
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 from tasks.corpus.validation_split import select_validation
 
 
 @pytest.fixture
-def duck(tmp_path):
-    return DuckSettings(memory_bytes=500_000_000, threads=2, spill_directory=tmp_path / "spill")
+def limits(tmp_path):
+    return Limits(memory_bytes=500_000_000, threads=2, spill_directory=tmp_path / "spill")
 
 
 def document(text, *, language="en", language_score=0.9, **more):
@@ -31,7 +31,7 @@ def write_raw(path: Path, documents: list[dict]) -> Path:
     return path
 
 
-def select(tmp_path, files: dict[str, list[dict]], duck, *, num_documents, seed=1):
+def select(tmp_path, files: dict[str, list[dict]], limits, *, num_documents, seed=1):
     named = [
         (file, write_raw(tmp_path / f"{place}.parquet", documents))
         for place, (file, documents) in enumerate(files.items())
@@ -42,7 +42,7 @@ def select(tmp_path, files: dict[str, list[dict]], duck, *, num_documents, seed=
         language="en",
         seed=seed,
         destination=tmp_path,
-        duck=duck,
+        limits=limits,
     )
     return counts, pq.read_table(tmp_path / "validation.parquet")
 
@@ -94,25 +94,25 @@ def rows_of(table: pa.Table) -> list[tuple[str, int]]:
     return list(zip(table["file"].to_pylist(), table["row"].to_pylist(), strict=True))
 
 
-def test_select_validation_random_documents_agree_with_plain_python(tmp_path, duck):
+def test_select_validation_random_documents_agree_with_plain_python(tmp_path, limits):
     files = random_files()
-    counts, table = select(tmp_path, files, duck, num_documents=50)
+    counts, table = select(tmp_path, files, limits, num_documents=50)
     assert rows_of(table) == python_choice(files, num_documents=50, seed=1)
     assert counts.num_in == 900
     assert counts.num_kept == table.num_rows == 50
     assert counts.num_in > counts.num_eligible > counts.num_distinct >= 100
 
 
-def test_select_validation_chosen_rows_keep_every_column(tmp_path, duck):
+def test_select_validation_chosen_rows_keep_every_column(tmp_path, limits):
     files = {f"f{i}": [document(f"text {i}{j}", id=f"{i}/{j}") for j in range(9)] for i in range(3)}
-    _, table = select(tmp_path, files, duck, num_documents=5)
+    _, table = select(tmp_path, files, limits, num_documents=5)
     assert table.schema.names == [*FINEWEB_SCHEMA.names, "file", "row"]
     assert table.schema.types == [*FINEWEB_SCHEMA.types, pa.string(), pa.int64()]
     for row in table.to_pylist():
         assert row == {**files[row["file"]][row["row"]], "file": row["file"], "row": row["row"]}
 
 
-def test_select_validation_only_the_language_or_unknown_is_eligible(tmp_path, duck):
+def test_select_validation_only_the_language_or_unknown_is_eligible(tmp_path, limits):
     plain = [document(f"plain {i}") for i in range(3)]
     rest = [
         document("unknown", language=None, language_score=None),
@@ -124,53 +124,54 @@ def test_select_validation_only_the_language_or_unknown_is_eligible(tmp_path, du
         document("\t\u00a0"),
         document("Plain, 1!"),
     ]
-    counts, _ = select(tmp_path, {"f": plain + rest}, duck, num_documents=2)
+    counts, _ = select(tmp_path, {"f": plain + rest}, limits, num_documents=2)
     assert (counts.num_in, counts.num_eligible, counts.num_distinct) == (11, 6, 5)
 
 
-def test_select_validation_copies_leave_one_the_first_by_file_and_row(tmp_path, duck):
+def test_select_validation_copies_leave_one_the_first_by_file_and_row(tmp_path, limits):
     copies = {"b": [document("Same text")], "a": [document("Other"), document("same TEXT!")]}
     chosen = {
-        rows_of(select(tmp_path, copies, duck, num_documents=1, seed=seed)[1])[0]
+        rows_of(select(tmp_path, copies, limits, num_documents=1, seed=seed)[1])[0]
         for seed in range(6)
     }
     assert chosen == {("a", 0), ("a", 1)}
 
 
-def test_select_validation_seed_changes_choice_and_repeats(tmp_path, duck):
+def test_select_validation_seed_changes_choice_and_repeats(tmp_path, limits):
     files = random_files()
     chosen = [
-        rows_of(select(tmp_path, files, duck, num_documents=50, seed=seed)[1]) for seed in (1, 2, 1)
+        rows_of(select(tmp_path, files, limits, num_documents=50, seed=seed)[1])
+        for seed in (1, 2, 1)
     ]
     assert chosen[0] == chosen[2]
     assert chosen[0] != chosen[1]
 
 
-def test_select_validation_more_documents_displace_only_by_lower_hash(tmp_path, duck):
+def test_select_validation_more_documents_displace_only_by_lower_hash(tmp_path, limits):
     files = random_files()
     grown = {**files, "d": [document(f"new text {i}") for i in range(300)]}
-    before = set(rows_of(select(tmp_path, files, duck, num_documents=50)[1]))
-    after = set(rows_of(select(tmp_path, grown, duck, num_documents=50)[1]))
+    before = set(rows_of(select(tmp_path, files, limits, num_documents=50)[1]))
+    after = set(rows_of(select(tmp_path, grown, limits, num_documents=50)[1]))
     new = {row for row in after if row[0] == "d"}
     assert after - new < before
     assert len(before - after) == len(new) > 0
     assert sorted(after) == python_choice(grown, num_documents=50, seed=1)
 
 
-def test_select_validation_file_order_and_threads_change_no_byte(tmp_path, duck):
+def test_select_validation_file_order_and_threads_change_no_byte(tmp_path, limits):
     files = random_files()
-    select(tmp_path, files, duck, num_documents=50)
+    select(tmp_path, files, limits, num_documents=50)
     first = (tmp_path / "validation.parquet").read_bytes()
     backwards = dict(reversed(files.items()))
-    single = DuckSettings(300_000_000, 1, tmp_path / "spill")
+    single = Limits(300_000_000, 1, tmp_path / "spill")
     select(tmp_path, backwards, single, num_documents=50)
     assert (tmp_path / "validation.parquet").read_bytes() == first
 
 
-def test_select_validation_too_few_documents_raises_corpus_error_with_advice(tmp_path, duck):
+def test_select_validation_too_few_documents_raises_corpus_error_with_advice(tmp_path, limits):
     documents = [document(f"text {i}") for i in range(19)] + [document("Text 3")]
     with pytest.raises(CorpusError, match="too small") as caught:
-        select(tmp_path, {"only.parquet": documents}, duck, num_documents=10)
+        select(tmp_path, {"only.parquet": documents}, limits, num_documents=10)
     words = str(caught.value)
     assert "at least 20 different documents" in words
     assert "found: 19" in words
@@ -178,7 +179,7 @@ def test_select_validation_too_few_documents_raises_corpus_error_with_advice(tmp
     assert "only.parquet" in words
 
 
-def test_select_validation_cut_file_raises_source_error_naming_it(tmp_path, duck):
+def test_select_validation_cut_file_raises_source_error_naming_it(tmp_path, limits):
     raw = write_raw(tmp_path / "raw.parquet", [document("text")])
     raw.write_bytes(raw.read_bytes()[:-9])
     with pytest.raises(SourceError, match=r"raw\.parquet"):
@@ -188,5 +189,5 @@ def test_select_validation_cut_file_raises_source_error_naming_it(tmp_path, duck
             language="en",
             seed=1,
             destination=tmp_path,
-            duck=duck,
+            limits=limits,
         )

@@ -39,8 +39,8 @@ READ_ERRORS = (
 
 
 @dataclass(frozen=True)
-class DuckSettings:
-    """What one DuckDB connection may use; changes no result.
+class Limits:
+    """What one call of a corpus library may use of the machine; changes no result.
 
     Args:
         memory_bytes: limit of DuckDB's buffers; beyond it, work spills to disk.
@@ -53,7 +53,7 @@ class DuckSettings:
     spill_directory: Path
 
     def connect(self) -> AbstractContextManager[DuckDBPyConnection]:
-        """Open a connection with these settings; see ``connect``."""
+        """Open a connection within these limits; see ``connect``."""
         return connect(
             memory_bytes=self.memory_bytes,
             threads=self.threads,
@@ -118,8 +118,8 @@ def write_parquet(
 ) -> int:
     """Write the rows of ``select`` to a zstd parquet file and return their number.
 
-    Runs on one thread: with more, COPY cuts row groups by timing whenever memory is short, and
-    equal rows become different bytes. Files are mapped over processes instead.
+    Runs on one thread: with more, COPY cuts row groups by the number of threads, and by timing when
+    memory is short, so equal rows become different bytes. Files are mapped over processes instead.
 
     Args:
         select: a SELECT statement.

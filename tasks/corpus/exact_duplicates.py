@@ -17,7 +17,7 @@ from duckdb import DuckDBPyConnection
 from model.errors import CorpusError
 from tasks.config import DedupConfig
 from tasks.corpus.duck import (
-    DuckSettings,
+    Limits,
     fetch_one,
     parquet_path,
     read_sql,
@@ -59,7 +59,7 @@ class DuplicateCounts:
     num_clusters: int
 
 
-def write_signatures(part: Path, *, destination: Path, duck: DuckSettings) -> SignatureCounts:
+def write_signatures(part: Path, *, destination: Path, limits: Limits) -> SignatureCounts:
     """Write ``signatures.parquet``: the keys of each document of a filtered file, in row order.
 
     Args:
@@ -70,7 +70,7 @@ def write_signatures(part: Path, *, destination: Path, duck: DuckSettings) -> Si
         SourceError: ``part`` cannot be read.
     """
     signatures = destination / "signatures.parquet"
-    with duck.connect() as connection, reading(part):
+    with limits.connect() as connection, reading(part):
         num_documents = write_parquet(
             connection,
             read_sql("signatures"),
@@ -91,7 +91,7 @@ def cluster_duplicates(
     *,
     config: DedupConfig,
     destination: Path,
-    duck: DuckSettings,
+    limits: Limits,
 ) -> DuplicateCounts:
     """Write ``removed.parquet`` and ``clusters.parquet`` of all files together.
 
@@ -110,7 +110,7 @@ def cluster_duplicates(
         CorpusError: a larger share than ``config.max_removed_frac`` would be removed.
     """
     signatures = [parquet_path(path) for path in signature_files]
-    with duck.connect() as connection:
+    with limits.connect() as connection:
         with reading(validation):
             values = {"validation": parquet_path(validation)}
             connection.execute(read_sql("validation_keys"), values)

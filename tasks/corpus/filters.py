@@ -17,7 +17,7 @@ from model.errors import CorpusError
 from tasks.config import FilterConfig
 from tasks.corpus.duck import (
     TEXT_ROW_GROUP_ROWS,
-    DuckSettings,
+    Limits,
     fetch_one,
     parquet_path,
     read_sql,
@@ -77,7 +77,7 @@ class FilterCounts:
 
 
 def filter_file(
-    raw: Path, *, file: str, config: FilterConfig, destination: Path, duck: DuckSettings
+    raw: Path, *, file: str, config: FilterConfig, destination: Path, limits: Limits
 ) -> FilterCounts:
     """Write ``part.parquet`` (kept) and ``rejected.parquet`` (one reason each) of one raw file.
 
@@ -91,7 +91,7 @@ def filter_file(
         CorpusError: a larger share than ``config.max_dropped_frac`` would be dropped.
     """
     started = time.perf_counter()
-    with duck.connect() as connection, reading(raw):
+    with limits.connect() as connection, reading(raw):
         counts = _filter(connection, raw, file=file, config=config, destination=destination)
     _log(counts, file=file, seconds=time.perf_counter() - started)
     _refuse_to_drop_too_much(counts, file=file, config=config)

@@ -15,7 +15,7 @@ from uuid import UUID
 from duckdb import DuckDBPyConnection
 
 from model.errors import CorpusError
-from tasks.corpus.duck import DuckSettings, fetch_one, parquet_path, read_sql, reading
+from tasks.corpus.duck import Limits, fetch_one, parquet_path, read_sql, reading
 
 BATCH_DOCUMENTS = 1024
 
@@ -46,7 +46,7 @@ def sample_text(
     sample_bytes: int,
     max_document_bytes: int,
     seed: int,
-    duck: DuckSettings,
+    limits: Limits,
 ) -> Iterator[str]:
     """Yield texts of at most ``sample_bytes`` in all, drawn evenly over the documents of all files.
 
@@ -63,13 +63,13 @@ def sample_text(
         SourceError: a file cannot be read.
         CorpusError: no document is there, or fits.
     """
-    limits = {"seed": seed, "max_document_bytes": max_document_bytes}
-    with duck.connect() as connection:
+    rule = {"seed": seed, "max_document_bytes": max_document_bytes}
+    with limits.connect() as connection:
         connection.execute(read_sql("sample_order"))
-        held_out = _collect_sizes(connection, part_files, validation, limits)
+        held_out = _collect_sizes(connection, part_files, validation, rule)
         last_place = _draw_line(connection, sample_bytes)
         for part in part_files:
-            values = {"part": parquet_path(part), "last_place": last_place, **limits}
+            values = {"part": parquet_path(part), "last_place": last_place, **rule}
             with reading(part):
                 yield from _stream(connection, values, held_out)
 
@@ -78,15 +78,15 @@ def _collect_sizes(
     connection: DuckDBPyConnection,
     part_files: Sequence[Path],
     validation: Path,
-    limits: dict[str, int],
+    rule: dict[str, int],
 ) -> set[tuple[str, int]]:
     connection.execute("CREATE TEMP TABLE sizes (place UUID, num_bytes BIGINT)")
     for part in part_files:
         with reading(part):
-            connection.execute(_ADD_SIZES, {"part": parquet_path(part), **limits})
+            connection.execute(_ADD_SIZES, {"part": parquet_path(part), **rule})
     values = {"validation": parquet_path(validation)}
     with reading(validation):
-        connection.execute(_LEAVE_OUT_VALIDATION, {"seed": limits["seed"], **values})
+        connection.execute(_LEAVE_OUT_VALIDATION, {"seed": rule["seed"], **values})
         return set(connection.execute(_VALIDATION_ROWS, values).fetchall())
 
 

@@ -18,7 +18,7 @@ from model.errors import CorpusError
 from tasks.config import ValidationConfig
 from tasks.corpus.duck import (
     TEXT_ROW_GROUP_ROWS,
-    DuckSettings,
+    Limits,
     fetch_one,
     parquet_path,
     read_sql,
@@ -26,12 +26,9 @@ from tasks.corpus.duck import (
     write_parquet,
 )
 
-MIN_LANGUAGE_SCORE = (
-    0.65  # FineWeb's own (arXiv 2406.17557); no setting, so that the rows stay fixed
-)
-MIN_CANDIDATES_PER_CHOICE = (
-    2  # holding out more than half of the texts leaves too little to train on
-)
+# FineWeb's own (arXiv 2406.17557). Not the filter's setting: changing that leaves the rows alone.
+MIN_LANGUAGE_SCORE = 0.65
+MIN_CANDIDATES_PER_CHOICE = 2  # at least half of the different texts stay for training
 
 _COUNT_CANDIDATES = "SELECT count(*), count(DISTINCT key) FROM candidates"
 _COUNT_RAW = "SELECT count(*) FROM read_parquet($raws, hive_partitioning = false)"
@@ -61,7 +58,7 @@ def select_validation(
     language: str,
     seed: int,
     destination: Path,
-    duck: DuckSettings,
+    limits: Limits,
     min_language_score: float = MIN_LANGUAGE_SCORE,
 ) -> ValidationCounts:
     """Write ``validation.parquet``: the chosen documents, ordered by file and row.
@@ -77,7 +74,7 @@ def select_validation(
         CorpusError: there are fewer than two different eligible texts for each one to hold out.
     """
     ordered = sorted(raw_files, key=lambda named: named[0])
-    with duck.connect() as connection:
+    with limits.connect() as connection:
         connection.execute("CREATE TEMP TABLE candidates (document BIGINT, key UUID)")
         for place, (_, path) in enumerate(ordered):
             rule = {"language": language, "min_language_score": min_language_score}

@@ -1,0 +1,99 @@
+# One command each; `make` alone lists them. Nothing outside this directory is touched.
+#
+# The environment .venv is made from requirements.lock (every package with its hash) and
+# requirements-torch.txt on first use, and again only when one of the two changes. On Linux the
+# package index gives PyTorch for NVIDIA GPUs, several GB; for another build give its index:
+#
+#   make demo TORCH_PIP_ARGS="--index-url <PyTorch's index of CPU wheels>"
+#
+# PYTHON=<interpreter> chooses another Python than the first one found below.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+RUN := $(VENV)/bin/python
+PREFECT := $(VENV)/bin/prefect
+
+PYTHONS := python3 python3.13 python3.12 python3.11
+PYTHON = $(shell for python in $(PYTHONS); do $$python -c '$(SUITABLE)' 2>/dev/null \
+	&& echo $$python && break; done)
+SUITABLE = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+PIP := $(RUN) -m pip --disable-pip-version-check --no-input install --quiet
+TORCH_PIP_ARGS ?=
+
+# Packages of requirements-torch.txt and what they pull in: builds for CPU and CUDA differ, so they
+# stay out of the lock with hashes.
+CUDA := cublas cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse \
+	cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx
+WITH_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,$(CUDA))
+UV := uv==0.13.9
+LOCK_VENV := $(VENV)/lock
+
+.PHONY: help demo local deploy chat serve test test-slow check bench lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: $(INSTALLED) ## the whole DAG on generated stories: no server, no GPU; minutes
+	$(RUN) -m flows.pretrain --preset demo
+
+local: $(INSTALLED) ## Prefect server, MLflow server, worker and deployments, until Ctrl-C
+	@$(RUN) -m deployments.local_stack
+
+deploy: $(INSTALLED) ## (again) register all deployments with the Prefect server that is running
+	@$(PREFECT) work-pool inspect local >/dev/null 2>&1 \
+		|| $(PREFECT) --no-prompt work-pool create local --type process
+	$(PREFECT) --no-prompt deploy --all --prefect-file deployments/prefect.yaml
+
+chat: ## talk to the champion in the terminal
+	@echo "make chat comes with chat fine-tuning (finetune/chat), which is not there yet" >&2; exit 1
+
+serve: ## the champion behind an OpenAI-compatible API
+	@echo "make serve comes with chat fine-tuning (finetune/chat), which is not there yet" >&2; exit 1
+
+test: $(INSTALLED) ## the tests
+	$(RUN) -m pytest -q
+
+test-slow: $(INSTALLED) ## the long tests: faults, whole runs, real servers
+	$(RUN) -m pytest -q -m slow
+
+check: $(INSTALLED) ## format, lint, types, architecture
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m pyright
+	$(RUN) -m pytest -q tests/test_architecture.py
+
+bench: $(INSTALLED) ## every benchmark in benchmarks/
+	@for file in benchmarks/bench_*.py; do \
+		test -e "$$file" || { echo "there is no benchmark in benchmarks/ yet"; exit 0; }; \
+		module=$$(basename "$$file" .py); echo "== $$module"; \
+		$(RUN) -m "benchmarks.$$module" || exit 1; \
+	done
+
+lock: $(INSTALLED) ## resolve pyproject.toml anew into requirements.lock; pins that still fit stay
+	$(RUN) -m venv $(LOCK_VENV)
+	$(LOCK_VENV)/bin/python -m pip --disable-pip-version-check --no-input install --quiet $(UV)
+	$(LOCK_VENV)/bin/uv pip compile pyproject.toml --group dev --group servers \
+		--universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet \
+		-c requirements-torch.txt $(addprefix --no-emit-package ,$(WITH_TORCH)) \
+		-o requirements.lock
+	rm -rf $(LOCK_VENV)
+
+clean: ## remove caches; data, runs, model stores and .venv stay
+	rm -rf .ruff_cache .pytest_cache .hypothesis benchmarks/out
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	@echo "kept: data/ .mlflow/ .prefect/ $(VENV)/"
+
+$(INSTALLED): requirements.lock requirements-torch.txt
+	@test -n "$(PYTHON)" || { echo "error: no suitable Python found" >&2; \
+		echo "  expected: Python 3.11, 3.12 or 3.13 with venv and ensurepip" >&2; \
+		echo "  found: none among $(PYTHONS)" >&2; \
+		echo "  what to do: install one (on Debian also python3-venv), or name it: PYTHON=..." >&2; \
+		exit 1; }
+	@$(RUN) -c '$(SUITABLE)' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@echo "installing the locked packages into $(VENV): some minutes the first time ..."
+	@$(PIP) --no-deps --require-hashes -r requirements.lock
+	@$(PIP) -r requirements-torch.txt $(TORCH_PIP_ARGS)
+	@touch $@

@@ -1,0 +1,1 @@
+"""Where the flows run: the local stack of plain processes, and the container stack."""

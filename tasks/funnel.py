@@ -1,0 +1,161 @@
+"""The corpus funnel: where every document of the source went, from the counts of the manifests.
+
+    source = rejected (by reason) + filtered        filtered = duplicates (by kind) + training
+
+In a manifest's counts, ``num_in`` is what came and ``num_kept`` what passed. A count whose name
+neither begins with ``num_`` nor ends with a unit is a reason that documents were dropped for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from model.artifact import Manifest
+from model.errors import ArtifactError
+
+UNITS = ("_bytes", "_chars", "_tokens", "_seconds")
+
+
+@dataclass(frozen=True)
+class FunnelRow:
+    """One line: how many documents came with, went at, or passed a stage."""
+
+    stage: str
+    what: str
+    documents: int
+    percent: float
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """Where the documents of a source went."""
+
+    num_files: int
+    num_source: int
+    rejected: Mapping[str, int]
+    num_filtered: int
+    duplicates: Mapping[str, int]
+    num_training: int
+    num_validation: int
+    num_training_tokens: int
+
+    def rows(self) -> list[FunnelRow]:
+        """Return the lines from source to training; reasons that met no document are left out."""
+        lines = [
+            ("download", "documents", self.num_source),
+            *(("filter_documents", reason, -count) for reason, count in self.rejected.items()),
+            ("filter_documents", "kept", self.num_filtered),
+            *(("duplicate_clusters", kind, -count) for kind, count in self.duplicates.items()),
+            ("write_shards", "training", self.num_training),
+            ("select_validation", "validation", self.num_validation),
+        ]
+        shown = [line for line in lines if line[2] or line[1] in ("kept", "training")]
+        scale = 100 / max(1, self.num_source)
+        return [FunnelRow(*line, percent=round(scale * line[2], 2)) for line in shown]
+
+    def as_rows(self) -> list[dict[str, Any]]:
+        """Return the lines as plain mappings, for tables."""
+        return [asdict(row) for row in self.rows()]
+
+
+def funnel(manifests: Iterable[Manifest]) -> Funnel:
+    """Return the funnel of a prepared corpus.
+
+    Args:
+        manifests: of its data stages; other stages do not matter.
+
+    Raises:
+        ArtifactError: a stage is missing, or counts do not add up.
+    """
+    stages: dict[str, list[Manifest]] = {}
+    for manifest in manifests:
+        stages.setdefault(manifest.artifact.stage, []).append(manifest)
+    raw = _of_stage(stages, "download")
+    filtered = _of_stage(stages, "filter_documents")
+    clusters = _of_stage(stages, "duplicate_clusters")[0]
+    training = _of_stage(stages, "write_shards", name="training")[0]
+    validation = _of_stage(stages, "select_validation")[0]
+    for item in (*filtered, clusters):
+        passed = item.counts["num_kept"] + sum(losses(item).values())
+        _require_equal(item, "num_in", passed, of="what it kept and dropped")
+    num_source = _total(raw, "num_documents")
+    if _total(filtered, "num_in") != num_source:
+        raise _not_adding_up(
+            "filter_documents", expected=f"{num_source} documents in, as many as were downloaded",
+            found=_total(filtered, "num_in"),
+        )  # fmt: skip
+    _require_equal(clusters, "num_in", _total(filtered, "num_kept"), of="what the filter kept")
+    _require_equal(training, "num_docs", clusters.counts["num_kept"], of="what deduplication kept")
+    return Funnel(
+        num_files=len(raw),
+        num_source=num_source,
+        rejected=sum((Counter(losses(item)) for item in filtered), Counter()),
+        num_filtered=_total(filtered, "num_kept"),
+        duplicates=losses(clusters),
+        num_training=training.counts["num_docs"],
+        num_validation=validation.counts["num_kept"],
+        num_training_tokens=training.counts["num_tokens"],
+    )
+
+
+def losses(manifest: Manifest) -> dict[str, int]:
+    """Return the documents a stage dropped, by reason."""
+    return {
+        name: count
+        for name, count in manifest.counts.items()
+        if not name.startswith("num_") and not name.endswith(UNITS)
+    }
+
+
+def funnel_table(found: Funnel) -> Table:
+    """Return the funnel for a terminal."""
+    table = Table(title=f"{found.num_files} files, {found.num_training_tokens:,} training tokens")
+    table.add_column("stage")
+    table.add_column("what")
+    table.add_column("documents", justify="right")
+    table.add_column("% of source", justify="right")
+    for row in found.rows():
+        table.add_row(row.stage, row.what, f"{row.documents:,}", f"{row.percent:.1f}")
+    return table
+
+
+def _of_stage(
+    stages: Mapping[str, list[Manifest]], stage: str, *, name: str | None = None
+) -> list[Manifest]:
+    found = [item for item in stages.get(stage, ()) if name in (None, item.artifact.name)]
+    if not found:
+        raise ArtifactError(
+            "the corpus lacks a stage that its funnel needs",
+            expected=f"a manifest of {stage}" + (f"/{name}" if name else ""),
+            found=f"manifests of {', '.join(sorted(stages)) or 'nothing'}",
+            fix="give the manifests of all stages of `prepare`",
+        )
+    return found
+
+
+def _total(manifests: Sequence[Manifest], count: str) -> int:
+    return sum(item.counts[count] for item in manifests)
+
+
+def _require_equal(manifest: Manifest, count: str, expected: int, *, of: str) -> None:
+    if manifest.counts[count] != expected:
+        raise _not_adding_up(
+            manifest.artifact.relative_path,
+            expected=f"{count} = {expected}, {of}",
+            found=manifest.counts[count],
+        )
+
+
+def _not_adding_up(where: str, *, expected: str, found: int) -> ArtifactError:
+    return ArtifactError(
+        "the counts of the corpus do not add up",
+        expected=expected,
+        found=found,
+        where=where,
+        fix="run `python -m tasks.artifacts verify`, and report a bug if it finds nothing",
+    )

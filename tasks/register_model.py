@@ -1,0 +1,177 @@
+"""Task register_model: the exported model as a version of a registered model in MLflow.
+
+Not a stage: it makes nothing in the artifact store, and what it makes in MLflow it makes once. A
+version is known by the content digest of the exported artifact, so registering it again at most
+moves the alias.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from model.artifact import Artifact, Manifest
+from model.config import Config
+from model.errors import ArtifactError
+from model.store import ArtifactStore
+from tasks.config import RegistryConfig
+from tasks.tracking import TRAINING_RUN_TAG, TrackedPipeline
+from tasks.tracking_store import KEY_TAG, RunStore
+from tasks.tracking_training import DIGEST_TAG, model_name
+
+logger = logging.getLogger(__name__)
+
+REGISTERED_TAG = "llm.registered_model"
+
+
+class RegisteredModel(Config):
+    """One version of a registered model."""
+
+    name: str
+    version: int
+    alias: str
+    uri: str
+    is_new: bool
+
+
+@task(name="register_model", persist_result=False, cache_policy=NO_CACHE, log_prints=False)
+def register_model(
+    tracked: TrackedPipeline,
+    exported: Artifact,
+    *,
+    scores: Artifact | None,
+    registry: RegistryConfig,
+    store: ArtifactStore,
+) -> RegisteredModel | State[RegisteredModel] | None:
+    """Register an exported model, unless a version has its content already, and set the alias.
+
+    Args:
+        exported: of export_model.
+        scores: of score_model, for the version's tags.
+
+    Returns:
+        The version, in Prefect state ``Cached`` if it was there; ``None`` if the store failed.
+    """
+    manifest = store.read_manifest(exported)
+    tags = version_tags(manifest, scores and store.read_manifest(scores), store)
+    with store.locked(exported):  # two pipelines with one model: one registers it
+        register = partial(_register, manifest=manifest, tags=tags, registry=registry, store=store)
+        found = tracked.attempt("registering the model", register)
+    if found is None:
+        return None
+    tracked.record_tags({REGISTERED_TAG: found.uri})
+    logger.info("%s is %s, alias %s", exported.relative_path, found.uri, found.alias)
+    if found.is_new:
+        return found
+    message = f"{found.uri} has this content already"
+    return Completed(name="Cached", message=message, data=found)
+
+
+def version_tags(
+    exported: Manifest, scores: Manifest | None, store: ArtifactStore
+) -> dict[str, str]:
+    """Return what a version is found and compared by.
+
+    Bits per byte compare only between versions of equal validation digest.
+    """
+    tags = {KEY_TAG: exported.derivation.key, DIGEST_TAG: exported.content_digest}
+    if scores:
+        tags["bits_per_byte"] = f"{scores.facts['bits_per_byte']:.6f}"
+        validation = find_input(scores, "select_validation", store)
+        if validation:
+            tags["data.validation_digest"] = validation.content_digest
+    return tags
+
+
+def find_input(manifest: Manifest, stage: str, store: ArtifactStore) -> Manifest | None:
+    """Return the nearest artifact of a stage that another was made from, if it is still there."""
+    level = [manifest]
+    while level:
+        items = {
+            item.key: item
+            for above in level
+            for items in above.derivation.inputs.values()
+            for item in items
+        }
+        level = [found for item in items.values() if (found := _manifest(item, store))]
+        for found in level:
+            if found.artifact.stage == stage:
+                return found
+    return None
+
+
+def _manifest(artifact: Artifact, store: ArtifactStore) -> Manifest | None:
+    try:
+        return store.read_manifest(artifact)
+    except ArtifactError:  # pruned: its consumers go on without it
+        return None
+
+
+def _register(
+    runs: RunStore,
+    run_id: str,
+    *,
+    manifest: Manifest,
+    tags: dict[str, str],
+    registry: RegistryConfig,
+    store: ArtifactStore,
+) -> RegisteredModel:
+    client, name = runs.client, registry.name
+    if not client.search_registered_models(filter_string=f"name = '{name}'"):
+        client.create_registered_model(name)
+    versions = client.search_model_versions(
+        f"name = '{name}' and tags.`{DIGEST_TAG}` = '{manifest.content_digest}'"
+    )
+    known = [int(item.version) for item in versions]
+    version = max(known) if known else _upload(runs, run_id, manifest, tags, name, store)
+    aliases = client.get_registered_model(name).aliases
+    if str(aliases.get(registry.alias)) != str(version):  # a number, or text from a server
+        client.set_registered_model_alias(name, registry.alias, str(version))
+    return RegisteredModel(
+        name=name,
+        version=version,
+        alias=registry.alias,
+        uri=f"models:/{name}/{version}",
+        is_new=not known,
+    )
+
+
+def _upload(
+    runs: RunStore,
+    run_id: str,
+    manifest: Manifest,
+    tags: dict[str, str],
+    name: str,
+    store: ArtifactStore,
+) -> int:
+    """Copy the exported folder into the store and return the number of its version."""
+    client = runs.client
+    run = client.get_run(run_id)
+    source_run_id = run.data.tags.get(TRAINING_RUN_TAG, run_id)
+    model = client.create_logged_model(
+        runs.experiment_id,
+        name=model_name(name),
+        source_run_id=source_run_id,
+        tags=tags,
+        model_type="causal-lm",
+    )
+    folder = store.path(manifest.artifact) / manifest.facts["directory"]
+    client.log_model_artifacts(model.model_id, str(folder))
+    model = client.finalize_logged_model(model.model_id, "READY")
+    points = runs.last_points(run_id)
+    step = max((point.step for point in points), default=0)
+    runs.link_model(model, run_id=run_id, step=step, points=points)
+    version = client.create_model_version(
+        # The address of the files: MLflow looks models:/ addresses up in its process-wide store.
+        name,
+        source=model.artifact_location,
+        run_id=source_run_id,
+        tags=tags,
+        model_id=model.model_id,
+    )
+    return int(version.version)

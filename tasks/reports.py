@@ -1,0 +1,158 @@
+"""What a person reads about a run: the corpus funnel, the loss curve, samples, and where to look.
+
+Each is a Prefect artifact of the flow or task run it is made in, and a file of the MLflow run.
+Outside a Prefect run, only MLflow gets it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+from prefect.context import FlowRunContext, TaskRunContext
+
+from model.artifact import Artifact, Manifest
+from model.config import Config
+from model.store import ArtifactStore
+from model.tracker import EVENTS_NAME, Event, read_events
+from tasks.funnel import Funnel, funnel
+from tasks.tracking import TrackedPipeline
+
+SCORES_FILE = "scores.json"
+PICTURE_INCHES = (7.0, 3.6)
+DOTS_PER_INCH = 100
+EVERY_STEP_UP_TO = 1000  # points drawn of a curve; more cannot be told apart
+
+
+class Sample(Config):
+    """What a model wrote after a prompt."""
+
+    prompt: str
+    text: str
+
+
+def report_corpus(tracked: TrackedPipeline, manifests: Iterable[Manifest]) -> Funnel:
+    """Report the data of a pipeline: its funnel, its digests, its data sets.
+
+    Args:
+        manifests: of all stages of the pipeline so far.
+
+    Raises:
+        ArtifactError: a stage is missing, or the counts do not add up.
+    """
+    manifests = list(manifests)
+    found = funnel(manifests)
+    tracked.record_data(manifests)
+    tracked.record_table(found.as_rows(), "corpus_funnel.json")
+    if _in_prefect_run():
+        create_table_artifact(
+            found.as_rows(),
+            key="corpus-funnel",
+            description=f"{found.num_training} documents with {found.num_training_tokens} tokens "
+            f"for training, {found.num_validation} documents for validation",
+        )
+    return found
+
+
+def report_training(tracked: TrackedPipeline, trained: Artifact, store: ArtifactStore) -> None:
+    """Report a finished training: its MLflow run, complete, and its loss curve."""
+    tracked.complete_training(trained, store)
+    picture = loss_picture(read_events(store.path(trained) / EVENTS_NAME))
+    tracked.record_bytes(picture, "loss.png")
+    if _in_prefect_run():
+        # The address holds the picture itself: nothing else serves it to a browser, and Prefect
+        # cuts such addresses out of markdown.
+        address = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+        create_image_artifact(address, key="loss", description=f"loss of {trained.name}")
+
+
+def report_samples(tracked: TrackedPipeline, samples: Sequence[Sample]) -> None:
+    """Report texts a model wrote."""
+    tracked.record_text(samples_text(samples), "samples.txt")
+    if _in_prefect_run():
+        text = samples_markdown(samples)
+        create_markdown_artifact(text, key="samples", description="texts the model wrote")
+
+
+def report_mlflow_run(tracked: TrackedPipeline) -> None:
+    """Show where MLflow has this run."""
+    if tracked.run_id is None or not _in_prefect_run():
+        return
+    if tracked.url:
+        create_link_artifact(tracked.url, link_text="run in MLflow", key="mlflow-run")
+    else:
+        create_markdown_artifact(mlflow_markdown(tracked.uri, tracked.run_id), key="mlflow-run")
+
+
+def _in_prefect_run() -> bool:
+    return bool(FlowRunContext.get() or TaskRunContext.get())
+
+
+def read_samples(scores: Path) -> tuple[Sample, ...]:
+    """Return the sample texts of a score_model artifact.
+
+    Args:
+        scores: its directory.
+    """
+    found = json.loads((scores / SCORES_FILE).read_text(encoding="utf-8"))
+    return tuple(Sample.model_validate(item) for item in found["samples"])
+
+
+def samples_text(samples: Sequence[Sample]) -> str:
+    """Return texts as they are, each after its prompt in brackets."""
+    return "\n\n".join(f"[{item.prompt}]{item.text}" for item in samples) + "\n"
+
+
+def samples_markdown(samples: Sequence[Sample]) -> str:
+    """Return texts with their prompts in bold; what the model wrote is never taken for markup."""
+    return "\n".join(f"**{_plain(item.prompt)}**{_plain(item.text)}\n" for item in samples)
+
+
+def _plain(text: str) -> str:
+    """Return text that markdown shows as it is."""
+    escaped = "".join(f"\\{char}" if char in "\\`*_{}[]<>()#+-.!|~&$" else char for char in text)
+    return "<br>".join(escaped.splitlines())
+
+
+def mlflow_markdown(uri: str, run_id: str) -> str:
+    """Return how to look at a run of a store that no server shows."""
+    return (
+        f"Run `{run_id}` is in the MLflow store `{uri}`. To look at it:\n\n"
+        f"```\nmlflow server --workers 1 --backend-store-uri {uri}\n```\n"
+    )
+
+
+def loss_picture(events: Sequence[Event]) -> bytes:
+    """Return the training and validation loss over the steps, as a PNG picture."""
+    figure = Figure(figsize=PICTURE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
+    axes = figure.subplots()
+    _draw(axes, events, "train/loss", label="training", style="-")
+    _draw(axes, events, "validation/loss", label="validation", style="o-")
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss, nats per token")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    stream = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(stream)
+    return stream.getvalue()
+
+
+def _draw(axes: Axes, events: Sequence[Event], key: str, *, label: str, style: str) -> None:
+    points = [(event["step"], event[key]) for event in events if key in event]
+    stride = max(1, len(points) // EVERY_STEP_UP_TO)
+    kept = points[::stride]
+    axes.plot(
+        [step for step, _ in kept], [loss for _, loss in kept], style, label=label, markersize=3
+    )

@@ -1,0 +1,206 @@
+"""deployments.local_stack: `make local`, as it is and as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from deployments.addresses import HOST, Addresses
+from deployments.local_stack import PROJECT, stack_environment, usage
+from tasks.tracking_store import tracking_uri
+
+STACK = [sys.executable, "-m", "deployments.local_stack"]
+PREFECT = str(Path(sys.executable).parent / "prefect")
+DEFAULTS = Addresses(4200, 5000)
+
+SMALL = {  # one shrunken pretraining: seconds instead of minutes
+    "preset": "demo",
+    "source": {"demo_documents": 600, "demo_shards": 2},
+    "validation": {"num_documents": 40},
+    "train": {"steps": 6},
+}
+
+
+def test_stack_keeps_runs_where_flows_started_by_hand_keep_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    environment = stack_environment(DEFAULTS, {})
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == tracking_uri()
+    assert environment["MLFLOW_DEFAULT_ARTIFACT_ROOT"] == f"file://{PROJECT}/.mlflow/artifacts"
+    assert environment["PREFECT_HOME"] == f"{PROJECT}/.prefect"
+
+
+def test_stack_environment_keeps_what_the_user_set_but_not_the_addresses() -> None:
+    given = {"PREFECT_HOME": "elsewhere", "PREFECT_API_URL": "http://other/api", "HOME": "/home/me"}
+    environment = stack_environment(DEFAULTS, given)
+    assert environment["PREFECT_HOME"] == str(Path("elsewhere").absolute())
+    assert environment["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
+    assert environment["HOME"] == "/home/me"
+
+
+def test_usage_names_addresses_and_a_command_that_works_at_once() -> None:
+    text = usage(DEFAULTS, PROJECT / ".prefect" / "logs")
+    assert "http://127.0.0.1:4200 " in text
+    assert "http://127.0.0.1:5000 " in text
+    assert "prefect deployment run pretrain/demo --watch" in text
+    assert ".prefect/logs/*.log" in text
+    assert "PREFECT_API_URL" not in text
+
+
+def test_usage_on_another_port_says_how_to_point_prefect_there() -> None:
+    text = usage(Addresses(4300, 5000), PROJECT)
+    assert "export PREFECT_API_URL=http://127.0.0.1:4300/api" in text
+
+
+def test_stack_on_a_port_in_use_starts_nothing(tmp_path: Path) -> None:
+    with socket.create_server((HOST, 0)) as server:
+        port = server.getsockname()[1]
+        environment = {**os.environ, "PREFECT_PORT": str(port), "PREFECT_HOME": str(tmp_path)}
+        done = subprocess.run(
+            STACK, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert f"error: port {port} is in use" in done.stderr
+    assert f"PREFECT_PORT={port + 1} make local" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+class RunningStack:
+    """The real stack on free ports, with all its state in a directory of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.addresses = Addresses(free_port(), free_port())
+        self.environment = {
+            **os.environ,
+            "PREFECT_PORT": str(self.addresses.prefect_port),
+            "MLFLOW_PORT": str(self.addresses.mlflow_port),
+            "PREFECT_HOME": str(home / "prefect"),
+            "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{home / 'mlflow.db'}",
+            "MLFLOW_DEFAULT_ARTIFACT_ROOT": (home / "artifacts").as_uri(),
+            "LLM_DATA_ROOT": str(home / "data"),
+        }
+        self.process = subprocess.Popen(
+            STACK, cwd=PROJECT, env=self.environment, stdout=subprocess.PIPE, text=True
+        )
+        self.output: list[str] = []
+        self.wait_for("Ctrl-C ends everything")
+
+    def wait_for(self, words: str) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.output.append(line)
+            if words in line:
+                return
+        pytest.fail(f"no {words!r} in:\n{''.join(self.output)}")
+
+    def prefect(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [PREFECT, *arguments],
+            cwd=PROJECT,
+            env={**self.environment, "PREFECT_API_URL": self.addresses.prefect_api},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def log(self, name: str) -> str:
+        return (Path(self.environment["PREFECT_HOME"]) / "logs" / f"{name}.log").read_text()
+
+    def processes(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        output, _ = self.process.communicate(timeout=120)
+        self.output.append(output)
+        return self.process.returncode
+
+
+def free_port() -> int:
+    with socket.create_server((HOST, 0)) as server:
+        return server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def running_stack(home: Path) -> Iterator[RunningStack]:
+    stack = RunningStack(home)
+    try:
+        yield stack
+    finally:
+        if stack.process.poll() is None:
+            stack.stop()
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    with running_stack(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
+
+
+def ask(url: str, body: dict[str, Any] | None = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.load(response)
+
+
+@pytest.mark.slow
+def test_stack_serves_every_deployment(stack: RunningStack) -> None:
+    found = ask(f"{stack.addresses.prefect_api}/deployments/filter", {})
+    assert {item["name"] for item in found} == {"demo", "sample", "gpu-hour", "full"}
+    limits = {item["name"]: item["global_concurrency_limit"] for item in found if item["tags"]}
+    assert limits["demo"]["limit"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_deployment_run_ends_completed_and_is_in_mlflow(stack: RunningStack) -> None:
+    parameters = [f"{name}={json.dumps(value)}" for name, value in SMALL.items()]
+    arguments = [word for text in parameters for word in ("--param", text)]
+    command = stack.prefect("deployment", "run", "pretrain/demo", *arguments, "--watch")
+    output, _ = command.communicate()
+    assert command.returncode == 0, output + stack.log("worker")
+    assert "Flow run finished successfully in 'Completed'" in output
+
+    api = f"{stack.addresses.mlflow}/api/2.0/mlflow"
+    experiments = ask(f"{api}/experiments/search", {"max_results": 10})["experiments"]
+    ids = [item["experiment_id"] for item in experiments]
+    runs = ask(f"{api}/runs/search", {"experiment_ids": ids})["runs"]
+    assert {run["info"]["status"] for run in runs} == {"FINISHED"}
+    metrics = {item["key"] for run in runs for item in run["data"].get("metrics", [])}
+    assert {"train/loss", "validation/loss", "validation/bits_per_byte"} <= metrics
+    inputs = [item["dataset"] for run in runs for item in run["inputs"].get("dataset_inputs", [])]
+    assert inputs
+    assert all(re.fullmatch("[0-9a-f]{32}", item["digest"]) for item in inputs)
+    model = ask(f"{api}/registered-models/get?name=demo-base")["registered_model"]
+    assert {item["alias"] for item in model["aliases"]} >= {"candidate"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_stack_stopped_in_a_run_leaves_no_process_and_a_crashed_run(tmp_path: Path) -> None:
+    with running_stack(tmp_path) as stack:
+        stack.prefect(
+            "deployment", "run", "pretrain/demo", "--param", 'train={"steps": 100000}'
+        ).communicate()
+        stack.wait_for("Beginning flow run")
+        processes = stack.processes()
+        assert len(processes) > 3  # two servers, the worker, and the run
+        assert stack.stop() == 0
+        assert [process for process in processes if process.is_running()] == []
+        assert "was cut off: marked as crashed" in stack.output[-1]

@@ -1,0 +1,156 @@
+"""Registering exported models, against a real local store."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from prefect import State
+
+from flows.presets import demo
+from model.store import ArtifactStore
+from tasks.config import RegistryConfig
+from tasks.register_model import RegisteredModel, find_input, register_model
+from tasks.tracking import TrackedPipeline, pipeline_run
+from tests.servers import free_port, local_mlflow_uri
+from tests.small_pipeline import SmallPipeline, make_small_pipeline
+
+pytestmark = [
+    # MLflow's own models use what its newest SQLAlchemy deprecates.
+    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
+]
+
+
+@pytest.fixture
+def experiment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", local_mlflow_uri())
+    return request.node.name
+
+
+@pytest.fixture
+def registry(request: pytest.FixtureRequest) -> RegistryConfig:
+    return RegistryConfig(name=request.node.name)
+
+
+@pytest.fixture
+def client() -> MlflowClient:
+    return MlflowClient(tracking_uri=local_mlflow_uri())
+
+
+@pytest.fixture
+def small(tmp_path: Path, request: pytest.FixtureRequest) -> SmallPipeline:
+    return make_small_pipeline(tmp_path, salt=request.node.name)
+
+
+def open_pipeline(experiment: str) -> Any:
+    return pipeline_run(experiment=experiment, name="demo", config=demo(), flow="pretrain")
+
+
+def register(tracked: TrackedPipeline, small: SmallPipeline, registry: RegistryConfig) -> Any:
+    return register_model.fn(
+        tracked,
+        small.artifact("export_model"),
+        scores=small.artifact("score_model"),
+        registry=registry,
+        store=small.store,
+    )
+
+
+def test_register_model_uploads_the_exported_folder_and_sets_the_alias(
+    small: SmallPipeline,
+    experiment: str,
+    registry: RegistryConfig,
+    client: MlflowClient,
+    tmp_path: Path,
+) -> None:
+    with open_pipeline(experiment) as tracked:
+        training_run_id = tracked.complete_training(small.artifact("train_model"), small.store)
+        found = register(tracked, small, registry)
+    uri = f"models:/{registry.name}/1"
+    assert found == RegisteredModel(
+        name=registry.name, version=1, alias="candidate", uri=uri, is_new=True
+    )
+    version = client.get_model_version_by_alias(registry.name, "candidate")
+    exported = small.manifests["export_model"]
+    assert version.tags == {
+        "llm.artifact_key": exported.derivation.key,
+        "llm.content_digest": exported.content_digest,
+        "bits_per_byte": "1.062500",
+        "data.validation_digest": small.manifests["select_validation"].content_digest,
+    }
+    assert version.run_id == training_run_id
+    folder = small.store.path(exported.artifact) / "model"
+    files = Path(version.source.removeprefix("file://"))
+    assert {path.name: path.read_text() for path in files.iterdir()} == {
+        path.name: path.read_text() for path in folder.iterdir()
+    }
+    run = client.get_run(tracked.run_id)
+    assert run.data.tags["llm.registered_model"] == uri
+    assert run.outputs
+    (output,) = run.outputs.model_outputs
+    assert output.step == 30
+    model = client.get_logged_model(output.model_id)
+    assert model.status == "READY"
+    metrics = {point.key: point.value for point in model.metrics or ()}
+    assert metrics["validation/bits_per_byte"] == 1.0
+
+
+def test_register_model_again_uploads_nothing_and_is_cached(
+    small: SmallPipeline, experiment: str, registry: RegistryConfig, client: MlflowClient
+) -> None:
+    with open_pipeline(experiment) as tracked:
+        first = register(tracked, small, registry)
+    with open_pipeline(experiment) as tracked:
+        second = register(tracked, small, registry)
+    assert isinstance(second, State)
+    assert second.name == "Cached"
+    assert second.data == first.model_copy(update={"is_new": False})
+    assert len(client.search_model_versions(f"name = '{registry.name}'")) == 1
+    assert client.get_run(tracked.run_id).data.tags["llm.registered_model"] == first.uri
+
+
+def test_register_model_of_other_content_is_the_next_version(
+    experiment: str, registry: RegistryConfig, client: MlflowClient, tmp_path: Path
+) -> None:
+    one, two = (make_small_pipeline(tmp_path / salt, salt=salt) for salt in ("one", "two"))
+    with open_pipeline(experiment) as tracked:
+        assert register(tracked, one, registry).version == 1
+        assert register(tracked, two, registry).version == 2
+        assert client.get_registered_model(registry.name).aliases == {"candidate": 2}
+        back = register(tracked, one, registry)
+    assert back.data.version == 1
+    assert client.get_registered_model(registry.name).aliases == {"candidate": 1}
+
+
+def test_register_model_under_another_alias_keeps_the_first(
+    small: SmallPipeline, experiment: str, registry: RegistryConfig, client: MlflowClient
+) -> None:
+    with open_pipeline(experiment) as tracked:
+        register(tracked, small, registry)
+        register(tracked, small, registry.model_copy(update={"alias": "champion"}))
+    aliases = client.get_registered_model(registry.name).aliases
+    assert aliases == {"candidate": 1, "champion": 1}
+
+
+def test_register_model_without_a_store_warns_and_returns_nothing(
+    small: SmallPipeline,
+    registry: RegistryConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    with caplog.at_level(logging.WARNING), open_pipeline("any") as tracked:
+        assert register(tracked, small, registry) is None
+    assert "opening a run" in caplog.text
+
+
+def test_find_input_looks_through_all_levels_and_past_pruned_ones(small: SmallPipeline) -> None:
+    scores = small.manifests["score_model"]
+    found = find_input(scores, "select_validation", small.store)
+    assert found == small.manifests["select_validation"]
+    assert find_input(scores, "train_tokenizer", small.store) is None
+    elsewhere = ArtifactStore(small.store.root / "empty")
+    assert find_input(scores, "select_validation", elsewhere) is None
