@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -43,6 +44,7 @@ def run_command(
 ) -> None:
     """Run a flow, or plan it with ``--dry-run``; exit with 2 for an error its user can mend."""
     options = _parse(flow, arguments)
+    _log_to_terminal()
     try:
         groups = parse_settings(options.set)
         resolved = resolve(options.preset, kind=config, **groups)
@@ -102,10 +104,23 @@ def prefect_api() -> Iterator[None]:
     server = SubprocessASGIServer()
     server.start(timeout=get_current_settings().server.ephemeral.startup_timeout_seconds)
     try:
-        with temporary_settings({PREFECT_API_URL: server.api_url}):
+        # The settings are for this process, the variable for the task runner's and their threads.
+        with temporary_settings({PREFECT_API_URL: server.api_url}), _variable(server.api_url):
             yield
     finally:
         server.stop()
+
+
+@contextlib.contextmanager
+def _variable(api_url: str) -> Iterator[None]:
+    before = os.environ.get(PREFECT_API_URL.name)
+    os.environ[PREFECT_API_URL.name] = api_url
+    try:
+        yield
+    finally:
+        del os.environ[PREFECT_API_URL.name]
+        if before is not None:
+            os.environ[PREFECT_API_URL.name] = before
 
 
 def _answers(url: str) -> bool:
@@ -126,6 +141,16 @@ def _parse(flow: Flow[..., None], arguments: Sequence[str] | None) -> argparse.N
         "--dry-run", action="store_true", help="print settings and plan, run nothing"
     )
     return parser.parse_args(arguments)
+
+
+def _log_to_terminal() -> None:
+    """Show what our own modules log; Prefect's loggers have handlers of their own."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s | %(name)s - %(message)s", "%H:%M:%S"))
+    for name in ("flows", "tasks", "model"):
+        first_party = logging.getLogger(name)
+        first_party.addHandler(handler)
+        first_party.setLevel(logging.INFO)
 
 
 def _say(text: str, *, stream: Any = None) -> None:

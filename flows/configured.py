@@ -17,9 +17,11 @@ from prefect.runtime import flow_run
 
 from flows.overrides import all_optional, groups_of, resolve
 from flows.presets import PrepareConfig, Preset
+from model.artifact import Manifest
 from model.store import ArtifactStore
 from tasks.pipeline import Pipeline, task_runner
 from tasks.plan import Plan, make_plan, outcome_text
+from tasks.reports import report_mlflow_run
 from tasks.stage import data_root
 from tasks.tracking import TrackedPipeline, pipeline_run
 
@@ -34,7 +36,15 @@ class Session:
 
     pipeline: Pipeline
     tracking: TrackedPipeline
-    name: str
+
+    @property
+    def store(self) -> ArtifactStore:
+        """Where the artifacts lie."""
+        return self.pipeline.store
+
+    def manifests(self) -> list[Manifest]:
+        """Return the manifests of all stages, when the last of them is made."""
+        return [self.store.read_manifest(step.artifact) for step in self.pipeline.finish()]
 
 
 Body = Callable[[Session, Any], None]
@@ -81,13 +91,16 @@ def _run(body: Body, dag: Dag, config: PrepareConfig) -> None:
     plan.require_disk(store.root)
     name = f"{config.preset}-{flow_run.name or 'run'}"
     with (
-        pipeline_run(name=name, config=config, flow=body.__name__) as tracking,
+        pipeline_run(
+            experiment=config.run.experiment, name=name, config=config, flow=body.__name__
+        ) as tracking,
         task_runner(config.run) as runner,
     ):
         pipeline = Pipeline(store, config.run, runner=runner, tracking_run_id=tracking.run_id)
         home = store.link_run(name, [step.artifact for step in plan.steps])
         (home / "config.json").write_text(config.model_dump_json(indent=1))
-        body(Session(pipeline, tracking, name), config)
+        body(Session(pipeline, tracking), config)
+        report_mlflow_run(tracking)
         logger.info("done:\n%s", outcome_text(pipeline.finish(), store))
 
 

@@ -16,6 +16,7 @@ from tasks.download import download, source_files
 from tasks.duplicate_clusters import duplicate_clusters
 from tasks.filter_documents import filter_documents
 from tasks.pipeline import Pipeline
+from tasks.reports import report_corpus
 from tasks.select_validation import SelectValidation, select_validation
 from tasks.signatures import Signatures, signatures
 from tasks.tokenise import Split, Tokenise, tokenise
@@ -104,8 +105,8 @@ def _shards(
 @configured_flow(PrepareConfig, dag=prepare_corpus)
 def prepare(session: Session, config: PrepareConfig) -> None:
     """Make the corpus of a preset: raw shards in, token shards and a tokenizer out."""
-    corpus = prepare_corpus(session.pipeline, config)
-    report_corpus(session, corpus)
+    prepare_corpus(session.pipeline, config)
+    report_corpus(session.tracking, session.manifests())
 
 
 if __name__ == "__main__":

@@ -60,8 +60,8 @@ def demo() -> PretrainConfig:
         tokenizer=TokenizerConfig(vocab_size=1_536, sample_bytes=4_000_000),
         model=ModelConfig(size="1m", context_tokens=256),
         train=TrainConfig(
-            steps=700,
-            batch_tokens_per_step=8_192,
+            steps=450,
+            batch_tokens_per_step=4_096,
             learning_rate=4e-3,
             micro_batch_rows=16,
             validate_every_steps=100,

@@ -16,6 +16,7 @@ from model.artifact import Artifact
 from tasks.export_model import ExportModel, export_model
 from tasks.pipeline import Pipeline
 from tasks.register_model import register_model
+from tasks.reports import report_corpus, report_scores, report_summary, report_training
 from tasks.score_model import ScoreModel, score_model
 from tasks.train_model import TrainModel, train_model
 
@@ -36,7 +37,12 @@ def pretrain_model(pipeline: Pipeline, config: PretrainConfig) -> Pretrained:
     trained = pipeline.add(
         train_model,
         config.registry.name,
-        config=TrainModel(model=config.model, train=config.train),
+        config=TrainModel(
+            model=config.model,
+            train=config.train,
+            sample_prompts=config.score.prompts,
+            tracking_parent=pipeline.tracking_run_id,
+        ),
         inputs={
             "tokenizer": corpus.tokenizer,
             "training": corpus.training,
@@ -66,8 +72,17 @@ def pretrain_model(pipeline: Pipeline, config: PretrainConfig) -> Pretrained:
 def pretrain(session: Session, config: PretrainConfig) -> None:
     """Make a base model of a preset: raw shards in, a registered model out."""
     made = pretrain_model(session.pipeline, config)
-    report_pretraining(session, made)
-    register_model(session.tracking, made.exported, config.registry)
+    report_corpus(session.tracking, session.manifests())
+    report_training(session.tracking, made.trained, session.store)
+    report_scores(session.tracking, made.scores, session.store)
+    register_model(
+        session.tracking,
+        made.exported,
+        scores=made.scores,
+        registry=config.registry,
+        store=session.store,
+    )
+    report_summary(session.tracking, session.manifests(), made.scores, session.store)
 
 
 if __name__ == "__main__":

@@ -65,8 +65,7 @@ def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 def share_threads(world: World) -> int:
     """Give torch this process's share of the cores it may run on, and return how many.
 
-    A lone process keeps to ``OMP_NUM_THREADS`` if that is set; torchrun sets it to 1 by itself, which
-    says nothing.
+    A lone process keeps to ``OMP_NUM_THREADS`` if that is set; torchrun sets it to 1 by itself.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     wanted = os.environ.get("OMP_NUM_THREADS", "") if world.local_size == 1 else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -27,8 +28,11 @@ from model.artifact import Artifact, Manifest
 from model.config import Config
 from model.store import ArtifactStore
 from model.tracker import EVENTS_NAME, Event, read_events
-from tasks.funnel import Funnel, funnel
+from tasks.funnel import Funnel, funnel, funnel_table
+from tasks.tables import render
 from tasks.tracking import TrackedPipeline
+
+logger = logging.getLogger(__name__)
 
 SCORES_FILE = "scores.json"
 PICTURE_INCHES = (7.0, 3.6)
@@ -84,6 +88,31 @@ def report_samples(tracked: TrackedPipeline, samples: Sequence[Sample]) -> None:
     if _in_prefect_run():
         text = samples_markdown(samples)
         create_markdown_artifact(text, key="samples", description="texts the model wrote")
+
+
+def report_scores(tracked: TrackedPipeline, scores: Artifact, store: ArtifactStore) -> None:
+    """Report what a model scores, and texts it wrote."""
+    facts = store.read_manifest(scores).facts
+    found = {f"score/{name}": facts[name] for name in ("validation_loss", "bits_per_byte")}
+    tracked.record_metrics(found)
+    report_samples(tracked, read_samples(store.path(scores)))
+
+
+def report_summary(
+    tracked: TrackedPipeline, manifests: Iterable[Manifest], scores: Artifact, store: ArtifactStore
+) -> None:
+    """Log what a person wants to know at the end: funnel, score, texts, where the run is."""
+    facts = store.read_manifest(scores).facts
+    lines = [
+        "where the documents went:",
+        render(funnel_table(funnel(manifests))),
+        "what the model writes (prompts in brackets):",
+        samples_text(read_samples(store.path(scores))),
+        f"validation: {facts['bits_per_byte']:.4f} bits per byte, "
+        f"{facts['validation_loss']:.4f} nats per token",
+        f"MLflow run: {tracked.url or f'{tracked.run_id} in {tracked.uri}'}",
+    ]
+    logger.info("%s", "\n".join(lines))
 
 
 def report_mlflow_run(tracked: TrackedPipeline) -> None:

@@ -25,7 +25,9 @@ TRY_SECONDS = 0.5
 @cache
 def local_mlflow_uri() -> str:
     """Return the address of one database for all tests: its schema takes seconds to make."""
-    directory = Path(tempfile.mkdtemp(prefix="llm-mlflow-"))
+    # In memory where there is a way: MLflow waits for the disk at every call.
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    directory = Path(tempfile.mkdtemp(prefix="llm-mlflow-", dir=memory))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return f"sqlite:///{directory / 'mlflow.db'}"
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +94,38 @@ def make_small_pipeline(root: Path, *, salt: str = "") -> SmallPipeline:
     Args:
         salt: part of the training's config and weights, so that tests do not share runs.
     """
+    source, manifests = _small_corpus()
+    shutil.copytree(source, root, dirs_exist_ok=True)
+    store = ArtifactStore(root)
+    trained = make_training(store, manifests, salt=salt)
+    scores = make(
+        store,
+        "score_model",
+        "demo-base",
+        files={"scores.json": json.dumps({"samples": [{"prompt": "Tom", "text": " ran."}]})},
+        facts={"bits_per_byte": 1.0625, "validation_loss": 3.5},
+        inputs={
+            "model": (trained.artifact,),
+            "validation": (manifests["shards-validation"].artifact,),
+        },
+    )
+    exported = make(
+        store,
+        "export_model",
+        "demo-base",
+        files={"model/model.safetensors": f"weights {salt}", "model/config.json": "{}"},
+        facts={"directory": "model"},
+        inputs={"model": (trained.artifact,)},
+    )
+    last = {item.artifact.stage: item for item in (trained, scores, exported)}
+    return SmallPipeline(store, manifests | last)
+
+
+@cache
+def _small_corpus() -> tuple[Path, dict[str, Manifest]]:
+    """Make the data stages, once for all tests, and return their data root."""
+    root = Path(tempfile.mkdtemp(prefix="llm-corpus-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
     store = ArtifactStore(root)
     kind = {"kind": "demo"}
     raw = [
@@ -142,26 +178,6 @@ def make_small_pipeline(root: Path, *, salt: str = "") -> SmallPipeline:
             ("validation", 5, (validation.artifact,)),
         )
     }
-    trained = make_training(store, shards, salt=salt)
-    scores = make(
-        store,
-        "score_model",
-        "demo-base",
-        files={"scores.json": json.dumps({"samples": [{"prompt": "Tom", "text": " ran."}]})},
-        facts={"bits_per_byte": 1.0625, "validation_loss": 3.5},
-        inputs={
-            "model": (trained.artifact,),
-            "validation": (shards["validation"].artifact,),
-        },
-    )
-    exported = make(
-        store,
-        "export_model",
-        "demo-base",
-        files={"model/model.safetensors": f"weights {salt}", "model/config.json": "{}"},
-        facts={"directory": "model"},
-        inputs={"model": (trained.artifact,)},
-    )
     named = {
         "download-1": raw[1],
         "filter-1": filtered[1],
@@ -169,12 +185,12 @@ def make_small_pipeline(root: Path, *, salt: str = "") -> SmallPipeline:
         "shards-training": shards["training"],
         "shards-validation": shards["validation"],
     }
-    unique = (raw[0], validation, tokenizer, clusters, trained, scores, exported)
-    return SmallPipeline(store, named | {item.artifact.stage: item for item in unique})
+    unique = (raw[0], validation, tokenizer, clusters)
+    return root, named | {item.artifact.stage: item for item in unique}
 
 
 def make_training(
-    store: ArtifactStore, shards: Mapping[str, Manifest], *, salt: str = ""
+    store: ArtifactStore, manifests: Mapping[str, Manifest], *, salt: str = ""
 ) -> Manifest:
     """Make a finished training with two kept checkpoints."""
     weights = {
@@ -191,6 +207,8 @@ def make_training(
             **weights,
         },
         config={"model": {"size": "1m"}, "train": {"steps": 30, "salt": salt}},
-        inputs={split: (shards[split].artifact,) for split in ("training", "validation")},
+        inputs={
+            split: (manifests[f"shards-{split}"].artifact,) for split in ("training", "validation")
+        },
         logs=frozenset({"events.jsonl", "checkpoints"}),
     )

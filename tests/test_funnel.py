@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from model.artifact import Manifest
 from model.errors import ArtifactError
 from tasks.funnel import funnel, funnel_table
+from tasks.tables import render
 from tests.small_pipeline import make_small_pipeline
 
 
@@ -57,9 +56,7 @@ def test_funnel_rows_lead_from_the_source_to_training(manifests: dict[str, Manif
 
 def test_funnel_table_shows_every_row(manifests: dict[str, Manifest]) -> None:
     found = funnel(manifests.values())
-    console = Console(width=100, record=True, quiet=True)
-    console.print(funnel_table(found))
-    text = console.export_text()
+    text = render(funnel_table(found))
     assert all(row["what"] in text and f"{row['documents']:,}" in text for row in found.as_rows())
     assert "6,700 training tokens" in text
 

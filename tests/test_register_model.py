@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from prefect import State
+from prefect import State, flow
 
 from flows.presets import demo
 from model.store import ArtifactStore
@@ -145,6 +145,31 @@ def test_register_model_without_a_store_warns_and_returns_nothing(
     with caplog.at_level(logging.WARNING), open_pipeline("any") as tracked:
         assert register(tracked, small, registry) is None
     assert "opening a run" in caplog.text
+
+
+def test_register_model_in_a_flow_shows_as_cached_the_second_time(
+    small: SmallPipeline, experiment: str, registry: RegistryConfig, prefect_api: None
+) -> None:
+    states: list[State[Any]] = []
+
+    @flow(name="small-registering")
+    def registering() -> None:
+        with open_pipeline(experiment) as tracked:
+            state = register_model(
+                tracked,
+                small.artifact("export_model"),
+                scores=small.artifact("score_model"),
+                registry=registry,
+                store=small.store,
+                return_state=True,
+            )
+            states.append(state)
+
+    registering()
+    registering()
+    first, second = states
+    assert (first.name, second.name) == ("Completed", "Cached")
+    assert second.result().uri == f"models:/{registry.name}/1"
 
 
 def test_find_input_looks_through_all_levels_and_past_pruned_ones(small: SmallPipeline) -> None:

@@ -21,6 +21,7 @@ from prefect.exceptions import TerminationSignal
 from flows.presets import PretrainConfig, demo
 from model.tracker import EVENTS_NAME, read_events, replay
 from tasks.pipeline import project_root
+from tasks.register_model import register_model
 from tasks.tracking import TrackedPipeline, pipeline_run
 from tasks.tracking_store import RunStore, check_reachable, flatten, tracking_uri
 from tasks.tracking_training import circumstances, final_metrics, training_run
@@ -124,7 +125,10 @@ def test_pipeline_run_records_config_tags_and_status(
     assert tracked.url is None
 
 
-def test_pipeline_run_with_a_long_setting_cuts_it(experiment: str, client: MlflowClient) -> None:
+def test_pipeline_run_with_a_long_setting_cuts_it(
+    experiment: str, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRUNCATE_LONG_VALUES", "false")  # nobody else cuts
     prompts = ("x" * 7000,)
     config = CONFIG.model_copy(
         update={"score": CONFIG.score.model_copy(update={"prompts": prompts})}
@@ -146,14 +150,18 @@ def test_pipeline_run_with_a_long_setting_cuts_it(experiment: str, client: Mlflo
 def test_pipeline_run_that_ends_badly_says_how_and_passes_the_error_on(
     experiment: str, client: MlflowClient, error: BaseException, status: str, outcome: str
 ) -> None:
-    caught: BaseException | None = None
-    try:
+    run_ids = []
+
+    def run() -> None:
         with open_pipeline(experiment) as tracked:
+            run_ids.append(tracked.run_id)
             raise error
-    except BaseException as found:  # noqa: BLE001 - pytest.raises would let signals through
-        caught = found
-    assert caught is error
-    run = client.get_run(tracked.run_id)
+
+    with pytest.raises(type(error)) as caught:
+        run()
+    assert caught.value is error
+    run_id = run_ids[0]
+    run = client.get_run(run_id)
     assert run.info.status == status
     assert run.data.tags["llm.outcome"] == outcome
 
@@ -193,7 +201,9 @@ def test_pipeline_run_without_a_usable_store_goes_on_and_says_so_twice(
         assert tracked.complete_training(small.artifact("train_model"), small.store) is None
         where = tracked.training_run(small.manifests["train_model"].derivation)
         assert where.uri is None
-    first, last = (record.getMessage() for record in caplog.records)
+    first, last = (
+        record.getMessage() for record in caplog.records if record.name == "tasks.tracking"
+    )
     assert uri in first
     assert "opening a run" in first
     assert "does not have all of this run" in last
@@ -217,7 +227,8 @@ def test_pipeline_run_whose_store_goes_away_finishes_with_warnings(
         derivation = small.manifests["train_model"].derivation
         assert tracked.training_run(derivation).run_id is None
         tracked.record_metrics({"train/loss": 1.0})
-    messages = [record.getMessage() for record in caplog.records]
+    ours = [record for record in caplog.records if record.name.startswith("tasks.")]
+    messages = [record.getMessage() for record in ours]
     assert "takes no metrics of this training" in messages[0]
     assert any("(metrics: " in message for message in messages)
     assert "the end of the run" in messages[-1]
@@ -234,9 +245,16 @@ def test_training_run_of_an_interrupted_training_is_gone_on_in(
     experiment: str, client: MlflowClient, tmp_path: Path
 ) -> None:
     derivation = make_small_pipeline(tmp_path).manifests["train_model"].derivation
-    with pytest.raises(ValueError, match="crash"), open_pipeline(experiment) as first:
-        began = first.training_run(derivation)
-        raise ValueError("crash")
+    places = []
+
+    def crash() -> None:
+        with open_pipeline(experiment) as first:
+            places.append(first.training_run(derivation))
+            raise ValueError("crash")
+
+    with pytest.raises(ValueError, match="crash"):
+        crash()
+    (began,) = places
     assert client.get_run(began.run_id).info.status == "FAILED"
     with open_pipeline(experiment) as second:
         assert second.training_run(derivation) == began
@@ -427,3 +445,73 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     shutil.copyfile(local_mlflow_uri().removeprefix("sqlite:///"), directory / "mlflow.db")
     with mlflow_server(directory) as uri:
         yield uri
+
+
+@pytest.mark.slow
+def test_pipeline_run_on_a_server_is_complete_and_idempotent(
+    small: SmallPipeline, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    client = MlflowClient(tracking_uri=server)
+    tracked, run_id = complete(small, "on-a-server")
+    before = contents(client, "on-a-server")
+    assert len(before["models"]) == 2
+    assert len(before["training points"]) == 4 * 4 + 2 * 2
+    assert complete(small, "on-a-server")[1] == run_id
+    assert contents(client, "on-a-server") == before
+    experiment_id = client.get_run(run_id).info.experiment_id
+    assert tracked.url == f"{server}/#/experiments/{experiment_id}/runs/{tracked.run_id}"
+    assert client.get_run(run_id).info.artifact_uri.startswith("mlflow-artifacts:/")
+    path = client.download_artifacts(tracked.run_id, "config.json", str(tmp_path))
+    assert PretrainConfig.model_validate_json(Path(path).read_text()) == CONFIG
+
+
+@pytest.mark.slow
+def test_register_model_on_a_server_can_be_downloaded_by_its_alias(
+    small: SmallPipeline, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    client = MlflowClient(tracking_uri=server)
+
+    def register() -> Any:
+        with open_pipeline("registry") as tracked:
+            return register_model.fn(
+                tracked,
+                small.artifact("export_model"),
+                scores=None,
+                registry=CONFIG.registry,
+                store=small.store,
+            )
+
+    assert register().version == 1
+    assert register().data.version == 1
+    assert [item.version for item in client.search_model_versions()] == ["1"]
+    version = client.get_model_version_by_alias(CONFIG.registry.name, CONFIG.registry.alias)
+    assert version.source.startswith("mlflow-artifacts:/")
+    script = (
+        "import mlflow, pathlib, sys\n"
+        "folder = pathlib.Path(mlflow.artifacts.download_artifacts(sys.argv[1]))\n"
+        "print((folder / 'model.safetensors').read_text())\n"
+    )
+    name = f"models:/{CONFIG.registry.name}@{CONFIG.registry.alias}"
+    command = [sys.executable, "-c", script, name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("weights test_register_model")
+
+
+@pytest.mark.slow
+def test_run_store_opened_by_two_processes_at_once_is_made_once(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
+    script = (
+        "import sys\n"
+        "from tasks.tracking_store import RunStore\n"
+        "print(RunStore.open(sys.argv[1], experiment='x').experiment_id)\n"
+    )
+    command = [sys.executable, "-c", script, uri]
+    racers = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=project_root())
+        for _ in range(2)
+    ]
+    answers = [racer.communicate()[0] for racer in racers]
+    assert [racer.returncode for racer in racers] == [0, 0]
+    assert answers[0] == answers[1] == "1\n"
