@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -74,11 +74,14 @@ class Service:
         """Return the end of the log."""
         return self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:]
 
-    def tree(self) -> list[psutil.Process]:
-        """Return the process and its living descendants, whatever session they are in."""
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if it still runs."""
+        self.process.send_signal(number)
+
+    def descendants(self) -> list[psutil.Process]:
+        """Return the living processes below this one, whatever session they are in."""
         try:
-            root = psutil.Process(self.process.pid)
-            return [root, *root.children(recursive=True)]
+            return psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
 
@@ -86,32 +89,38 @@ class Service:
 def end(service: Service, *, grace_seconds: float, hurry: Callable[[], bool]) -> None:
     """End a service and all its descendants: ask each once, then kill what is left.
 
+    Descendants first, while the service itself is held: a worker that is told to stop kills what
+    it runs, and one that is not would start the next run.
+
     Args:
         grace_seconds: what the processes get to save their work.
         hurry: true cuts the grace short.
     """
-    known: dict[int, psutil.Process] = {}
     deadline = time.monotonic() + grace_seconds
-    while True:
-        for process in service.tree():
+    known: dict[int, psutil.Process] = {}
+
+    def ask_descendants() -> None:
+        for process in service.descendants():
             if process.pid not in known:
                 known[process.pid] = process
                 _signal(process, signal.SIGTERM)
-        service.process.poll()
-        alive = _alive(known.values())
-        if not alive:
-            return
-        if hurry() or time.monotonic() > deadline:
-            break
-        time.sleep(POLL_SECONDS)
-    for process in alive:
+
+    def wait_until(ended: Callable[[], bool]) -> None:
+        while not ended() and not hurry() and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+            ask_descendants()
+
+    service.send_signal(signal.SIGSTOP)
+    ask_descendants()
+    wait_until(lambda: not any(map(_runs, known.values())))
+    service.send_signal(signal.SIGTERM)
+    service.send_signal(signal.SIGCONT)
+    wait_until(lambda: service.process.poll() is not None)
+    for process in filter(_runs, known.values()):
         _signal(process, signal.SIGKILL)
+    service.send_signal(signal.SIGKILL)
     service.process.wait()
-    psutil.wait_procs(alive, timeout=grace_seconds)
-
-
-def _alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in processes if _runs(process)]
+    psutil.wait_procs(list(known.values()), timeout=grace_seconds)
 
 
 def _runs(process: psutil.Process) -> bool:

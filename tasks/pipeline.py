@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +26,8 @@ from tasks.config import RunConfig
 from tasks.stage import Call, Inputs, Share, Stage
 
 logger = logging.getLogger(__name__)
+
+PARENT_POLL_SECONDS = 1.0
 
 Outcome = Literal["planned", "cached", "running", "made"]
 
@@ -141,8 +145,25 @@ def _run_input(state: State[Any]) -> TaskRunResult:
 
 def task_runner(run: RunConfig) -> TaskRunner[Any]:
     """Return the task runner that maps shards."""
-    runner = ProcessPoolTaskRunner if run.task_runner == "processes" else ThreadPoolTaskRunner
-    return runner(max_workers=num_workers(run))
+    if run.task_runner == "threads":
+        return ThreadPoolTaskRunner(max_workers=num_workers(run))
+    return ProcessPoolTaskRunner(
+        max_workers=num_workers(run), initializer=leave_with_parent, initargs=(os.getpid(),)
+    )
+
+
+def leave_with_parent(parent: int) -> None:
+    """Watch, in a thread of a pool's worker, that the flow's process lives; leave when it is gone.
+
+    A flow that is killed cannot stop its workers, and a pool's worker waits for work for ever.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_POLL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="leave-with-parent", daemon=True).start()
 
 
 def num_cores() -> int:

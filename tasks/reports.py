@@ -122,7 +122,7 @@ def report_mlflow_run(tracked: TrackedPipeline) -> None:
     if tracked.url:
         create_link_artifact(tracked.url, link_text="run in MLflow", key="mlflow-run")
     else:
-        create_markdown_artifact(mlflow_markdown(tracked.uri, tracked.run_id), key="mlflow-run")
+        create_markdown_artifact(mlflow_markdown(tracked.address, tracked.run_id), key="mlflow-run")
 
 
 def _in_prefect_run() -> bool:

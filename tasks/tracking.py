@@ -34,6 +34,7 @@ from tasks.tracking_store import (
     RunStore,
     check_reachable,
     flatten,
+    shown_address,
     tracking_uri,
 )
 from tasks.tracking_training import complete_training, final_metrics, training_run
@@ -55,6 +56,7 @@ class TrackedPipeline:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        self.address = shown_address(uri)
         self.run_id: str | None = None
         self.problems: list[str] = []
         self._runs: RunStore | None = None
@@ -84,7 +86,7 @@ class TrackedPipeline:
         reason = (str(error) or repr(error)).splitlines()[0]
         self.problems.append(f"{doing}: {reason}")
         logger.warning(
-            "MLflow at %s failed (%s: %s); the pipeline goes on", self.uri, doing, reason
+            "MLflow at %s failed (%s: %s); the pipeline goes on", self.address, doing, reason
         )
 
     def record_tags(self, tags: Mapping[str, str]) -> None:
@@ -164,7 +166,7 @@ class TrackedPipeline:
             logger.warning(
                 "MLflow at %s does not have all of this run (%s). Nothing else is lost: mend the "
                 "store and run again, finished stages are cached and are told to it anew",
-                self.uri,
+                self.address,
                 "; ".join(self.problems),
             )
 

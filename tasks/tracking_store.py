@@ -78,6 +78,14 @@ def tracking_uri() -> str:
     return os.environ.get(URI_VARIABLE) or f"{SQLITE_PREFIX}{project_root() / LOCAL_DATABASE}"
 
 
+def shown_address(uri: str) -> str:
+    """Return an address without the user and password it may hold."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return uri.replace(parts.netloc, parts.netloc.rpartition("@")[2], 1)
+
+
 def check_reachable(uri: str) -> None:
     """Return if something answers at an address.
 
@@ -168,7 +176,8 @@ class RunStore:
         """Return the page of a run, if a server shows it."""
         if not self.uri.startswith(("http://", "https://")):
             return None
-        return f"{self.uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run_id}"
+        address = shown_address(self.uri).rstrip("/")
+        return f"{address}/#/experiments/{self.experiment_id}/runs/{run_id}"
 
     def create_run(
         self,

@@ -16,7 +16,14 @@ from model.artifact import Derivation, Manifest
 from model.config import TrackingConfig
 from model.tracker import EVENTS_NAME, Event, metric_points, read_events, replay
 from tasks.tracking_data import training_data
-from tasks.tracking_store import KEY_TAG, STORE_ERRORS, RunStore, flatten, tracking_uri
+from tasks.tracking_store import (
+    KEY_TAG,
+    STORE_ERRORS,
+    RunStore,
+    flatten,
+    shown_address,
+    tracking_uri,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +57,7 @@ def training_run(derivation: Derivation, *, parent_run_id: str | None) -> Tracki
     except STORE_ERRORS as exc:
         logger.warning(
             "MLflow at %s takes no metrics of this training (%s); events.jsonl has them all",
-            uri,
+            shown_address(uri),
             str(exc).partition("\n")[0],
         )
         return TrackingConfig()

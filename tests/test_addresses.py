@@ -10,17 +10,13 @@ import pytest
 
 from deployments.addresses import HOST, Addresses, listener, read_addresses, require_free_ports
 from model.errors import ConfigError
+from tests.servers import free_port
 
 
 @pytest.fixture
 def occupied() -> Iterator[int]:
     with socket.create_server((HOST, 0)) as server:
         yield server.getsockname()[1]
-
-
-def free_port() -> int:
-    with socket.create_server((HOST, 0)) as server:
-        return server.getsockname()[1]
 
 
 def test_addresses_default_are_the_documented_ones() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -33,6 +32,20 @@ def leave(*_):
 signal.signal(signal.SIGTERM, leave)
 print("ready", flush=True)
 time.sleep(600)
+"""
+
+
+# A child that kills its own child when it is told to stop, and starts another when that one ends.
+HASTY = f"""
+import signal, subprocess, sys
+child = None
+def leave(*_):
+    child.kill()
+    sys.exit(3)
+signal.signal(signal.SIGTERM, leave)
+while True:
+    child = subprocess.Popen([sys.executable, "-c", {POLITE!r}])
+    child.wait()
 """
 
 
@@ -91,16 +104,26 @@ def test_end_kills_a_deaf_descendant_in_another_session(start: Callable[..., Ser
     service = start(STUBBORN)
     lines = read_until(service, "deaf")
     grandchild = psutil.Process(int(lines[0]))
-    end(service, grace_seconds=60, hurry=lambda: service.process.poll() is not None)
-    assert service.process.returncode == -signal.SIGTERM
+    end(service, grace_seconds=60, hurry=lambda: True)
+    assert service.process.returncode
     assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
+
+
+def test_end_lets_descendants_finish_before_their_parent_may_act(
+    start: Callable[..., Service],
+) -> None:
+    service = start(HASTY)
+    read_until(service, "ready")
+    end(service, grace_seconds=60, hurry=lambda: False)
+    assert "saved" in service.new_lines()
+    assert service.process.returncode == 3
 
 
 def test_end_of_what_ended_already_returns(start: Callable[..., Service]) -> None:
     service = start("pass")
     service.process.wait()
     end(service, grace_seconds=60, hurry=lambda: False)
-    assert service.tree() == []
+    assert service.descendants() == []
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's parent-death signal")

@@ -23,7 +23,7 @@ from model.tracker import EVENTS_NAME, read_events, replay
 from tasks.pipeline import project_root
 from tasks.register_model import register_model
 from tasks.tracking import TrackedPipeline, pipeline_run
-from tasks.tracking_store import RunStore, check_reachable, flatten, tracking_uri
+from tasks.tracking_store import RunStore, check_reachable, flatten, shown_address, tracking_uri
 from tasks.tracking_training import circumstances, final_metrics, training_run
 from tests.servers import free_port, local_mlflow_uri, mlflow_server
 from tests.small_pipeline import SmallPipeline, event_lines, make_small_pipeline
@@ -232,6 +232,13 @@ def test_pipeline_run_whose_store_goes_away_finishes_with_warnings(
     assert "takes no metrics of this training" in messages[0]
     assert any("(metrics: " in message for message in messages)
     assert "the end of the run" in messages[-1]
+
+
+def test_shown_address_holds_no_password() -> None:
+    address = "postgresql://mlflow:secret@db:5432/mlflow"
+    assert shown_address(address) == "postgresql://db:5432/mlflow"
+    for plain in ("sqlite:////data/a@b/mlflow.db", "http://mlflow:5000"):
+        assert shown_address(plain) == plain
 
 
 def test_check_reachable_tells_a_listening_port_from_a_closed_one() -> None:

@@ -1,0 +1,113 @@
+"""Flows as their users run them: one command in a process of its own, with a home of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.store import ArtifactStore
+
+ROOT = Path(__file__).parent.parent
+
+# The demo preset, shrunk until a run takes seconds.
+SMALL = {
+    "source.demo_documents": 900,
+    "source.demo_shards": 2,
+    "validation.num_documents": 40,
+    "tokenizer.vocab_size": 512,
+    "tokenizer.num_files": 1,
+    "model.context_tokens": 64,
+    "train.steps": 12,
+    "train.batch_tokens_per_step": 512,
+    "train.micro_batch_rows": 4,
+    "train.validate_every_steps": 6,
+    "train.checkpoint_every_steps": 4,
+    "score.sample_tokens": 8,
+}
+
+
+@dataclass(frozen=True)
+class Home:
+    """The places one user's runs write to."""
+
+    directory: Path
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    @property
+    def store(self) -> ArtifactStore:
+        return ArtifactStore(self.data)
+
+    @property
+    def mlflow_uri(self) -> str:
+        return f"sqlite:///{self.directory / 'mlflow.db'}"
+
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
+            "LLM_DATA_ROOT": str(self.data),
+            "PREFECT_HOME": str(self.directory / "prefect"),
+            "MLFLOW_TRACKING_URI": self.mlflow_uri,
+            "PREFECT_API_URL": "http://127.0.0.1:1/api",  # nothing answers there
+            "OMP_NUM_THREADS": "1",
+        }
+
+
+def command(flow: str, *arguments: str, preset: str = "demo", **settings: object) -> list[str]:
+    """Return the command line of a flow; settings are ``group__field=value``."""
+    chosen = (SMALL if preset == "demo" else {}) | {
+        name.replace("__", "."): value for name, value in settings.items()
+    }
+    sets = [part for name, value in chosen.items() for part in ("--set", f"{name}={value}")]
+    return [sys.executable, "-m", f"flows.{flow}", "--preset", preset, *sets, *arguments]
+
+
+def run_flow(
+    home: Home, flow: str, *arguments: str, preset: str = "demo", **settings: object
+) -> subprocess.CompletedProcess[str]:
+    """Run a flow to its end and return what it printed."""
+    return subprocess.run(
+        command(flow, *arguments, preset=preset, **settings),
+        cwd=ROOT,
+        env=home.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@contextmanager
+def running_flow(home: Home, flow: str, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a flow in a process group of its own; whatever is left of it at the end is killed."""
+    with (home.directory / "flow.log").open("ab") as log:
+        process = subprocess.Popen(
+            command(flow, **settings),
+            cwd=ROOT,
+            env=home.environment(),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for_work(home: Home, stage: str, process: subprocess.Popen[bytes]) -> bool:
+    """Return whether a stage began to make something, when it does or the process ends."""
+    while process.poll() is None:
+        if any((home.data / stage).glob("*.work")):
+            return True
+        time.sleep(0.001)
+    return False

@@ -1,0 +1,233 @@
+"""The whole DAG as a user runs it: made once, cached after, resumed after any kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from mlflow import MlflowClient
+
+from tests.flow_process import Home, run_flow, running_flow, wait_for_work
+
+STAGES = (
+    "download",
+    "select_validation",
+    "filter_documents",
+    "signatures",
+    "train_tokenizer",
+    "duplicate_clusters",
+    "tokenise",
+    "write_shards",
+    "train_model",
+    "score_model",
+    "export_model",
+)
+
+
+def digests(home: Home) -> dict[str, str]:
+    """Return the content digest of every artifact by stage and name."""
+    return {
+        f"{item.artifact.stage}/{item.artifact.name}": item.content_digest
+        for item in home.store.manifests()
+    }
+
+
+def built_at(home: Home) -> dict[str, str]:
+    return {item.artifact.relative_path: item.origin.created_at for item in home.store.manifests()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Return the home of one finished small run; tests must not change it."""
+    home = Home(tmp_path_factory.mktemp("finished"))
+    done = run_flow(home, "pretrain")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (home.directory / "said").write_text(done.stdout + done.stderr)
+    return home
+
+
+@pytest.fixture
+def copied(finished: Home, tmp_path: Path) -> Home:
+    """Return a home whose data is a copy of the finished run's, with an empty MLflow store."""
+    shutil.copytree(finished.data, tmp_path / "data", symlinks=True)
+    return Home(tmp_path)
+
+
+def test_full_run_makes_every_stage_and_says_what_a_person_wants_to_know(finished: Home) -> None:
+    assert {item.split("/")[0] for item in digests(finished)} == set(STAGES)
+    said = (finished.directory / "said").read_text()
+    for words in ("where the documents went", "[Tom]", "bits per byte", "MLflow run:"):
+        assert words in said
+
+
+def test_full_run_links_its_artifacts_with_the_tables_users_query(finished: Home) -> None:
+    (run,) = (finished.data / "runs").iterdir()
+    rejected = list(run.glob("filter_documents/*/rejected.parquet"))
+    assert len(rejected) == 2
+    names = pq.read_schema(rejected[0]).names
+    assert names == ["file", "row", "id", "reason", "detail"]
+    (removed,) = run.glob("duplicate_clusters/*/removed.parquet")
+    assert pq.read_schema(removed).names == [
+        "file", "row", "id", "kept_file", "kept_row", "kept_id", "kind", "jaccard",
+    ]  # fmt: skip
+    assert (next(run.glob("train_model/*/model")) / "model.safetensors").exists()
+    assert json.loads((run / "config.json").read_text())["train"]["steps"] == 12
+
+
+def test_full_run_counts_add_up_from_stage_to_stage(finished: Home) -> None:
+    counts = {
+        (item.artifact.stage, item.artifact.name): item.counts
+        for item in finished.store.manifests()
+    }
+    raw = sum(item["num_documents"] for (stage, _), item in counts.items() if stage == "download")
+    kept = 0
+    for (stage, _), item in counts.items():
+        if stage == "filter_documents":
+            reasons = {name: count for name, count in item.items() if not name.startswith("num_")}
+            assert item["num_in"] == item["num_kept"] + sum(reasons.values())
+            kept += item["num_kept"]
+    clusters = counts["duplicate_clusters", "corpus"]
+    removed = sum(count for name, count in clusters.items() if not name.startswith("num_"))
+    shards = counts["write_shards", "training"]
+    assert raw == 900
+    assert clusters["num_in"] == kept == clusters["num_kept"] + removed
+    assert shards["num_docs"] == clusters["num_kept"]
+    assert shards["num_removed"] == removed
+
+
+def test_full_run_again_is_cached_and_completes_an_empty_mlflow_store(copied: Home) -> None:
+    before = built_at(copied)
+    done = run_flow(copied, "pretrain")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert built_at(copied) == before
+    assert done.stdout.count("Cached") + done.stderr.count("Cached") >= len(STAGES)
+
+    client = MlflowClient(copied.mlflow_uri)
+    (experiment,) = [
+        item for item in client.search_experiments() if item.name == "llm-from-scratch"
+    ]
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    (training,) = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    history = client.get_metric_history(training.info.run_id, "train/loss")
+    steps = [point.step for point in history]
+    assert steps == sorted(set(steps))
+    assert max(steps) == 12
+    (pipeline,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert pipeline.data.metrics["validation/bits_per_byte"] > 0
+    assert {item.dataset.name for item in pipeline.inputs.dataset_inputs}
+    version = client.get_model_version_by_alias("demo-base", "candidate")
+    assert int(version.version) == 1
+
+
+def test_full_run_after_tokenizer_is_deleted_makes_only_it(copied: Home) -> None:
+    before = built_at(copied)
+    (tokenizer,) = copied.data.glob("train_tokenizer/bpe-*")
+    shutil.rmtree(tokenizer)
+    assert run_flow(copied, "pretrain").returncode == 0
+    after = built_at(copied)
+    changed = {path for path in after if after[path] != before[path]}
+    assert changed == {f"train_tokenizer/{tokenizer.name}"}
+
+
+def test_full_run_with_moved_data_root_makes_nothing(copied: Home, tmp_path: Path) -> None:
+    before = built_at(copied)
+    moved = Home(tmp_path / "elsewhere")
+    moved.directory.mkdir()
+    copied.data.rename(moved.data)
+    assert run_flow(moved, "pretrain").returncode == 0
+    assert built_at(moved) == before
+
+
+def test_dry_run_prints_settings_and_plan_and_runs_nothing(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    done = run_flow(home, "pretrain", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "train.steps = 12" in done.stdout
+    for words in ("never made", "new on disk", "6,144 tokens", "FLOPs", "tokens/s"):
+        assert words in done.stdout
+    assert not home.data.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"train__stepz": 3}, "the nearest is 'train.steps'"),
+        ({"train__tokens": 9}, "exactly one horizon"),
+        ({"source__kind": "local", "source__path": "no/such/folder"}, "no/such/folder"),
+    ],
+)
+def test_run_with_a_mistake_exits_2_and_says_what_to_do(
+    tmp_path: Path, settings: dict[str, object], words: str
+) -> None:
+    done = run_flow(Home(tmp_path), "pretrain", "--dry-run", **settings)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "what to do:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_run_killed_during_each_stage_loses_only_that_and_ends_the_same(
+    finished: Home, tmp_path: Path
+) -> None:
+    home = Home(tmp_path)
+    survivors: dict[str, str] = {}
+    for stage in STAGES:
+        with running_flow(home, "pretrain") as process:
+            assert wait_for_work(home, stage, process), f"{stage} never began"
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        now = built_at(home)
+        assert survivors.items() <= now.items(), f"made again after the kill before {stage}"
+        survivors = now
+    assert run_flow(home, "pretrain").returncode == 0
+    assert survivors.items() <= built_at(home).items()
+    assert digests(home) == digests(finished)
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_make_everything_once(tmp_path: Path, finished: Home) -> None:
+    home = Home(tmp_path)
+    with running_flow(home, "pretrain") as first, running_flow(home, "pretrain") as second:
+        assert first.wait() == 0
+        assert second.wait() == 0
+    assert digests(home) == digests(finished)
+
+
+@pytest.mark.slow
+def test_run_in_two_training_processes_scores_like_one(tmp_path: Path, finished: Home) -> None:
+    home = Home(tmp_path)
+    assert run_flow(home, "pretrain", train__processes=2).returncode == 0
+
+    def bits_per_byte(of: Home) -> float:
+        (manifest,) = of.store.manifests("score_model")
+        return manifest.facts["bits_per_byte"]
+
+    assert bits_per_byte(home) == pytest.approx(bits_per_byte(finished), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_sample_preset_on_real_text_runs_through(tmp_path: Path, shared_data: Path) -> None:
+    home = Home(tmp_path)
+    settings = {
+        "source__kind": "local",
+        "source__path": shared_data / "web" / "sample" / "10BT" / "000_00000.parquet",
+        "source__max_documents": 2_000,
+        "validation__num_documents": 100,
+        "train__steps": 2,
+        "train__processes": 2,
+        "train__batch_tokens_per_step": 4_096,
+        "train__micro_batch_rows": 2,
+        "train__validation_tokens": 4_096,
+        "score__validation_tokens": 4_096,
+        "score__sample_tokens": 4,
+    }
+    done = run_flow(home, "pretrain", preset="sample", **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {item.split("/")[0] for item in digests(home)} == set(STAGES)
