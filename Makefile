@@ -23,6 +23,10 @@ SUITABLE = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input install --quiet
 TORCH_PIP_ARGS ?=
 
+# Read by MLflow when it is imported: nothing is reported to anybody, and it only logs problems.
+export MLFLOW_DISABLE_TELEMETRY := true
+export MLFLOW_LOGGING_LEVEL ?= WARNING
+
 # Packages of requirements-torch.txt and what they pull in: builds for CPU and CUDA differ, so they
 # stay out of the lock with hashes.
 CUDA := cublas cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse \

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prefect import Flow
+from prefect.logging.handlers import APILogWorker
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
@@ -44,7 +45,6 @@ def run_command(
 ) -> None:
     """Run a flow, or plan it with ``--dry-run``; exit with 2 for an error its user can mend."""
     options = _parse(flow, arguments)
-    _log_to_terminal()
     try:
         groups = parse_settings(options.set)
         resolved = resolve(options.preset, kind=config, **groups)
@@ -108,6 +108,7 @@ def prefect_api() -> Iterator[None]:
         with temporary_settings({PREFECT_API_URL: server.api_url}), _variable(server.api_url):
             yield
     finally:
+        APILogWorker.drain_all()  # or they are sent, with many retries, to a server that is gone
         server.stop()
 
 
@@ -141,16 +142,6 @@ def _parse(flow: Flow[..., None], arguments: Sequence[str] | None) -> argparse.N
         "--dry-run", action="store_true", help="print settings and plan, run nothing"
     )
     return parser.parse_args(arguments)
-
-
-def _log_to_terminal() -> None:
-    """Show what our own modules log; Prefect's loggers have handlers of their own."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s | %(name)s - %(message)s", "%H:%M:%S"))
-    for name in ("flows", "tasks", "model"):
-        first_party = logging.getLogger(name)
-        first_party.addHandler(handler)
-        first_party.setLevel(logging.INFO)
 
 
 def _say(text: str, *, stream: Any = None) -> None:

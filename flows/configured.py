@@ -22,7 +22,7 @@ from model.store import ArtifactStore
 from tasks.pipeline import Pipeline, task_runner
 from tasks.plan import Plan, make_plan, outcome_text
 from tasks.reports import report_mlflow_run
-from tasks.stage import data_root
+from tasks.stage import data_root, let_logs_through
 from tasks.tracking import TrackedPipeline, pipeline_run
 
 logger = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ def plan_flow(dag: Dag, config: PrepareConfig, store: ArtifactStore) -> Plan:
 
 
 def _run(body: Body, dag: Dag, config: PrepareConfig) -> None:
+    let_logs_through()
     store = ArtifactStore(data_root())
     plan = plan_flow(dag, config, store)
     logger.info("plan:\n%s", plan.text())

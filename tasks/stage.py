@@ -7,6 +7,7 @@ the Prefect state ``Cached`` only shows it.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -121,12 +122,19 @@ class Call:
 )
 def make_artifact(call: Call) -> Artifact | State[Artifact]:
     """Make the artifact of a call unless its manifest is there."""
+    let_logs_through()
     store = ArtifactStore(call.root)
     artifact = call.derivation.artifact
     if store.status(call.derivation).state == "complete":
         return cached(artifact)
     run_body(call, store)
     return artifact
+
+
+def let_logs_through() -> None:
+    """Let Prefect have the INFO lines of our own modules; it adds handlers but sets no level."""
+    for name in ("flows", "tasks", "model"):
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def run_body(call: Call, store: ArtifactStore) -> None:
