@@ -14,7 +14,6 @@ SHELL := /bin/sh
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 RUN := $(VENV)/bin/python
-PREFECT := $(VENV)/bin/prefect
 
 PYTHONS := python3 python3.13 python3.12 python3.11
 PYTHON = $(shell for python in $(PYTHONS); do $$python -c '$(SUITABLE)' 2>/dev/null \
@@ -47,9 +46,7 @@ local: $(INSTALLED) ## Prefect server, MLflow server, worker and deployments, un
 	@$(RUN) -m deployments.local_stack
 
 deploy: $(INSTALLED) ## (again) register all deployments with the Prefect server that is running
-	@$(PREFECT) work-pool inspect local >/dev/null 2>&1 \
-		|| $(PREFECT) --no-prompt work-pool create local --type process
-	$(PREFECT) --no-prompt deploy --all --prefect-file deployments/prefect.yaml
+	@$(RUN) -m deployments.deploy
 
 chat: ## talk to the champion in the terminal
 	@echo "make chat comes with chat fine-tuning (finetune/chat), which is not there yet" >&2; exit 1

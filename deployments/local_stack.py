@@ -22,14 +22,12 @@ from deployments.addresses import (
     read_addresses,
     require_free_ports,
 )
+from deployments.deploy import POOL, PROJECT
 from deployments.processes import POLL_SECONDS, Service, end
 from deployments.server_calls import answers, close_interrupted_runs, worker_online
 from model.errors import ChildError, LLMError
 
-POOL = "local"
 WORKER = "local"
-PROJECT = Path(__file__).resolve().parent.parent
-DEPLOYMENTS = "deployments/prefect.yaml"
 
 START_SECONDS = 180.0  # a first start makes two databases: 20 s on two idle cores
 GRACE_SECONDS = {"worker": 45.0}  # a running training saves a checkpoint: see tasks/child.py
@@ -187,7 +185,7 @@ def arguments(name: str, addresses: Addresses) -> str:
         "prefect": f"prefect server start --host {HOST} --port {addresses.prefect_port}",
         "mlflow": f"mlflow server --host {HOST} --port {addresses.mlflow_port} --workers 1",
         "worker": f"prefect worker start --pool {POOL} --type process --name {WORKER}",
-        "deploy": f"prefect --no-prompt deploy --all --prefect-file {DEPLOYMENTS}",
+        "deploy": "deployments.deploy",
     }[name]
 
 

@@ -171,7 +171,8 @@ def _raw_bytes(step: Step) -> int:
     assert isinstance(download, Download)
     file = download.file
     if download.source.kind == "demo":
-        return DEMO_RAW_BYTES_PER_DOCUMENT * (file.num_rows or 0)
+        source = download.source
+        return DEMO_RAW_BYTES_PER_DOCUMENT * source.demo_documents // source.demo_shards
     if file.take_rows is not None:
         return RAW_BYTES_PER_DOCUMENT * file.take_rows
     return file.num_bytes or 0

@@ -16,6 +16,7 @@ os.environ |= {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "DO_NOT_TRACK": "1",
+    "OMP_NUM_THREADS": "1",  # small models: threads that wait for each other only cost time
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_XET": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

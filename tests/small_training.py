@@ -74,6 +74,7 @@ def small_run(root: Path, *, name: str = "tiny", train: dict[str, object], **fie
         "log_every_steps": 1,
         "validate_every_steps": 5,
         "checkpoint_every_steps": 4,
+        "precision": "float32",
     }
     model = ModelConfig(size="1m", context_tokens=CONTEXT_TOKENS)
     config = TrainConfig.model_validate(defaults | train)

@@ -16,9 +16,12 @@ import yaml
 from prefect import Flow
 from prefect.cli.deploy._models import ConcurrencyLimitSpec, DeploymentConfig, WorkPoolConfig
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.local_stack import DEPLOYMENTS, POOL
+from deployments.deploy import DEPLOYMENTS, POOL, deploy
 from flows.presets import PRESETS
+from model.errors import ConfigError
+from tests.servers import free_port
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = yaml.safe_load((ROOT / DEPLOYMENTS).read_text())
@@ -73,6 +76,14 @@ def test_only_what_needs_a_gpu_waits_in_the_gpu_queue() -> None:
     queues = {item["name"]: item["work_pool"]["work_queue_name"] for item in ITEMS}
     assert {name for name, queue in queues.items() if queue == "gpu"} == {"gpu-hour", "full"}
     assert set(queues.values()) == {"gpu", "default"}
+
+
+def test_deploy_without_a_server_says_how_to_start_one() -> None:
+    url = f"http://127.0.0.1:{free_port()}/api"
+    with temporary_settings({PREFECT_API_URL: url}), pytest.raises(ConfigError) as caught:
+        deploy()
+    assert str(caught.value.where) == f"PREFECT_API_URL={url}"
+    assert "make local" in str(caught.value.fix)
 
 
 def lock() -> dict[str, str]:

@@ -125,6 +125,7 @@ def test_full_run_again_is_cached_and_completes_an_empty_mlflow_store(copied: Ho
     assert int(version.version) == 1
 
 
+@pytest.mark.slow
 def test_full_run_after_tokenizer_is_deleted_makes_only_it(copied: Home) -> None:
     before = built_at(copied)
     (tokenizer,) = copied.data.glob("train_tokenizer/bpe-*")
@@ -135,6 +136,7 @@ def test_full_run_after_tokenizer_is_deleted_makes_only_it(copied: Home) -> None
     assert changed == {f"train_tokenizer/{tokenizer.name}"}
 
 
+@pytest.mark.slow
 def test_full_run_with_moved_data_root_makes_nothing(copied: Home, tmp_path: Path) -> None:
     before = built_at(copied)
     moved = Home(tmp_path / "elsewhere")
@@ -142,34 +144,6 @@ def test_full_run_with_moved_data_root_makes_nothing(copied: Home, tmp_path: Pat
     copied.data.rename(moved.data)
     assert run_flow(moved, "pretrain").returncode == 0
     assert built_at(moved) == before
-
-
-def test_dry_run_prints_settings_and_plan_and_runs_nothing(tmp_path: Path) -> None:
-    home = Home(tmp_path)
-    done = run_flow(home, "pretrain", "--dry-run")
-    assert done.returncode == 0, done.stderr
-    assert "train.steps = 12" in done.stdout
-    for words in ("never made", "new on disk", "6,144 tokens", "FLOPs", "tokens/s"):
-        assert words in done.stdout
-    assert not home.data.exists()
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"train__stepz": 3}, "the nearest is 'train.steps'"),
-        ({"train__tokens": 9}, "exactly one horizon"),
-        ({"source__kind": "local", "source__path": "no/such/folder"}, "no/such/folder"),
-    ],
-)
-def test_run_with_a_mistake_exits_2_and_says_what_to_do(
-    tmp_path: Path, settings: dict[str, object], words: str
-) -> None:
-    done = run_flow(Home(tmp_path), "pretrain", "--dry-run", **settings)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "what to do:" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

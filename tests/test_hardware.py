@@ -25,10 +25,22 @@ def test_peak_flops_per_second_by_name(name: str, tflops: float | None):
     assert peak_flops_per_second(name) == (None if tflops is None else tflops * 1e12)
 
 
-def test_compute_dtype_on_a_cpu_is_bfloat16_only_when_asked_for():
+@pytest.mark.parametrize(
+    ("capabilities", "auto"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": False, "avx512_f": True}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
+def test_compute_dtype_on_a_cpu_follows_the_config_then_its_instructions(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], auto: torch.dtype
+):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
     cpu = torch.device("cpu")
     found = [compute_dtype(precision, cpu) for precision in ("auto", "float32", "bfloat16")]
-    assert found == [torch.float32, torch.float32, torch.bfloat16]
+    assert found == [auto, torch.float32, torch.bfloat16]
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ import psutil
 import pytest
 
 from deployments.addresses import HOST, Addresses
-from deployments.local_stack import PROJECT, stack_environment, usage
+from deployments.deploy import PROJECT
+from deployments.local_stack import stack_environment, usage
 from tasks.tracking_store import tracking_uri
 from tests.servers import free_port
 

@@ -179,9 +179,14 @@ def stop_after(trainer: Trainer, step: int) -> None:
     trainer.step = stepping
 
 
-@pytest.mark.parametrize("step", [3, 5])  # between everything; where a validation is due
-def test_fit_stopped_and_resumed_equals_fit_at_once(root: Path, tmp_path: Path, step: int):
-    run = small_run(root, train={"steps": 9}, sample_prompts=("The",))
+@pytest.mark.parametrize(
+    ("step", "precision"),
+    [(3, "float32"), (3, "bfloat16"), (5, "float32")],  # between everything; at a validation
+)
+def test_fit_stopped_and_resumed_equals_fit_at_once(
+    root: Path, tmp_path: Path, step: int, precision: str
+):
+    run = small_run(root, train={"steps": 9, "precision": precision}, sample_prompts=("The",))
     trainer_of(run, tmp_path / "whole").fit()
     stopped = trainer_of(run, tmp_path / "parts")
     stop_after(stopped, step)

@@ -1,0 +1,87 @@
+"""The command line of the flows: settings, dry runs, and mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows.command_line import parse_settings, run_command
+from flows.presets import PrepareConfig, PretrainConfig
+from flows.pretrain import pretrain, pretrain_model
+from model.errors import ConfigError
+from tests.flow_process import command
+
+
+def run(*arguments: str) -> None:
+    run_command(pretrain, PretrainConfig, pretrain_model, arguments)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the data root of this test, which is not there yet."""
+    monkeypatch.setenv("LLM_DATA_ROOT", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def test_settings_are_json_or_text() -> None:
+    settings = ["train.steps=100", "source.kind=local", 'source.columns={"text": "body"}']
+    assert parse_settings(settings) == {
+        "train": {"steps": 100},
+        "source": {"kind": "local", "columns": {"text": "body"}},
+    }
+
+
+@pytest.mark.parametrize("setting", ["train.steps", "steps=3", "train.=3"])
+def test_setting_of_another_form_says_which_form(setting: str) -> None:
+    with pytest.raises(ConfigError, match=r"group\.field=value"):
+        parse_settings([setting])
+
+
+def test_dry_run_prints_settings_and_plan_and_runs_nothing(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(*command("pretrain", "--dry-run")[3:])
+    said = capsys.readouterr().out
+    assert "train.steps = 12" in said
+    for words in ("never made", "new on disk", "6,144 tokens", "FLOPs", "tokens/s"):
+        assert words in said
+    assert not (data / "train_model").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["train.stepz=3"], "the nearest is 'train.steps'"),
+        (["train.steps=3", "train.tokens=9"], "exactly one horizon"),
+        (["source.kind=local", "source.path=no/such/folder"], "no/such/folder"),
+    ],
+)
+@pytest.mark.usefixtures("data")
+def test_run_with_a_mistake_exits_2_and_says_what_to_do(
+    settings: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = [part for setting in settings for part in ("--set", setting)]
+    with pytest.raises(SystemExit) as caught:
+        run("--preset", "demo", "--dry-run", *sets)
+    said = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert words in said
+    assert "what to do:" in said
+
+
+@pytest.mark.usefixtures("data")
+def test_run_that_the_disk_cannot_hold_is_refused_before_it_starts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stories = 10**12  # 250 TB of them
+    with pytest.raises(SystemExit) as caught:
+        run("--preset", "demo", "--set", f"source.demo_documents={stories}")
+    assert caught.value.code == 2
+    assert "the disk cannot hold this run" in capsys.readouterr().err
+
+
+def test_flow_parameters_are_a_preset_and_the_groups_of_the_config() -> None:
+    properties = pretrain.parameters.properties
+    assert set(properties) == set(PretrainConfig.model_fields)
+    assert set(PrepareConfig.model_fields) < set(properties)
