@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -97,30 +97,40 @@ def end(service: Service, *, grace_seconds: float, hurry: Callable[[], bool]) ->
         hurry: true cuts the grace short.
     """
     deadline = time.monotonic() + grace_seconds
-    known: dict[int, psutil.Process] = {}
+    asked: dict[int, psutil.Process] = {}
 
-    def ask_descendants() -> None:
-        for process in service.descendants():
-            if process.pid not in known:
-                known[process.pid] = process
+    def ask(processes: Iterable[psutil.Process]) -> None:
+        for process in processes:
+            if process.pid not in asked:
+                asked[process.pid] = process
                 _signal(process, signal.SIGTERM)
 
     def wait_until(ended: Callable[[], bool]) -> None:
         while not ended() and not hurry() and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-            ask_descendants()
+            ask(service.descendants())
 
     service.send_signal(signal.SIGSTOP)
-    ask_descendants()
-    wait_until(lambda: not any(map(_runs, known.values())))
+    below = service.descendants()
+    ask(process for process in below if _parent(process) == service.process.pid)
+    time.sleep(POLL_SECONDS)  # a run knows that it is stopped before its own children are
+    ask(below)
+    wait_until(lambda: not any(map(_runs, asked.values())))
     service.send_signal(signal.SIGTERM)
     service.send_signal(signal.SIGCONT)
     wait_until(lambda: service.process.poll() is not None)
-    for process in filter(_runs, known.values()):
+    for process in filter(_runs, asked.values()):
         _signal(process, signal.SIGKILL)
     service.send_signal(signal.SIGKILL)
     service.process.wait()
-    psutil.wait_procs(list(known.values()), timeout=grace_seconds)
+    psutil.wait_procs(list(asked.values()), timeout=grace_seconds)
+
+
+def _parent(process: psutil.Process) -> int | None:
+    try:
+        return process.ppid()
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -1,1 +1,1 @@
-"""The model, its training and its use: everything that runs on a bare GPU node, with no workflow engine."""
+"""The model, its training and its use: all that runs on a GPU node, with no workflow engine."""

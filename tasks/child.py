@@ -88,7 +88,13 @@ class Child:
 
     def _failure(self, module: str, code: int) -> ChildError:
         result = self.directory / RESULT_NAME
-        report = json.loads(result.read_bytes()).get("error") if result.exists() else None
+        said = json.loads(result.read_bytes()) if result.exists() else {}
+        if said.get("state") == "interrupted":
+            return ChildError(
+                f"{module} was asked to stop and saved its work at step {said['step']}",
+                fix="run again: it goes on from there",
+            )
+        report = said.get("error")
         if report:
             return ChildError(
                 f"{module} stopped: {report['problem']}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from model.store import Work
 from tasks.config import DedupConfig
-from tasks.corpus.duck import Limits
+from tasks.corpus.duck import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
 from tasks.corpus.exact_duplicates import cluster_duplicates
 from tasks.stage import Share, Stage
 
@@ -24,4 +24,10 @@ def build(work: Work, config: DedupConfig, share: Share) -> None:
     work.facts = {"num_clusters": counts.num_clusters}
 
 
-duplicate_clusters = Stage("duplicate_clusters", version=STEP_VERSION, build=build, scope="corpus")
+duplicate_clusters = Stage(
+    "duplicate_clusters",
+    version=STEP_VERSION,
+    build=build,
+    scope="corpus",
+    algorithms={"key": KEY_ALGORITHM, "normalisation": str(NORMALISATION_VERSION)},
+)

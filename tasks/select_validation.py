@@ -10,7 +10,7 @@ from dataclasses import asdict
 from model.config import Config
 from model.store import Work
 from tasks.config import ValidationConfig
-from tasks.corpus.duck import Limits
+from tasks.corpus.duck import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
 from tasks.corpus.validation_split import select_validation as select
 from tasks.download import raw_file
 from tasks.stage import Share, Stage
@@ -43,4 +43,10 @@ def build(work: Work, config: SelectValidation, share: Share) -> None:
     work.counts = asdict(counts)
 
 
-select_validation = Stage("select_validation", version=STEP_VERSION, build=build, scope="corpus")
+select_validation = Stage(
+    "select_validation",
+    version=STEP_VERSION,
+    build=build,
+    scope="corpus",
+    algorithms={"key": KEY_ALGORITHM, "normalisation": str(NORMALISATION_VERSION)},
+)

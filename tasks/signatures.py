@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from model.config import Config
 from model.store import Work
-from tasks.corpus.duck import Limits
+from tasks.corpus.duck import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
 from tasks.corpus.exact_duplicates import write_signatures
 from tasks.stage import Share, Stage
 
@@ -27,4 +27,9 @@ def build(work: Work, config: Signatures, share: Share) -> None:  # noqa: ARG001
     work.counts = asdict(counts)
 
 
-signatures = Stage("signatures", version=STEP_VERSION, build=build)
+signatures = Stage(
+    "signatures",
+    version=STEP_VERSION,
+    build=build,
+    algorithms={"key": KEY_ALGORITHM, "normalisation": str(NORMALISATION_VERSION)},
+)

@@ -66,6 +66,17 @@ def test_child_that_reports_an_error_raises_its_words(work: Work, stub: Path) ->
         Child(work, ScoreConfig()).run(MODULE)
 
 
+def test_child_that_was_interrupted_says_that_it_will_go_on(work: Work, stub: Path) -> None:
+    stub.write_text(
+        "import sys, json, pathlib\n"
+        "path = pathlib.Path(sys.argv[2]).parent / 'result.json'\n"
+        "path.write_text(json.dumps(dict(state='interrupted', step=7)))\n"
+        "sys.exit(75)\n"
+    )
+    with pytest.raises(ChildError, match=r"(?s)saved its work at step 7.*it goes on from there"):
+        Child(work, ScoreConfig()).run(MODULE)
+
+
 def test_child_is_stopped_when_its_watcher_is_interrupted(work: Work, stub: Path) -> None:
     stub.write_text("import time\ntime.sleep(60)")
     pids: list[int] = []

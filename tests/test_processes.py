@@ -44,6 +44,7 @@ def leave(*_):
     sys.exit(3)
 signal.signal(signal.SIGTERM, leave)
 while True:
+    print("start", flush=True)
     child = subprocess.Popen([sys.executable, "-c", {POLITE!r}])
     child.wait()
 """
@@ -113,9 +114,9 @@ def test_end_lets_descendants_finish_before_their_parent_may_act(
     start: Callable[..., Service],
 ) -> None:
     service = start(HASTY)
-    read_until(service, "ready")
+    before = read_until(service, "ready")
     end(service, grace_seconds=60, hurry=lambda: False)
-    assert "saved" in service.new_lines()
+    assert [*before, *service.new_lines()] == ["start", "ready", "saved"]
     assert service.process.returncode == 3
 
 
