@@ -109,13 +109,15 @@ TRIP = Plot(
             ),
             WEATHER,
             tell(
-                "{hero} wore {colour.a} {clothing}.",
-                ask={"What did {hero} wear?": "{hero} wore {colour.a} {clothing}."},
+                "{hero} took {colour.a} {thing} with {hero.him}.",
+                "{hero} took {colour.a} {thing}.",
+                ask={"What did {hero} take?": "{hero} took {colour.a} {thing}."},
                 chance=0.7,
             ),
             tell(
-                "{friend} wore {colour2.a} {clothing2}.",
-                ask={"What did {friend} wear?": "{friend} wore {colour2.a} {clothing2}."},
+                "{friend} took {colour2.a} {thing2} with {friend.him}.",
+                "{friend} took {colour2.a} {thing2}.",
+                ask={"What did {friend} take?": "{friend} took {colour2.a} {thing2}."},
                 chance=0.7,
             ),
         ),
@@ -130,7 +132,7 @@ TRIP = Plot(
             ),
             tell(
                 "{friend} saw {look.a} {animal2}.",
-                "Later, {friend} saw {look.a} {animal2}.",
+                "Then, {friend} saw {look.a} {animal2}.",
                 ask={"What did {friend} see?": "{friend} saw {look.a} {animal2}."},
             ),
             tell(
@@ -171,11 +173,13 @@ PROFILE = Plot(
                 ask={"Where does {hero} live?": "{hero} lives near {place}."},
             ),
             tell(
-                "{hero} has {number} {pet.many}.",
-                "{hero.he} has {number} {pet.many}.",
+                "{hero} has {number} {animal.many}.",
+                "{hero.he} has {number} {animal.many}.",
                 ask={
-                    "How many {pet.many} does {hero} have?": "{hero} has {number} {pet.many}.",
-                    "What pets does {hero} have?": "{hero} has {number} {pet.many}.",
+                    "How many {animal.many} does {hero} have?": (
+                        "{hero} has {number} {animal.many}."
+                    ),
+                    "What pets does {hero} have?": "{hero} has {number} {animal.many}.",
                 },
                 chance=0.7,
             ),
@@ -268,11 +272,11 @@ RACE = Plot(
             ),
             WEATHER,
             tell(
-                "{hero} wore {colour.a} {clothing}, and {friend} wore {colour2.a} {clothing2}.",
-                "{hero} wore {colour.a} {clothing}, but {friend} wore {colour2.a} {clothing2}.",
+                "{hero} wore {colour.a} shirt, and {friend} wore {colour2.a} shirt.",
+                "{hero} wore {colour.a} shirt, but {friend} wore {colour2.a} shirt.",
                 ask={
-                    "What did {hero} wear?": "{hero} wore {colour.a} {clothing}.",
-                    "What did {friend} wear?": "{friend} wore {colour2.a} {clothing2}.",
+                    "What did {hero} wear?": "{hero} wore {colour.a} shirt.",
+                    "What did {friend} wear?": "{friend} wore {colour2.a} shirt.",
                 },
                 chance=0.7,
             ),
@@ -330,20 +334,20 @@ HIDE = Plot(
                 ask={"Who played a game?": "{hero}, {friend} and {third} played a game."},
             ),
             tell(
-                "{hero} counted to {count}.",
-                "First, {hero} counted to {count}.",
-                "{hero} closed {hero.his} eyes and counted to {count}.",
-                ask={"Who counted to {count}?": "{hero} counted to {count}."},
+                "{hero} counted to {number}.",
+                "First, {hero} counted to {number}.",
+                "{hero} closed {hero.his} eyes and counted to {number}.",
+                ask={"Who counted to {number}?": "{hero} counted to {number}."},
             ),
             tell(
-                "{friend} hid {hideout}.",
-                "{friend} quickly hid {hideout}.",
-                ask={"Where did {friend} hide?": "{friend} hid {hideout}."},
+                "{friend} hid {spot}.",
+                "{friend} quickly hid {spot}.",
+                ask={"Where did {friend} hide?": "{friend} hid {spot}."},
             ),
             tell(
-                "{third} hid {hideout2}.",
-                "{third} quickly hid {hideout2}.",
-                ask={"Where did {third} hide?": "{third} hid {hideout2}."},
+                "{third} hid {spot2}.",
+                "{third} quickly hid {spot2}.",
+                ask={"Where did {third} hide?": "{third} hid {spot2}."},
             ),
         ),
         (
@@ -361,10 +365,10 @@ HIDE = Plot(
                 ),
             ),
             tell(
-                "{hero} also found {colour.a} {thing} {nook}.",
-                "Then {hero} found {colour.a} {thing} {nook}.",
+                "{hero} also found {colour.a} {thing} {spot3}.",
+                "Then {hero} found {colour.a} {thing} {spot3}.",
                 ask={
-                    "Where was the {thing}?": "The {thing} was {nook}.",
+                    "Where was the {thing}?": "The {thing} was {spot3}.",
                     "What colour was the {thing}?": "The {thing} was {colour}.",
                 },
                 chance=0.6,

@@ -18,15 +18,15 @@ from tasks.corpus.demo_moves import (
 )
 
 FOUND = Plot(
-    titles=("{hero} and the {thing}", "The {colour} {thing}", "A day {outdoors.in}"),
+    titles=("{hero} and the {thing}", "The {colour} {thing}", "A day {place.in}"),
     paragraphs=(
         (
             HERO_WAS,
             tell(
-                "One day, {hero.he} went to {outdoors}.",
-                "One {daypart}, {hero} went to {outdoors}.",
-                "{hero} went to {outdoors} one {daypart}.",
-                ask={"Where did {hero} go?": "{hero} went to {outdoors}."},
+                "One day, {hero.he} went to {place}.",
+                "One {daypart}, {hero} went to {place}.",
+                "{hero} went to {place} one {daypart}.",
+                ask={"Where did {hero} go?": "{hero} went to {place}."},
             ),
             tell(
                 "{hero.he} walked slowly and looked around.",
@@ -36,12 +36,11 @@ FOUND = Plot(
             ),
             WEATHER,
             tell(
-                "{hero} found {colour.a} {thing} {spot}.",
-                "Soon {hero} found {colour.a} {thing} {spot}.",
-                "There, {spot}, {hero} found {colour.a} {thing}.",
+                "{hero} found {colour.a} {thing}.",
+                "There {hero} found {colour.a} {thing}.",
+                "Soon {hero} found {colour.a} {thing}.",
                 ask={
                     "What did {hero} find?": "{hero} found {colour.a} {thing}.",
-                    "Where was the {thing}?": "The {thing} was {spot}.",
                     "What colour was the {thing}?": "The {thing} was {colour}.",
                 },
             ),
@@ -119,9 +118,9 @@ LOST = Plot(
         ),
         (
             tell(
-                "{hero} looked {nook}, but the {thing} was not there.",
-                "First, {hero} looked {nook}, but the {thing} was not there.",
-                ask={"Where did {hero} look?": "{hero} looked {nook}."},
+                "{hero} looked {spot}, but the {thing} was not there.",
+                "First, {hero} looked {spot}, but the {thing} was not there.",
+                ask={"Where did {hero} look?": "{hero} looked {spot}."},
             ),
             tell('"Where is my {thing}?" asked {hero}.', '"I need help," said {hero}.', chance=0.4),
             tell(
@@ -131,21 +130,18 @@ LOST = Plot(
                 ask={"Who came to help?": "{friend} came to help."},
             ),
             tell(
-                "{friend} lived near {place} and was {trait2.a} {friend.child}.",
-                "{friend} was {trait2.a} {friend.child} who lived near {place}.",
-                ask={
-                    "Where did {friend} live?": "{friend} lived near {place}.",
-                    "What was {friend} like?": "{friend} was {trait2.a} {friend.child}.",
-                },
+                "{friend} lived near {place}.",
+                "{friend} lived in a small house near {place}.",
+                ask={"Where did {friend} live?": "{friend} lived near {place}."},
                 chance=0.6,
             ),
             tell(
-                "{friend} found the {thing} {nook2}.",
-                "At last, {friend} found the {thing} {nook2}.",
-                "{friend} looked around and found the {thing} {nook2}.",
+                "{friend} found the {thing} {spot2}.",
+                "At last, {friend} found the {thing} {spot2}.",
+                "{friend} looked around and found the {thing} {spot2}.",
                 ask={
                     "Who found the {thing}?": "{friend} found the {thing}.",
-                    "Where was the {thing}?": "The {thing} was {nook2}.",
+                    "Where was the {thing}?": "The {thing} was {spot2}.",
                 },
             ),
         ),
@@ -176,9 +172,9 @@ GIFT = Plot(
                 ask={"Whose birthday was it?": "It was {hero.s} birthday."},
             ),
             tell(
-                "{hero} was {age} years old.",
-                "{hero} was now {age} years old.",
-                ask={"How old was {hero}?": "{hero} was {age} years old."},
+                "{hero} was {number} years old.",
+                "{hero} was now {number} years old.",
+                ask={"How old was {hero}?": "{hero} was {number} years old."},
                 chance=0.8,
             ),
             tell(
@@ -237,57 +233,57 @@ GIFT = Plot(
 )
 
 PET = Plot(
-    titles=("{hero} and the {pet}", "{petname} runs away", "{petname} the {pet}"),
+    titles=("{hero} and the {animal}", "{petname} runs away", "{petname} the {animal}"),
     paragraphs=(
         (
             HERO_WAS,
             tell(
-                "{hero} had {look.a} {pet}.",
-                "{hero.he} had {look.a} {pet}, a gift from {hero.his} {relative}.",
-                ask={"What pet did {hero} have?": "{hero} had {look.a} {pet}."},
+                "{hero} had {look.a} {animal}.",
+                "{hero.he} had {look.a} {animal}, a gift from {hero.his} {relative}.",
+                ask={"What pet did {hero} have?": "{hero} had {look.a} {animal}."},
             ),
             tell(
-                "The {pet.s} name was {petname}.",
-                ask={"What was the {pet.s} name?": "The {pet.s} name was {petname}."},
+                "The {animal.s} name was {petname}.",
+                ask={"What was the {animal.s} name?": "The {animal.s} name was {petname}."},
             ),
             tell(
-                "{petname} liked to sleep {nook}.",
-                "At night, {petname} liked to sleep {nook}.",
-                ask={"Where did {petname} like to sleep?": "{petname} liked to sleep {nook}."},
+                "{petname} liked to sleep {spot}.",
+                "At night, {petname} liked to sleep {spot}.",
+                ask={"Where did {petname} like to sleep?": "{petname} liked to sleep {spot}."},
                 chance=0.6,
             ),
             tell(
-                "Every day, {hero} gave {petname} some {feed}.",
-                "{hero} gave {petname} some {feed} every {daypart}.",
-                ask={"What did {hero} give {petname}?": "{hero} gave {petname} some {feed}."},
+                "Every day, {hero} gave {petname} some {meal}.",
+                "{hero} gave {petname} some {meal} every {daypart}.",
+                ask={"What did {hero} give {petname}?": "{hero} gave {petname} some {meal}."},
                 chance=0.6,
             ),
         ),
         (
             tell(
-                "One {daypart}, {petname} ran to {outdoors}.",
-                "One {daypart}, {petname} ran away to {outdoors}.",
-                "But one day, {petname} ran to {outdoors}.",
-                ask={"Where did {petname} run?": "{petname} ran to {outdoors}."},
+                "One {daypart}, {petname} ran to {place}.",
+                "One {daypart}, {petname} ran away to {place}.",
+                "But one day, {petname} ran to {place}.",
+                ask={"Where did {petname} run?": "{petname} ran to {place}."},
             ),
             HERO_IS_SORRY,
             tell(
-                "{hero} called and called, but the {pet} did not come.",
+                "{hero} called and called, but the {animal} did not come.",
                 '"Where are you, {petname}?" called {hero}.',
                 chance=0.5,
             ),
             tell(
-                "{friend} found the {pet} {spot}.",
-                "At last, {friend} found the {pet} {spot}.",
+                "{friend} found the {animal} {place2.in}.",
+                "At last, {friend} found the {animal} {place2.in}.",
                 ask={
-                    "Who found the {pet}?": "{friend} found the {pet}.",
-                    "Where was the {pet}?": "The {pet} was {spot}.",
+                    "Who found the {animal}?": "{friend} found the {animal}.",
+                    "Where was the {animal}?": "The {animal} was {place2.in}.",
                 },
             ),
             tell(
                 "Then {friend} carried {petname} home.",
                 "{hero} and {friend} took {petname} home.",
-                "The {pet} was tired and wanted to go home.",
+                "The {animal} was tired and wanted to go home.",
                 chance=0.6,
             ),
         ),
@@ -299,7 +295,7 @@ PET = Plot(
                 chance=0.6,
             ),
             tell(
-                "The {pet} soon fell asleep.",
+                "The {animal} soon fell asleep.",
                 "{petname} never ran away again.",
                 "That night, {petname} slept very well.",
             ),
@@ -308,19 +304,19 @@ PET = Plot(
 )
 
 MARKET = Plot(
-    titles=("A day at {shop}", "{hero} and {friend}", "{container.a} of {food.many}"),
+    titles=("A day at the market", "{hero} and {friend}", "{number} {food.many}"),
     paragraphs=(
         (
             tell(
-                "{hero} and {friend} went to {shop}.",
-                "One {daypart}, {hero} and {friend} went to {shop}.",
-                "On {day}, {hero} and {friend} went to {shop}.",
-                ask={"Where did {hero} and {friend} go?": "{hero} and {friend} went to {shop}."},
+                "{hero} and {friend} went to the market.",
+                "One {daypart}, {hero} and {friend} went to the market.",
+                "One day, {hero} and {friend} went to the market.",
+                ask={"Who went to the market?": "{hero} and {friend} went to the market."},
             ),
             tell(
                 "{hero} needed {food.many}, and {friend} needed {food2.many}.",
                 "{hero} wanted {food.many}, and {friend} wanted {food2.many}.",
-                chance=0.7,
+                chance=0.9,
             ),
             WEATHER,
             tell(
@@ -342,22 +338,10 @@ MARKET = Plot(
                 },
             ),
             tell(
-                "The {food.many} were {quality}.",
-                "The {food.many} were very {quality}.",
-                ask={"What were the {food.many} like?": "The {food.many} were {quality}."},
-                chance=0.7,
-            ),
-            tell(
                 "They paid {number3} coins.",
                 "For all this, they paid {number3} coins.",
                 ask={"How many coins did they pay?": "They paid {number3} coins."},
-                chance=0.6,
-            ),
-            tell(
-                "{hero} put the {food.many} in {container.a}.",
-                "They put the {food.many} in {container.a}.",
-                ask={"Where were the {food.many}?": "The {food.many} were in {container.a}."},
-                chance=0.6,
+                chance=0.9,
             ),
         ),
         (
@@ -376,7 +360,7 @@ MARKET = Plot(
                 '"I am hungry," said {third}.',
                 '"What did you buy?" asked {third}.',
                 '"That looks very good," said {third}.',
-                chance=0.6,
+                chance=0.8,
             ),
             tell(
                 "{friend} gave {third} {food2.a}.",

@@ -6,6 +6,8 @@ training document, whatever the seeds.
 
 Layout of a document: an optional title line, one line a paragraph, and up to three pairs of lines
 `Question: ...` and `Answer: ...`. Answers are full sentences that repeat what the story states.
+Some documents are exercises instead: a few passages of one to three sentences, each followed by
+its questions. They are what a small model learns to look things up from: the answer is near.
 
 Called by `demo_corpus` to write shards, and by the scoring stage for held-out questions.
 """
@@ -13,7 +15,7 @@ Called by `demo_corpus` to write shards, and by the scoring stage for held-out q
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -38,7 +40,12 @@ StorySplit = Literal["training", "held_out"]
 _HELD_OUT_ONE_IN = 16
 _MIN_WORDS = 55  # of a body: above the 50 words that quality filters ask for (Gopher, section A1.1)
 _TITLE_CHANCE = 0.4
-_NUM_QUESTIONS_WEIGHTS = (0.15, 0.15, 0.25, 0.45)  # of asking 0, 1, 2, 3
+_NUM_QUESTIONS_WEIGHTS = (0.1, 0.15, 0.25, 0.5)  # of asking 0, 1, 2, 3
+
+_EXERCISE_CHANCE = 0.4
+_MIN_EXERCISE_LINES = 12
+_PASSAGE_SENTENCES = (1, 1, 2, 2, 3)
+_PASSAGE_QUESTIONS = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,9 @@ class Question:
 
     question: str
     answer: str
+
+    def __str__(self) -> str:
+        return f"{QUESTION_PREFIX} {self.question}\n{ANSWER_PREFIX} {self.answer}"
 
 
 @dataclass(frozen=True)
@@ -104,14 +114,13 @@ def story(rng: Random, *, split: StorySplit = "training") -> Story:
 
 
 def document_text(rng: Random) -> str:
-    """Draw a training document: a story, often with questions and answers."""
+    """Draw a training document: a story, often with questions and answers, or an exercise."""
+    if rng.random() < _EXERCISE_CHANCE:
+        return _exercise_text(rng)
     drawn = story(rng)
     (num_questions,) = rng.choices(range(4), weights=_NUM_QUESTIONS_WEIGHTS)
-    by_answer = {pair.answer: pair for pair in rng.sample(drawn.questions, len(drawn.questions))}
-    lines = [_told(drawn, rng)]
-    for pair in list(by_answer.values())[:num_questions]:
-        lines += [f"{QUESTION_PREFIX} {pair.question}", f"{ANSWER_PREFIX} {pair.answer}"]
-    return "\n".join(lines)
+    pairs = _draw_questions(drawn.questions, rng, num=num_questions)
+    return "\n".join([_told(drawn, rng), *map(str, pairs)])
 
 
 def held_out_questions(num: int, *, seed: int) -> Iterator[HeldOutQuestion]:
@@ -144,6 +153,44 @@ def _held_out_question(*, seed: int, number: int) -> HeldOutQuestion:
     return HeldOutQuestion(prompt=prompt, answer=pair.answer)
 
 
+def _exercise_text(rng: Random) -> str:
+    lines: list[str] = []
+    while len(lines) < _MIN_EXERCISE_LINES:
+        plot = rng.choice(PLOTS)
+        facts = _draw_facts(plot, rng)
+        tellable = _standing_alone(plot)
+        picked = sorted(rng.sample(range(len(tellable)), rng.choice(_PASSAGE_SENTENCES)))
+        passage = [tellable[number] for number in picked]
+        lines.append(" ".join(fill(telling, facts) for telling, _ in passage))
+        pairs = [pair for _, move in passage for pair in _asked_of(move, facts)]
+        lines += map(str, _draw_questions(pairs, rng, num=rng.choice(_PASSAGE_QUESTIONS)))
+    return "\n".join(lines)
+
+
+@cache
+def _standing_alone(plot: Plot) -> tuple[tuple[str, Move], ...]:
+    """List the first telling of each move that can be told without the rest of its story."""
+    moves = (moves_of(step)[0] for paragraph in plot.paragraphs for step in paragraph)
+    found = ((next(filter(_names_its_subject, move.tellings), None), move) for move in moves)
+    return tuple((telling, move) for telling, move in found if telling and move.ask)
+
+
+def _names_its_subject(telling: str) -> bool:
+    is_named = telling.startswith("{") and slots_of(telling)[0].form in ("", "s")
+    return is_named and " it " not in telling
+
+
+def _asked_of(move: Move, facts: Mapping[str, str]) -> Iterator[Question]:
+    for question, answer in move.ask.items():
+        yield Question(fill(question, facts), fill(answer, facts))
+
+
+def _draw_questions(questions: Sequence[Question], rng: Random, *, num: int) -> list[Question]:
+    """Draw up to `num` questions, no two with one answer."""
+    shuffled = rng.sample(questions, len(questions))
+    return list({pair.answer: pair for pair in shuffled}.values())[:num]
+
+
 def _told(drawn: Story, rng: Random) -> str:
     return f"{drawn.title}\n{drawn.body}" if rng.random() < _TITLE_CHANCE else drawn.body
 
@@ -161,11 +208,7 @@ def _draw_story(rng: Random) -> Story:
         title=fill(rng.choice(plot.titles), facts),
         paragraphs=tuple(paragraphs),
         facts=facts,
-        questions=tuple(
-            Question(fill(question, facts), fill(answer, facts))
-            for move in told
-            for question, answer in move.ask.items()
-        ),
+        questions=tuple(pair for move in told for pair in _asked_of(move, facts)),
     )
 
 

@@ -1,0 +1,93 @@
+"""Take the README's pictures from a running local stack.
+
+make local                          # and at least two finished pretrain runs
+pip install playwright              # in an environment of its own; Chromium from the system
+python docs/take_pictures.py --chromium /usr/bin/chromium
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+PICTURES = Path(__file__).parent / "pictures"
+SETTLE_MILLISECONDS = 6_000  # the pages draw their graphs after they have loaded
+
+
+def post(url: str, body: dict[str, Any]) -> Any:
+    """Return the JSON answer of a server to a JSON question."""
+    request = urllib.request.Request(  # noqa: S310 - the servers of the local stack
+        url, json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:  # noqa: S310
+        return json.load(answer)
+
+
+def prefect_pages(prefect: str) -> dict[str, str]:
+    """Return the pages of the newest finished pretrain run and of a deployment's form."""
+    chosen = {
+        "flows": {"name": {"any_": ["pretrain"]}},
+        "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+        "sort": "START_TIME_DESC",
+        "limit": 1,
+    }
+    (run,) = post(f"{prefect}/api/flow_runs/filter", chosen)
+    named = {"deployments": {"name": {"any_": ["demo"]}}, "limit": 1}
+    (deployment,) = post(f"{prefect}/api/deployments/filter", named)
+    return {
+        "prefect-run": f"{prefect}/runs/flow-run/{run['id']}",
+        "prefect-form": f"{prefect}/deployments/deployment/{deployment['id']}/run",
+    }
+
+
+def mlflow_page(mlflow: str) -> dict[str, str]:
+    """Return the page that compares the newest two trainings."""
+    api = f"{mlflow}/api/2.0/mlflow"
+    (experiment,) = [
+        item
+        for item in post(f"{api}/experiments/search", {"max_results": 50})["experiments"]
+        if item["name"] == "llm-from-scratch"
+    ]
+    number = experiment["experiment_id"]
+    question = {
+        "experiment_ids": [number],
+        "filter": "tags.mlflow.parentRunId LIKE '%'",
+        "max_results": 2,
+    }
+    runs = [run["info"]["run_id"] for run in post(f"{api}/runs/search", question)["runs"]]
+    query = f"runs={json.dumps(runs)}&experiments={json.dumps([number])}".replace(" ", "")
+    return {"mlflow-compare": f"{mlflow}/#/compare-runs?{query}"}
+
+
+def take(page: Page, name: str, url: str) -> None:
+    """Save a picture of one page."""
+    page.goto(url)
+    page.wait_for_timeout(SETTLE_MILLISECONDS)
+    page.screenshot(path=PICTURES / f"{name}.png")
+
+
+def main() -> None:
+    """Take all pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--chromium", default="/usr/bin/chromium")
+    parser.add_argument("--prefect", default="http://127.0.0.1:4200")
+    parser.add_argument("--mlflow", default="http://127.0.0.1:5000")
+    options = parser.parse_args()
+    PICTURES.mkdir(exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=options.chromium, args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        for name, url in (prefect_pages(options.prefect) | mlflow_page(options.mlflow)).items():
+            take(page, name, url)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
