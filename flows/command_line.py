@@ -9,7 +9,6 @@ temporary one of its own.
 from __future__ import annotations
 
 import argparse
-import atexit
 import contextlib
 import json
 import logging
@@ -30,6 +29,7 @@ from flows.overrides import resolve
 from flows.presets import PRESETS, PrepareConfig
 from model.errors import ConfigError, LLMError
 from model.store import ArtifactStore
+from tasks.pipeline import end_quietly
 from tasks.plan import settings_text
 from tasks.stage import data_root
 
@@ -46,7 +46,7 @@ def run_command(
 ) -> None:
     """Run a flow, or plan it with ``--dry-run``; exit with 2 for an error its user can mend."""
     options = _parse(flow, arguments)
-    atexit.register(_end_quietly)
+    end_quietly()
     try:
         groups = parse_settings(options.set)
         resolved = resolve(options.preset, kind=config, **groups)
@@ -144,16 +144,6 @@ def _parse(flow: Flow[..., None], arguments: Sequence[str] | None) -> argparse.N
         "--dry-run", action="store_true", help="print settings and plan, run nothing"
     )
     return parser.parse_args(arguments)
-
-
-def _end_quietly() -> None:
-    """Keep DuckDB's binding from listing its own objects as leaked when the interpreter is gone.
-
-    The list is cosmetic (nanobind prints it after Prefect's threads); errors of the run were said
-    before this runs.
-    """
-    sys.stderr.flush()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _say(text: str, *, stream: Any = None) -> None:

@@ -54,13 +54,13 @@ def demo() -> PretrainConfig:
     """A project-made corpus and a model of about 1M parameters: minutes on two cores."""
     return PretrainConfig(
         preset="demo",
-        source=SourceConfig(kind="demo"),
+        source=SourceConfig(kind="demo", demo_documents=18_000),
         validation=ValidationConfig(num_documents=400),
         filter=FilterConfig(min_words=20),
         tokenizer=TokenizerConfig(vocab_size=1_536, sample_bytes=4_000_000),
         model=ModelConfig(size="1m", context_tokens=256),
         train=TrainConfig(
-            steps=450,
+            steps=380,
             batch_tokens_per_step=4_096,
             learning_rate=4e-3,
             micro_batch_rows=16,

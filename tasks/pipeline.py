@@ -6,8 +6,10 @@ makes the same walk and knows every artifact without making any.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -148,8 +150,27 @@ def task_runner(run: RunConfig) -> TaskRunner[Any]:
     if run.task_runner == "threads":
         return ThreadPoolTaskRunner(max_workers=num_workers(run))
     return ProcessPoolTaskRunner(
-        max_workers=num_workers(run), initializer=leave_with_parent, initargs=(os.getpid(),)
+        max_workers=num_workers(run), initializer=_begin_worker, initargs=(os.getpid(),)
     )
+
+
+def _begin_worker(parent: int) -> None:
+    leave_with_parent(parent)
+    end_quietly()
+
+
+def end_quietly() -> None:
+    """Keep DuckDB's binding from listing its own objects as leaked when this process ends.
+
+    The list is cosmetic: nanobind prints it, after the interpreter is gone, in any process that
+    ran Prefect's threads. All that a run has to say was said before.
+    """
+
+    def close_stderr() -> None:
+        sys.stderr.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+    atexit.register(close_stderr)
 
 
 def leave_with_parent(parent: int) -> None:

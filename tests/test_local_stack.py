@@ -33,6 +33,7 @@ SMALL = {  # one shrunken pretraining: seconds instead of minutes
     "preset": "demo",
     "source": {"demo_documents": 600, "demo_shards": 2},
     "validation": {"num_documents": 40},
+    "tokenizer": {"vocab_size": 512},
     "train": {"steps": 6},
 }
 
