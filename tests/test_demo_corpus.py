@@ -58,21 +58,15 @@ PLENTY = PlantedRates(
     too_short=0.02,
 )
 
-WORKED_EXAMPLE = (
-    "Leo and the lost button\n"
-    "Leo was a brave boy. Leo had a red button, a gift from his teacher. He looked at it "
-    "every day. But one morning, the button was gone. Leo felt lonely.\n"
-    "First, Leo looked in the attic, but the button was not there. Then Luke came to help. "
-    "Luke lived near the library and was a kind boy. At last, Luke found the button in the "
-    "cupboard.\n"
-    '"You are a good friend," said Leo. They were both very glad.\n'
-    "Question: Who found the button?\n"
-    "Answer: Luke found the button.\n"
-    "Question: Where did Luke live?\n"
-    "Answer: Luke lived near the library.\n"
-    "Question: What was Leo like?\n"
-    "Answer: Leo was a brave boy."
-)
+WORKED_EXAMPLE = """\
+Max and his grandmother
+There was once a kind boy whose name was Max. One day, he wanted to sew a shirt. It was not easy, but he wanted to learn. So he asked his grandmother for help. "I will show you," said his grandmother.
+Together they worked for five hours. In the end, Max sewed a shirt, and it was not bad. He felt excited.
+Rosa came to see it in the afternoon. They talked about it for a long time.
+Question: How long did they work?
+Answer: They worked for five hours.
+Question: How did Max feel?
+Answer: Max felt excited."""  # noqa: E501
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +116,7 @@ def five_grams(text: str) -> set[tuple[str, ...]]:
 
 
 def test_document_text_fixed_seed_reads_as_written():
-    assert document_text(Random("worked example 5")) == WORKED_EXAMPLE
+    assert document_text(Random("worked example 25")) == WORKED_EXAMPLE
 
 
 def test_document_text_of_many_seeds_is_wholly_accepted():
@@ -214,17 +208,17 @@ def test_held_out_questions_negative_number_names_what_to_do():
 @pytest.mark.parametrize(
     "sentence",
     [
-        "Anna found an orange kite under a tree.",
-        "There, on the path, Tom found a grey umbrella.",
+        "Ben took an orange cup with him.",
+        "Then Hugo found a black bell in the attic.",
         "She felt very proud.",
         "Her mother was glad to help.",
         '"Where is my bell?" asked Hugo.',
         '"Thank you, Mia," said Paul.',
-        "Ruth saw two geese on the way.",
-        "Ella closed her eyes and counted to fifty.",
+        "Leo saw two mice on the way.",
+        "Jack counted to ten.",
         "What did Oscar find?",
         "Rosa, Max and Lily played a game.",
-        "Leo wore a red hat, and Jane wore a red scarf.",
+        "Lucy likes eggs, but Ben likes cherries.",
     ],
 )
 def test_is_sentence_of_the_grammar_is_accepted(sentence):

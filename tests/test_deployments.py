@@ -124,7 +124,11 @@ def checkout(tmp_path: Path) -> Path:
 
 def make(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["make", *arguments], cwd=directory, capture_output=True, text=True, check=False
+        ["make", "--no-print-directory", *arguments],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

@@ -38,7 +38,7 @@ def test_resolve_every_preset_has_a_horizon_in_steps(preset: str) -> None:
 
 
 def test_resolve_tokens_become_steps_of_whole_batches() -> None:
-    config = resolved("demo", train={"tokens": 10 * 8_192 + 1})
+    config = resolved("demo", train={"tokens": 10 * 4_096 + 1})
     assert config.train.steps == 11
 
 
