@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
     source = {"kind": "local", "path": options.folder} if options.folder else {"kind": "demo"}
-    settings = {"vocab_size": 8_192 if options.folder else 1_536, "sample_bytes": 30_000_000}
+    settings = {"vocab_size": 8_192 if options.folder else 1_280, "sample_bytes": 30_000_000}
     config = resolve("demo", kind=PrepareConfig, source=source, tokenizer=settings)
     made, cached = [], []
     num_documents = num_bytes = 0

@@ -57,7 +57,7 @@ def demo() -> PretrainConfig:
         source=SourceConfig(kind="demo", demo_documents=18_000),
         validation=ValidationConfig(num_documents=400),
         filter=FilterConfig(min_words=20),
-        tokenizer=TokenizerConfig(vocab_size=1_536, sample_bytes=4_000_000),
+        tokenizer=TokenizerConfig(vocab_size=1_280, sample_bytes=4_000_000),
         model=ModelConfig(size="1m", context_tokens=256),
         train=TrainConfig(
             steps=380,

@@ -20,7 +20,7 @@ def resolved(preset: str, **groups: Any) -> PretrainConfig:
 def test_resolve_user_over_preset_over_default() -> None:
     config = resolved("demo", train={"learning_rate": 0.5})
     assert config.train.learning_rate == 0.5  # the user's
-    assert config.tokenizer.vocab_size == 1_536  # the preset's
+    assert config.tokenizer.vocab_size == 1_280  # the preset's
     assert config.filter.min_language_score == 0.65  # the default
 
 

@@ -25,8 +25,8 @@ def test_plan_of_demo_counts_tokens_parameters_and_flops(demo_plan: Plan) -> Non
     training = demo_plan.training
     assert training
     assert training.num_tokens == 100 * 4_096
-    assert training.num_params == 1_049_984  # as the trained model counts itself
-    network = resolve("demo", kind=PretrainConfig).model.architecture(1_536)
+    assert training.num_params == 1_017_216  # as the trained model counts itself
+    network = resolve("demo", kind=PretrainConfig).model.architecture(1_280)
     assert training.flops == training.num_tokens * network.flops_per_token()
     assert training.memory_bytes == 16 * training.num_params
 
