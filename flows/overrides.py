@@ -82,7 +82,8 @@ def resolve(
         raise unknown_key(preset, PRESETS, kind="preset")
     merged = PRESETS[preset]().model_dump(mode="json", include=set(kind.model_fields))
     for group, overrides in groups.items():
-        chosen = overrides.given() if isinstance(overrides, Overrides) else dict(overrides)
+        given = overrides.given() if isinstance(overrides, Overrides) else overrides
+        chosen = {name: value for name, value in given.items() if value is not None}
         _check_names(kind, group, chosen)
         if group == "train" and chosen.keys() & set(TrainConfig.HORIZONS):
             merged["train"] |= dict.fromkeys(TrainConfig.HORIZONS)

@@ -20,6 +20,8 @@ from tasks.reports import report_corpus, report_scores, report_summary, report_t
 from tasks.score_model import ScoreModel, score_model
 from tasks.train_model import TrainModel, train_model
 
+BASE = "base"  # name of the artifacts; what the model is registered as changes none of them
+
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -36,7 +38,7 @@ def pretrain_model(pipeline: Pipeline, config: PretrainConfig) -> Pretrained:
     corpus = prepare_corpus(pipeline, config)
     trained = pipeline.add(
         train_model,
-        config.registry.name,
+        BASE,
         config=TrainModel(
             model=config.model,
             train=config.train,
@@ -51,7 +53,7 @@ def pretrain_model(pipeline: Pipeline, config: PretrainConfig) -> Pretrained:
     )
     scores = pipeline.add(
         score_model,
-        config.registry.name,
+        BASE,
         config=ScoreModel(score=config.score),
         inputs={
             "model": trained,
@@ -61,7 +63,7 @@ def pretrain_model(pipeline: Pipeline, config: PretrainConfig) -> Pretrained:
     )
     exported = pipeline.add(
         export_model,
-        config.registry.name,
+        BASE,
         config=ExportModel(export=config.export),
         inputs={"model": trained, "tokenizer": corpus.tokenizer},
     )

@@ -191,6 +191,7 @@ class Checkpoints:
                 self.path(step),
                 damage,
             )
+            shutil.rmtree(self.path(step))  # or it would count among those kept
         return None
 
     def _damage(self, path: Path) -> str | None:

@@ -127,6 +127,10 @@ class ModelConfig(Config):
         default=1e-6, gt=0, description="added to the mean square in RMSNorm"
     )
 
+    def semantic(self) -> dict[str, Any]:
+        """Return the settings with the geometry their size stands for."""
+        return super().semantic() | {"geometry": GEOMETRIES[self.size].model_dump()}
+
     def architecture(self, vocab_size: int) -> Architecture:
         """Return the full architecture for a tokenizer of ``vocab_size`` entries."""
         return Architecture(

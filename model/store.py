@@ -47,7 +47,6 @@ from model.errors import ArtifactError, DiskSpaceError, TamperedArtifactError
 logger = logging.getLogger(__name__)
 
 LOCK_POLL_SECONDS = 0.2
-HASH_CHUNK_BYTES = 2**20
 RECORDED_PACKAGES = ("duckdb", "numpy", "pyarrow", "tokenizers", "torch", "prefect", "mlflow")
 
 
@@ -157,8 +156,15 @@ class ArtifactStore:
     def manifests(self, stage: str | None = None) -> list[Manifest]:
         """Return the manifests of all finished artifacts, of one stage or of all, by path."""
         pattern = f"{stage or '*'}/*/{MANIFEST_NAME}"
-        paths = sorted(path.parent for path in self.root.glob(pattern))
-        return [read_manifest(path) for path in paths if path.suffix != ".work"]
+        found = []
+        for path in sorted(path.parent for path in self.root.glob(pattern)):
+            if path.suffix == ".work" or path.name.startswith("."):
+                continue
+            try:
+                found.append(read_manifest(path))
+            except ArtifactError as error:
+                logger.warning("%s: passed over", error.problem)
+        return found
 
     def build(
         self, derivation: Derivation, body: Callable[[Work], None], *, resume: bool = False
@@ -181,7 +187,7 @@ class ArtifactStore:
             status = self.status(derivation)
             if status.state == "complete" and status.manifest:
                 return status.manifest
-            self._discard(artifact)
+            self._discard(artifact, salvage=resume and status.state == "damaged")
             work = self._open_work(derivation, resume=resume)
             consumed = self._input_digests(derivation)
             started = time.monotonic()
@@ -224,7 +230,8 @@ class ArtifactStore:
         manifest = read_manifest(path)
         check_sizes(path, manifest)
         for entry in manifest.files:
-            check_sha256(path / entry.path, entry)
+            if entry.role == "content" or (path / entry.path).exists():
+                check_sha256(path / entry.path, entry)
         return manifest
 
     def link_run(self, run: str, artifacts: list[Artifact]) -> Path:
@@ -238,11 +245,15 @@ class ArtifactStore:
             link.symlink_to(Path("../../..") / artifact.relative_path, target_is_directory=True)
         return home
 
-    def _discard(self, artifact: Artifact) -> None:
+    def _discard(self, artifact: Artifact, *, salvage: bool) -> None:
+        """Take a damaged or stale artifact away; a resumable one goes back to being worked on."""
         path = self.path(artifact)
-        if path.exists():  # damaged or stale: without its manifest it no longer exists
+        if path.exists():  # without its manifest it no longer exists
             (path / MANIFEST_NAME).unlink(missing_ok=True)
-            shutil.rmtree(path)
+            if salvage and not self.work_path(artifact).exists():
+                path.rename(self.work_path(artifact))
+            else:
+                shutil.rmtree(path)
 
     def _open_work(self, derivation: Derivation, *, resume: bool) -> Work:
         path = self.work_path(derivation.artifact)
@@ -296,12 +307,14 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def check_sizes(directory: Path, manifest: Manifest) -> None:
-    """Compare the sizes of an artifact's files with its manifest.
+    """Compare the sizes of an artifact's content files with its manifest.
 
     Raises:
         ArtifactError: a file is missing or has another size.
     """
     for entry in manifest.files:
+        if entry.role == "log":
+            continue  # may be deleted to free space: nothing is made from it
         path = directory / entry.path
         found = path.stat().st_size if path.exists() else None
         if found != entry.num_bytes:

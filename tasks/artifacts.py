@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from model.artifact import Artifact, Manifest
+from model.artifact import MANIFEST_NAME, Artifact, Manifest
 from model.errors import ArtifactError, LLMError
 from model.store import ArtifactStore, check_sha256, check_sizes, read_manifest
 from tasks.stage import data_root
@@ -87,11 +87,12 @@ def unused(store: ArtifactStore) -> list[Path]:
     """
     used: set[Path] = set()
     for link in (store.root / "runs").glob("*/*/*"):
-        target = link.resolve()
-        if target.exists():
+        target = store.root / link.readlink().relative_to("../../..")
+        used.add(target.with_name(f"{target.name}.work"))
+        if (target / MANIFEST_NAME).exists():
             _mark(store, read_manifest(target), used)
         else:
-            used.add(target.with_name(f"{target.name}.work"))
+            used.add(target)
     finished = [store.path(manifest.artifact) for manifest in store.manifests()]
     works = [path for path in sorted(store.root.glob("*/*.work")) if not _is_locked(store, path)]
     return [path for path in [*finished, *works] if path not in used]
@@ -126,21 +127,25 @@ def adopt(store: ArtifactStore, directory: Path) -> Manifest:
     check_sizes(directory, manifest)
     for entry in manifest.files:
         check_sha256(directory / entry.path, entry)
-    if manifest.derivation.key != manifest.artifact.key:
+    if manifest.derivation.artifact != manifest.artifact:
         raise ArtifactError(
-            "the manifest's key is not that of its derivation",
-            expected=manifest.derivation.key,
-            found=manifest.artifact.key,
+            "the manifest names another artifact than its derivation",
+            expected=manifest.derivation.artifact.relative_path,
+            found=manifest.artifact.relative_path,
             where=directory,
             fix="adopt only artifacts that this project wrote",
         )
     target = store.path(manifest.artifact)
     with store.locked(manifest.artifact):
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f"{target.name}.adopted")
-            shutil.copytree(directory, partial, dirs_exist_ok=True)
-            partial.rename(target)
+        if target.exists():
+            return store.verify(manifest.artifact)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.parent / f".{target.name}.adopted"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(directory, partial)
+        for entry in manifest.files:
+            check_sha256(partial / entry.path, entry)
+        partial.rename(target)
     return manifest
 
 

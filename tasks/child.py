@@ -6,6 +6,7 @@ Ctrl-C arrive as exceptions: both stop the child before they go on.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 22  # below the 30 s Prefect waits before it kills, above a checkpoint's time
 LOG_TAIL_LINES = 15
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 CONFIG_NAME = "config.json"
 # Threads that wait for each other must sleep, not spin: on cores shared with anything else,
 # spinning made a training step three times slower.
@@ -73,6 +75,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 cwd=project_root(),
                 env=CHILD_ENVIRONMENT | os.environ,
+                preexec_fn=_end_with_parent,
             )
             try:
                 while process.poll() is None:
@@ -109,6 +112,15 @@ class Child:
             fix="mend what its message names and run again: finished stages and checkpoints are "
             "kept",
         )
+
+
+def _end_with_parent() -> None:
+    """Let the kernel end this new process, torchrun's agent included, when the flow is killed.
+
+    Linux only; elsewhere a killed flow leaves its child, whose lock keeps a second run waiting.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -59,7 +59,7 @@ class ValidationConfig(Config):
     """The fixed rows that every model of a source is measured on."""
 
     num_documents: int = Field(default=2_000, gt=0, description="documents held out")
-    num_files: int = Field(
+    num_files: Annotated[int, RUNTIME_ONLY] = Field(
         default=1,
         gt=0,
         description="taken from the first so many files, so that more files change nothing",
@@ -117,7 +117,7 @@ class TokenizerConfig(Config):
     max_document_bytes: int = Field(
         default=10_000, gt=0, description="of one document, at most so many bytes are sampled"
     )
-    num_files: int = Field(
+    num_files: Annotated[int, RUNTIME_ONLY] = Field(
         default=4,
         gt=0,
         description="sampled from the first so many files, so that more files change nothing",
@@ -141,7 +141,11 @@ class DataConfig(Config):
 class RegistryConfig(Config):
     """How a finished model is filed."""
 
-    name: str = Field(default="llm-base", min_length=1, description="registered model")
+    name: str = Field(
+        default="llm-base",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        description="registered model",
+    )
     alias: str = Field(default="candidate", min_length=1, description="alias the new version takes")
 
 

@@ -135,7 +135,7 @@ class Pipeline:
         workers = num_workers(self.run) if stage.scope == "shard" else 1
         return Share(
             threads=max(1, num_cores() // workers),
-            memory_bytes=int(memory_bytes(self.run) / num_workers(self.run)),
+            memory_bytes=memory_bytes(self.run) // workers,
         )
 
 

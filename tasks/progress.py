@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from httpx import HTTPError
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
+from prefect.exceptions import PrefectException
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -67,9 +69,13 @@ class TrainingProgress:
     def __enter__(self) -> TrainingProgress:
         """Open the displays."""
         if TaskRunContext.get():
-            artifact = create_progress_artifact(0.0, description="training steps done")
-            assert isinstance(artifact, UUID)  # in a sync context
-            self.artifact = artifact
+            try:
+                artifact = create_progress_artifact(0.0, description="training steps done")
+            except (PrefectException, HTTPError) as error:
+                logger.warning("Prefect shows no progress: %s", error)
+            else:
+                assert isinstance(artifact, UUID)  # in a sync context
+                self.artifact = artifact
         if sys.stderr.isatty():
             columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
             self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
@@ -90,9 +96,16 @@ class TrainingProgress:
         if self._due("log", LOG_SECONDS, final) and self.latest:
             logger.info(self.line())
         if self.artifact and self._due("artifact", ARTIFACT_SECONDS, final):
-            update_progress_artifact(self.artifact, 100.0 * self.step / self.num_steps)
+            self._update_artifact(self.artifact)
         if self.bar and self.bar_task is not None:
             self.bar.update(self.bar_task, completed=self.step, description=self.line())
+
+    def _update_artifact(self, artifact: UUID) -> None:
+        try:
+            update_progress_artifact(artifact, 100.0 * self.step / self.num_steps)
+        except (PrefectException, HTTPError) as error:  # a display never ends a training
+            logger.warning("Prefect no longer shows progress: %s", error)
+            self.artifact = None
 
     def line(self) -> str:
         """Return the latest state as one line."""

@@ -6,6 +6,7 @@ deduplication leaves the tokens of every other file alone.
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from model.config import Config
@@ -24,8 +25,9 @@ class Tokenise(Config):
     split: Split
 
 
-def build(work: Work, config: Tokenise, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: Tokenise, share: Share) -> None:
     """Write tokens.arrow."""
+    os.environ["RAYON_NUM_THREADS"] = str(share.threads)  # read at the first encoding
     name = "validation.parquet" if config.split == "validation" else "part.parquet"
     (documents,) = work.input_manifests("documents")
     counts = encode_file(

@@ -8,8 +8,6 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import Annotated
 
-import pynvml
-
 from model.config import (
     RUNTIME_ONLY,
     Config,
@@ -23,6 +21,11 @@ from tasks.child import Child
 from tasks.progress import TrainingProgress
 from tasks.stage import Share, Stage
 from tasks.tracking_training import training_run
+
+try:
+    import pynvml
+except ImportError:  # installed on Linux only
+    pynvml = None
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +79,8 @@ def num_gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    if pynvml is None:
+        return 0
     with suppress(pynvml.NVMLError):
         pynvml.nvmlInit()
         try:

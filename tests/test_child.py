@@ -79,11 +79,12 @@ def test_child_that_was_interrupted_says_that_it_will_go_on(work: Work, stub: Pa
 
 def test_child_is_stopped_when_its_watcher_is_interrupted(work: Work, stub: Path) -> None:
     stub.write_text("import time\ntime.sleep(60)")
+    others = {child.pid for child in psutil.Process().children()}
     pids: list[int] = []
 
     def watch() -> None:
         if not pids:
-            pids.extend(child.pid for child in psutil.Process().children())
+            pids.extend({child.pid for child in psutil.Process().children()} - others)
             os.kill(os.getpid(), signal.SIGINT)
 
     assert threading.current_thread() is threading.main_thread()

@@ -237,7 +237,14 @@ def _fixed_folder(pattern: str) -> str:
 
 
 def _glob_regex(pattern: str) -> str:
-    """Return the regex of a glob: * and ? stay within a folder, ** crosses folders."""
+    """Return the regex of a glob: *, ? and [...] stay within a folder, ** crosses folders."""
     signs = {"**/": r"(?:.*/)?", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
-    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
-    return "".join(signs.get(part) or re.escape(part) for part in parts)
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^\]]+\])", pattern)
+    return "".join(signs.get(part) or _literal_or_class(part) for part in parts)
+
+
+def _literal_or_class(part: str) -> str:
+    if part.startswith("[") and part.endswith("]"):
+        negated = part.startswith("[!")
+        return f"[{'^' if negated else ''}{part[1 + negated : -1]}]"
+    return re.escape(part)

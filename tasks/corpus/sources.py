@@ -12,7 +12,7 @@ from pathlib import Path
 
 from model.errors import DiskSpaceError, SourceError
 from tasks.config import SourceConfig
-from tasks.corpus.demo_corpus import generate_shard
+from tasks.corpus.demo_corpus import DEMO_CORPUS_VERSION, generate_shard
 from tasks.corpus.hub_source import fetch_hub_file, list_hub_files, resolve_revision
 from tasks.corpus.local_source import fetch_local_file, list_local_files
 from tasks.corpus.raw_file import RAW_NAME, FetchedFile, SourceFile, artifact_name, describe
@@ -87,13 +87,13 @@ def _list_demo_shards(source: SourceConfig, *, data_seed: int) -> list[SourceFil
     for shard in range(num_shards):
         path = f"demo-{shard:05d}.parquet"
         num_documents = share + (shard < rest)  # an earlier shard is never the shorter one
-        digest = f"demo:{data_seed}:{shard}:{num_documents}"
+        digest = f"demo:{data_seed}:{shard}:{num_documents}:{DEMO_CORPUS_VERSION}"
         files.append(SourceFile(name=artifact_name(path), path=path, digest=digest))
     return files
 
 
 def _fetch_demo_shard(file: SourceFile, *, data_seed: int, destination: Path) -> FetchedFile:
-    _, shard, num_documents = map(int, file.digest.split(":")[1:])
+    _, shard, num_documents, _ = map(int, file.digest.split(":")[1:])
     finished = {name: destination / name for name in (RAW_NAME, TRUTH_NAME)}
     temporary = {name: destination / f".{name}.tmp" for name in finished}
     generate_shard(
