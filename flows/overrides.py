@@ -32,6 +32,7 @@ class Overrides(BaseModel):
                 if key not in cls.model_fields:
                     group = cls.__name__.removesuffix("Overrides").lower()
                     raise ValueError(unknown_key(f"{group}.{key}", _names(group, cls)).problem)
+            return {key: item for key, item in value.items() if item is not None}
         return value
 
     def given(self) -> dict[str, Any]:
@@ -40,13 +41,17 @@ class Overrides(BaseModel):
         return {name: value for name, value in chosen.items() if value is not None}
 
 
+def _no_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)  # a form would send it back
+
+
 @cache
 def all_optional(config: type[Config]) -> type[Overrides]:
     """Return the twin of a config in which every field may be left out."""
     fields: dict[str, Any] = {
         name: (
-            field.rebuild_annotation() | None,
-            Field(default=None, description=field.description),
+            field.rebuild_annotation(),  # without `| None`: a form shows such unions badly
+            Field(default=None, description=field.description, json_schema_extra=_no_default),
         )
         for name, field in config.model_fields.items()
     }
