@@ -87,6 +87,7 @@ def connect(
                 }
             )
             with connection:
+                connection.execute("SET enable_progress_bar = false")  # it draws into any output
                 for name in DEFINITIONS:
                     connection.execute(read_sql(name))
                 yield connection
