@@ -20,9 +20,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prefect import Flow
+from prefect.context import refresh_global_settings_context
 from prefect.logging.handlers import APILogWorker
 from prefect.server.api.server import SubprocessASGIServer
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.settings import PREFECT_API_URL, get_current_settings
 
 from flows.configured import Dag, plan_flow
 from flows.overrides import resolve
@@ -106,24 +107,31 @@ def prefect_api() -> Iterator[None]:
     server = SubprocessASGIServer()
     server.start(timeout=get_current_settings().server.ephemeral.startup_timeout_seconds)
     try:
-        # The settings are for this process, the variable for the task runner's and their threads.
-        with temporary_settings({PREFECT_API_URL: server.api_url}), _variable(server.api_url):
-            yield
+        with _api_address(server.api_url):
+            try:
+                yield
+            finally:  # or they are sent, with many retries, to a server that is gone
+                APILogWorker.drain_all()
     finally:
-        APILogWorker.drain_all()  # or they are sent, with many retries, to a server that is gone
         server.stop()
 
 
 @contextlib.contextmanager
-def _variable(api_url: str) -> Iterator[None]:
+def _api_address(url: str) -> Iterator[None]:
+    """Let every thread of this process, and the task runner's processes, use one address.
+
+    Settings set for a context would not reach Prefect's own threads, which send the logs.
+    """
     before = os.environ.get(PREFECT_API_URL.name)
-    os.environ[PREFECT_API_URL.name] = api_url
+    os.environ[PREFECT_API_URL.name] = url
+    refresh_global_settings_context()
     try:
         yield
     finally:
         del os.environ[PREFECT_API_URL.name]
         if before is not None:
             os.environ[PREFECT_API_URL.name] = before
+        refresh_global_settings_context()
 
 
 def _answers(url: str) -> bool:
