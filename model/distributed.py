@@ -119,6 +119,20 @@ class World:
         self.sum(0)  # nobody leaves while others still talk
         dist.destroy_process_group()
 
+    def leave(self, exit_status: int) -> None:
+        """End this process; one of several does so without the interpreter's own end.
+
+        DDP keeps gloo's threads beyond ``destroy_process_group``, and one of them that gives up its
+        last tensor while the interpreter ends aborts the process (torch 2.13). The error would be
+        one process's after all work is done, and torchrun would fail the training for it.
+        """
+        if self.size == 1:
+            sys.exit(exit_status)
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_status)
+
     def wrap(self, module: nn.Module) -> nn.Module:
         """Return the module with gradients averaged over processes; itself in a world of one."""
         if self.size == 1:

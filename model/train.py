@@ -11,7 +11,6 @@ checkpoint. Exit status: 0 complete, 75 interrupted, else failed (torchrun turns
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -48,8 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
         finally:
             if world.is_main and path.parent.is_dir():  # a work directory has moved by now
                 result.write(path.parent)
-    if world.is_main and result.state == "interrupted":
-        sys.exit(EXIT_INTERRUPTED)  # others leave with 0: torchrun kills after the first failure
+    # Others than rank 0 leave with 0: torchrun kills all after the first failure.
+    is_interrupted = world.is_main and result.state == "interrupted"
+    world.leave(EXIT_INTERRUPTED if is_interrupted else 0)
 
 
 def make(run: TrainRun, world: World, stop: StopRequest) -> TrainResult:

@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,10 @@ import pytest
 from deployments.addresses import HOST, Addresses
 from deployments.deploy import PROJECT
 from deployments.local_stack import stack_environment, usage
+from tasks.config import FINEWEB_REVISION, SourceConfig
+from tasks.corpus.demo_corpus import generate_shard
 from tasks.tracking_store import tracking_uri
+from tests.hub_server import HubServer
 from tests.servers import free_port
 
 STACK = [sys.executable, "-m", "deployments.local_stack"]
@@ -35,6 +38,21 @@ SMALL = {  # one shrunken pretraining: seconds instead of minutes
     "validation": {"num_documents": 40},
     "tokenizer": {"vocab_size": 512},
     "train": {"steps": 6},
+}
+SMALL_FULL = {  # preset `full` where only amounts differ
+    "validation": {"num_documents": 40},
+    "tokenizer": {"vocab_size": 512},
+    "model": {"size": "1m", "context_tokens": 128},
+    "train": {
+        "steps": 6,
+        "batch_tokens_per_step": 1024,
+        "micro_batch_rows": 4,
+        "validation_tokens": 2048,
+        "checkpoint_every_steps": 3,
+        "processes": 2,
+    },
+    "score": {"validation_tokens": 2048, "sample_tokens": 8},
+    "run": {"workers": 2},
 }
 
 
@@ -87,10 +105,11 @@ def test_stack_on_a_port_in_use_starts_nothing(tmp_path: Path) -> None:
 class RunningStack:
     """The real stack on free ports, with all its state in a directory of its own."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
         self.addresses = Addresses(free_port(), free_port())
         self.environment = {
             **os.environ,
+            **environment,
             "PREFECT_PORT": str(self.addresses.prefect_port),
             "MLFLOW_PORT": str(self.addresses.mlflow_port),
             "PREFECT_HOME": str(home / "prefect"),
@@ -122,6 +141,18 @@ class RunningStack:
             text=True,
         )
 
+    def run_deployment(self, name: str, parameters: Mapping[str, object]) -> None:
+        """Run a deployment to its end, which is Completed."""
+        words = [
+            word
+            for key, value in parameters.items()
+            for word in ("--param", f"{key}={json.dumps(value)}")
+        ]
+        command = self.prefect("deployment", "run", name, *words, "--watch")
+        output, _ = command.communicate()
+        assert command.returncode == 0, output + self.log("worker")
+        assert "Flow run finished successfully in 'Completed'" in output
+
     def log(self, name: str) -> str:
         return (Path(self.environment["PREFECT_HOME"]) / "logs" / f"{name}.log").read_text()
 
@@ -136,8 +167,10 @@ class RunningStack:
 
 
 @contextlib.contextmanager
-def running_stack(home: Path) -> Iterator[RunningStack]:
-    stack = RunningStack(home)
+def running_stack(
+    home: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[RunningStack]:
+    stack = RunningStack(home, environment or {})
     try:
         yield stack
     finally:
@@ -169,13 +202,31 @@ def test_stack_serves_every_deployment(stack: RunningStack) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_deployment_run_ends_completed_and_is_in_mlflow(stack: RunningStack) -> None:
-    parameters = [f"{name}={json.dumps(value)}" for name, value in SMALL.items()]
-    arguments = [word for text in parameters for word in ("--param", text)]
-    command = stack.prefect("deployment", "run", "pretrain/demo", *arguments, "--watch")
-    output, _ = command.communicate()
-    assert command.returncode == 0, output + stack.log("worker")
-    assert "Flow run finished successfully in 'Completed'" in output
+    stack.run_deployment("pretrain/demo", SMALL)
+    assert_tracked(stack, model="demo-base")
 
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_full_deployment_reads_the_hub_and_registers_the_base_model(tmp_path: Path) -> None:
+    repository = tmp_path / "repository" / "sample" / "10BT"
+    repository.mkdir(parents=True)
+    for shard in range(2):
+        path = repository / f"{shard:03d}_00000.parquet"
+        truth = tmp_path / f"truth-{shard}.parquet"
+        generate_shard(path, shard=shard, num_documents=400, seed=1, truth_path=truth)
+    repo = SourceConfig().repo
+    with HubServer(tmp_path / "repository", repo=repo, revision=FINEWEB_REVISION) as hub:
+        environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hub")}
+        with running_stack(tmp_path, environment) as stack:
+            stack.run_deployment("pretrain/full", SMALL_FULL)
+            assert_tracked(stack, model="llm-base")
+        for shard in range(2):
+            assert hub.num_requests[f"GET sample/10BT/{shard:03d}_00000.parquet"] == 1
+
+
+def assert_tracked(stack: RunningStack, *, model: str) -> None:
+    """Ask the API of MLflow for the runs, their numbers and inputs, and the registered model."""
     api = f"{stack.addresses.mlflow}/api/2.0/mlflow"
     experiments = ask(f"{api}/experiments/search", {"max_results": 10})["experiments"]
     ids = [item["experiment_id"] for item in experiments]
@@ -186,8 +237,8 @@ def test_deployment_run_ends_completed_and_is_in_mlflow(stack: RunningStack) -> 
     inputs = [item["dataset"] for run in runs for item in run["inputs"].get("dataset_inputs", [])]
     assert inputs
     assert all(re.fullmatch("[0-9a-f]{32}", item["digest"]) for item in inputs)
-    model = ask(f"{api}/registered-models/get?name=demo-base")["registered_model"]
-    assert {item["alias"] for item in model["aliases"]} >= {"candidate"}
+    found = ask(f"{api}/registered-models/get?name={model}")["registered_model"]
+    assert {item["alias"] for item in found["aliases"]} >= {"candidate"}
 
 
 @pytest.mark.slow
