@@ -18,7 +18,7 @@ from tasks.filter_documents import filter_documents
 from tasks.pipeline import Pipeline
 from tasks.reports import report_corpus
 from tasks.select_validation import SelectValidation, select_validation
-from tasks.signatures import Signatures, signatures
+from tasks.signatures import signatures
 from tasks.tokenise import Split, Tokenise, tokenise
 from tasks.train_tokenizer import TrainTokenizer, train_tokenizer
 from tasks.write_shards import WriteShards, write_shards
@@ -50,7 +50,7 @@ def prepare_corpus(pipeline: Pipeline, config: PrepareConfig) -> Corpus:
         for item in raw
     ]
     keys = [
-        pipeline.add(signatures, item.name, config=Signatures(), inputs={"part": item})
+        pipeline.add(signatures, item.name, config=config.dedup.signatures(), inputs={"part": item})
         for item in parts
     ]
     tokenizer = pipeline.add(
@@ -63,7 +63,7 @@ def prepare_corpus(pipeline: Pipeline, config: PrepareConfig) -> Corpus:
         duplicate_clusters,
         "corpus",
         config=config.dedup,
-        inputs={"signatures": keys, "validation": validation},
+        inputs={"part": parts, "signatures": keys, "validation": validation},
     )
     return Corpus(
         tokenizer=tokenizer,

@@ -92,6 +92,7 @@ def sample() -> PretrainConfig:
             validation_tokens=2**15,
             checkpoint_every_steps=50,
         ),
+        score=ScoreConfig(validation_tokens=2**17),
     )
 
 

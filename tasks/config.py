@@ -90,16 +90,46 @@ class FilterConfig(Config):
     )
 
 
-class DedupConfig(Config):
+class SignatureConfig(Config):
+    """The MinHash keys that find documents worth comparing."""
+
+    shingle_words: int = Field(
+        default=5, gt=0, description="words per shingle; FineWeb's (arXiv 2406.17557)"
+    )
+    bands: int = Field(
+        default=14,
+        gt=0,
+        le=100,
+        description="bands: documents that agree in one are compared; FineWeb's",
+    )
+    band_rows: int = Field(
+        default=8, gt=0, le=100, description="MinHash values that make up a band; FineWeb's"
+    )
+
+
+class DedupConfig(SignatureConfig):
     """Which documents count as copies of one another."""
 
-    match: Literal["none", "exact", "normalised"] = Field(
-        default="normalised",
-        description="equal text; or also equal words, whatever case, white space and punctuation",
+    match: Literal["none", "exact", "normalised", "near"] = Field(
+        default="near",
+        description="equal text; or also equal words, whatever case, white space and punctuation; "
+        "or also texts that share most of their shingles",
+    )
+    min_jaccard: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="near: least share of shingles in common (Jaccard index), verified exactly",
     )
     max_removed_frac: Annotated[float, RUNTIME_ONLY] = Field(
         default=0.9, gt=0, le=1, description="removing more than this share fails the run"
     )
+
+    def signatures(self) -> SignatureConfig:
+        """Return the part that shapes the signatures of a file."""
+        return SignatureConfig(
+            shingle_words=self.shingle_words, bands=self.bands, band_rows=self.band_rows
+        )
 
 
 class TokenizerConfig(Config):

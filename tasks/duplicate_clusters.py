@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from model.store import Work
 from tasks.config import DedupConfig
 from tasks.corpus.duck import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
-from tasks.corpus.exact_duplicates import cluster_duplicates
+from tasks.corpus.duplicates import cluster_duplicates
+from tasks.corpus.near_duplicates import SignedFile
+from tasks.corpus.signatures import BANDS_NAME, SIGNATURES_NAME
 from tasks.stage import Share, Stage
 
-STEP_VERSION = 1
+STEP_VERSION = 2
 
 
 def build(work: Work, config: DedupConfig, share: Share) -> None:
     """Write removed.parquet and clusters.parquet."""
+    files = [
+        SignedFile(
+            part=part / "part.parquet",
+            signatures=signed / SIGNATURES_NAME,
+            bands=signed / BANDS_NAME,
+        )
+        for part, signed in zip(work.inputs("part"), work.inputs("signatures"), strict=True)
+    ]
     counts = cluster_duplicates(
-        [path / "signatures.parquet" for path in work.inputs("signatures")],
+        files,
         work.input("validation") / "validation.parquet",
+        contaminated=[path / "contaminated.parquet" for path in work.inputs("contaminated")],
         config=config,
         destination=work.path,
         limits=Limits(share.memory_bytes, share.threads, work.path),
     )
     work.counts = {"num_in": counts.num_in, "num_kept": counts.num_kept, **counts.num_removed}
     work.facts = {"num_clusters": counts.num_clusters}
+    if counts.near:
+        work.facts["near"] = asdict(counts.near)
 
 
 duplicate_clusters = Stage(

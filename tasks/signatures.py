@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from model.config import Config
 from model.store import Work
+from tasks.config import SignatureConfig
 from tasks.corpus.duck import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
-from tasks.corpus.exact_duplicates import write_signatures
+from tasks.corpus.minhash import ALGORITHM as MINHASH_ALGORITHM
+from tasks.corpus.signatures import write_signatures
 from tasks.stage import Share, Stage
 
-STEP_VERSION = 1
+STEP_VERSION = 2
 
 
-class Signatures(Config):
-    """Nothing to choose yet: exact and normalised keys are always made."""
-
-
-def build(work: Work, config: Signatures, share: Share) -> None:  # noqa: ARG001
-    """Write signatures.parquet."""
+def build(work: Work, config: SignatureConfig, share: Share) -> None:
+    """Write signatures.parquet and bands.parquet."""
     counts = write_signatures(
         work.input("part") / "part.parquet",
+        config=config,
         destination=work.path,
         limits=Limits(share.memory_bytes, share.threads, work.path),
     )
@@ -31,5 +29,9 @@ signatures = Stage(
     "signatures",
     version=STEP_VERSION,
     build=build,
-    algorithms={"key": KEY_ALGORITHM, "normalisation": str(NORMALISATION_VERSION)},
+    algorithms={
+        "key": KEY_ALGORITHM,
+        "normalisation": str(NORMALISATION_VERSION),
+        "minhash": MINHASH_ALGORITHM,
+    },
 )

@@ -1,14 +1,15 @@
 -- Groups of documents with one survivor, numbered by it. A validation row that nothing else looks
--- like is no group.
+-- like is no group, and what an evaluation set removes makes none.
 --
 -- Input:  table removed.
--- Output: cluster BIGINT (from 0), kind VARCHAR ('normalised' once one member's text differs),
+-- Output: cluster BIGINT (from 0), kind VARCHAR (of its least alike member),
 --         size BIGINT (documents, the kept one included), kept_file VARCHAR, kept_row BIGINT,
 --         kept_id VARCHAR.
 WITH grouped AS (
     SELECT
         CASE
             WHEN bool_or(kind = 'validation') THEN 'validation'
+            WHEN bool_or(kind = 'near') THEN 'near'
             WHEN bool_or(kind = 'normalised') THEN 'normalised'
             ELSE 'exact'
         END AS kind,
@@ -17,6 +18,7 @@ WITH grouped AS (
         kept_row,
         any_value(kept_id) AS kept_id
     FROM removed
+    WHERE kind <> 'contaminated'
     GROUP BY kept_file, kept_row
 )
 SELECT

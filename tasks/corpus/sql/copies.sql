@@ -2,7 +2,7 @@
 -- Only keys are grouped; what else is known of a document is fetched for members of a group alone.
 --
 -- Parameters: signatures (list of paths), match ('exact' or 'normalised').
--- Input:  signatures.parquet files; table validation_keys (documents like these are gone already).
+-- Input:  signatures.parquet files; table removed (these are gone already).
 -- Output: table copies: key UUID, place BIGINT, file VARCHAR, row BIGINT, id VARCHAR,
 --         exact_key UUID.
 CREATE OR REPLACE TEMP TABLE copies AS
@@ -11,7 +11,7 @@ WITH keyed AS (
         *,
         CASE $match WHEN 'exact' THEN exact_key WHEN 'normalised' THEN normalised_key END AS key
     FROM read_parquet($signatures, hive_partitioning = false)
-    ANTI JOIN validation_keys USING (normalised_key)
+    ANTI JOIN removed USING (file, row)
 ),
 repeated AS (
     SELECT key

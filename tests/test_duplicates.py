@@ -4,21 +4,24 @@ import hashlib
 import random
 import re
 from itertools import permutations
-from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from model.errors import CorpusError, SourceError
-from tasks.config import DedupConfig
+from tasks.config import DedupConfig, SignatureConfig
 from tasks.corpus.duck import Limits
-from tasks.corpus.exact_duplicates import KINDS, cluster_duplicates, write_signatures
-from tasks.corpus.fineweb import FINEWEB_SCHEMA
-
-PART_SCHEMA = FINEWEB_SCHEMA.append(pa.field("file", pa.string())).append(
-    pa.field("row", pa.int64())
+from tasks.corpus.duplicates import KINDS
+from tasks.corpus.signatures import write_signatures
+from tests.small_corpus import (
+    cluster,
+    decide,
+    document,
+    planted_files,
+    short,
+    sign,
+    signed_file,
+    write_part,
 )
 
 
@@ -27,54 +30,15 @@ def limits(tmp_path):
     return Limits(memory_bytes=500_000_000, threads=2, spill_directory=tmp_path / "spill")
 
 
-def document(text, *, file="a", row=0, language_score=0.9, date="2020", **more):
-    fields = {"text": text, "file": file, "row": row, "id": f"{file}/{row}"}
-    known = {**dict.fromkeys(PART_SCHEMA.names), "language_score": language_score, "date": date}
-    return {**known, **fields, **more}
-
-
-def write_part(path: Path, documents: list[dict]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(documents, schema=PART_SCHEMA), path)
-    return path
-
-
-def sign(folder: Path, documents: list[dict], limits) -> list[Path]:
-    """Return one signatures file per value of ``file``."""
-    signatures = []
-    for file in sorted({row["file"] for row in documents}):
-        rows = [row for row in documents if row["file"] == file]
-        part = write_part(folder / file / "part.parquet", rows)
-        write_signatures(part, destination=part.parent, limits=limits)
-        signatures.append(part.parent / "signatures.parquet")
-    return signatures
-
-
-def cluster(tmp_path, documents, limits, *, validation=(), config=None):
-    signatures = sign(tmp_path, documents, limits)
-    held_out = write_part(tmp_path / "validation.parquet", list(validation))
-    return decide(tmp_path, signatures, held_out, limits, config=config)
-
-
-def decide(destination, signatures, held_out, limits, *, config=None):
-    config = config or DedupConfig(max_removed_frac=1.0)
-    counts = cluster_duplicates(
-        signatures, held_out, config=config, destination=destination, limits=limits
-    )
-    removed = pq.read_table(destination / "removed.parquet").to_pylist()
-    clusters = pq.read_table(destination / "clusters.parquet").to_pylist()
-    return counts, removed, clusters
-
-
-def short(removed: list[dict]) -> list[tuple]:
-    return [(r["id"], r["kept_id"], r["kind"], r["jaccard"]) for r in removed]
+NONE = dict.fromkeys(KINDS, 0)
 
 
 def test_write_signatures_document_holds_documented_columns(tmp_path, limits):
     part = write_part(
         tmp_path / "part.parquet", [document("Hello, World", row=4), document("é", row=9)]
     )
-    counts = write_signatures(part, destination=tmp_path, limits=limits)
+    config = SignatureConfig()
+    counts = write_signatures(part, config=config, destination=tmp_path, limits=limits)
     table = pq.read_table(tmp_path / "signatures.parquet")
     names = "file row id exact_key normalised_key num_chars language_score date"
     assert table.schema.names == names.split()
@@ -101,7 +65,7 @@ def test_cluster_duplicates_copies_keep_the_best_and_say_how_they_match(tmp_path
     kept = {"kept_file": "a", "kept_row": 1, "kept_id": "a/1"}
     assert clusters == [{"cluster": 0, "kind": "normalised", "size": 3, **kept}]
     assert (counts.num_in, counts.num_kept, counts.num_clusters) == (4, 2, 1)
-    assert counts.num_removed == {"validation": 0, "exact": 1, "normalised": 1}
+    assert counts.num_removed == NONE | {"exact": 1, "normalised": 1}
 
 
 @pytest.mark.parametrize(
@@ -168,7 +132,7 @@ def test_cluster_duplicates_validation_look_alikes_all_go_to_the_validation_row(
     ]
     kept = {"kept_file": "a", "kept_row": 1, "kept_id": "a/1"}
     assert clusters == [{"cluster": 0, "kind": "validation", "size": 3, **kept}]
-    assert counts.num_removed == {"validation": 4, "exact": 0, "normalised": 0}
+    assert counts.num_removed == NONE | {"validation": 4}
 
 
 def keep_order(row: dict) -> tuple:
@@ -223,7 +187,7 @@ def test_cluster_duplicates_random_documents_agree_with_brute_force(tmp_path, li
     counts, removed, clusters = cluster(tmp_path, documents, limits, validation=validation)
     found = {(r["file"], r["row"], r["kept_file"], r["kept_row"], r["kind"]) for r in removed}
     assert found == brute_force(documents, validation)
-    assert {kind for *_, kind in found} == set(KINDS)
+    assert {kind for *_, kind in found} == {"validation", "exact", "normalised"}
     assert [(r["file"], r["row"]) for r in removed] == sorted(
         (file, row) for file, row, *_ in found
     )
@@ -254,16 +218,10 @@ def test_cluster_duplicates_nothing_in_common_removes_nothing(tmp_path, limits):
 
 
 def test_cluster_duplicates_file_without_documents_is_fine(tmp_path, limits):
-    part = write_part(tmp_path / "part.parquet", [])
-    assert write_signatures(part, destination=tmp_path, limits=limits).num_documents == 0
+    empty = signed_file(write_part(tmp_path / "part.parquet", []), limits)
+    assert pq.read_metadata(empty.bands).num_rows == 0
     validation = write_part(tmp_path / "validation.parquet", [])
-    counts = cluster_duplicates(
-        [tmp_path / "signatures.parquet"],
-        validation,
-        config=DedupConfig(),
-        destination=tmp_path,
-        limits=limits,
-    )
+    counts, _, _ = decide(tmp_path, [empty], validation, limits)
     assert counts.num_in == counts.num_kept == 0
 
 
@@ -276,13 +234,12 @@ def test_cluster_duplicates_too_many_copies_raises_corpus_error_with_numbers(tmp
 
 
 def test_cluster_duplicates_cut_signatures_raise_source_error_naming_the_file(tmp_path, limits):
-    good, cut = sign(tmp_path, [document("x", file="a"), document("y", file="b")], limits)
+    files = sign(tmp_path, [document("x", file="a"), document("y", file="b")], limits)
+    cut = files[1].signatures
     cut.write_bytes(cut.read_bytes()[:-9])
     validation = write_part(tmp_path / "validation.parquet", [])
     with pytest.raises(SourceError, match="cannot be read") as caught:
-        cluster_duplicates(
-            [good, cut], validation, config=DedupConfig(), destination=tmp_path, limits=limits
-        )
+        decide(tmp_path, files, validation, limits)
     assert caught.value.where == str(cut)
 
 
@@ -295,26 +252,15 @@ def test_cluster_duplicates_planted_copies_are_all_found_and_nothing_else(
         row["id"]: row
         for row in pq.read_table(planted / "truth.parquet", columns=columns).to_pylist()
     }
-    signatures = []
-    for raw in sorted(planted.glob("00*.parquet")):
-        table = pq.read_table(raw)
-        table = table.append_column("file", pa.array([raw.name] * table.num_rows))
-        table = table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
-        (tmp_path / raw.stem).mkdir()
-        part = tmp_path / raw.stem / "part.parquet"
-        pq.write_table(table.filter(pc.field("text") != ""), part)
-        write_signatures(part, destination=part.parent, limits=limits)
-        signatures.append(part.parent / "signatures.parquet")
+    files = planted_files(tmp_path, planted, limits)
     validation = write_part(tmp_path / "validation.parquet", [])
-    cluster_duplicates(
-        signatures, validation, config=DedupConfig(), destination=tmp_path, limits=limits
-    )
+    config = DedupConfig(match="normalised")
+    _, removed, _ = decide(tmp_path, files, validation, limits, config=config)
 
     def original(document_id: str) -> str:
         row = truth[document_id]
         return row["original_id"] if row["kind"] in {"exact_dup", "norm_dup"} else document_id
 
-    removed = pq.read_table(tmp_path / "removed.parquet").to_pylist()
     assert [r for r in removed if original(r["id"]) != original(r["kept_id"])] == []
     copies = {i for i, row in truth.items() if row["kind"] in {"exact_dup", "norm_dup"}}
     joined = {frozenset((r["id"], r["kept_id"])) for r in removed}
