@@ -128,7 +128,7 @@ class Tokenizer:
                 found=outside[0],
                 fix="use the tokenizer that made these ids",
             )
-        return b"".join(self._token_bytes[index] for index in ids)
+        return b"".join(self.token_bytes[index] for index in ids)
 
     @cached_property
     def bytes_per_token(self) -> npt.NDArray[np.int32]:
@@ -139,7 +139,7 @@ class Tokenizer:
         Returns:
             Shape ``[vocab_size]``. Units: bytes.
         """
-        sizes = np.array([len(token) for token in self._token_bytes], dtype=np.int32)
+        sizes = np.array([len(token) for token in self.token_bytes], dtype=np.int32)
         sizes[: len(SPECIAL_TOKENS)] = 0
         sizes.setflags(write=False)
         return sizes
@@ -165,7 +165,8 @@ class Tokenizer:
         return sorted(vocabulary, key=vocabulary.__getitem__)
 
     @cached_property
-    def _token_bytes(self) -> list[bytes]:
+    def token_bytes(self) -> list[bytes]:
+        """Return the bytes of each id; those of a special token are its spelling."""
         byte_of = {char: value for value, char in enumerate(byte_characters())}
         specials = [token.encode() for token in SPECIAL_TOKENS]
         ordinary = self._tokens[len(SPECIAL_TOKENS) :]

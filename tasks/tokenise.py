@@ -36,12 +36,14 @@ def build(work: Work, config: Tokenise, share: Share) -> None:
         file=documents.facts.get("file", ""),
         split=config.split,
         destination=work.path,
+        threads=share.threads,
     )
     work.counts = {
         "num_docs": counts.num_docs,
         "num_tokens": counts.num_tokens,
         "num_bytes": counts.num_bytes,
     }
+    work.facts = {"encoder": counts.encoder, "num_compared": counts.num_compared}
 
 
 tokenise = Stage("tokenise", version=STEP_VERSION, build=build)

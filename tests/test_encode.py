@@ -2,13 +2,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from model.errors import ArtifactError, SourceRecordError, TokenizerError
 from model.shards import open_shard, split_identities
 from model.tokenizer import Tokenizer
 from tasks.tokens import encode
-from tasks.tokens.encode import EncodeCounts, encode_file
+from tasks.tokens.encode import SLOW_ENCODER, EncodeCounts, encode_file
+from tasks.tokens.fast_encoder import NAME as FAST_ENCODER
+from tasks.tokens.fast_encoder import FastEncoder
 from tests.small_tokenizer import HOSTILE_TEXTS, train_small_tokenizer
 
 
@@ -56,7 +60,9 @@ def test_encode_file_two_texts_starts_each_with_end_of_text(run, directory):
     cat = tokenizer.encode("cat")
     assert documents(shard) == [[0, *cat], [0]]
     assert shard.docs.tolist() == [4, 9]
-    assert counts == EncodeCounts(num_docs=2, num_tokens=len(cat) + 2, num_bytes=3)
+    assert counts == EncodeCounts(
+        num_docs=2, num_tokens=len(cat) + 2, num_bytes=3, encoder=FAST_ENCODER, num_compared=1
+    )
     assert shard.header.model_dump() == {
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "vocab_size": 400,
@@ -72,6 +78,55 @@ def test_encode_file_hostile_texts_equals_transformers(run, directory):
     expected = [[0, *peer(text, split_special_tokens=True).input_ids] for text in HOSTILE_TEXTS]
     assert documents(shard) == expected
     assert counts.num_bytes == sum(len(text.encode()) for text in HOSTILE_TEXTS)
+
+
+LONG_TEXTS = ("漢字" * 20_000, " " * 100_000, "^" * 100_000, "ab1" * 30_000, "\u00a0" * 50_000)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_fast_encoder_gives_the_ids_of_the_tokenizer(directory, threads):
+    tokenizer = Tokenizer.load(directory)
+    texts = [*HOSTILE_TEXTS, *LONG_TEXTS]
+    found = FastEncoder(tokenizer, threads=threads).encode_batch(texts)
+    assert [ids.tolist() for ids in found] == tokenizer.encode_batch(texts)
+
+
+@given(text=st.text(st.characters(exclude_categories=("Cs",)), max_size=80))
+def test_fast_encoder_any_text_gives_the_ids_of_the_tokenizer(directory, text):
+    tokenizer = Tokenizer.load(directory)
+    (found,) = FastEncoder(tokenizer, threads=1).encode_batch([text])
+    assert found.tolist() == tokenizer.encode(text)
+
+
+def test_encode_file_other_ids_of_the_fast_encoder_are_noticed_and_not_used(
+    run, directory, monkeypatch, caplog
+):
+    encode_rightly = FastEncoder.encode_batch
+
+    def encode_wrongly(self, texts):
+        return [ids[::-1] for ids in encode_rightly(self, texts)]
+
+    monkeypatch.setattr(FastEncoder, "encode_batch", encode_wrongly)
+    texts = [f"The cat sat on {number} mats." for number in range(300)]
+    counts, shard = run(texts)
+    tokenizer = Tokenizer.load(directory)
+    assert documents(shard) == [[0, *tokenizer.encode(text)] for text in texts]
+    assert (counts.encoder, counts.num_compared) == (SLOW_ENCODER, 0)
+    assert "other ids for document 0" in caplog.text
+
+
+def test_encode_file_every_hundredth_document_is_compared(run, monkeypatch):
+    compared = []
+    encode_batch = Tokenizer.encode_batch
+
+    def note(self, texts):
+        compared.extend(texts)
+        return encode_batch(self, texts)
+
+    monkeypatch.setattr(Tokenizer, "encode_batch", note)
+    counts, _ = run([f"cat {number}" for number in range(701)])
+    assert compared == [f"cat {number}" for number in range(0, 701, 100)]
+    assert (counts.encoder, counts.num_compared) == (FAST_ENCODER, 8)
 
 
 def test_encode_file_tokens_decode_to_the_texts(run, directory):
@@ -92,13 +147,13 @@ def test_encode_file_other_batches_gives_the_same_bytes(run, monkeypatch, num_do
 
 def test_encode_file_long_texts_are_held_in_memory_a_few_at_a_time(run, monkeypatch):
     sizes = []
-    encode_batch = Tokenizer.encode_batch
+    encode_batch = FastEncoder.encode_batch
 
     def recorded(self, texts):
         sizes.append(sum(map(len, texts)))
         return encode_batch(self, texts)
 
-    monkeypatch.setattr(Tokenizer, "encode_batch", recorded)
+    monkeypatch.setattr(FastEncoder, "encode_batch", recorded)
     monkeypatch.setattr(encode, "BATCH_CHARS", 100)
     run(["a" * 60, "b" * 30, "c" * 300, "d" * 10])
     assert sizes == [90, 300, 10]
@@ -106,7 +161,9 @@ def test_encode_file_long_texts_are_held_in_memory_a_few_at_a_time(run, monkeypa
 
 def test_encode_file_no_rows_writes_an_empty_shard(run):
     counts, shard = run([])
-    assert counts == EncodeCounts(num_docs=0, num_tokens=0, num_bytes=0)
+    assert counts == EncodeCounts(
+        num_docs=0, num_tokens=0, num_bytes=0, encoder=FAST_ENCODER, num_compared=0
+    )
     assert (shard.num_docs, shard.num_tokens) == (0, 0)
     assert shard.header.files == ("a.parquet",)
 

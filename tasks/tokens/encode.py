@@ -4,41 +4,71 @@ Reads ``part.parquet`` or ``validation.parquet`` (columns ``text``, ``file``, ``
 batches and writes ``tokens.arrow``. A document is ``<|endoftext|>`` followed by the ids of its
 text: the token marks a beginning, and with it the end of what came before. Ids are collected in a
 flat file beside the shard, so that memory holds one batch, however large the table.
+
+Ids come from the fast encoder. Every so many documents are encoded by the tokenizer itself as well;
+should the two ever differ, the file is encoded again by the tokenizer alone, and the counts say so.
 """
 
 from __future__ import annotations
 
+import logging
 from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import tokenizers
 
 from model.errors import ArtifactError, SourceRecordError
 from model.shards import Int64Array, ShardHeader, UInt16Array, doc_identities, write_shard
 from model.tokenizer import Tokenizer
+from tasks.tokens.fast_encoder import NAME as FAST_ENCODER
+from tasks.tokens.fast_encoder import FastEncoder, Ids
+
+logger = logging.getLogger(__name__)
 
 TOKENS_FILE: Final = "tokens.arrow"
 BATCH_DOCS: Final = 256
 BATCH_CHARS: Final = 2**21  # an encoding in memory takes some hundred bytes per token
 READ_BUFFER_BYTES: Final = 2**20
+PARITY_STRIDE: Final = 100  # one document of so many is encoded twice
+SLOW_ENCODER: Final = f"tokenizers {tokenizers.__version__}"
+
+EncodeBatch = Callable[[Sequence[str]], list[Ids]]
 
 
 @dataclass(frozen=True)
 class EncodeCounts:
-    """What was encoded, and to how much."""
+    """What was encoded, to how much, and by what.
+
+    Args:
+        encoder: library and version that made the ids.
+        num_compared: documents whose ids were found equal to the tokenizer's own.
+    """
 
     num_docs: int
     num_tokens: int
     num_bytes: int
+    encoder: str
+    num_compared: int
+
+
+class _UnequalIdsError(Exception):
+    """The fast encoder and the tokenizer differ on a text."""
 
 
 def encode_file(
-    part: Path, *, tokenizer_directory: Path, file: str, split: str, destination: Path
+    part: Path,
+    *,
+    tokenizer_directory: Path,
+    file: str,
+    split: str,
+    destination: Path,
+    threads: int = 1,
 ) -> EncodeCounts:
     """Encode every document of a table into ``destination/tokens.arrow``.
 
@@ -46,6 +76,7 @@ def encode_file(
         file: the source file all rows are of; "" takes the names found in the table, sorted.
         split: which split the documents belong to, for the shard's header.
         destination: directory that takes the shard; made if missing.
+        threads: for encoding; they change no id.
 
     Returns:
         Counts; ``num_bytes`` is the UTF-8 size of the texts.
@@ -60,8 +91,9 @@ def encode_file(
     files = _file_names(table) if file == "" else (file,)
     destination.mkdir(parents=True, exist_ok=True)
     flat_path = destination / f"{TOKENS_FILE}.ids"
-    with flat_path.open("wb") as sink:
-        columns = _encode_rows(table, tokenizer=tokenizer, files=files, sink=sink, where=part)
+    first_id = np.array([tokenizer.end_of_text_id], dtype=np.uint16)
+    rows = _Rows(table, files=files, first_id=first_id, where=part)
+    columns = _encode(rows, tokenizer, flat_path=flat_path, threads=threads)
     header = ShardHeader(
         tokenizer_fingerprint=tokenizer.fingerprint,
         vocab_size=tokenizer.vocab_size,
@@ -79,40 +111,90 @@ def encode_file(
     )
     flat_path.unlink()
     return EncodeCounts(
-        num_docs=len(lengths), num_tokens=int(lengths.sum()), num_bytes=columns.num_bytes
+        num_docs=len(lengths),
+        num_tokens=int(lengths.sum()),
+        num_bytes=columns.num_bytes,
+        encoder=columns.encoder,
+        num_compared=columns.num_compared,
     )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The documents of one table, which files they may be of, and what begins each of them."""
+
+    table: pq.ParquetFile
+    files: Sequence[str]
+    first_id: Ids
+    where: Path
 
 
 @dataclass
 class _Columns:
     """Identity and length of every document so far: 16 bytes each."""
 
-    docs: array[int]
-    lengths: array[int]
+    encoder: str
+    docs: array[int] = field(default_factory=lambda: array("q"))
+    lengths: array[int] = field(default_factory=lambda: array("q"))
     num_bytes: int = 0
+    num_compared: int = 0
+
+
+def _encode(rows: _Rows, tokenizer: Tokenizer, *, flat_path: Path, threads: int) -> _Columns:
+    """Encode with the fast encoder, or else with the tokenizer."""
+
+    def slowly(texts: Sequence[str]) -> list[Ids]:
+        return [np.array(ids, dtype=np.uint16) for ids in tokenizer.encode_batch(texts)]
+
+    fast = FastEncoder(tokenizer, threads=threads)
+    try:
+        columns = _Columns(encoder=FAST_ENCODER)
+        _encode_rows(rows, columns, fast.encode_batch, compared=slowly, flat_path=flat_path)
+    except _UnequalIdsError as difference:
+        logger.warning("%s; encoding with %s instead", difference, SLOW_ENCODER)
+        columns = _Columns(encoder=SLOW_ENCODER)
+        _encode_rows(rows, columns, slowly, compared=None, flat_path=flat_path)
+    return columns
 
 
 def _encode_rows(
-    table: pq.ParquetFile,
+    rows: _Rows,
+    columns: _Columns,
+    encode_batch: EncodeBatch,
     *,
-    tokenizer: Tokenizer,
-    files: Sequence[str],
-    sink: BinaryIO,
-    where: Path,
-) -> _Columns:
-    columns = _Columns(docs=array("q"), lengths=array("q"))
-    for batch in table.iter_batches(batch_size=BATCH_DOCS, columns=["text", "file", "row"]):
-        _require_no_null(batch, where=where)
-        columns.docs.frombytes(_doc_identities(batch, files=files, where=where).tobytes())
-        for texts in _chunks(batch["text"].to_pylist()):
-            columns.num_bytes += sum(len(text.encode()) for text in texts)
-            ids = array("H")
-            for encoded in tokenizer.encode_batch(texts):
-                ids.append(tokenizer.end_of_text_id)
-                ids.fromlist(encoded)
-                columns.lengths.append(len(encoded) + 1)
-            sink.write(ids)
-    return columns
+    compared: EncodeBatch | None,
+    flat_path: Path,
+) -> None:
+    with flat_path.open("wb") as sink:
+        for batch in rows.table.iter_batches(BATCH_DOCS, columns=["text", "file", "row"]):
+            _require_no_null(batch, where=rows.where)
+            identities = _doc_identities(batch, files=rows.files, where=rows.where)
+            columns.docs.frombytes(identities.tobytes())
+            for texts in _chunks(batch["text"].to_pylist()):
+                encoded = encode_batch(texts)
+                if compared:
+                    columns.num_compared += _compare(
+                        texts, encoded, compared, first=len(columns.lengths)
+                    )
+                columns.num_bytes += sum(len(text.encode()) for text in texts)
+                columns.lengths.extend(len(ids) + 1 for ids in encoded)
+                for ids in encoded:
+                    sink.write(rows.first_id.tobytes())
+                    sink.write(ids.tobytes())
+
+
+def _compare(texts: list[str], encoded: list[Ids], encode: EncodeBatch, *, first: int) -> int:
+    """Return how many texts were encoded again; raise if one comes out otherwise.
+
+    Args:
+        first: number of the first text among all documents of the file.
+    """
+    chosen = range(-first % PARITY_STRIDE, len(texts), PARITY_STRIDE)
+    again = encode([texts[place] for place in chosen])
+    for place, ids in zip(chosen, again, strict=True):
+        if not np.array_equal(encoded[place], ids):
+            raise _UnequalIdsError(f"{FAST_ENCODER} has other ids for document {first + place}")
+    return len(chosen)
 
 
 def _chunks(texts: list[str]) -> Iterator[list[str]]:
