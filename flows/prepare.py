@@ -14,7 +14,9 @@ from flows.presets import PrepareConfig
 from model.artifact import Artifact
 from tasks.download import download, source_files
 from tasks.duplicate_clusters import duplicate_clusters
+from tasks.evaluation_ngrams import EvaluationNgrams, evaluation_ngrams
 from tasks.filter_documents import filter_documents
+from tasks.find_contamination import find_contamination
 from tasks.pipeline import Pipeline
 from tasks.reports import report_corpus
 from tasks.select_validation import SelectValidation, select_validation
@@ -63,13 +65,41 @@ def prepare_corpus(pipeline: Pipeline, config: PrepareConfig) -> Corpus:
         duplicate_clusters,
         "corpus",
         config=config.dedup,
-        inputs={"part": parts, "signatures": keys, "validation": validation},
+        inputs={
+            "part": parts,
+            "signatures": keys,
+            "validation": validation,
+            "contaminated": _contaminated(pipeline, config, parts),
+        },
     )
     return Corpus(
         tokenizer=tokenizer,
         training=_shards(pipeline, config, "training", parts, tokenizer, removed),
         validation=_shards(pipeline, config, "validation", [validation], tokenizer),
     )
+
+
+def _contaminated(
+    pipeline: Pipeline, config: PrepareConfig, parts: list[Artifact]
+) -> list[Artifact]:
+    """Look for text of evaluation sets, where there are any."""
+    if not config.decontamination.sets:
+        return []
+    ngrams = pipeline.add(
+        evaluation_ngrams,
+        "sets",
+        config=EvaluationNgrams.of(config.decontamination),
+        inputs={},
+    )
+    return [
+        pipeline.add(
+            find_contamination,
+            item.name,
+            config=config.decontamination,
+            inputs={"part": item, "ngrams": ngrams},
+        )
+        for item in parts
+    ]
 
 
 def _shards(

@@ -13,6 +13,7 @@ from model.config import (
 )
 from tasks.config import (
     DataConfig,
+    DecontaminationConfig,
     DedupConfig,
     FilterConfig,
     RegistryConfig,
@@ -34,6 +35,7 @@ class PrepareConfig(Config):
     validation: ValidationConfig = ValidationConfig()
     filter: FilterConfig = FilterConfig()
     dedup: DedupConfig = DedupConfig()
+    decontamination: DecontaminationConfig = DecontaminationConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     shards: ShardsConfig = ShardsConfig()
     data: DataConfig = DataConfig()

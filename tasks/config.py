@@ -132,6 +132,25 @@ class DedupConfig(SignatureConfig):
         )
 
 
+class DecontaminationConfig(Config):
+    """Which evaluation sets training documents must not hold text of."""
+
+    sets: Annotated[dict[str, str], RUNTIME_ONLY] = Field(
+        default_factory=dict,
+        description="name of a set -> its parquet file, or a folder or glob of them; "
+        "hub:owner/name@revision:glob for one on the hub",
+    )
+    ngram_words: int = Field(
+        default=13,
+        gt=0,
+        description="words in a row that a document must share with an item; GPT-3's "
+        "(arXiv 2005.14165)",
+    )
+    min_ngrams: int = Field(
+        default=1, gt=0, description="fewest such runs of words that make it contaminated"
+    )
+
+
 class TokenizerConfig(Config):
     """The byte-level BPE vocabulary."""
 

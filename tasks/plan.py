@@ -27,7 +27,7 @@ from tasks.train_model import TrainModel, num_gpus, num_processes
 DISK_PER_RAW_BYTE = {
     "download": 1.0,
     "filter_documents": 0.95,
-    "signatures": 0.03,
+    "signatures": 0.09,
     "tokenise": 0.7,
     "write_shards": 0.7,
 }

@@ -6,8 +6,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tasks.corpus.duck import Limits
 
 # Read by libraries when they are imported, so set before any of them is.
 _HOME = Path(tempfile.mkdtemp(prefix="llm-tests-"))
@@ -42,3 +46,11 @@ def prefect_api() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture
+def limits(tmp_path: Path) -> Limits:
+    """Return what a corpus library may use in a test."""
+    from tasks.corpus.duck import Limits
+
+    return Limits(memory_bytes=500_000_000, threads=2, spill_directory=tmp_path / "spill")

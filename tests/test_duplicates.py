@@ -24,12 +24,6 @@ from tests.small_corpus import (
     write_part,
 )
 
-
-@pytest.fixture
-def limits(tmp_path):
-    return Limits(memory_bytes=500_000_000, threads=2, spill_directory=tmp_path / "spill")
-
-
 NONE = dict.fromkeys(KINDS, 0)
 
 

@@ -29,11 +29,6 @@ from tests.small_corpus import (
 Rows = list[dict[str, Any]]
 
 
-@pytest.fixture
-def limits(tmp_path: Path) -> Limits:
-    return Limits(memory_bytes=500_000_000, threads=2, spill_directory=tmp_path / "spill")
-
-
 @cache
 def shingles(text: str) -> set[tuple[str, ...]]:
     words = re.findall(r"\w+", text.lower())
