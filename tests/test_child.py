@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -77,6 +78,15 @@ def test_child_that_was_interrupted_says_that_it_will_go_on(work: Work, stub: Pa
         Child(work, ScoreConfig()).run(MODULE)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let SIGINT raise, which a shell turns off for what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_child_is_stopped_when_its_watcher_is_interrupted(work: Work, stub: Path) -> None:
     stub.write_text("import time\ntime.sleep(60)")
     others = {child.pid for child in psutil.Process().children()}

@@ -122,7 +122,7 @@ class NgramIndex:
         self._may_hold[self._bucket(self.ngrams)] = True
 
     def find(self, shingles: Ragged) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-        """Yield the index of each document that holds n-grams, with set and item of each of them."""
+        """Yield the index of each document that holds n-grams, with the set and item of each."""
         maybe = np.flatnonzero(self._may_hold[self._bucket(shingles.hashes)])
         places = np.searchsorted(self.ngrams, shingles.hashes[maybe])
         places[places == len(self.ngrams)] = 0
