@@ -33,8 +33,9 @@ CUDA := cublas cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand
 WITH_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,$(CUDA))
 UV := uv==0.13.9
 LOCK_VENV := $(VENV)/lock
+PEERS := $(VENV)/peers
 
-.PHONY: help demo local deploy chat serve test test-slow check bench lock clean
+.PHONY: help demo local deploy chat serve test test-slow check bench peers lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -72,6 +73,11 @@ bench: $(INSTALLED) ## every benchmark in benchmarks/
 		module=$$(basename "$$file" .py); echo "== $$module"; \
 		$(RUN) -m "benchmarks.$$module" || exit 1; \
 	done
+
+peers: $(INSTALLED) ## the environment of what benchmarks are measured against
+	$(RUN) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip --disable-pip-version-check --no-input install --quiet \
+		-r benchmarks/requirements-peers.txt
 
 lock: $(INSTALLED) ## resolve pyproject.toml anew into requirements.lock; pins that still fit stay
 	$(RUN) -m venv $(LOCK_VENV)
