@@ -12,10 +12,12 @@ from model.config import (
     TrainConfig,
 )
 from tasks.config import (
+    CardConfig,
     DataConfig,
     DedupConfig,
     FilterConfig,
     RegistryConfig,
+    ReportConfig,
     RunConfig,
     ShardsConfig,
     SourceConfig,
@@ -34,11 +36,18 @@ class PrepareConfig(Config):
     validation: ValidationConfig = ValidationConfig()
     filter: FilterConfig = FilterConfig()
     dedup: DedupConfig = DedupConfig()
+    report: ReportConfig = ReportConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     shards: ShardsConfig = ShardsConfig()
     data: DataConfig = DataConfig()
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
+
+
+class PublishConfig(PrepareConfig):
+    """Everything that shapes a published corpus."""
+
+    card: CardConfig = CardConfig()
 
 
 class PretrainConfig(PrepareConfig):
