@@ -12,7 +12,9 @@ from tasks.corpus.report_html import Markup, element
 WIDTH, HEIGHT = 640, 240
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 46
 MOST_X_LABELS = 11
+LEAST_SHORTENED = 10_000
 Y_STEPS = 4
+ROUND_FACTORS = (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 5, 6, 8, 10)
 
 
 @dataclass(frozen=True)
@@ -70,27 +72,27 @@ def vocabulary_chart(vocabulary: Vocabulary, *, title: str) -> Markup:
 
 
 def nice_ceiling(value: float) -> float:
-    """Return the least of 1, 2, 4, 5 or 10 times a power of ten that is not below a value.
+    """Return the least number not below a value whose quarters are round as well.
 
     Example:
-        >>> nice_ceiling(1_730)
-        2000.0
+        >>> nice_ceiling(1_730), nice_ceiling(61_111)
+        (2000.0, 80000.0)
     """
     power = 10.0 ** math.floor(math.log10(max(1, value)))
-    return next(factor * power for factor in (1, 2, 4, 5, 10) if factor * power >= value)
+    return next(factor * power for factor in ROUND_FACTORS if factor * power >= value)
 
 
 def compact(value: float) -> str:
     """Return a number in few characters.
 
     Example:
-        >>> compact(2_500), compact(0.66), compact(64)
-        ('2.5k', '0.66', '64')
+        >>> compact(25_000), compact(2_048), compact(0.66)
+        ('25k', '2,048', '0.66')
     """
     for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= scale:
+        if value >= max(scale, LEAST_SHORTENED):
             return f"{value / scale:.3g}{unit}"
-    return f"{value:.3g}"
+    return f"{value:,.4g}"
 
 
 def _bars(counts: Sequence[int], top: float, *, class_: str) -> list[Markup]:
@@ -112,11 +114,18 @@ def _bars(counts: Sequence[int], top: float, *, class_: str) -> list[Markup]:
 
 
 def _edge_labels(edges: Sequence[float]) -> list[Markup]:
-    stride = math.ceil(len(edges) / MOST_X_LABELS)
-    return [
-        _x_label(place / (len(edges) - 1), compact(edges[place]))
-        for place in range(0, len(edges), stride)
-    ]
+    is_round = _is_round_share if edges[-1] <= 1 else _is_power_of_two
+    places = [place for place, edge in enumerate(edges) if is_round(edge)] or [0, len(edges) - 1]
+    stride = math.ceil(len(places) / MOST_X_LABELS)
+    return [_x_label(place / (len(edges) - 1), compact(edges[place])) for place in places[::stride]]
+
+
+def _is_round_share(value: float) -> bool:
+    return abs(value * 10 - round(value * 10)) < 1e-9
+
+
+def _is_power_of_two(value: float) -> bool:
+    return value == 0 or math.log2(value).is_integer()
 
 
 def _x_label(share: float, text: str) -> Markup:

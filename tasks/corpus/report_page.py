@@ -325,12 +325,13 @@ def _diversity(report: Report) -> Markup:
     vocabulary, domains = report.vocabulary, report.domains
     words = vocabulary.words[-1] if vocabulary.words else 0
     distinct = vocabulary.distinct[-1] if vocabulary.distinct else 0
+    num_top = sum(1 for item in domains.shares if item.name)
     top_before = sum(item.before for item in domains.shares if item.name)
     top_after = sum(item.after for item in domains.shares if item.name)
     before, after = report.funnel[0].documents, report.tokens.training_documents
     rows = [
         ("distinct domains", number(domains.distinct_before), number(domains.distinct_after)),
-        ("share of the largest domains", percent(top_before, before), percent(top_after, after)),
+        (f"share of the {num_top} largest", percent(top_before, before), percent(top_after, after)),
     ]
     note = (
         f"Training text, documents in random order: {words:,} words of "
