@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ STEP_VERSION = 1
 DATASET = (
     "dataset"  # the artifact's name and the folder in it, which holds nothing but the data set
 )
+CONSUMED = "consumed.json"  # input digests of the attempt that wrote what is there
 STAGES = ("download", "filter_documents", "duplicate_clusters", "select_validation")
 
 
@@ -41,6 +44,7 @@ def dataset_folder(artifact_directory: Path) -> Path:
 def build(work: Work, config: PublishCorpus, share: Share) -> None:  # noqa: ARG001
     """Write dataset/data/*.parquet and dataset/README.md."""
     manifests = {stage: work.input_manifests(stage) for stage in STAGES}
+    _keep_only_what_these_made(work, manifests)
     parts = zip(manifests["filter_documents"], work.inputs("filter_documents"), strict=True)
     counts = write_dataset(
         {manifest.facts["file"]: path / "part.parquet" for manifest, path in parts},
@@ -52,6 +56,18 @@ def build(work: Work, config: PublishCorpus, share: Share) -> None:  # noqa: ARG
     )
     work.counts = {"num_docs": counts.num_training, "num_validation": counts.num_validation}
     work.facts = {"files": list(counts.files)}
+
+
+def _keep_only_what_these_made(work: Work, manifests: dict[str, list[Manifest]]) -> None:
+    """Discard what a killed attempt wrote, if an input was rebuilt to other bytes since."""
+    note = work.path / CONSUMED
+    digests = json.dumps(
+        {item.artifact.key: item.content_digest for items in manifests.values() for item in items}
+    )
+    if not note.exists() or note.read_text() != digests:
+        shutil.rmtree(dataset_folder(work.path), ignore_errors=True)
+        note.write_text(digests)
+    work.logs.add(CONSUMED)
 
 
 def _provenance(manifests: dict[str, list[Manifest]]) -> Provenance:

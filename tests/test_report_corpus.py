@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from flows.presets import PublishConfig
 from flows.publish import publish_dataset
 from model.artifact import Artifact, Manifest
 from model.errors import ArtifactError
-from model.store import ArtifactStore
+from model.store import ArtifactStore, Work
+from tasks.config import CardConfig
 from tasks.funnel import funnel
 from tasks.pipeline import Pipeline
-from tasks.publish_corpus import dataset_folder
+from tasks.publish_corpus import PublishCorpus, dataset_folder, publish_corpus
 from tasks.report_corpus import (
     known_numbers,
     page_path,
@@ -107,6 +109,28 @@ def test_report_and_published_corpus_made_elsewhere_have_the_same_bytes(
     for stage in ("report_corpus", "publish_corpus"):
         assert again[stage].content_digest == made[stage].content_digest
         assert again[stage].artifact.key == made[stage].artifact.key
+
+
+def test_publishing_after_an_input_was_rebuilt_starts_anew(
+    root: Path, made: dict[str, Manifest], tmp_path: Path
+) -> None:
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    store = ArtifactStore(tmp_path)
+    derivation = made["publish_corpus"].derivation
+    work = Work(store.work_path(derivation.artifact), derivation, store)
+    store.path(derivation.artifact).rename(work.path)
+    (data,) = (work.path / "dataset" / "data").glob("train-00000-*")
+    config = PublishCorpus(card=CardConfig(name="Stories"))
+    share = Share(threads=1, memory_bytes=500_000_000)
+    publish_corpus.build(work, config, share)
+    expected, written_at = data.read_bytes(), data.stat().st_mtime_ns
+    publish_corpus.build(work, config, share)
+    assert data.stat().st_mtime_ns == written_at
+    note = work.path / "consumed.json"
+    note.write_text(note.read_text().replace(made["duplicate_clusters"].content_digest, "other"))
+    publish_corpus.build(work, config, share)
+    assert data.stat().st_mtime_ns != written_at
+    assert data.read_bytes() == expected
 
 
 def small_manifests(tmp_path: Path) -> dict[str, Manifest]:
