@@ -92,7 +92,7 @@ def resolve(
         _check_names(kind, group, chosen)
         if group == "train" and chosen.keys() & set(TrainConfig.HORIZONS):
             merged["train"] |= dict.fromkeys(TrainConfig.HORIZONS)
-        merged[group] |= chosen
+        merged[group] = merged.get(group, {}) | chosen
     try:
         config = kind.model_validate(merged)
     except ValidationError as exc:

@@ -18,7 +18,8 @@ from tasks.evaluation_ngrams import EvaluationNgrams, evaluation_ngrams
 from tasks.filter_documents import filter_documents
 from tasks.find_contamination import find_contamination
 from tasks.pipeline import Pipeline
-from tasks.reports import report_corpus
+from tasks.report_corpus import report_corpus, report_inputs
+from tasks.reports import report_data, report_page
 from tasks.select_validation import SelectValidation, select_validation
 from tasks.signatures import signatures
 from tasks.tokenise import Split, Tokenise, tokenise
@@ -28,11 +29,12 @@ from tasks.write_shards import WriteShards, write_shards
 
 @dataclass(frozen=True)
 class Corpus:
-    """What training needs: shards of both splits and their tokenizer."""
+    """What training needs, shards of both splits and their tokenizer, and what people read."""
 
     tokenizer: Artifact
     training: Artifact
     validation: Artifact
+    report: Artifact
 
 
 def prepare_corpus(pipeline: Pipeline, config: PrepareConfig) -> Corpus:
@@ -72,11 +74,11 @@ def prepare_corpus(pipeline: Pipeline, config: PrepareConfig) -> Corpus:
             "contaminated": _contaminated(pipeline, config, parts),
         },
     )
-    return Corpus(
-        tokenizer=tokenizer,
-        training=_shards(pipeline, config, "training", parts, tokenizer, removed),
-        validation=_shards(pipeline, config, "validation", [validation], tokenizer),
-    )
+    training = _shards(pipeline, config, "training", parts, tokenizer, removed)
+    held_out = _shards(pipeline, config, "validation", [validation], tokenizer)
+    made = [step.artifact for step in pipeline.steps.values()]
+    report = pipeline.add(report_corpus, "corpus", config=config.report, inputs=report_inputs(made))
+    return Corpus(tokenizer=tokenizer, training=training, validation=held_out, report=report)
 
 
 def _contaminated(
@@ -135,8 +137,9 @@ def _shards(
 @configured_flow(PrepareConfig, dag=prepare_corpus)
 def prepare(session: Session, config: PrepareConfig) -> None:
     """Make the corpus of a preset: raw shards in, token shards and a tokenizer out."""
-    prepare_corpus(session.pipeline, config)
-    report_corpus(session.tracking, session.manifests())
+    corpus = prepare_corpus(session.pipeline, config)
+    report_data(session.tracking, session.manifests())
+    report_page(session.tracking, corpus.report, session.store)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ from model.config import (
     TrainConfig,
 )
 from tasks.config import (
+    CardConfig,
     DataConfig,
     DecontaminationConfig,
     DedupConfig,
     FilterConfig,
     RegistryConfig,
+    ReportConfig,
     RunConfig,
     ShardsConfig,
     SourceConfig,
@@ -36,11 +38,18 @@ class PrepareConfig(Config):
     filter: FilterConfig = FilterConfig()
     dedup: DedupConfig = DedupConfig()
     decontamination: DecontaminationConfig = DecontaminationConfig()
+    report: ReportConfig = ReportConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     shards: ShardsConfig = ShardsConfig()
     data: DataConfig = DataConfig()
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
+
+
+class PublishConfig(PrepareConfig):
+    """Everything that shapes a published corpus."""
+
+    card: CardConfig = CardConfig()
 
 
 class PretrainConfig(PrepareConfig):

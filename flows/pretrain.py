@@ -16,7 +16,13 @@ from model.artifact import Artifact
 from tasks.export_model import ExportModel, export_model
 from tasks.pipeline import Pipeline
 from tasks.register_model import register_model
-from tasks.reports import report_corpus, report_scores, report_summary, report_training
+from tasks.reports import (
+    report_data,
+    report_page,
+    report_scores,
+    report_summary,
+    report_training,
+)
 from tasks.score_model import ScoreModel, score_model
 from tasks.train_model import TrainModel, train_model
 
@@ -74,7 +80,8 @@ def pretrain_model(pipeline: Pipeline, config: PretrainConfig) -> Pretrained:
 def pretrain(session: Session, config: PretrainConfig) -> None:
     """Make a base model of a preset: raw shards in, a registered model out."""
     made = pretrain_model(session.pipeline, config)
-    report_corpus(session.tracking, session.manifests())
+    report_data(session.tracking, session.manifests())
+    report_page(session.tracking, made.corpus.report, session.store)
     report_training(session.tracking, made.trained, session.store)
     report_scores(session.tracking, made.scores, session.store)
     register_model(
@@ -84,7 +91,13 @@ def pretrain(session: Session, config: PretrainConfig) -> None:
         registry=config.registry,
         store=session.store,
     )
-    report_summary(session.tracking, session.manifests(), made.scores, session.store)
+    report_summary(
+        session.tracking,
+        session.manifests(),
+        scores=made.scores,
+        report=made.corpus.report,
+        store=session.store,
+    )
 
 
 if __name__ == "__main__":

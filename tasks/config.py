@@ -151,6 +151,29 @@ class DecontaminationConfig(Config):
     )
 
 
+class ReportConfig(Config):
+    """What the corpus report shows."""
+
+    num_examples: int = Field(
+        default=3, ge=0, description="texts shown of each reason, pairs of each kind of copies"
+    )
+    sample_chars: int = Field(
+        default=32_000_000,
+        gt=0,
+        description="text whose words are counted, of the source and of what is left, each",
+    )
+
+
+class CardConfig(Config):
+    """What the card of a published corpus says beyond what is known of it."""
+
+    name: str = Field(default="", description="title; empty: made from the source")
+    license: str = Field(
+        default="",
+        description="licence identifier of the Hugging Face Hub; empty: the source's, if known",
+    )
+
+
 class TokenizerConfig(Config):
     """The byte-level BPE vocabulary."""
 

@@ -19,6 +19,7 @@ from model.errors import DiskSpaceError
 from model.store import ArtifactStore
 from tasks.download import Download
 from tasks.pipeline import Pipeline, Step, memory_bytes, num_cores
+from tasks.publish_corpus import DATASET
 from tasks.tables import render
 from tasks.train_model import TrainModel, num_gpus, num_processes
 
@@ -30,6 +31,7 @@ DISK_PER_RAW_BYTE = {
     "signatures": 0.09,
     "tokenise": 0.7,
     "write_shards": 0.7,
+    "publish_corpus": 0.95,
 }
 RAW_BYTES_PER_DOCUMENT = 2_100  # sample-10BT: 30.6 GB in 14.87 M documents
 DEMO_RAW_BYTES_PER_DOCUMENT = 250
@@ -180,7 +182,7 @@ def _raw_bytes(step: Step) -> int:
 
 def _estimate_disk(steps: tuple[Step, ...], store: ArtifactStore) -> int:
     raw = {step.artifact.name: _raw_bytes(step) for step in steps if step.stage.name == "download"}
-    sizes = raw | {"training": sum(raw.values())}
+    sizes = raw | dict.fromkeys(("training", DATASET), sum(raw.values()))
     estimate = 0.0
     for step in steps:
         if step.status.state != "complete":

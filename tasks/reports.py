@@ -28,7 +28,12 @@ from model.artifact import Artifact, Manifest
 from model.config import Config
 from model.store import ArtifactStore
 from model.tracker import EVENTS_NAME, Event, read_events
+from tasks.corpus.publish import CARD
+from tasks.corpus.report import DATA, PAGE
+from tasks.corpus.report_data import Report
 from tasks.funnel import Funnel, funnel, funnel_table
+from tasks.publish_corpus import dataset_folder
+from tasks.report_corpus import page_path, read_corpus_report
 from tasks.tables import render
 from tasks.tracking import TrackedPipeline
 
@@ -47,7 +52,7 @@ class Sample(Config):
     text: str
 
 
-def report_corpus(tracked: TrackedPipeline, manifests: Iterable[Manifest]) -> Funnel:
+def report_data(tracked: TrackedPipeline, manifests: Iterable[Manifest]) -> Funnel:
     """Report the data of a pipeline: its funnel, its digests, its data sets.
 
     Args:
@@ -68,6 +73,58 @@ def report_corpus(tracked: TrackedPipeline, manifests: Iterable[Manifest]) -> Fu
             f"for training, {found.num_validation} documents for validation",
         )
     return found
+
+
+def report_page(tracked: TrackedPipeline, report: Artifact, store: ArtifactStore) -> None:
+    """Report the page about a corpus: where it lies, its summary, a copy in MLflow."""
+    path = page_path(report, store)
+    tracked.record_bytes(path.read_bytes(), PAGE)
+    logger.info("corpus report: %s", path)
+    if _in_prefect_run():
+        found = read_corpus_report(path.with_name(DATA))
+        create_link_artifact(path.as_uri(), link_text="corpus report", key="corpus-report-page")
+        create_markdown_artifact(
+            corpus_markdown(found, path=path, mlflow_url=tracked.url),
+            key="corpus-report",
+            description="what became of the documents of the source",
+        )
+
+
+def corpus_markdown(report: Report, *, path: Path, mlflow_url: str | None) -> str:
+    """Return the gist of a corpus report, and where to find its page.
+
+    Args:
+        path: of the page.
+        mlflow_url: page of the MLflow run that holds a copy, if a server shows it.
+    """
+    copy = f", and a copy in [MLflow]({mlflow_url})" if mlflow_url else ""
+    lines = [
+        f"The page is `{path}`{copy}.",
+        "",
+        "| stage | what | documents | of source |",
+        "|---|---|---:|---:|",
+    ]
+    lines += [
+        f"| {_plain(line.stage)} | {_plain(line.what)} | {line.documents:,} "
+        f"| {line.percent:.1f} % |"
+        for line in report.funnel
+    ]
+    lines += [
+        "",
+        f"{report.tokens.training:,} training tokens; {report.domains.distinct_after:,} of "
+        f"{report.domains.distinct_before:,} domains are left.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def report_published(tracked: TrackedPipeline, published: Artifact, store: ArtifactStore) -> None:
+    """Report where a published corpus lies, and keep its card in MLflow."""
+    folder = dataset_folder(store.path(published))
+    card = (folder / CARD).read_text(encoding="utf-8")
+    tracked.record_text(card, "dataset_card.md")
+    logger.info('published corpus: %s, for datasets.load_dataset("%s")', folder, folder)
+    if _in_prefect_run():
+        create_link_artifact(folder.as_uri(), link_text="published corpus", key="published-corpus")
 
 
 def report_training(tracked: TrackedPipeline, trained: Artifact, store: ArtifactStore) -> None:
@@ -99,7 +156,12 @@ def report_scores(tracked: TrackedPipeline, scores: Artifact, store: ArtifactSto
 
 
 def report_summary(
-    tracked: TrackedPipeline, manifests: Iterable[Manifest], scores: Artifact, store: ArtifactStore
+    tracked: TrackedPipeline,
+    manifests: Iterable[Manifest],
+    *,
+    scores: Artifact,
+    report: Artifact,
+    store: ArtifactStore,
 ) -> None:
     """Log what a person wants to know at the end: funnel, score, texts, where the run is."""
     facts = store.read_manifest(scores).facts
@@ -110,6 +172,7 @@ def report_summary(
         samples_text(read_samples(store.path(scores))),
         f"validation: {facts['bits_per_byte']:.4f} bits per byte, "
         f"{facts['validation_loss']:.4f} nats per token",
+        f"corpus report: {page_path(report, store)}",
         f"MLflow run: {tracked.url or f'{tracked.run_id} in {tracked.uri}'}",
     ]
     logger.info("%s", "\n".join(lines))

@@ -43,7 +43,11 @@ def unknown_keys(item: dict[str, Any]) -> Iterator[str]:
 
 def test_deployments_are_the_documented_ones() -> None:
     names = {f"{flow_of(item).name}/{item['name']}" for item in ITEMS}
-    assert names == {"prepare/sample", *(f"pretrain/{preset}" for preset in PRESETS)}
+    assert names == {
+        "prepare/sample",
+        "publish/sample",
+        *(f"pretrain/{preset}" for preset in PRESETS),
+    }
     assert len(ITEMS) == len(names)
 
 

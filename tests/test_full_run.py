@@ -23,6 +23,7 @@ STAGES = (
     "duplicate_clusters",
     "tokenise",
     "write_shards",
+    "report_corpus",
     "train_model",
     "score_model",
     "export_model",
@@ -61,7 +62,13 @@ def copied(finished: Home, tmp_path: Path) -> Home:
 def test_full_run_makes_every_stage_and_says_what_a_person_wants_to_know(finished: Home) -> None:
     assert {item.split("/")[0] for item in digests(finished)} == set(STAGES)
     said = (finished.directory / "said").read_text()
-    for words in ("where the documents went", "[Tom]", "bits per byte", "MLflow run:"):
+    for words in (
+        "where the documents went",
+        "[Tom]",
+        "bits per byte",
+        "corpus report:",
+        "MLflow run:",
+    ):
         assert words in said
 
 

@@ -18,15 +18,31 @@ from prefect.client.schemas.objects import Artifact as PrefectArtifact
 from prefect.runtime import flow_run
 
 from flows.presets import demo
+from model.artifact import Artifact
 from model.errors import ArtifactError
 from model.tracker import EVENTS_NAME, read_events
-from tasks.reports import (
+from tasks.corpus.report_data import (
+    FunnelLine,
+    Histogram,
+    Origins,
+    Report,
     Sample,
+    Summary,
+    Tokens,
+    Vocabulary,
+)
+from tasks.funnel import funnel
+from tasks.report_corpus import page_path, read_corpus_report
+from tasks.reports import Sample as WrittenSample
+from tasks.reports import (
+    corpus_markdown,
     loss_picture,
     mlflow_markdown,
     read_samples,
-    report_corpus,
+    report_data,
     report_mlflow_run,
+    report_page,
+    report_published,
     report_samples,
     report_training,
     samples_markdown,
@@ -34,7 +50,9 @@ from tasks.reports import (
 )
 from tasks.tracking import TrackedPipeline, pipeline_run
 from tests.servers import local_mlflow_uri
-from tests.small_pipeline import SmallPipeline, make_small_pipeline
+from tests.small_pipeline import SmallPipeline, make, make_small_pipeline
+
+KEYS = ("corpus-funnel", "corpus-report-page", "corpus-report", "loss", "samples", "mlflow-run")
 
 pytestmark = [
     # MLflow's own models use what its newest SQLAlchemy deprecates.
@@ -57,8 +75,45 @@ def open_pipeline(experiment: str) -> Any:
     return pipeline_run(experiment=experiment, name="demo", config=demo(), flow="pretrain")
 
 
+def make_report(small: SmallPipeline) -> Artifact:
+    """Make a report artifact with the funnel of the small pipeline and nothing else."""
+    nothing = Summary(documents=0, unknown=0, total=None, mean=None, percentiles={})
+    histogram = Histogram(
+        quantity="x", edges=(0, 1), before=(0,), after=(0,),
+        summary_before=nothing, summary_after=nothing,
+    )  # fmt: skip
+    origins = Origins(shares=(), distinct_before=4, distinct_after=3)
+    report = Report(
+        source={"kind": "demo"},
+        files=2,
+        funnel=tuple(FunnelLine(**row) for row in funnel(small.manifests.values()).as_rows()),
+        losses=(),
+        score=histogram,
+        chars=histogram,
+        words=histogram,
+        sample=Sample(documents_before=0, documents_after=0, is_everything=True),
+        domains=origins,
+        dumps=origins,
+        cluster_sizes=(),
+        similarities=(),
+        pairs=(),
+        vocabulary=Vocabulary(documents=0, words=(), distinct=()),
+        tokens=Tokens(
+            source_before=None, source_after=None, training=6_700, validation=500,
+            training_documents=67, vocabulary=300, bytes_per_token=None,
+        ),
+        disk=(),
+        edits=None,
+        personal_data=None,
+        contamination=None,
+    )  # fmt: skip
+    files = {"report.html": "<p>the page</p>", "report.json": report.model_dump_json()}
+    return make(small.store, "report_corpus", "corpus", files=files).artifact
+
+
 def report_all(tracked: TrackedPipeline, small: SmallPipeline) -> None:
-    report_corpus(tracked, small.manifests.values())
+    report_data(tracked, small.manifests.values())
+    report_page(tracked, make_report(small), small.store)
     report_training(tracked, small.artifact("train_model"), small.store)
     report_samples(tracked, read_samples(small.store.path(small.artifact("score_model"))))
     report_mlflow_run(tracked)
@@ -84,9 +139,13 @@ def test_reports_in_a_flow_are_artifacts_of_its_run(
         seen.update(run_id=flow_run.id, name=flow_run.name, tracked=tracked)
 
     reporting()
-    artifacts = {key: shown(key) for key in ("corpus-funnel", "loss", "samples", "mlflow-run")}
+    artifacts = {key: shown(key) for key in KEYS}
     assert {str(item.flow_run_id) for item in artifacts.values()} == {seen["run_id"]}
     assert artifacts["corpus-funnel"].type == "table"
+    assert "/report_corpus/corpus-" in str(artifacts["corpus-report-page"].data)
+    assert "| filter\\_documents | too\\_short | -9 | -9.0 % |" in str(
+        artifacts["corpus-report"].data
+    )
     assert '"documents": 67' in str(artifacts["corpus-funnel"].data)
     address = str(artifacts["loss"].data)
     png = base64.b64decode(address.removeprefix("data:image/png;base64,"))
@@ -106,11 +165,13 @@ def test_reports_outside_a_flow_reach_mlflow_only(
     assert tracked.problems == []
     client = MlflowClient(tracking_uri=local_mlflow_uri())
     names = {item.path for item in client.list_artifacts(tracked.run_id)}
-    assert names == {"config.json", "corpus_funnel.json", "loss.png", "samples.txt"}
+    assert names == {"config.json", "corpus_funnel.json", "loss.png", "report.html", "samples.txt"}
     funnel = client.load_table(_experiment_id(client, experiment), "corpus_funnel.json")
     assert funnel["documents"].tolist()[:2] == [100, -9]
     path = client.download_artifacts(tracked.run_id, "samples.txt", str(tmp_path))
     assert Path(path).read_text() == "[Tom] ran.\n"
+    path = client.download_artifacts(tracked.run_id, "report.html", str(tmp_path))
+    assert Path(path).read_text() == "<p>the page</p>"
 
 
 def _experiment_id(client: MlflowClient, name: str) -> str:
@@ -119,7 +180,7 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
     return found.experiment_id
 
 
-def test_report_corpus_whose_counts_do_not_add_up_fails(
+def test_report_data_whose_counts_do_not_add_up_fails(
     small: SmallPipeline, experiment: str
 ) -> None:
     broken = small.manifests["filter"].model_copy(update={"counts": {"num_in": 5, "num_kept": 6}})
@@ -128,7 +189,32 @@ def test_report_corpus_whose_counts_do_not_add_up_fails(
         open_pipeline(experiment) as tracked,
         pytest.raises(ArtifactError, match="do not add up"),
     ):
-        report_corpus(tracked, manifests)
+        report_data(tracked, manifests)
+
+
+def test_corpus_markdown_says_where_page_and_copy_are(small: SmallPipeline) -> None:
+    page = page_path(make_report(small), small.store)
+    report = read_corpus_report(page.with_name("report.json"))
+    text = corpus_markdown(report, path=page, mlflow_url="http://127.0.0.1:5000/#/x")
+    assert text.startswith(
+        f"The page is `{page}`, and a copy in [MLflow](http://127.0.0.1:5000/#/x)"
+    )
+    assert "| download | documents | 100 | 100.0 % |" in text
+    assert "6,700 training tokens; 3 of 4 domains are left." in text
+    assert corpus_markdown(report, path=page, mlflow_url=None).startswith(f"The page is `{page}`.")
+
+
+def test_report_published_says_where_it_is_and_keeps_the_card(
+    small: SmallPipeline, experiment: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    files = {"dataset/README.md": "# Clean text"}
+    published = make(small.store, "publish_corpus", "dataset", files=files).artifact
+    with caplog.at_level("INFO"), open_pipeline(experiment) as tracked:
+        report_published(tracked, published, small.store)
+    assert f'load_dataset("{small.store.path(published)}/dataset")' in caplog.text
+    client = MlflowClient(tracking_uri=local_mlflow_uri())
+    path = client.download_artifacts(tracked.run_id, "dataset_card.md", str(tmp_path))
+    assert Path(path).read_text() == "# Clean text"
 
 
 def test_loss_picture_is_a_png_with_both_curves(small: SmallPipeline) -> None:
@@ -150,7 +236,7 @@ def test_loss_picture_of_a_long_training_stays_small() -> None:
 
 
 def test_samples_markdown_shows_markup_as_it_is() -> None:
-    sample = Sample(prompt="# Tom", text=" *ran*\n<b>")
+    sample = WrittenSample(prompt="# Tom", text=" *ran*\n<b>")
     assert samples_markdown([sample]) == "**\\# Tom** \\*ran\\*<br>\\<b\\>\n"
     assert samples_text([sample, sample]) == "[# Tom] *ran*\n<b>\n\n[# Tom] *ran*\n<b>\n"
 

@@ -1,0 +1,33 @@
+-- The documents of a corpus before and after its cleaning, as one table.
+--
+-- report_place(file, row)  UBIGINT: evenly spread over files and rows, the same for ever; documents
+--     with the lowest places are a random sample of any size.
+-- report_documents(raws, files, parts, removed): what the source holds, and what training gets.
+--
+-- Parameters: raws (paths), files (their names, in the same order), parts (paths), removed (path).
+-- Input:  raw.parquet files; part.parquet files of the filter; removed.parquet.
+-- Output: is_kept BOOLEAN (FALSE: a row of the source, TRUE: one of the training text), text, dump,
+--         url VARCHAR; language_score DOUBLE; token_count BIGINT; place UBIGINT.
+CREATE OR REPLACE TEMP MACRO report_place(file, row) AS
+    md5_number_upper(row::VARCHAR || ':' || file);
+
+CREATE OR REPLACE TEMP MACRO report_documents(raws, files, parts, removed) AS TABLE
+SELECT
+    FALSE AS is_kept,
+    text, dump, url, language_score, token_count,
+    report_place(files[file_index::BIGINT + 1], file_row_number) AS place
+FROM read_parquet(raws, file_row_number = true, hive_partitioning = false)
+UNION ALL
+SELECT
+    TRUE AS is_kept,
+    text, dump, url, language_score, token_count,
+    report_place(file, row) AS place
+FROM read_parquet(parts, hive_partitioning = false) AS part
+ANTI JOIN read_parquet(removed, hive_partitioning = false) AS gone USING (file, row);
+
+-- report_domain(url)  VARCHAR: the host of a url in lower case, without user, port and a leading
+--     "www."; empty for what has none.
+CREATE OR REPLACE TEMP MACRO report_domain(url) AS
+    coalesce(lower(
+        regexp_extract(url, '(?i)^[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?(?:www\.)?([^/?#:@]+)', 1)
+    ), '');
