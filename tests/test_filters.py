@@ -10,7 +10,7 @@ import pytest
 from model.errors import CorpusError, SourceError
 from tasks.config import FilterConfig
 from tasks.corpus.duck import Limits, fetch_one
-from tasks.corpus.filters import REASONS, filter_file
+from tasks.corpus.filters import LIGHT_REASONS, filter_file
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 
 CONFIG = FilterConfig(min_words=5, max_words=12, max_dropped_frac=1.0)
@@ -92,7 +92,7 @@ def test_filter_file_one_of_each_names_reason_and_value(tmp_path, limits):
     ]
     assert (counts.num_in, counts.num_kept, counts.num_language_unknown) == (11, 3, 2)
     assert list(counts.num_dropped.values()) == [1, 2, 2, 1, 1, 1]
-    assert tuple(counts.num_dropped) == REASONS
+    assert tuple(counts.num_dropped) == LIGHT_REASONS
     assert counts.num_in == counts.num_kept + sum(counts.num_dropped.values())
 
 

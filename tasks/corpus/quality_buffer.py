@@ -82,8 +82,13 @@ class TextBuffer:
         return totals.astype(np.int64)
 
     def docs_at(self, positions: Ints) -> Ints:
-        """Return the documents that characters belong to."""
+        """Return the documents that characters belong to; positions in any order."""
         return np.searchsorted(self.doc_ends, positions)
+
+    def _docs_of(self, starts: Ints) -> Ints:
+        """Return the documents that pieces in order belong to."""
+        before = np.searchsorted(starts, self.doc_ends)
+        return np.repeat(np.arange(self.num_docs), np.diff(before, prepend=0))
 
     def find(self, phrase: str, *, lower: bool = False) -> Ints:
         """Return where a phrase begins; ``lower`` looks in the text in lower case."""
@@ -96,12 +101,8 @@ class TextBuffer:
 
     @cached_property
     def _lowered(self) -> str:
-        lowered = self.joined.lower()
-        if len(lowered) == len(self.joined):
-            return lowered
-        return "".join(  # a few characters become two in lower case; they stay as they are
-            char.lower() if len(char.lower()) == 1 else char for char in self.joined
-        )
+        # The one character that becomes two in lower case would move all positions after it.
+        return self.joined.replace("\u0130", "I").lower()
 
     @cached_property
     def lines(self) -> Spans:
@@ -125,7 +126,7 @@ class TextBuffer:
         if len(is_text) and is_text[0]:
             edges = np.concatenate([[0], edges])
         starts, ends = edges[0::2], edges[1::2]  # the buffer ends in white space
-        return Spans(starts, ends, self.docs_at(starts))
+        return Spans(starts, ends, self._docs_of(starts))
 
     @cached_property
     def words(self) -> Spans:
@@ -138,7 +139,12 @@ class TextBuffer:
         is_word = (self.classes[edges] & SPACE) == 0
         starts = edges[is_word]
         ends = edges[1:][is_word[:-1]]  # the last edge is white space
-        return Spans(starts, ends, self.docs_at(starts))
+        return Spans(starts, ends, self._docs_of(starts))
+
+    @cached_property
+    def word_hashes(self) -> Hashes:
+        """Return the hash of each word."""
+        return self.hashes(self.words)
 
     def counts_within(self, spans: Spans, flag: int) -> Ints:
         """Return how many characters of a class each span has."""
@@ -167,6 +173,7 @@ def mixed(values: Hashes) -> Hashes:
     return (values ^ (values >> _HALF)) * _MIX
 
 
+@lru_cache(maxsize=100)
 def text_hash(text: str) -> np.uint64:
     """Return the hash that ``TextBuffer.hashes`` gives a piece of this text."""
     buffer = TextBuffer([text])
@@ -192,62 +199,77 @@ def _cut_at_punctuation(buffer: TextBuffer, begins: Flags) -> None:
         return
     codes, classes = buffer.codes, buffer.classes
     code = codes[at]
-    before, after = classes[np.maximum(at - 1, 0)], classes[at + 1]  # a newline follows any text
-    before = np.where(at > 0, before, SPACE)
+    before = np.where(at > 0, classes[at - 1], SPACE)
+    after = classes[at + 1]  # a newline ends each text
     inside = ((before & WORD) != 0) & ((after & WORD) != 0)
-    stands_alone = np.where(
-        inside,
-        _parts_word(code, before, after) | ((classes[at] & SIGN) != 0),
-        ~is_any(code, BOUND),
-    )
-    dashed = (code == ord("-")) & ((before & LETTER) != 0) & (codes[at + 1] == ord("-"))
-    dots = code == ord(".")
-    goes_on = dots & (at > 0) & (codes[at - 1] == ord("."))
-    joined = dots & ~inside & _ends_abbreviation(buffer, at, dots & ~inside & (before & LETTER > 0))
-    cut = at[stands_alone & ~goes_on & ~joined]
-    begins[cut] = True
-    begins[at[dashed]] = True
-    followed = at[stands_alone]
-    continued = (codes[followed] == ord(".")) & (codes[followed + 1] == ord("."))
-    begins[followed[~continued] + 1] = True
-    ends_dashes = (code == ord("-")) & (codes[np.maximum(at - 1, 0)] == ord("-")) & (after & LETTER > 0)
-    begins[at[ends_dashes] + 1] = True
+    cut = _at_an_edge(buffer, at, ~is_any(code, BOUND))
+    cut |= inside & _parts_word(code, before, after)
+    cut |= ((classes[at] & SIGN) != 0) | (code == ord("…"))
+    stops = code == ord(".")
+    goes_on = stops & (codes[at - 1] == ord(".")) & (at > 0)
+    continues = stops & (codes[at + 1] == ord("."))
+    cut |= goes_on | continues
+    stops &= cut & ~inside & ~goes_on & ((before & LETTER) != 0)
+    stops[stops] = _ends_abbreviation(buffer, at[stops])
+    begins[at[cut & ~goes_on & ~stops]] = True
+    begins[at[cut & ~continues] + 1] = True
+    _cut_dashes(buffer, at[(code == ord("-")) & ((before & LETTER) != 0)], begins)
     _cut_contractions(buffer, at[is_any(code, APOSTROPHES) & inside], begins)
+
+
+def _at_an_edge(buffer: TextBuffer, at: Ints, strippable: Flags) -> Flags:
+    """Return which punctuation belongs to a run of it that begins or ends a chunk."""
+    found = np.zeros(len(at), dtype=bool)
+    signs = at[strippable]
+    if not len(signs):
+        return found
+    begins_run = np.concatenate([[True], np.diff(signs) > 1])
+    run = np.cumsum(begins_run) - 1
+    firsts = signs[begins_run]
+    lasts = signs[np.append(begins_run[1:], True)]
+    classes = buffer.classes
+    at_edge = ((classes[lasts + 1] & SPACE) != 0) | (firsts == 0)
+    at_edge |= (classes[firsts - 1] & SPACE) != 0
+    found[strippable] = at_edge[run]
+    return found
 
 
 def _parts_word(code: NDArray[np.uint32], before: Ints, after: Ints) -> Flags:
     """Return which punctuation between two characters of words parts them."""
-    letters = ((before & LETTER) != 0) & ((after & LETTER) != 0)
-    digits = ((before & DIGIT) != 0) & ((after & DIGIT) != 0)
     to_letter = (after & LETTER) != 0
+    letters = ((before & LETTER) != 0) & to_letter
+    digits = ((before & DIGIT) != 0) & ((after & DIGIT) != 0)
+    new_sentence = letters & ((before & UPPER) == 0) & ((after & UPPER) != 0)
     return (
-        (is_any(code, DASHES) & (letters | (to_letter & (code == ord("-")))))
+        (is_any(code, DASHES + ",") & letters)
+        | (is_any(code, RELATIONS + "-") & to_letter)
         | (is_any(code, "-+*^") & digits)
-        | (is_any(code, RELATIONS) & to_letter)
-        | ((code == ord(",")) & letters)
-        | ((code == ord(".")) & letters & ((before & UPPER) == 0) & ((after & UPPER) != 0))
-        | (code == ord("…"))
+        | ((code == ord(".")) & new_sentence)
     )
 
 
-def _ends_abbreviation(buffer: TextBuffer, at: Ints, candidates: Flags) -> Flags:
-    """Return which full stops after a letter belong to it: initials and well-known short forms."""
-    found = np.zeros(len(at), dtype=bool)
-    stops = np.flatnonzero(candidates)
-    if not len(stops):
-        return found
-    ends = at[stops]
-    classes = buffer.classes
-    length = np.zeros(len(ends), dtype=np.int64)  # of the letters before the stop
-    reaching = np.ones(len(ends), dtype=bool)
+def _cut_dashes(buffer: TextBuffer, at: Ints, begins: Flags) -> None:
+    """Mark two or three hyphens between letters as a word."""
+    codes, classes = buffer.codes, buffer.classes
+    for count in (2, 3):
+        after = _next(at, buffer, count)
+        fits = (classes[after] & LETTER) != 0
+        for offset in range(1, count):
+            fits &= codes[_next(at, buffer, offset)] == ord("-")
+        begins[at[fits]] = True
+        begins[after[fits]] = True
+
+
+def _ends_abbreviation(buffer: TextBuffer, stops: Ints) -> Flags:
+    """Return which full stops belong to the letters before: initials and well-known short forms."""
+    length = np.zeros(len(stops), dtype=np.int64)
+    reaching = np.ones(len(stops), dtype=bool)
     for step in range(1, max(map(len, ABBREVIATIONS)) + 2):
-        position = ends - step
-        reaching &= (position >= 0) & ((classes[np.maximum(position, 0)] & WORD) != 0)
+        position = stops - step
+        reaching &= (position >= 0) & ((buffer.classes[position] & WORD) != 0)
         length += reaching
-    spans = Spans(ends - length, ends, ends)
-    known = np.isin(buffer.hashes(spans), _abbreviation_hashes())
-    found[stops] = (length == 1) | known
-    return found
+    spans = Spans(stops - length, stops, stops)
+    return (length == 1) | np.isin(buffer.hashes(spans), _abbreviation_hashes())
 
 
 def _cut_contractions(buffer: TextBuffer, at: Ints, begins: Flags) -> None:

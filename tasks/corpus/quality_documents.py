@@ -132,9 +132,9 @@ def _num_ellipses(buffer: TextBuffer) -> Ints:
 
 def _num_stop_words(buffer: TextBuffer) -> Ints:
     words = buffer.words
-    short = words.where(words.chars <= max(map(len, STOP_WORDS)))
-    hashes = buffer.hashes(short)
+    is_short = words.chars <= max(map(len, STOP_WORDS))
+    hashes, docs = buffer.word_hashes[is_short], words.docs[is_short]
     found = np.zeros(buffer.num_docs, np.int64)
     for word in STOP_WORDS:
-        found += buffer.per_doc(short.docs[hashes == text_hash(word)]) > 0
+        found += buffer.per_doc(docs[hashes == text_hash(word)]) > 0
     return found

@@ -117,7 +117,7 @@ class WordRows:
     def of(buffer: TextBuffer) -> WordRows:
         """Return the words of a buffer."""
         words = buffer.words
-        return WordRows(buffer.hashes(words), words.chars, words.docs, buffer.num_docs)
+        return WordRows(buffer.word_hashes, words.chars, words.docs, buffer.num_docs)
 
     def of_docs(self, selected: Flags) -> WordRows:
         """Return the words of some documents only."""
