@@ -62,9 +62,7 @@ def judge(texts: Sequence[str], *, terminal_punctuation: bool) -> Judged:
         texts: documents; a single one is worked on whole.
         terminal_punctuation: drop lines without it (profile ``strict``).
     """
-    parts = [
-        _judge(batch, terminal_punctuation=terminal_punctuation) for batch in _batches(texts)
-    ]
+    parts = [_judge(batch, terminal_punctuation=terminal_punctuation) for batch in _batches(texts)]
     return Judged(
         reasons=[reason for part in parts for reason in part.reasons],
         details=[detail for part in parts for detail in part.details],

@@ -11,7 +11,6 @@ tokenizer it knows no addresses, emoticons, units after digits or contractions w
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -19,23 +18,36 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.corpus.quality_characters import (
+    DIGIT,
+    LETTER,
+    LINE_END,
+    PUNCTUATION,
+    SIGN,
+    SPACE,
+    UPPER,
+    WORD,
+    Classes,
+    Codes,
+    Flags,
+    classes_of,
+    is_any,
+)
+
 Ints = NDArray[np.int64]
-Flags = NDArray[np.bool_]
 Hashes = NDArray[np.uint64]
 
-SPACE, LINE_END, LETTER, DIGIT, WORD, PUNCTUATION, SIGN, UPPER = (1 << bit for bit in range(8))
-LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # what str.splitlines() splits at
-SENTENCE_ENDS = ".?!‼‽⁇⁈⁉。．！？｡﹒﹖﹗։؟۔।॥"  # Unicode Sentence_Terminal, of common scripts
 DASHES = "-–—~"  # part words between letters
 RELATIONS = ":<>=/"  # part what is before them from a letter
 BOUND = "-/@\\^~|+"  # stay with the word they begin or end
 APOSTROPHES = "'’"
 ENDINGS = ("s", "re", "ve", "ll", "d", "m")  # words of their own after an apostrophe
-ABBREVIATIONS = (
-    "Mr Mrs Ms Messrs Dr Prof Rev Gen Sen Rep Gov Adm St Mt Jr Co Inc Ltd Corp Bros vs "
-    "Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec"
-).split()  # keep their full stop
-_HIGHEST = 0x10000  # one class for all characters above the Basic Multilingual Plane: signs
+ABBREVIATIONS = frozenset(  # keep their full stop
+    (
+        "Mr Mrs Ms Messrs Dr Prof Rev Gen Sen Rep Gov Adm St Mt Jr Co Inc Ltd Corp Bros vs "
+        "Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec"
+    ).split(" ")
+)
 _BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
 _INVERSE = pow(_BASE, -1, 2**64)
 _MIX = np.uint64(0xD6E8FEB86659FD93)
@@ -44,7 +56,7 @@ _HALF = np.uint64(32)
 
 @dataclass(frozen=True)
 class Spans:
-    """Pieces of a buffer, in order: where each begins and ends (exclusive), and of which document."""
+    """Pieces of a buffer, in order: where each begins and ends (exclusive), its document."""
 
     starts: Ints
     ends: Ints
@@ -74,7 +86,7 @@ class TextBuffer:
         self.doc_chars = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
         self.doc_ends = np.cumsum(self.doc_chars + 1) - 1
         self.doc_starts = self.doc_ends - self.doc_chars
-        self.classes = np.take(_class_table(), self.codes, mode="clip")
+        self.classes = classes_of(self.codes)
 
     def per_doc(self, docs: Ints, weights: NDArray[np.number] | None = None) -> Ints:
         """Return how many of ``docs`` there are of each document, or the sum of their weights."""
@@ -180,14 +192,6 @@ def text_hash(text: str) -> np.uint64:
     return buffer.hashes(Spans(buffer.doc_starts, buffer.doc_ends, np.zeros(1, np.int64)))[0]
 
 
-def is_any(codes: NDArray[np.uint32], characters: str) -> Flags:
-    """Return which code points are among a few characters."""
-    found = np.zeros(len(codes), dtype=bool)
-    for character in characters:
-        found |= codes == ord(character)
-    return found
-
-
 def _next(positions: Ints, buffer: TextBuffer, step: int = 1) -> Ints:
     return np.minimum(positions + step, max(len(buffer.codes) - 1, 0))
 
@@ -234,7 +238,7 @@ def _at_an_edge(buffer: TextBuffer, at: Ints, strippable: Flags) -> Flags:
     return found
 
 
-def _parts_word(code: NDArray[np.uint32], before: Ints, after: Ints) -> Flags:
+def _parts_word(code: Codes, before: Classes, after: Classes) -> Flags:
     """Return which punctuation between two characters of words parts them."""
     to_letter = (after & LETTER) != 0
     letters = ((before & LETTER) != 0) & to_letter
@@ -292,30 +296,6 @@ def _cut_contractions(buffer: TextBuffer, at: Ints, begins: Flags) -> None:
 @lru_cache(maxsize=1)
 def _abbreviation_hashes() -> Hashes:
     return np.array([text_hash(word) for word in ABBREVIATIONS], dtype=np.uint64)
-
-
-@lru_cache(maxsize=1)
-def _class_table() -> NDArray[np.uint8]:
-    table = np.zeros(_HIGHEST + 1, dtype=np.uint8)
-    for code in range(_HIGHEST):
-        table[code] = _class_of(chr(code))
-    table[_HIGHEST] = SIGN
-    return table
-
-
-def _class_of(character: str) -> int:
-    if character.isspace():
-        return SPACE | (LINE_END if character in LINE_ENDS else 0)
-    category = unicodedata.category(character)
-    if category[0] == "L":
-        return WORD | LETTER | (UPPER if category in ("Lu", "Lt") else 0)
-    if category[0] == "N":
-        return WORD | DIGIT
-    if category[0] == "P":
-        return PUNCTUATION
-    if category[0] == "S":
-        return SIGN if category == "So" else PUNCTUATION
-    return WORD  # marks, and what cannot be seen, belong to the word around them
 
 
 _power_tables: list[Hashes] = []

@@ -7,17 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.corpus.quality_buffer import (
-    LETTER,
-    SENTENCE_ENDS,
-    WORD,
-    Flags,
-    Ints,
-    Spans,
-    TextBuffer,
-    is_any,
-    text_hash,
-)
+from tasks.corpus.quality_buffer import Ints, Spans, TextBuffer, text_hash
+from tasks.corpus.quality_characters import LETTER, SENTENCE_ENDS, WORD, Flags, is_any
 from tasks.corpus.quality_repetition import duplicates, filled_lines
 from tasks.corpus.quality_rules import (
     FINEWEB,
@@ -65,7 +56,9 @@ def gopher_quality(buffer: TextBuffer) -> dict[str, Values]:
         "gopher_word_length": length,
         "gopher_hashes": share(num_hashes, num_words),
         "gopher_ellipses": share(_num_ellipses(buffer), num_words),
-        "gopher_bullet_lines": share(buffer.per_doc(lines.docs[_is_bullet(buffer, lines)]), num_lines),
+        "gopher_bullet_lines": share(
+            buffer.per_doc(lines.docs[_is_bullet(buffer, lines)]), num_lines
+        ),
         "gopher_ellipsis_lines": share(
             buffer.per_doc(lines.docs[ends_in_ellipsis(buffer, lines)]), num_lines
         ),

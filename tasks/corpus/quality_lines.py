@@ -14,15 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.corpus.quality_buffer import (
-    PUNCTUATION,
-    SENTENCE_ENDS,
-    Flags,
-    Ints,
-    Spans,
-    TextBuffer,
-    is_any,
-)
+from tasks.corpus.quality_buffer import Ints, Spans, TextBuffer
+from tasks.corpus.quality_characters import PUNCTUATION, SENTENCE_ENDS, Flags, is_any
 from tasks.corpus.quality_documents import ends_in_ellipsis, stripped
 from tasks.corpus.quality_rules import C4, Rule, Verdicts
 

@@ -2,7 +2,7 @@
 
 Source: table A1 of arXiv 2112.11446, counted as datatrove's GopherRepetitionFilter does: every
 occurrence after the first is a duplicate, the most frequent n-gram counts all its occurrences, and
-duplicate n-grams are found from left to right without overlap. Pieces are compared by 64-bit hashes.
+duplicate n-grams are found from left to right without overlap. Pieces are compared by hashes.
 
 Two sorts of a batch decide nearly every document: the counts of word pairs bound what the most
 frequent three and four words can reach, and the words that repeated 5-grams cover bound the
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.corpus.quality_buffer import Flags, Hashes, Ints, Spans, TextBuffer, mixed
+from tasks.corpus.quality_buffer import Hashes, Ints, Spans, TextBuffer, mixed
+from tasks.corpus.quality_characters import Flags
 from tasks.corpus.quality_rules import GOPHER_REPETITION, Rule, Values, share
 
 TOP_N_GRAMS = {2: 0.20, 3: 0.18, 4: 0.16}  # arXiv 2112.11446, table A1

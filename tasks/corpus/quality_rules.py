@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.corpus.quality_buffer import Flags
+from tasks.corpus.quality_characters import Flags
 
 Values = NDArray[np.float64]
 

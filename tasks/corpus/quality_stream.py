@@ -205,9 +205,7 @@ class _Writer:
             with _full_disk_explained(self._destination):
                 self._flush()
 
-    def reject(
-        self, batch: pa.Table, reasons: list[str | None], details: list[str | None]
-    ) -> None:
+    def reject(self, batch: pa.Table, reasons: list[str | None], details: list[str | None]) -> None:
         """Note the documents of a batch that have a reason."""
         columns = {
             **{name: batch.column(name) for name in ("file", "row", "id")},
