@@ -42,11 +42,9 @@ RELATIONS = ":<>=/"  # part what is before them from a letter
 BOUND = "-/@\\^~|+"  # stay with the word they begin or end
 APOSTROPHES = "'’"
 ENDINGS = ("s", "re", "ve", "ll", "d", "m")  # words of their own after an apostrophe
-ABBREVIATIONS = frozenset(  # keep their full stop
-    (
-        "Mr Mrs Ms Messrs Dr Prof Rev Gen Sen Rep Gov Adm St Mt Jr Co Inc Ltd Corp Bros vs "
-        "Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec"
-    ).split(" ")
+ABBREVIATIONS = (  # keep their full stop
+    "Mr Mrs Ms Messrs Dr Prof Rev Gen Sen Rep Gov Adm St Mt Jr Co Inc Ltd Corp Bros vs "
+    "Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec"
 )
 _BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
 _INVERSE = pow(_BASE, -1, 2**64)
@@ -268,7 +266,7 @@ def _ends_abbreviation(buffer: TextBuffer, stops: Ints) -> Flags:
     """Return which full stops belong to the letters before: initials and well-known short forms."""
     length = np.zeros(len(stops), dtype=np.int64)
     reaching = np.ones(len(stops), dtype=bool)
-    for step in range(1, max(map(len, ABBREVIATIONS)) + 2):
+    for step in range(1, max(map(len, ABBREVIATIONS.split())) + 2):
         position = stops - step
         reaching &= (position >= 0) & ((buffer.classes[position] & WORD) != 0)
         length += reaching
@@ -295,7 +293,7 @@ def _cut_contractions(buffer: TextBuffer, at: Ints, begins: Flags) -> None:
 
 @lru_cache(maxsize=1)
 def _abbreviation_hashes() -> Hashes:
-    return np.array([text_hash(word) for word in ABBREVIATIONS], dtype=np.uint64)
+    return np.array([text_hash(word) for word in ABBREVIATIONS.split()], dtype=np.uint64)
 
 
 _power_tables: list[Hashes] = []
