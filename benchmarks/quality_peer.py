@@ -87,9 +87,9 @@ def rules() -> dict:
     duplicated = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
     return {
         "gopher_duplicate_paragraphs": repetition(dup_para_frac=0.3),
-        "gopher_duplicate_paragraph_chars": repetition(dup_para_char_frac=0.2),
+        "gopher_duplicate_paragraph_text": repetition(dup_para_char_frac=0.2),
         "gopher_duplicate_lines": repetition(dup_line_frac=0.3),
-        "gopher_duplicate_line_chars": repetition(dup_line_char_frac=0.2),
+        "gopher_duplicate_line_text": repetition(dup_line_char_frac=0.2),
         **{f"gopher_top_{n}_gram": repetition(top_n_grams=((n, f),)) for n, f in top.items()},
         **{
             f"gopher_duplicate_{n}_grams": repetition(dup_n_grams=((n, f),))

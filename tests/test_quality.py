@@ -14,6 +14,7 @@ from tasks.corpus.quality_documents import STOP_WORDS, fineweb, gopher_quality
 from tasks.corpus.quality_lines import LINE_REASONS, edit_lines, num_sentences
 from tasks.corpus.quality_repetition import DUPLICATE_N_GRAMS, TOP_N_GRAMS, repetition
 from tasks.corpus.quality_rules import Verdicts
+from tasks.funnel import UNITS
 from tests.plain_text import GOOD, SENTENCES
 
 
@@ -102,7 +103,7 @@ def plain_repetition(text: str) -> dict[str, float]:
         again = sum(counts.values()) - len(counts)
         chars = sum(len(part) * (count - 1) for part, count in counts.items())
         found[f"gopher_duplicate_{name}s"] = again / max(1, len(parts))
-        found[f"gopher_duplicate_{name}_chars"] = chars / max(1, len(text))
+        found[f"gopher_duplicate_{name}_text"] = chars / max(1, len(text))
     words = words_of(text)
     for n in TOP_N_GRAMS:
         grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
@@ -289,9 +290,9 @@ def varied(count: int, form: str = "{}") -> str:
     ("reason", "text"),
     [
         ("gopher_duplicate_paragraphs", "\n\n".join([*SENTENCES[:4], *["Again."] * 4])),
-        ("gopher_duplicate_paragraph_chars", "\n\n".join([*SENTENCES, *[GOOD[:150]] * 3])),
+        ("gopher_duplicate_paragraph_text", "\n\n".join([*SENTENCES, *[GOOD[:150]] * 3])),
         ("gopher_duplicate_lines", "\n".join([*SENTENCES[:6], *["Again this."] * 5])),
-        ("gopher_duplicate_line_chars", "\n".join([*SENTENCES, *[GOOD[:60] * 2] * 3])),
+        ("gopher_duplicate_line_text", "\n".join([*SENTENCES, *[GOOD[:60] * 2] * 3])),
         ("gopher_top_2_gram", " ".join(f"very much {word}" for word in GOOD.split()[:40])),
         ("gopher_top_3_gram", " ".join(f"to my a way{i} {i}seen on{i} by{i}x" for i in range(40))),
         ("gopher_duplicate_5_grams", " so ".join([GOOD, *(line[:31] for line in SENTENCES)])),
@@ -376,5 +377,6 @@ def test_judge_no_texts_gives_nothing():
     assert judged.dropped_lines.shape == (0, len(LINE_REASONS))
 
 
-def test_reasons_are_distinct():
+def test_reasons_are_distinct_and_read_as_losses_by_the_funnel():
     assert len(set(REASONS)) == len(REASONS) == 28
+    assert not [name for name in REASONS if name.startswith("num_") or name.endswith(UNITS)]

@@ -24,9 +24,9 @@ DUPLICATE_N_GRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}  # t
 
 RULES = (
     Rule("gopher_duplicate_paragraphs", GOPHER_REPETITION, above=0.30),
-    Rule("gopher_duplicate_paragraph_chars", GOPHER_REPETITION, above=0.20),
+    Rule("gopher_duplicate_paragraph_text", GOPHER_REPETITION, above=0.20),
     Rule("gopher_duplicate_lines", GOPHER_REPETITION, above=0.30),
-    Rule("gopher_duplicate_line_chars", GOPHER_REPETITION, above=0.20),
+    Rule("gopher_duplicate_line_text", GOPHER_REPETITION, above=0.20),
     *(Rule(f"gopher_top_{n}_gram", GOPHER_REPETITION, above=f) for n, f in TOP_N_GRAMS.items()),
     *(
         Rule(f"gopher_duplicate_{n}_grams", GOPHER_REPETITION, above=f)
@@ -47,7 +47,7 @@ def repetition(buffer: TextBuffer) -> dict[str, Values]:
     for name, pieces in (("paragraph", paragraphs(buffer)), ("line", filled_lines(buffer))):
         again, again_chars = duplicates(buffer, pieces)
         found[f"gopher_duplicate_{name}s"] = share(again, buffer.per_doc(pieces.docs))
-        found[f"gopher_duplicate_{name}_chars"] = share(again_chars, text_chars)
+        found[f"gopher_duplicate_{name}_text"] = share(again_chars, text_chars)
     words = WordRows.of(buffer)
     top, bound = words.top_chars(2)
     found["gopher_top_2_gram"] = share(top, text_chars)
