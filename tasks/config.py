@@ -67,8 +67,14 @@ class ValidationConfig(Config):
 
 
 class FilterConfig(Config):
-    """Which raw documents stay."""
+    """Which raw documents stay, and which of their lines."""
 
+    profile: Literal["light", "fineweb", "strict"] = Field(
+        default="light",
+        description="light: language and length, for text that was filtered before, such as "
+        "FineWeb's own; fineweb: also the Gopher, C4 and FineWeb rules, with C4's line edits "
+        "(arXiv 2406.17557); strict: also C4's rule that lines end in terminal punctuation",
+    )
     language: str = Field(default="en", description="language label a document must have")
     min_language_score: float = Field(
         default=0.65,

@@ -27,6 +27,9 @@ def build(work: Work, config: FilterConfig, share: Share) -> None:
         "file": raw.facts["file"],
         "num_language_unknown": counts.num_language_unknown,
         "text_bytes": counts.text_bytes,
+        "num_edited": counts.edits.num_documents,
+        "num_citations_removed": counts.edits.num_citations,
+        "dropped_lines": dict(counts.edits.dropped_lines),
     }
 
 

@@ -1,17 +1,21 @@
 """The document filter against a plain Python one, its counts, its outputs and its refusals."""
 
+import errno
 import random
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.errors import CorpusError, SourceError
+from model.errors import CorpusError, DiskSpaceError, SourceError
 from tasks.config import FilterConfig
+from tasks.corpus import quality_stream
 from tasks.corpus.duck import Limits, fetch_one
-from tasks.corpus.filters import REASONS, filter_file
+from tasks.corpus.filters import LIGHT_REASONS, filter_file, reasons_of
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
+from tests.plain_text import GOOD
 
 CONFIG = FilterConfig(min_words=5, max_words=12, max_dropped_frac=1.0)
 SPACES = [chr(code) for code in range(0x110000) if chr(code).isspace()]
@@ -92,7 +96,7 @@ def test_filter_file_one_of_each_names_reason_and_value(tmp_path, limits):
     ]
     assert (counts.num_in, counts.num_kept, counts.num_language_unknown) == (11, 3, 2)
     assert list(counts.num_dropped.values()) == [1, 2, 2, 1, 1, 1]
-    assert tuple(counts.num_dropped) == REASONS
+    assert tuple(counts.num_dropped) == LIGHT_REASONS
     assert counts.num_in == counts.num_kept + sum(counts.num_dropped.values())
 
 
@@ -210,6 +214,15 @@ def test_filter_file_too_many_dropped_raises_corpus_error_with_funnel(tmp_path, 
     assert "filter.max_dropped_frac" in words
 
 
+def test_filter_file_too_many_dropped_names_rejected_rows_by_full_path(tmp_path, limits):
+    with pytest.raises(CorpusError) as caught:
+        run(tmp_path, [document("short")], limits, config=FilterConfig())
+    path = tmp_path / "out" / "rejected.parquet"
+    assert f"look at {path}" in str(caught.value)
+    assert path.is_absolute()
+    assert pq.read_table(path).num_rows == 1
+
+
 def test_filter_file_share_at_limit_passes(tmp_path, limits):
     documents = [document("one two three four five"), document("short")]
     config = CONFIG.model_copy(update={"max_dropped_frac": 0.5})
@@ -221,6 +234,157 @@ def test_filter_file_cut_raw_file_raises_source_error_naming_it(tmp_path, limits
     raw.write_bytes(raw.read_bytes()[:-30])
     with pytest.raises(SourceError, match=r"raw\.parquet"):
         filter_file(raw, file="f", config=CONFIG, destination=tmp_path, limits=limits)
+
+
+FINEWEB = FilterConfig(profile="fineweb", min_words=20, max_dropped_frac=1.0)
+
+
+def test_filter_file_quality_profile_edits_keeps_and_names_reasons(tmp_path, limits):
+    documents = [
+        document(f"Home\n\n{GOOD}\nWe use cookies here.\nThis is known.[1]", url="http://a"),
+        document(GOOD, language="de"),
+        document("too few words"),
+        document(f"{GOOD}\nfunction () {{ return }}"),
+        document(GOOD),
+        document(None),
+    ]
+    counts, part, rejected = run(tmp_path, documents, limits, config=FINEWEB)
+    assert part["row"].to_pylist() == [0, 4]
+    assert part["text"].to_pylist() == [f"{GOOD}\nThis is known.", GOOD]
+    assert part["url"].to_pylist() == ["http://a", None]
+    assert [tuple(row.values()) for row in rejected.to_pylist()] == [
+        ("sample/it's.parquet", 1, "same id", "language", "de"),
+        ("sample/it's.parquet", 2, "same id", "too_short", "3 words < 20"),
+        ("sample/it's.parquet", 3, "same id", "c4_curly_bracket", "line 9"),
+        ("sample/it's.parquet", 5, "same id", "null_text", "NULL"),
+    ]
+    assert tuple(counts.num_dropped) == reasons_of(FINEWEB)
+    assert counts.num_in == counts.num_kept + sum(counts.num_dropped.values()) == 6
+    assert (counts.edits.num_documents, counts.edits.num_citations) == (1, 1)
+    dropped = {reason: count for reason, count in counts.edits.dropped_lines.items() if count}
+    assert dropped == {"c4_blank": 1, "c4_few_words": 1, "c4_policy": 1}
+    assert "1 of them edited" in counts.funnel()
+    assert "-1 lines c4_policy" in counts.funnel()
+
+
+@pytest.mark.parametrize(("profile", "lines"), [("fineweb", 9), ("strict", 8)])
+def test_filter_file_strict_profile_drops_open_lines(tmp_path, limits, profile, lines):
+    config = FINEWEB.model_copy(update={"profile": profile})
+    text = f"{GOOD}\nthis line has no end"
+    _, part, _ = run(tmp_path, [document(text)], limits, config=config)
+    assert len(part["text"][0].as_py().splitlines()) == lines
+
+
+def test_filter_file_quality_profile_writes_the_columns_of_the_light_one(tmp_path, limits):
+    documents = [document(GOOD, token_count=3), document("short")]
+    light = run(tmp_path, documents, limits, config=FilterConfig(max_dropped_frac=1.0))
+    full = run(tmp_path, documents, limits, config=FINEWEB, name="full")
+    for ours, theirs in zip(full[1:], light[1:], strict=True):
+        assert ours.schema.names == theirs.schema.names
+        assert ours.schema.types == theirs.schema.types
+    assert full[1].to_pylist() == light[1].to_pylist()
+
+
+def test_filter_file_quality_profile_agrees_with_light_rules(tmp_path, limits):
+    documents = random_documents(3000)
+    config = CONFIG.model_copy(update={"profile": "fineweb"})
+    _, _, light = run(tmp_path, documents, limits)
+    counts, _, full = run(tmp_path, documents, limits, config=config, name="full")
+    rows = [row for row in full.to_pylist() if row["reason"] in LIGHT_REASONS]
+    assert rows == light.to_pylist()
+    assert full["row"].to_pylist() == sorted(full["row"].to_pylist())
+    assert counts.num_kept == 0  # texts of twelve words or fewer have too few sentences
+
+
+def test_filter_file_quality_profile_no_documents_writes_empty_tables(tmp_path, limits):
+    counts, part, rejected = run(tmp_path, [], limits, config=FINEWEB)
+    assert (counts.num_in, counts.num_kept) == (0, 0)
+    assert part.num_rows == rejected.num_rows == 0
+    assert part.schema.names == [*FINEWEB_SCHEMA.names, "file", "row"]
+    assert rejected.schema.names == ["file", "row", "id", "reason", "detail"]
+
+
+def test_filter_file_quality_profile_long_and_one_word_documents(tmp_path, limits):
+    chance = random.Random(9)
+    words = [
+        f"{chance.getrandbits(30):x}".translate(str.maketrans("0123456789", "ghijklmnop"))
+        for _ in range(9000)
+    ]
+    lines = (" ".join(["the", *chance.choices(words, k=9), "of."]) for _ in range(5500))
+    novel = "\n".join(lines)
+    assert len(novel) > 400_000
+    documents = [document(novel), document("w" * 400_000), document(GOOD)]
+    config = FINEWEB.model_copy(update={"min_words": 1})
+    _, part, rejected = run(tmp_path, documents, limits, config=config)
+    assert rejected["reason"].to_pylist() == ["gopher_word_length"]
+    assert part["row"].to_pylist() == [0, 2]
+
+
+def test_filter_file_quality_profile_any_threads_and_memory_give_the_same_bytes(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(quality_stream, "TEXT_ROW_GROUP_ROWS", 1000)
+    names = random.Random(7)
+    documents = [document(f"{GOOD} {names.getrandbits(40):x}") for _ in range(3_000)]
+    raw = write_raw(tmp_path / "raw.parquet", documents, row_group_rows=500)
+    outputs = set()
+    for threads, megabytes in ((1, 2000), (2, 200)):
+        destination = tmp_path / f"{threads}-{megabytes}"
+        destination.mkdir()
+        settings = Limits(megabytes * 1_000_000, threads, tmp_path / "spill")
+        filter_file(raw, file="f", config=FINEWEB, destination=destination, limits=settings)
+        outputs.add((destination / "part.parquet").read_bytes())
+    assert len(outputs) == 1
+    assert pq.read_metadata(destination / "part.parquet").num_row_groups > 1
+
+
+def test_filter_file_quality_profile_damaged_text_raises_source_error(tmp_path, limits):
+    documents = [document(f"{GOOD} {i}") for i in range(3000)]
+    raw = write_raw(tmp_path / "raw.parquet", documents)
+    data = bytearray(raw.read_bytes())
+    text = pq.read_metadata(raw).row_group(2).column(0)
+    start = text.dictionary_page_offset or text.data_page_offset
+    for place in range(start + 40, start + text.total_compressed_size):
+        data[place] ^= 0x5A
+    raw.write_bytes(data)
+    with pytest.raises(SourceError, match=r"raw\.parquet"):
+        filter_file(raw, file="f", config=FINEWEB, destination=tmp_path, limits=limits)
+
+
+def test_filter_file_quality_profile_full_disk_raises_disk_space_error(
+    tmp_path, limits, monkeypatch
+):
+    raw = write_raw(tmp_path / "raw.parquet", [document(GOOD)])
+
+    def write_table(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", write_table)
+    with pytest.raises(DiskSpaceError, match="disk is full"):
+        filter_file(raw, file="f", config=FINEWEB, destination=tmp_path, limits=limits)
+
+
+def test_filter_file_planted_text_quality_rules_catch_spam_and_keep_clean_rows(
+    tmp_path, limits, shared_data
+):
+    planted = shared_data / "web_planted"
+    config = FilterConfig(profile="fineweb")
+    raw = planted / "000_00000.parquet"
+    filter_file(raw, file="f", config=config, destination=tmp_path, limits=limits)
+    rows = pq.read_table(tmp_path / "rejected.parquet").to_pylist()
+    reasons = {row["id"]: row["reason"] for row in rows}
+    truth = pq.read_table(planted / "truth.parquet", columns=["id", "kind"]).to_pylist()
+    ids = set(pq.read_table(raw, columns=["id"])["id"].to_pylist())
+    kinds = {row["id"]: row["kind"] for row in truth if row["id"] in ids}
+    seen = Counter(kinds.values())
+    dropped = Counter(kind for key, kind in kinds.items() if key in reasons)
+    assert dropped["spam"] > 0.8 * seen["spam"] > 0
+    assert dropped["source_code"] > 0.8 * seen["source_code"] > 0
+    # Passages full of years and commas have too few words with a letter; the rest is kept.
+    clean = Counter(
+        reasons[key] for key, kind in kinds.items() if kind == "clean" and key in reasons
+    )
+    assert clean.total() - clean["gopher_alphabetic_words"] < 0.01 * seen["clean"]
 
 
 def test_filter_file_real_text_agrees_with_plain_python_and_keeps_clean_rows(

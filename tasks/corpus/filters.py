@@ -1,15 +1,18 @@
-"""Drop documents of one raw file by language and length, each with one reason, and count them.
+"""Drop documents of one raw file, each with one reason, and count them.
 
-Two streaming scans of the file, one for what stays and one for what goes: text is never held,
-sorted or joined, and rows keep their order, so the bytes written do not depend on threads.
+Profile ``light`` judges language and length, in SQL alone: two streaming scans of the file, one for
+what stays and one for what goes; text is never held, sorted or joined. The other profiles apply the
+quality rules as well, which also edit lines, in one pass (``quality_stream``). Rows keep their
+order either way, and the bytes written do not depend on threads.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from duckdb import DuckDBPyConnection
 
@@ -24,8 +27,10 @@ from tasks.corpus.duck import (
     reading,
     write_parquet,
 )
+from tasks.corpus.quality import REASONS as QUALITY_REASONS
+from tasks.corpus.quality_stream import Edits, filter_with_quality
 
-REASONS = ("null_text", "empty_text", "language", "language_score", "too_short", "too_long")
+LIGHT_REASONS = ("null_text", "empty_text", "language", "language_score", "too_short", "too_long")
 
 _KEPT = """
 SELECT * EXCLUDE (reason, detail)
@@ -41,6 +46,10 @@ _COUNT_REASONS = """
 SELECT reason, count(*)
 FROM read_parquet($rejected, hive_partitioning = false)
 GROUP BY reason
+"""
+_COUNT_PART = """
+SELECT count(*)
+FROM read_parquet($part, hive_partitioning = false)
 """
 _COUNT_RAW = """
 SELECT count(*), count(*) FILTER (WHERE language IS NULL OR language_score IS NULL)
@@ -58,9 +67,10 @@ class FilterCounts:
     """Where the documents of one raw file went.
 
     Args:
-        num_dropped: documents per reason, every reason of ``REASONS`` present, in that order.
+        num_dropped: documents per reason, every reason of the profile present, in its order.
         num_language_unknown: raw documents without a language label or score: not judged by it.
         text_bytes: uncompressed text read, about.
+        edits: of the text of documents that were kept.
     """
 
     num_in: int
@@ -68,12 +78,26 @@ class FilterCounts:
     num_dropped: dict[str, int]
     num_language_unknown: int
     text_bytes: int
+    edits: Edits = field(default_factory=Edits)
 
     def funnel(self) -> str:
         """Return the counts as lines of text, from what came in to what is left."""
         lines = [f"{self.num_in:>12,} documents in"]
         lines += [f"{-count:>12,} {reason}" for reason, count in self.num_dropped.items() if count]
-        return "\n".join([*lines, f"{self.num_kept:>12,} kept"])
+        lines += [f"{self.num_kept:>12,} kept"]
+        if self.edits.num_documents:
+            lines += [f"{self.edits.num_documents:>12,} of them edited"]
+            lines += [
+                f"{-count:>12,} lines {reason}"
+                for reason, count in self.edits.dropped_lines.items()
+                if count
+            ]
+        return "\n".join(lines)
+
+
+def reasons_of(config: FilterConfig) -> tuple[str, ...]:
+    """Return the reasons that a profile may drop documents for, in the order they are judged."""
+    return LIGHT_REASONS if config.profile == "light" else (*LIGHT_REASONS, *QUALITY_REASONS)
 
 
 def filter_file(
@@ -91,59 +115,88 @@ def filter_file(
         CorpusError: a larger share than ``config.max_dropped_frac`` would be dropped.
     """
     started = time.perf_counter()
+    rules, edits = _light_rules(config), Edits()
     with limits.connect() as connection, reading(raw):
-        counts = _filter(connection, raw, file=file, config=config, destination=destination)
+        if config.profile == "light":
+            values = {"raw": parquet_path(raw), "file": file, **rules}
+            _filter_lightly(connection, values, destination)
+        else:
+            edits = filter_with_quality(
+                raw,
+                file=file,
+                light_rules=rules,
+                terminal_punctuation=config.profile == "strict",
+                destination=destination,
+                limits=limits,
+            )
+        counts = _count(connection, raw, config=config, destination=destination, edits=edits)
     _log(counts, file=file, seconds=time.perf_counter() - started)
-    _refuse_to_drop_too_much(counts, file=file, config=config)
+    _refuse_to_drop_too_much(counts, config=config, file=file, destination=destination)
     return counts
 
 
-def _filter(
-    connection: DuckDBPyConnection,
-    raw: Path,
-    *,
-    file: str,
-    config: FilterConfig,
-    destination: Path,
-) -> FilterCounts:
-    part, rejected = destination / "part.parquet", destination / "rejected.parquet"
-    rules = config.model_dump(exclude={"max_dropped_frac"})
-    values = {"raw": parquet_path(raw), "file": file, **rules}
+def _light_rules(config: FilterConfig) -> dict[str, Any]:
+    return config.model_dump(include={"language", "min_language_score", "min_words", "max_words"})
+
+
+def _filter_lightly(
+    connection: DuckDBPyConnection, values: dict[str, Any], destination: Path
+) -> None:
     connection.execute(read_sql("filter_documents"))
-    num_kept = write_parquet(
+    write_parquet(
         connection,
         _KEPT,
         values=values,
-        destination=part,
+        destination=destination / "part.parquet",
         row_group_rows=TEXT_ROW_GROUP_ROWS,
     )
-    write_parquet(connection, _REJECTED, values=values, destination=rejected)
+    write_parquet(
+        connection, _REJECTED, values=values, destination=destination / "rejected.parquet"
+    )
+
+
+def _count(
+    connection: DuckDBPyConnection,
+    raw: Path,
+    *,
+    config: FilterConfig,
+    destination: Path,
+    edits: Edits,
+) -> FilterCounts:
+    part, rejected = destination / "part.parquet", destination / "rejected.parquet"
+    values = {"raw": parquet_path(raw)}
     found = dict(
         connection.execute(_COUNT_REASONS, {"rejected": parquet_path(rejected)}).fetchall()
     )
-    num_in, num_language_unknown = fetch_one(connection, _COUNT_RAW, {"raw": values["raw"]})
-    (text_bytes,) = fetch_one(connection, _MEASURE_TEXT, {"raw": values["raw"]})
-    assert set(found) <= set(REASONS), f"a reason is not declared: {sorted(found)}"
+    (num_kept,) = fetch_one(connection, _COUNT_PART, {"part": parquet_path(part)})
+    num_in, num_language_unknown = fetch_one(connection, _COUNT_RAW, values)
+    (text_bytes,) = fetch_one(connection, _MEASURE_TEXT, values)
+    reasons = reasons_of(config)
+    assert set(found) <= set(reasons), f"a reason is not declared: {sorted(found)}"
     assert num_in == num_kept + sum(found.values()), f"{num_in} != {num_kept} + {found}"
     return FilterCounts(
         num_in=num_in,
         num_kept=num_kept,
-        num_dropped={reason: found.get(reason, 0) for reason in REASONS},
+        num_dropped={reason: found.get(reason, 0) for reason in reasons},
         num_language_unknown=num_language_unknown,
         text_bytes=int(text_bytes),
+        edits=edits,
     )
 
 
-def _refuse_to_drop_too_much(counts: FilterCounts, *, file: str, config: FilterConfig) -> None:
+def _refuse_to_drop_too_much(
+    counts: FilterCounts, *, config: FilterConfig, file: str, destination: Path
+) -> None:
     dropped = counts.num_in - counts.num_kept
     if dropped <= config.max_dropped_frac * counts.num_in:
         return
+    rejected = (destination / "rejected.parquet").absolute()
     raise CorpusError(
         f"the filter drops {dropped / counts.num_in:.1%} of a file",
         expected=f"at most {config.max_dropped_frac:.1%} (filter.max_dropped_frac)",
         found=f"\n{counts.funnel()}",
         where=file,
-        fix="look at rejected.parquet, then loosen the filter setting of the largest reason, "
+        fix=f"look at {rejected}, then loosen the filter setting of the largest reason, "
         "correct the source, or raise filter.max_dropped_frac",
     )
 

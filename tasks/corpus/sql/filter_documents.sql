@@ -1,10 +1,37 @@
--- Judge every document of one raw file, in row order.
+-- The cheap rules of the filter: is there text, is it the wanted language, has it enough words.
 --
--- Parameters: raw (path), source_file, wanted_language, least_score, least_words, most_words.
--- Input:  text, id, dump, url, date, file_path, language VARCHAR; language_score DOUBLE;
---         token_count BIGINT.
--- Output: the same, and file VARCHAR, row BIGINT (0-based), reason VARCHAR (NULL = kept; else the
---         first that applies), detail VARCHAR (the offending value).
+-- light_reason(...)     VARCHAR: why a document goes, the first rule that applies; NULL = it stays.
+-- light_detail(...)     VARCHAR: the offending value of that reason.
+--
+-- judged_documents(...) TABLE: every document of one raw file, in row order.
+--     Parameters: raw (path), source_file, wanted_language, least_score, least_words, most_words.
+--     Input:  text, id, dump, url, date, file_path, language VARCHAR; language_score DOUBLE;
+--             token_count BIGINT.
+--     Output: the same, and file VARCHAR, row BIGINT (0-based), reason VARCHAR, detail VARCHAR.
+
+CREATE OR REPLACE TEMP MACRO light_reason(
+    text, language, language_score, wanted_language, least_score, least_words, most_words
+) AS
+    CASE
+        WHEN text IS NULL THEN 'null_text'
+        WHEN is_blank(text) THEN 'empty_text'
+        WHEN NOT has_language(language, wanted_language) THEN 'language'
+        WHEN NOT has_language_score(language, language_score, least_score) THEN 'language_score'
+        WHEN NOT has_words(text, least_words) THEN 'too_short'
+        WHEN exceeds_words(text, most_words) THEN 'too_long'
+    END;
+
+CREATE OR REPLACE TEMP MACRO light_detail(
+    reason, text, language, language_score, least_score, least_words, most_words
+) AS
+    CASE reason
+        WHEN 'null_text' THEN 'NULL'
+        WHEN 'empty_text' THEN format('{} characters of white space', length(text))
+        WHEN 'language' THEN language
+        WHEN 'language_score' THEN language_score::VARCHAR || ' < ' || least_score::VARCHAR
+        WHEN 'too_short' THEN format('{} words < {}', word_count(text), least_words)
+        WHEN 'too_long' THEN format('{} words > {}', word_count(text), most_words)
+    END;
 
 CREATE OR REPLACE TEMP MACRO judged_documents(
     raw, source_file, wanted_language, least_score, least_words, most_words
@@ -19,24 +46,14 @@ WITH documents AS (
 judged AS (
     SELECT
         *,
-        CASE
-            WHEN text IS NULL THEN 'null_text'
-            WHEN is_blank(text) THEN 'empty_text'
-            WHEN NOT has_language(language, wanted_language) THEN 'language'
-            WHEN NOT has_language_score(language, language_score, least_score) THEN 'language_score'
-            WHEN NOT has_words(text, least_words) THEN 'too_short'
-            WHEN exceeds_words(text, most_words) THEN 'too_long'
-        END AS reason
+        light_reason(
+            text, language, language_score, wanted_language, least_score, least_words, most_words
+        ) AS reason
     FROM documents
 )
 SELECT
     *,
-    CASE reason
-        WHEN 'null_text' THEN 'NULL'
-        WHEN 'empty_text' THEN format('{} characters of white space', length(text))
-        WHEN 'language' THEN language
-        WHEN 'language_score' THEN language_score::VARCHAR || ' < ' || least_score::VARCHAR
-        WHEN 'too_short' THEN format('{} words < {}', word_count(text), least_words)
-        WHEN 'too_long' THEN format('{} words > {}', word_count(text), most_words)
-    END AS detail
+    light_detail(
+        reason, text, language, language_score, least_score, least_words, most_words
+    ) AS detail
 FROM judged;

@@ -1,0 +1,243 @@
+"""Filter one raw file by the quality rules: read, judge, edit and write in one pass.
+
+Text streams through in batches, so memory does not grow with the file; only the rejected rows,
+which hold no text, are kept until the end. Row groups are cut by the rows read, so the bytes
+written depend on neither threads nor timing.
+
+    raw -> batches -> light rules (SQL) -> quality rules and line edits -> part.parquet
+                           \\_______________________\\______________________> rejected.parquet
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from duckdb import DuckDBPyConnection
+
+from model.errors import DiskSpaceError
+from tasks.corpus.duck import TEXT_ROW_GROUP_ROWS, Limits, parquet_path, read_sql, reading
+from tasks.corpus.fineweb import FINEWEB_SCHEMA
+from tasks.corpus.quality import Judged, judge
+from tasks.corpus.quality_lines import LINE_REASONS
+
+BATCH_DOCUMENTS = 2_048  # DuckDB's own unit
+ROW_GROUP_BYTES = 64_000_000
+PART_SCHEMA = pa.schema([*FINEWEB_SCHEMA, ("file", pa.string()), ("row", pa.int64())])
+REJECTED_SCHEMA = pa.schema(
+    [
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+
+_DOCUMENTS = """
+SELECT
+    text, id, dump, url, date, file_path, language, language_score, token_count,
+    $file AS file,
+    file_row_number AS row
+FROM read_parquet($raw, file_row_number = true, hive_partitioning = false)
+"""
+_LIGHT_VERDICTS = """
+WITH judged AS (
+    SELECT
+        *,
+        light_reason(
+            text, language, language_score,
+            $language, $min_language_score, $min_words, $max_words
+        ) AS reason
+    FROM batch
+)
+SELECT
+    reason,
+    light_detail(
+        reason, text, language, language_score, $min_language_score, $min_words, $max_words
+    ) AS detail
+FROM judged
+ORDER BY row
+"""
+
+
+@dataclass
+class Edits:
+    """What the line edits did to the documents that were kept.
+
+    Args:
+        num_documents: documents whose text changed.
+        num_citations: citation marks removed.
+        dropped_lines: lines by reason, those of ``LINE_REASONS`` that met one.
+    """
+
+    num_documents: int = 0
+    num_citations: int = 0
+    dropped_lines: Counter[str] = field(default_factory=Counter)
+
+    def add(self, judged: Judged) -> None:
+        """Count the edits of the documents of a batch that stay."""
+        stays = np.array([reason is None for reason in judged.reasons], dtype=bool)
+        self.num_documents += int(np.sum(np.array(judged.is_edited, dtype=bool) & stays))
+        self.num_citations += int(judged.num_citations[stays].sum())
+        lines = judged.dropped_lines[stays].sum(axis=0).tolist()
+        self.dropped_lines.update(dict(zip(LINE_REASONS, lines, strict=True)))
+
+
+def filter_with_quality(
+    raw: Path,
+    *,
+    file: str,
+    light_rules: Mapping[str, Any],
+    terminal_punctuation: bool,
+    destination: Path,
+    limits: Limits,
+) -> Edits:
+    """Write ``part.parquet`` and ``rejected.parquet`` of one raw file.
+
+    Args:
+        file: the name of the file inside its source.
+        light_rules: the parameters of the light rules in SQL, by name.
+        terminal_punctuation: drop lines without it.
+
+    Raises:
+        SourceError: the raw file cannot be read.
+        DiskSpaceError: the disk is full.
+    """
+    edits = Edits()
+    half = replace(limits, memory_bytes=limits.memory_bytes // 2, threads=1)
+    with half.connect() as reader, half.connect() as judging, _Writer(destination) as writer:
+        judging.execute(read_sql("filter_documents"))
+        for batch in _documents(reader, raw, file):
+            # A step that fills in language and score of the batch belongs here.
+            batch = _drop_by_light_rules(judging, batch, light_rules, writer)
+            judged = judge(
+                batch.column("text").to_pylist(), terminal_punctuation=terminal_punctuation
+            )
+            edits.add(judged)
+            writer.reject(batch, judged.reasons, judged.details)
+            batch = _with_texts(batch, judged)
+            # A step that edits the text of what stays belongs here.
+            writer.keep(batch)
+    return edits
+
+
+def _documents(connection: DuckDBPyConnection, raw: Path, file: str) -> Iterator[pa.Table]:
+    with reading(raw):
+        values = {"raw": parquet_path(raw), "file": file}
+        stream = connection.sql(_DOCUMENTS, params=values).to_arrow_reader(BATCH_DOCUMENTS)
+        batches = iter(stream)
+        while (batch := _next_batch(batches)) is not None:
+            yield pa.Table.from_batches([batch]).cast(PART_SCHEMA)
+
+
+def _next_batch(batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
+    """Return the next batch; what Arrow says of a broken file is DuckDB's own error again."""
+    try:
+        return next(batches, None)
+    except (OSError, pa.ArrowException) as error:
+        message = str(error)
+        if message.startswith("Out of Memory"):
+            raise duckdb.OutOfMemoryException(message) from error
+        raise duckdb.InvalidInputException(message) from error
+
+
+def _drop_by_light_rules(
+    connection: DuckDBPyConnection,
+    batch: pa.Table,
+    rules: Mapping[str, Any],
+    writer: _Writer,
+) -> pa.Table:
+    """Return the documents of a batch that language and length let pass; reject the others."""
+    connection.register("batch", batch)
+    verdicts = connection.sql(_LIGHT_VERDICTS, params=dict(rules)).to_arrow_table()
+    connection.unregister("batch")
+    reasons = verdicts.column("reason")
+    writer.reject(batch, reasons.to_pylist(), verdicts.column("detail").to_pylist())
+    return batch.filter(reasons.is_null())
+
+
+def _with_texts(batch: pa.Table, judged: Judged) -> pa.Table:
+    stays = pa.array([reason is None for reason in judged.reasons], pa.bool_())
+    place = batch.schema.get_field_index("text")
+    texts = pa.array(judged.texts, pa.string())
+    return batch.set_column(place, PART_SCHEMA.field("text"), texts).filter(stays)
+
+
+class _Writer:
+    """Writes part.parquet as documents come, and rejected.parquet at the end."""
+
+    def __init__(self, destination: Path) -> None:
+        self._destination = destination
+        self._pending: list[pa.Table] = []
+        self._rejected: list[pa.Table] = []
+
+    def __enter__(self) -> Self:
+        with _full_disk_explained(self._destination):
+            path = self._destination / "part.parquet"
+            self._part = pq.ParquetWriter(path, PART_SCHEMA, compression="zstd")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with _full_disk_explained(self._destination):
+            try:
+                if kind is None:
+                    self._flush()
+                    self._write_rejected()
+            finally:
+                self._part.close()
+
+    def keep(self, batch: pa.Table) -> None:
+        """Append documents."""
+        self._pending.append(batch)
+        num_rows = sum(table.num_rows for table in self._pending)
+        num_bytes = sum(table.nbytes for table in self._pending)
+        if num_rows >= TEXT_ROW_GROUP_ROWS or num_bytes >= ROW_GROUP_BYTES:
+            with _full_disk_explained(self._destination):
+                self._flush()
+
+    def reject(self, batch: pa.Table, reasons: list[str | None], details: list[str | None]) -> None:
+        """Note the documents of a batch that have a reason."""
+        columns = {
+            **{name: batch.column(name) for name in ("file", "row", "id")},
+            "reason": pa.array(reasons, pa.string()),
+            "detail": pa.array(details, pa.string()),
+        }
+        table = pa.table(columns, schema=REJECTED_SCHEMA)
+        self._rejected.append(table.filter(table.column("reason").is_valid()))
+
+    def _flush(self) -> None:
+        table = pa.concat_tables([PART_SCHEMA.empty_table(), *self._pending]).combine_chunks()
+        if table.num_rows:
+            self._part.write_table(table, row_group_size=table.num_rows)
+        self._pending = []
+
+    def _write_rejected(self) -> None:
+        table = pa.concat_tables([REJECTED_SCHEMA.empty_table(), *self._rejected])
+        table = table.sort_by("row").combine_chunks()
+        pq.write_table(table, self._destination / "rejected.parquet", compression="zstd")
+
+
+@contextmanager
+def _full_disk_explained(destination: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskSpaceError(
+            "the disk is full",
+            expected="room for the filtered text",
+            found=str(error),
+            where=destination,
+            fix="free disk space, or move the data root (LLM_DATA_ROOT) to a larger disk",
+        ) from error
