@@ -90,6 +90,26 @@ class FilterConfig(Config):
     )
 
 
+PersonalDataKind = Literal["email", "ip_address", "credit_card", "ssn", "phone", "secret_key"]
+
+
+class PersonalDataConfig(Config):
+    """What happens to personal data in kept text.
+
+    Reported by default, not masked: FineWeb's e-mail and IP addresses are masked already, what is
+    left is rare, and a mask cannot be taken back, so it wants a decision and its count.
+    """
+
+    action: Literal["keep", "report", "mask"] = Field(
+        default="report",
+        description="keep: not looked for; report: counted; mask: placeholders take its place",
+    )
+    kinds: tuple[PersonalDataKind, ...] = Field(
+        default=("email", "ip_address", "credit_card", "ssn", "phone", "secret_key"),
+        description="what is looked for; e-mail and IP addresses are FineWeb's two",
+    )
+
+
 class DedupConfig(Config):
     """Which documents count as copies of one another."""
 
