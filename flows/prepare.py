@@ -17,9 +17,12 @@ from tasks.duplicate_clusters import duplicate_clusters
 from tasks.filter_documents import filter_documents
 from tasks.pipeline import Pipeline
 from tasks.reports import report_corpus
+from tasks.score_quality import ScoreQuality, score_quality
+from tasks.select_quality import SelectQuality, select_quality
 from tasks.select_validation import SelectValidation, select_validation
 from tasks.signatures import Signatures, signatures
 from tasks.tokenise import Split, Tokenise, tokenise
+from tasks.train_quality_model import labelled_documents, train_quality_model
 from tasks.train_tokenizer import TrainTokenizer, train_tokenizer
 from tasks.write_shards import WriteShards, write_shards
 
@@ -65,11 +68,40 @@ def prepare_corpus(pipeline: Pipeline, config: PrepareConfig) -> Corpus:
         config=config.dedup,
         inputs={"signatures": keys, "validation": validation},
     )
+    removals = [removed, *_quality_removals(pipeline, config, parts, removed)]
     return Corpus(
         tokenizer=tokenizer,
-        training=_shards(pipeline, config, "training", parts, tokenizer, removed),
+        training=_shards(pipeline, config, "training", parts, tokenizer, *removals),
         validation=_shards(pipeline, config, "validation", [validation], tokenizer),
     )
+
+
+def _quality_removals(
+    pipeline: Pipeline, config: PrepareConfig, parts: list[Artifact], removed: Artifact
+) -> list[Artifact]:
+    """Add the stages of the quality model, if it is switched on."""
+    quality = config.quality_model
+    if quality.select == "none":
+        return []
+    model = pipeline.add(
+        train_quality_model,
+        "quality",
+        config=labelled_documents(quality, data_seed=config.data.seed, store=pipeline.store),
+        inputs={},
+    )
+    scores = [
+        pipeline.add(
+            score_quality, item.name, config=ScoreQuality(), inputs={"part": item, "model": model}
+        )
+        for item in parts
+    ]
+    chosen = pipeline.add(
+        select_quality,
+        "corpus",
+        config=SelectQuality(quality_model=quality),
+        inputs={"scores": scores, "removed": removed},
+    )
+    return [chosen]
 
 
 def _shards(

