@@ -15,7 +15,9 @@ import pytest
 from huggingface_hub.utils import close_session
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from flows.overrides import all_optional
 from flows.prepare import prepare_corpus
 from flows.presets import PrepareConfig
 from model.artifact import Artifact
@@ -38,6 +40,7 @@ from tasks.corpus.quality_selection import (
     score_file,
     select_documents,
 )
+from tasks.funnel import funnel
 from tasks.pipeline import Pipeline
 from tasks.score_quality import ScoreQuality, score_quality
 from tasks.select_quality import SelectQuality, select_quality
@@ -45,7 +48,7 @@ from tasks.stage import Share, Stage
 from tasks.train_quality_model import labelled_documents
 from tasks.train_quality_model import train_quality_model as training_stage
 from tests.hub_server import HubServer
-from tests.small_pipeline import make
+from tests.small_pipeline import make, make_small_pipeline
 
 BITS = 14
 SHARE = Share(threads=2, memory_bytes=500_000_000)
@@ -470,6 +473,30 @@ def test_prepare_has_the_stages_only_when_switched_on_and_else_no_other_key(tmp_
     assert sum(stage == "score_quality" for stage, _ in chosen) == 3
     changed = {step for step, key in without.items() if chosen[step] != key}
     assert changed == {("write_shards", "training")}
+
+
+def test_unknown_setting_is_named_with_its_group():
+    with pytest.raises(ValidationError, match=r"nearest is 'quality_model\.min_score'"):
+        all_optional(QualityModelConfig).model_validate({"min_scor": 0.3})
+
+
+def test_funnel_goes_on_from_duplicates_to_low_quality(tmp_path):
+    small = make_small_pipeline(tmp_path)
+    chosen = make(
+        small.store,
+        "select_quality",
+        "corpus",
+        counts={"num_in": 67, "num_kept": 60, "low_quality": 5, "domain_cap": 2},
+    )
+    with pytest.raises(ArtifactError, match="num_docs = 60, what select_quality kept"):
+        funnel([*small.manifests.values(), chosen])
+    training = small.manifests["shards-training"]
+    shorter = training.model_copy(update={"counts": training.counts | {"num_docs": 60}})
+    others = [item for item in small.manifests.values() if item is not training]
+    found = funnel([*others, shorter, chosen])
+    assert found.low_quality == {"low_quality": 5, "domain_cap": 2}
+    shown = {(row.stage, row.what): row.documents for row in found.rows()}
+    assert shown["select_quality", "domain_cap"] == -2
 
 
 @pytest.fixture

@@ -47,24 +47,29 @@ class Featurizer:
 
     def __init__(self, feature_bits: int) -> None:
         self._shift = np.uint64(64 - feature_bits)
-        self._known: dict[str, int] = {}
+        self._hashes = _WordHashes()
 
     def features(self, text: str) -> Features:
         """Return the features of a text, each once, in rising order."""
         words = _WORD.findall(text[:MAX_CHARS].lower())
-        hashes = np.fromiter(map(self._hash, words), dtype=np.uint64, count=len(words))
+        if len(self._hashes) > _MAX_KNOWN_WORDS:
+            self._hashes.clear()
+        hashes = np.array([self._hashes[word] for word in words], dtype=np.uint64)
         first, second = _PAIR_FACTORS
         pairs = (hashes[:-1] * first) ^ (hashes[1:] * second)
         pairs *= first  # the highest bits, which are kept, now depend on all others
-        return np.unique(np.concatenate([hashes, pairs]) >> self._shift).astype(np.int32)
+        found = (np.concatenate([hashes, pairs]) >> self._shift).astype(np.int32)
+        found.sort()
+        is_new = np.ones(len(found), dtype=bool)
+        np.not_equal(found[1:], found[:-1], out=is_new[1:])
+        return found[is_new]
 
-    def _hash(self, word: str) -> int:
-        found = self._known.get(word)
-        if found is None:
-            if len(self._known) >= _MAX_KNOWN_WORDS:
-                self._known.clear()
-            found = xxhash.xxh3_64_intdigest(word.encode("utf-8", "replace"))
-            self._known[word] = found
+
+class _WordHashes(dict[str, int]):
+    """word -> its hash, made when first asked for."""
+
+    def __missing__(self, word: str) -> int:
+        found = self[word] = xxhash.xxh3_64_intdigest(word.encode("utf-8", "replace"))
         return found
 
 
