@@ -6,6 +6,7 @@ Precedence: field default < preset < what the user set.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, TypeVar
@@ -30,7 +31,8 @@ class Overrides(BaseModel):
         if isinstance(value, Mapping):
             for key in value:
                 if key not in cls.model_fields:
-                    group = cls.__name__.removesuffix("Overrides").lower()
+                    words = re.findall("[A-Z][a-z]*", cls.__name__.removesuffix("Overrides"))
+                    group = "_".join(words).lower()
                     raise ValueError(unknown_key(f"{group}.{key}", _names(group, cls)).problem)
             return {key: item for key, item in value.items() if item is not None}
         return value

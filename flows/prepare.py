@@ -20,9 +20,12 @@ from tasks.find_contamination import find_contamination
 from tasks.pipeline import Pipeline
 from tasks.report_corpus import report_corpus, report_inputs
 from tasks.reports import report_data, report_page
+from tasks.score_quality import ScoreQuality, score_quality
+from tasks.select_quality import SelectQuality, select_quality
 from tasks.select_validation import SelectValidation, select_validation
 from tasks.signatures import signatures
 from tasks.tokenise import Split, Tokenise, tokenise
+from tasks.train_quality_model import labelled_documents, train_quality_model
 from tasks.train_tokenizer import TrainTokenizer, train_tokenizer
 from tasks.write_shards import WriteShards, write_shards
 
@@ -74,7 +77,8 @@ def prepare_corpus(pipeline: Pipeline, config: PrepareConfig) -> Corpus:
             "contaminated": _contaminated(pipeline, config, parts),
         },
     )
-    training = _shards(pipeline, config, "training", parts, tokenizer, removed)
+    removals = [removed, *_quality_removals(pipeline, config, parts, removed)]
+    training = _shards(pipeline, config, "training", parts, tokenizer, *removals)
     held_out = _shards(pipeline, config, "validation", [validation], tokenizer)
     made = [step.artifact for step in pipeline.steps.values()]
     report = pipeline.add(report_corpus, "corpus", config=config.report, inputs=report_inputs(made))
@@ -102,6 +106,34 @@ def _contaminated(
         )
         for item in parts
     ]
+
+
+def _quality_removals(
+    pipeline: Pipeline, config: PrepareConfig, parts: list[Artifact], removed: Artifact
+) -> list[Artifact]:
+    """Add the stages of the quality model, if it is switched on."""
+    quality = config.quality_model
+    if quality.select == "none":
+        return []
+    model = pipeline.add(
+        train_quality_model,
+        "quality",
+        config=labelled_documents(quality, data_seed=config.data.seed, store=pipeline.store),
+        inputs={},
+    )
+    scores = [
+        pipeline.add(
+            score_quality, item.name, config=ScoreQuality(), inputs={"part": item, "model": model}
+        )
+        for item in parts
+    ]
+    chosen = pipeline.add(
+        select_quality,
+        "corpus",
+        config=SelectQuality(quality_model=quality),
+        inputs={"scores": scores, "removed": removed},
+    )
+    return [chosen]
 
 
 def _shards(

@@ -17,6 +17,7 @@ from tasks.config import (
     DecontaminationConfig,
     DedupConfig,
     FilterConfig,
+    QualityModelConfig,
     RegistryConfig,
     ReportConfig,
     RunConfig,
@@ -39,6 +40,7 @@ class PrepareConfig(Config):
     dedup: DedupConfig = DedupConfig()
     decontamination: DecontaminationConfig = DecontaminationConfig()
     report: ReportConfig = ReportConfig()
+    quality_model: QualityModelConfig = QualityModelConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     shards: ShardsConfig = ShardsConfig()
     data: DataConfig = DataConfig()

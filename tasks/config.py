@@ -8,6 +8,7 @@ from pydantic import Field
 
 from model.config import RUNTIME_ONLY, Config
 
+EDU_LABELS_REVISION = "72df4c92fb1b48beceb16016e8f695ec40a6c3a5"  # fineweb-edu-llama3-annotations
 FINEWEB_REVISION = "9bb295ddab0e05d785b879661af7260fed5140fc"  # HuggingFaceFW/fineweb
 
 
@@ -113,6 +114,26 @@ class SignatureConfig(Config):
     )
 
 
+PersonalDataKind = Literal["email", "ip_address", "credit_card", "ssn", "phone", "secret_key"]
+
+
+class PersonalDataConfig(Config):
+    """What happens to personal data in kept text.
+
+    Reported by default, not masked: FineWeb's e-mail and IP addresses are masked already, what is
+    left is rare, and a mask cannot be taken back, so it wants a decision and its count.
+    """
+
+    action: Literal["keep", "report", "mask"] = Field(
+        default="report",
+        description="keep: not looked for; report: counted; mask: placeholders take its place",
+    )
+    kinds: tuple[PersonalDataKind, ...] = Field(
+        default=("email", "ip_address", "credit_card", "ssn", "phone", "secret_key"),
+        description="what is looked for; e-mail and IP addresses are FineWeb's two",
+    )
+
+
 class DedupConfig(SignatureConfig):
     """Which documents count as copies of one another."""
 
@@ -177,6 +198,66 @@ class CardConfig(Config):
     license: str = Field(
         default="",
         description="licence identifier of the Hugging Face Hub; empty: the source's, if known",
+    )
+
+
+class QualityModelConfig(Config):
+    """Documents chosen by a small model that learns from labelled ones. Off unless asked for."""
+
+    select: Literal["none", "threshold", "top_fraction"] = Field(
+        default="none",
+        description="none: no model at all; or documents that score enough; or the best share",
+    )
+    min_score: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="threshold: least probability of a good label, as frequent as in the labels",
+    )
+    top_frac: float = Field(
+        default=0.5, gt=0, le=1, description="top_fraction: share of the documents that stays"
+    )
+    max_domain_frac: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="no site makes up more than this share of what stays; 1 = no limit",
+    )
+    labels: Literal["hub", "local"] = Field(
+        default="hub", description="labelled documents: a Hugging Face data set, or files here"
+    )
+    repo: str = Field(
+        default="HuggingFaceFW/fineweb-edu-llama3-annotations",
+        description="hub: data set repository; FineWeb-Edu's classifier learned from this one",
+    )
+    revision: str = Field(
+        default=EDU_LABELS_REVISION, description="hub: commit (40 hex digits), or a branch"
+    )
+    files: str = Field(default="data/*.parquet", description="hub: glob of files in the repository")
+    path: str = Field(default="", description="local: a parquet file, a folder, or a glob")
+    text_column: str = Field(default="text", description="column of the documents")
+    label_column: str = Field(
+        default="score", description="column of their labels: numbers or booleans"
+    )
+    min_good_label: float = Field(
+        default=3.0,
+        description="least label of a good document; FineWeb-Edu keeps 3 of 0-5 (arXiv 2406.17557)",
+    )
+    max_labelled: int = Field(
+        default=50_000, gt=0, description="labelled documents used, evenly spread over the files"
+    )
+    heldout_frac: float = Field(
+        default=0.1, gt=0, lt=1, description="share of them that only measures the model"
+    )
+    feature_bits: int = Field(
+        default=18, ge=8, le=24, description="words and word pairs are hashed to 2^bits weights"
+    )
+    epochs: int = Field(default=4, gt=0, description="passes over the labelled documents")
+    min_auc: Annotated[float, RUNTIME_ONLY] = Field(
+        default=0.6, ge=0, le=1, description="a model that ranks held-out documents worse fails"
+    )
+    max_removed_frac: Annotated[float, RUNTIME_ONLY] = Field(
+        default=0.95, gt=0, le=1, description="removing more than this share fails the run"
     )
 
 

@@ -1,6 +1,7 @@
 """The corpus funnel: where every document of the source went, from the counts of the manifests.
 
-    source = rejected (by reason) + filtered        filtered = duplicates (by kind) + training
+    source = rejected (by reason) + filtered
+    filtered = duplicates (by kind) + low quality (by reason, if chosen by a model) + training
 
 In a manifest's counts, ``num_in`` is what came and ``num_kept`` what passed. A count whose name
 neither begins with ``num_`` nor ends with a unit is a reason that documents were dropped for.
@@ -40,6 +41,7 @@ class Funnel:
     rejected: Mapping[str, int]
     num_filtered: int
     duplicates: Mapping[str, int]
+    low_quality: Mapping[str, int]
     num_training: int
     num_validation: int
     num_training_tokens: int
@@ -51,6 +53,7 @@ class Funnel:
             *(("filter_documents", reason, -count) for reason, count in self.rejected.items()),
             ("filter_documents", "kept", self.num_filtered),
             *(("duplicate_clusters", kind, -count) for kind, count in self.duplicates.items()),
+            *(("select_quality", reason, -count) for reason, count in self.low_quality.items()),
             ("write_shards", "training", self.num_training),
             ("select_validation", "validation", self.num_validation),
         ]
@@ -80,7 +83,8 @@ def funnel(manifests: Iterable[Manifest]) -> Funnel:
     clusters = _of_stage(stages, "duplicate_clusters")[0]
     training = _of_stage(stages, "write_shards", name="training")[0]
     validation = _of_stage(stages, "select_validation")[0]
-    for item in (*filtered, clusters):
+    chosen = stages.get("select_quality", [])
+    for item in (*filtered, clusters, *chosen):
         passed = item.counts["num_kept"] + sum(losses(item).values())
         _require_equal(item, "num_in", passed, of="what it kept and dropped")
     num_source = _total(raw, "num_documents")
@@ -90,13 +94,20 @@ def funnel(manifests: Iterable[Manifest]) -> Funnel:
             found=_total(filtered, "num_in"),
         )  # fmt: skip
     _require_equal(clusters, "num_in", _total(filtered, "num_kept"), of="what the filter kept")
-    _require_equal(training, "num_docs", clusters.counts["num_kept"], of="what deduplication kept")
+    last = clusters
+    for item in chosen:
+        _require_equal(item, "num_in", clusters.counts["num_kept"], of="what deduplication kept")
+        last = item
+    _require_equal(
+        training, "num_docs", last.counts["num_kept"], of=f"what {last.artifact.stage} kept"
+    )
     return Funnel(
         num_files=len(raw),
         num_source=num_source,
         rejected=sum((Counter(losses(item)) for item in filtered), Counter()),
         num_filtered=_total(filtered, "num_kept"),
         duplicates=losses(clusters),
+        low_quality=sum((Counter(losses(item)) for item in chosen), Counter()),
         num_training=training.counts["num_docs"],
         num_validation=validation.counts["num_kept"],
         num_training_tokens=training.counts["num_tokens"],

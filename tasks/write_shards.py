@@ -13,6 +13,10 @@ from tasks.tokens.packing import write_shards as write
 from tasks.tokens.shuffle import ALGORITHM
 
 STEP_VERSION = 1
+REMOVALS = {  # stage -> its table of documents that are left out
+    "duplicate_clusters": "removed.parquet",
+    "select_quality": "removed_quality.parquet",
+}
 
 
 class WriteShards(Config):
@@ -26,10 +30,12 @@ class WriteShards(Config):
 
 def build(work: Work, config: WriteShards, share: Share) -> None:  # noqa: ARG001
     """Write shard-*.arrow and rows.arrow."""
-    removed = work.inputs("removed")
+    removed = [
+        work.store.path(item) / REMOVALS[item.stage] for item in work.derivation.inputs["removed"]
+    ]
     counts = write(
         [path / "tokens.arrow" for path in work.inputs("tokens")],
-        removed[0] / "removed.parquet" if removed else None,
+        removed,
         split=config.split,
         seed=config.seed,
         shard_tokens=config.shards.shard_tokens,

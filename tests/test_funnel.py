@@ -67,7 +67,7 @@ def test_funnel_table_shows_every_row(manifests: dict[str, Manifest]) -> None:
         ("filter-1", "too_short", r"num_in = 41, what it kept and dropped(.|\n)*found: 40"),
         ("duplicate_clusters", "exact", "num_in = 81, what it kept and dropped"),
         ("download", "num_documents", "101 documents in, as many as were downloaded"),
-        ("shards-training", "num_docs", "num_docs = 67, what deduplication kept"),
+        ("shards-training", "num_docs", "num_docs = 67, what duplicate_clusters kept"),
     ],
 )
 def test_funnel_that_does_not_add_up_is_refused(

@@ -41,7 +41,7 @@ def write_corpus(directory, corpus):
     return [write_tokens(directory, name, documents) for name, documents in corpus.items()]
 
 
-def write_removed(directory, removed):
+def write_removed(directory, removed, name="removed.parquet"):
     table = pa.table(
         {
             "file": pa.array([file for file, _ in removed], pa.string()),
@@ -49,8 +49,8 @@ def write_removed(directory, removed):
             "kind": pa.array(["exact"] * len(removed), pa.string()),
         }
     )
-    pq.write_table(table, directory / "removed.parquet")
-    return directory / "removed.parquet"
+    pq.write_table(table, directory / name)
+    return directory / name
 
 
 def random_corpus(*, num_files=3, num_docs=40, seed=0):
@@ -112,7 +112,7 @@ def test_write_shards_in_order_packs_one_stream(tmp_path):
     out = tmp_path / "out"
     counts = write_shards(
         write_corpus(tmp_path, corpus),
-        None,
+        (),
         split="validation",
         seed=3,
         shard_tokens=100,
@@ -155,9 +155,9 @@ def test_write_shards_any_corpus_holds_each_kept_document_once(tmp_path_factory,
     out = directory / "out"
     if num_tokens < 9:
         with pytest.raises(CorpusError, match=f"found: {num_tokens} tokens in {len(kept)} doc"):
-            write_shards(paths, table, **(SETTINGS | sizes), destination=out)
+            write_shards(paths, [table], **(SETTINGS | sizes), destination=out)
         return
-    counts = write_shards(paths, table, **(SETTINGS | sizes), destination=out)
+    counts = write_shards(paths, [table], **(SETTINGS | sizes), destination=out)
     assert Counter(read_documents(out)) == Counter(kept)
     assert (counts.num_docs, counts.num_removed) == (len(kept), len(removed))
     assert counts.num_tokens == num_tokens
@@ -166,9 +166,7 @@ def test_write_shards_any_corpus_holds_each_kept_document_once(tmp_path_factory,
 
 def test_write_shards_rows_give_each_token_but_the_first_as_target_once(tmp_path):
     out = tmp_path / "out"
-    counts = write_shards(
-        write_corpus(tmp_path, random_corpus()), None, **SETTINGS, destination=out
-    )
+    counts = write_shards(write_corpus(tmp_path, random_corpus()), (), **SETTINGS, destination=out)
     assert counts.num_shards > 10
     shards = ShardSet(out, context_tokens=8)
     block = shards.rows(range(shards.num_rows))
@@ -188,15 +186,15 @@ def test_write_shards_files_in_any_order_gives_equal_bytes(tmp_path):
     removed = [("data/1.parquet", 9), ("data/0.parquet", 0), ("data/1.parquet", 9)]
     table = write_removed(tmp_path, removed)
     for name, order in (("a", paths), ("b", paths[::-1])):
-        counts = write_shards(order, table, **SETTINGS, destination=tmp_path / name)
+        counts = write_shards(order, [table], **SETTINGS, destination=tmp_path / name)
         assert counts.num_removed == 2
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
 
 
 def test_write_shards_other_seed_gives_another_order_of_the_same(tmp_path):
     paths = write_corpus(tmp_path, random_corpus())
-    write_shards(paths, None, **SETTINGS, destination=tmp_path / "a")
-    write_shards(paths, None, **(SETTINGS | {"seed": 2}), destination=tmp_path / "b")
+    write_shards(paths, (), **SETTINGS, destination=tmp_path / "a")
+    write_shards(paths, (), **(SETTINGS | {"seed": 2}), destination=tmp_path / "b")
     first, second = read_documents(tmp_path / "a"), read_documents(tmp_path / "b")
     assert first != second
     assert sorted(first) == sorted(second)
@@ -204,9 +202,9 @@ def test_write_shards_other_seed_gives_another_order_of_the_same(tmp_path):
 
 def test_write_shards_one_document_more_leaves_the_order_of_the_others(tmp_path):
     corpus = random_corpus()
-    write_shards(write_corpus(tmp_path, corpus), None, **SETTINGS, destination=tmp_path / "a")
+    write_shards(write_corpus(tmp_path, corpus), (), **SETTINGS, destination=tmp_path / "a")
     corpus["added.parquet"] = {0: [0, 1, 2]}
-    write_shards(write_corpus(tmp_path, corpus), None, **SETTINGS, destination=tmp_path / "b")
+    write_shards(write_corpus(tmp_path, corpus), (), **SETTINGS, destination=tmp_path / "b")
     others = [found for found in read_documents(tmp_path / "b") if found[0] != "added.parquet"]
     assert others == read_documents(tmp_path / "a")
 
@@ -215,7 +213,7 @@ def test_write_shards_shuffled_mixes_files_in_every_shard(tmp_path):
     corpus = random_corpus(num_files=2, num_docs=400)
     write_shards(
         write_corpus(tmp_path, corpus),
-        None,
+        (),
         **(SETTINGS | {"shard_tokens": 1000}),
         destination=tmp_path / "out",
     )
@@ -231,7 +229,7 @@ def test_write_shards_shuffled_mixes_files_in_every_shard(tmp_path):
 def test_write_shards_document_larger_than_a_shard_stays_whole(tmp_path):
     corpus = {"a": {0: [0, 1], 1: [0] * 200, 2: [0, 2]}}
     counts = write_shards(
-        write_corpus(tmp_path, corpus), None, **SETTINGS, destination=tmp_path / "out"
+        write_corpus(tmp_path, corpus), (), **SETTINGS, destination=tmp_path / "out"
     )
     assert sorted(read_documents(tmp_path / "out")) == sorted(flat_documents(corpus))
     assert counts.num_shards <= 3
@@ -250,7 +248,7 @@ def test_write_shards_validation_of_several_files_keeps_file_and_row(tmp_path):
             tokenizer_fingerprint="f", vocab_size=9, split="validation", seed=0, files=("a", "b")
         ),
     )
-    write_shards([path], None, **(SETTINGS | {"shuffle": False}), destination=tmp_path / "out")
+    write_shards([path], (), **(SETTINGS | {"shuffle": False}), destination=tmp_path / "out")
     assert read_documents(tmp_path / "out") == [
         ("a", 8, (0, 2, 2)),
         ("b", 2, (0, 3, 3)),
@@ -262,14 +260,14 @@ def test_write_shards_too_few_tokens_raises_with_numbers(tmp_path):
     paths = write_corpus(tmp_path, {"a": {0: [0] * 5, 1: [0] * 3}})
     words = r"at least 9 tokens(.|\n)*found: 8 tokens in 2 documents"
     with pytest.raises(CorpusError, match=words):
-        write_shards(paths, None, **SETTINGS, destination=tmp_path / "out")
+        write_shards(paths, (), **SETTINGS, destination=tmp_path / "out")
 
 
 def test_write_shards_all_removed_raises_corpus_error(tmp_path):
     paths = write_corpus(tmp_path, {"a": {0: [0] * 50}})
     removed = write_removed(tmp_path, [("a", 0)])
     with pytest.raises(CorpusError, match="0 tokens in 0 documents"):
-        write_shards(paths, removed, **SETTINGS, destination=tmp_path / "out")
+        write_shards(paths, [removed], **SETTINGS, destination=tmp_path / "out")
 
 
 def test_write_shards_two_tokenizers_raises_with_both(tmp_path):
@@ -278,7 +276,7 @@ def test_write_shards_two_tokenizers_raises_with_both(tmp_path):
         write_tokens(tmp_path, "b", {0: [0] * 20}, fingerprint="f2"),
     ]
     with pytest.raises(ArtifactError, match=r"different tokenizers\n  expected: f1 (.|\n)*f2"):
-        write_shards(paths, None, **SETTINGS, destination=tmp_path / "out")
+        write_shards(paths, (), **SETTINGS, destination=tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -293,19 +291,34 @@ def test_write_shards_foreign_removals_raises(tmp_path, removed, words):
     paths = write_corpus(tmp_path, {"a": {0: [0] * 20}})
     table = write_removed(tmp_path, removed)
     with pytest.raises(ArtifactError, match=words):
-        write_shards(paths, table, **SETTINGS, destination=tmp_path / "out")
+        write_shards(paths, [table], **SETTINGS, destination=tmp_path / "out")
+
+
+def test_write_shards_several_removals_leave_out_what_any_of_them_names(tmp_path):
+    corpus = random_corpus(num_files=1)
+    (path,) = write_corpus(tmp_path, corpus)
+    name = "data/0.parquet"
+    tables = [
+        write_removed(tmp_path, [(name, 0), (name, 3)], "copies.parquet"),
+        write_removed(tmp_path, [(name, 3), (name, 9)], "quality.parquet"),
+        write_removed(tmp_path, [], "none.parquet"),
+    ]
+    counts = write_shards([path], tables, **SETTINGS, destination=tmp_path / "out")
+    assert (counts.num_docs, counts.num_removed) == (37, 3)
+    left = {row for _, row, _ in read_documents(tmp_path / "out")}
+    assert left == set(range(0, 120, 3)) - {0, 3, 9}
 
 
 def test_write_shards_missing_removals_raises_artifact_error(tmp_path):
     paths = write_corpus(tmp_path, {"a": {0: [0] * 20}})
     with pytest.raises(ArtifactError, match="removals cannot be read"):
-        write_shards(paths, tmp_path / "no.parquet", **SETTINGS, destination=tmp_path / "out")
+        write_shards(paths, [tmp_path / "no.parquet"], **SETTINGS, destination=tmp_path / "out")
 
 
 def test_write_shards_file_given_twice_raises_naming_it(tmp_path):
     path = write_tokens(tmp_path, "a", {0: [0] * 20})
     with pytest.raises(ArtifactError, match=r"twice(.|\n)*found: a"):
-        write_shards([path, path], None, **SETTINGS, destination=tmp_path / "out")
+        write_shards([path, path], (), **SETTINGS, destination=tmp_path / "out")
 
 
 def test_write_shards_document_twice_in_a_file_raises(tmp_path):
@@ -320,16 +333,16 @@ def test_write_shards_document_twice_in_a_file_raises(tmp_path):
         ),
     )
     with pytest.raises(ArtifactError, match="a document is there twice"):
-        write_shards([path], None, **SETTINGS, destination=tmp_path / "out")
+        write_shards([path], (), **SETTINGS, destination=tmp_path / "out")
 
 
 def test_write_shards_with_loss_mask_raises_rather_than_drop_it(tmp_path):
     mask = np.ones(20, dtype=np.bool_)
     path = write_tokens(tmp_path, "a", {0: [0] * 20}, loss_mask=mask)
     with pytest.raises(ArtifactError, match="has a loss mask"):
-        write_shards([path], None, **SETTINGS, destination=tmp_path / "out")
+        write_shards([path], (), **SETTINGS, destination=tmp_path / "out")
 
 
 def test_write_shards_no_token_file_raises(tmp_path):
     with pytest.raises(ArtifactError, match="there is no token file"):
-        write_shards([], None, **SETTINGS, destination=tmp_path / "out")
+        write_shards([], (), **SETTINGS, destination=tmp_path / "out")

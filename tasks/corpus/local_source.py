@@ -65,10 +65,7 @@ def fetch_local_file(source: SourceConfig, file: SourceFile, *, destination: Pat
         SourceSchemaError: it has no text column, or a column of a type that does not fit.
         SourceRecordError: one of its records is broken.
     """
-    base, _ = _base(source.path)
-    path = (base / file.path).resolve()
-    if not path.is_file():
-        raise _missing(path)
+    path = local_path(source, file)
     raw = destination / RAW_NAME
     if path.suffix == ".parquet" and file.take_rows is None and _can_stay(source, path):
         link_or_copy(path, raw)
@@ -77,6 +74,19 @@ def fetch_local_file(source: SourceConfig, file: SourceFile, *, destination: Pat
     num_skipped = _rewrite(source, file, path, raw)
     _require_unchanged(path, file, where=path)
     return describe(raw, partial=file.take_rows is not None, num_skipped_records=num_skipped)
+
+
+def local_path(source: SourceConfig, file: SourceFile) -> Path:
+    """Return where a listed file lies.
+
+    Raises:
+        SourceError: it is gone.
+    """
+    base, _ = _base(source.path)
+    path = (base / file.path).resolve()
+    if not path.is_file():
+        raise _missing(path)
+    return path
 
 
 def _can_stay(source: SourceConfig, path: Path) -> bool:

@@ -1,6 +1,6 @@
 """Token files to training shards: leave out removed documents, shuffle, cut shards, cut rows.
 
-Reads the ``tokens.arrow`` of every source file and ``removed.parquet``, and writes
+Reads the ``tokens.arrow`` of every source file and the tables of removals, and writes
 ``shard-00000.arrow``, … and ``rows.arrow``. Every kept document lands in exactly one shard, whole.
 The shuffle is global: all documents are put in the order of ``tasks.tokens.shuffle``, and that
 order is cut into shards of about equal size. Memory holds one shard and some forty bytes per
@@ -50,7 +50,7 @@ class ShardCounts:
 
 def write_shards(
     token_files: Sequence[Path],
-    removed: Path | None,
+    removed: Sequence[Path],
     *,
     split: str,
     seed: int,
@@ -65,7 +65,7 @@ def write_shards(
 
     Args:
         token_files: one ``tokens.arrow`` per source file.
-        removed: table of (file, row) to leave out; None leaves out nothing.
+        removed: tables of (file, row) to leave out; a document may be in several.
         shard_tokens: tokens per shard, about: a document is never cut.
         shuffle: False keeps documents ordered by file name and row.
         destination: directory that takes the files; made if missing.
@@ -166,21 +166,21 @@ class _Corpus:
     def header(self) -> ShardHeader:
         return self.sources[0].header
 
-    def kept_documents(self, removed: Path | None) -> Int64Array:
+    def kept_documents(self, removed: Sequence[Path]) -> Int64Array:
         """Return the numbers of the documents that stay, ordered by file name and row."""
         in_order = np.argsort(self.docs, kind="stable")
-        if removed is None:
-            return in_order
-        left_out = _removed_docs(removed, files=self.files)
-        stays = ~np.isin(self.docs[in_order], left_out)
-        num_found = len(stays) - int(stays.sum())
-        if num_found != len(left_out):
-            raise _mismatch(
-                "removals name documents that the token files do not hold",
-                expected=f"{len(left_out)} removed documents",
-                found=f"{num_found} of them among {len(stays)} documents",
-                where=removed,
-            )
+        stays = np.ones(len(in_order), dtype=bool)
+        for table in removed:
+            left_out = _removed_docs(table, files=self.files)
+            found = np.isin(self.docs[in_order], left_out)
+            if found.sum() != len(left_out):
+                raise _mismatch(
+                    "removals name documents that the token files do not hold",
+                    expected=f"{len(left_out)} removed documents",
+                    found=f"{found.sum()} of them among {len(found)} documents",
+                    where=table,
+                )
+            stays &= ~found
         return in_order[stays]
 
     def hashes(self, documents: Int64Array, *, seed: int) -> np.ndarray:

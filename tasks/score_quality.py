@@ -1,0 +1,28 @@
+"""Stage score_quality: how good the quality model finds each kept document of one file."""
+
+from __future__ import annotations
+
+from model.config import Config
+from model.store import Work
+from tasks.corpus.quality_model import ALGORITHM
+from tasks.corpus.quality_selection import score_file
+from tasks.stage import Share, Stage
+
+STEP_VERSION = 1
+
+
+class ScoreQuality(Config):
+    """Nothing to choose: the model is an input."""
+
+
+def build(work: Work, config: ScoreQuality, share: Share) -> None:  # noqa: ARG001
+    """Write scores.parquet."""
+    num_documents = score_file(
+        work.input("part") / "part.parquet", work.input("model"), destination=work.path
+    )
+    work.counts = {"num_documents": num_documents}
+
+
+score_quality = Stage(
+    "score_quality", version=STEP_VERSION, build=build, algorithms={"features": ALGORITHM}
+)

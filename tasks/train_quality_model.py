@@ -1,0 +1,86 @@
+"""Stage train_quality_model: a linear model of text quality, learned from labelled documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from model.config import Config
+from model.store import ArtifactStore, Work
+from tasks.config import QualityModelConfig, SourceConfig
+from tasks.corpus.quality_labels import labelled_source, list_labelled_files, read_labelled
+from tasks.corpus.quality_model import ALGORITHM, train_and_measure
+from tasks.corpus.sources import SourceFile
+from tasks.stage import Share, Stage
+
+STEP_VERSION = 1
+LEARNING_FIELDS = (
+    "text_column", "label_column", "min_good_label", "max_labelled", "heldout_frac",
+    "feature_bits", "epochs",
+)  # fmt: skip
+
+
+class TrainQualityModel(Config):
+    """What the model learns from."""
+
+    source: SourceConfig
+    files: tuple[SourceFile, ...]
+    quality_model: QualityModelConfig
+    seed: int
+
+    def semantic(self) -> dict[str, Any]:
+        """Return what identifies the model: the files by digest, and how it learns from them."""
+        learning = self.quality_model.semantic()
+        return {
+            "files": [{"file": file.path, "digest": file.digest} for file in self.files],
+            "seed": self.seed,
+            **{name: learning[name] for name in LEARNING_FIELDS},
+        }
+
+
+def labelled_documents(
+    config: QualityModelConfig, *, data_seed: int, store: ArtifactStore
+) -> TrainQualityModel:
+    """Return the training of the quality model on the labelled files that are there now.
+
+    Raises:
+        SourceError: they are missing, or cannot be listed.
+    """
+    source = labelled_source(config)
+    files = tuple(list_labelled_files(source, cache=store.root / "cache"))
+    return TrainQualityModel(source=source, files=files, quality_model=config, seed=data_seed)
+
+
+def build(work: Work, config: TrainQualityModel, share: Share) -> None:  # noqa: ARG001
+    """Write weights.npy and model.json."""
+    labelled = read_labelled(
+        config.source,
+        config.files,
+        config=config.quality_model,
+        seed=config.seed,
+        scratch=work.path,
+    )
+    measured = train_and_measure(
+        labelled.documents,
+        labelled.good,
+        labelled.is_heldout,
+        config=config.quality_model,
+        seed=config.seed,
+    )
+    measured.model.save(work.path)
+    work.counts = {
+        "num_labelled": len(labelled.documents),
+        "num_good": measured.num_good,
+        "num_trained": measured.num_trained,
+        "num_heldout": measured.num_heldout,
+    }
+    work.facts = {"heldout_auc": measured.auc}
+
+
+train_quality_model = Stage(
+    "train_quality_model",
+    version=STEP_VERSION,
+    build=build,
+    scope="corpus",
+    retries=5,
+    algorithms={"features": ALGORITHM},
+)
