@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from model.config import Config
 from model.store import ArtifactStore, Work
 from tasks.config import SourceConfig
+from tasks.corpus.hub_source import DOWNLOAD_FOLDER
 from tasks.corpus.sources import SourceFile, fetch_file, list_files, resolve_revision
 from tasks.stage import Share, Stage
 
@@ -44,7 +46,8 @@ def source_files(source: SourceConfig, *, data_seed: int, store: ArtifactStore) 
 
 
 def build(work: Work, config: Download, share: Share) -> None:  # noqa: ARG001
-    """Fetch the file and check it."""
+    """Fetch the file and check it, going on from what a killed attempt downloaded."""
+    _sweep(work.path)
     fetched = fetch_file(
         config.source, config.file, data_seed=config.data_seed, destination=work.path
     )
@@ -60,9 +63,20 @@ def build(work: Work, config: Download, share: Share) -> None:  # noqa: ARG001
     }
 
 
+def _sweep(directory: Path) -> None:
+    """Delete what a killed attempt left, but for its download."""
+    for orphan in directory.iterdir():
+        if orphan.name == DOWNLOAD_FOLDER:
+            continue
+        if orphan.is_dir():
+            shutil.rmtree(orphan)
+        else:
+            orphan.unlink()
+
+
 def raw_file(artifact_directory: Path) -> Path:
     """Return the documents of a download artifact."""
     return artifact_directory / "raw.parquet"
 
 
-download = Stage("download", version=STEP_VERSION, build=build, retries=5)
+download = Stage("download", version=STEP_VERSION, build=build, resume=True, retries=5)
