@@ -33,8 +33,11 @@ CUDA := cublas cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand
 WITH_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,$(CUDA))
 UV := uv==0.13.9
 LOCK_VENV := $(VENV)/lock
+COMPILE := $(LOCK_VENV)/bin/uv pip compile pyproject.toml --group dev --group servers \
+	--universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet \
+	-c requirements-torch.txt $(addprefix --no-emit-package ,$(WITH_TORCH))
 
-.PHONY: help demo local deploy chat serve test test-slow check bench lock clean
+.PHONY: help demo local deploy chat serve test test-slow check bench extras lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -73,13 +76,16 @@ bench: $(INSTALLED) ## every benchmark in benchmarks/
 		$(RUN) -m "benchmarks.$$module" || exit 1; \
 	done
 
-lock: $(INSTALLED) ## resolve pyproject.toml anew into requirements.lock; pins that still fit stay
+extras: $(INSTALLED) ## Ray and Dask into .venv, for run.task_runner=ray or dask
+	$(PIP) --no-deps --require-hashes -r requirements-extras.lock
+
+lock: $(INSTALLED) ## resolve pyproject.toml anew into requirements*.lock; pins that still fit stay
 	$(RUN) -m venv $(LOCK_VENV)
 	$(LOCK_VENV)/bin/python -m pip --disable-pip-version-check --no-input install --quiet $(UV)
-	$(LOCK_VENV)/bin/uv pip compile pyproject.toml --group dev --group servers \
-		--universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet \
-		-c requirements-torch.txt $(addprefix --no-emit-package ,$(WITH_TORCH)) \
-		-o requirements.lock
+	$(COMPILE) -o requirements.lock
+	$(COMPILE) --extra ray --extra dask -c requirements.lock \
+		$$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.lock) \
+		-o requirements-extras.lock
 	rm -rf $(LOCK_VENV)
 
 clean: ## remove caches; data, runs, model stores and .venv stay

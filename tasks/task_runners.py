@@ -17,10 +17,6 @@ from model.errors import ConfigError
 
 Extra = Literal["ray", "dask"]
 
-REQUIREMENTS: dict[Extra, str] = {  # the same as in pyproject.toml
-    "ray": "prefect-ray>=0.6,<0.7",
-    "dask": "prefect-dask>=0.3.7,<0.4",
-}
 QUIET = {  # read when the packages are imported, here and in the workers
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
     "DASK_LOGGING__DISTRIBUTED": "warning",
@@ -65,7 +61,7 @@ def _dask_runner(package: ModuleType, *, workers: int) -> TaskRunner[Any]:
     own = {
         "n_workers": workers,
         "threads_per_worker": 1,
-        "memory_limit": None,  # a stage keeps to its share; Dask would kill it at a share of its own
+        "memory_limit": None,  # a stage keeps to its own share: Dask need not kill at another
         "dashboard_address": None,
     }
     return package.DaskTaskRunner(cluster_kwargs=own)
@@ -81,6 +77,5 @@ def _import(extra: Extra) -> ModuleType:
             expected=f"the optional extra '{extra}' of pyproject.toml",
             found=f"no package {error.name}",
             where="run.task_runner",
-            fix=f"install it: .venv/bin/python -m pip install '{REQUIREMENTS[extra]}', "
-            "or set run.task_runner=processes",
+            fix="install it with `make extras`, or set run.task_runner=processes",
         ) from error

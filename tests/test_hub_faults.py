@@ -1,4 +1,4 @@
-"""Everything that goes wrong between the hub and the disk, one test each, on a server of our own."""
+"""All that goes wrong between a hub and the disk, one test each, on a server of our own."""
 
 from __future__ import annotations
 
