@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from model.config import Config
 from model.store import ArtifactStore, Work
 from tasks.config import SourceConfig
 from tasks.corpus.hub_source import DOWNLOAD_FOLDER
+from tasks.corpus.raw_file import sweep
 from tasks.corpus.sources import SourceFile, fetch_file, list_files, resolve_revision
 from tasks.stage import Share, Stage
 
@@ -47,7 +47,7 @@ def source_files(source: SourceConfig, *, data_seed: int, store: ArtifactStore) 
 
 def build(work: Work, config: Download, share: Share) -> None:  # noqa: ARG001
     """Fetch the file and check it, going on from what a killed attempt downloaded."""
-    _sweep(work.path)
+    sweep(work.path, keep=DOWNLOAD_FOLDER)
     fetched = fetch_file(
         config.source, config.file, data_seed=config.data_seed, destination=work.path
     )
@@ -61,17 +61,6 @@ def build(work: Work, config: Download, share: Share) -> None:  # noqa: ARG001
         "num_bytes": fetched.num_bytes,
         "partial": fetched.partial,
     }
-
-
-def _sweep(directory: Path) -> None:
-    """Delete what a killed attempt left, but for its download."""
-    for orphan in directory.iterdir():
-        if orphan.name == DOWNLOAD_FOLDER:
-            continue
-        if orphan.is_dir():
-            shutil.rmtree(orphan)
-        else:
-            orphan.unlink()
 
 
 def raw_file(artifact_directory: Path) -> Path:

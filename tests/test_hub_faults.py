@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from model.errors import (
@@ -143,6 +144,17 @@ def test_server_without_ranges_sends_the_file_again_from_its_start(
     assert hub.bytes_sent[PATH] == num_bytes(hub) // 2 + num_bytes(hub)
 
 
+def test_server_that_falls_silent_is_asked_for_the_rest(
+    hub: HubServer, tmp_path: Path, got: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = listed(hub, tmp_path)
+    hub.faults[PATH] = ["stall"]
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
+    fetch(file, got)
+    assert_whole(hub, got)
+    assert hub.bytes_sent[PATH] == num_bytes(hub)
+
+
 def test_503_on_get_is_asked_again_with_growing_scattered_pauses(
     hub: HubServer, tmp_path: Path, got: Path, pauses: list[float]
 ) -> None:
@@ -233,6 +245,20 @@ def test_corrupt_body_twice_raises_naming_both_digests(
     assert (hub.num_requests[f"GET {PATH}"], partial_bytes(got)) == (2, 0)
 
 
+def test_damaged_copy_in_the_users_hub_cache_is_left_alone_and_not_used(
+    hub: HubServer, tmp_path: Path, got: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user_cache = str(tmp_path / "hub cache")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", user_cache)
+    file = listed(hub, tmp_path)
+    asked = {"repo_type": "dataset", "revision": REVISION, "endpoint": hub.endpoint}
+    cached = Path(huggingface_hub.hf_hub_download(REPO, PATH, cache_dir=user_cache, **asked))
+    cached.write_bytes(b"\0" * 500)
+    fetch(file, got)
+    assert_whole(hub, got)
+    assert cached.read_bytes() == b"\0" * 500
+
+
 def test_partial_file_of_other_bytes_is_found_out_and_fetched_anew(
     hub: HubServer, tmp_path: Path, got: Path
 ) -> None:
@@ -305,7 +331,8 @@ def test_offline_without_the_file_says_so_and_asks_nobody(
 def test_orphans_of_other_downloads_are_swept(hub: HubServer, tmp_path: Path, got: Path) -> None:
     file = listed(hub, tmp_path)
     (got / ".download").mkdir()
-    for name in ("0123.partial", "cached.parquet", "x.uuid.incomplete"):
+    (got / ".download/.cache").mkdir()
+    for name in ("0123.partial", "cached.parquet", ".cache/x.uuid.incomplete"):
         (got / ".download" / name).write_bytes(b"left by a kill")
     hub.faults[PATH] = 403
     with pytest.raises(DownloadError):

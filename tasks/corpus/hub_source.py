@@ -33,6 +33,7 @@ from tasks.corpus.raw_file import (
     open_parquet,
     remembered,
     require_space,
+    sweep,
 )
 from tasks.corpus.raw_writer import RawWriter
 
@@ -181,12 +182,11 @@ def _fetch(hub_file: HubFile, folder: Path) -> tuple[Path, str]:
     """Download the file, going on from what an earlier process left; wrong bytes are deleted."""
     partial = folder / f"{(hub_file.sha256 or hub_file.revision)[:16]}.partial"
     folder.mkdir(parents=True, exist_ok=True)
-    for orphan in set(folder.iterdir()) - {partial}:
-        orphan.unlink()
+    sweep(folder, keep=partial.name)
     num_there = hub_bytes.num_bytes_at(partial)
-    if num_there:
-        logger.info("%s: goes on after %s bytes", hub_file.url, f"{num_there:,}")
     require_space(folder, hub_file.num_bytes - num_there + SPACE_MARGIN_BYTES)
+    left, whole = (hub_file.num_bytes - num_there) / 1e6, hub_file.num_bytes / 1e6
+    logger.info("fetching %.1f of %.1f MB: %s", left, whole, hub_file.url)
     try:
         hub_bytes.complete(hub_file, partial)
         return partial, _verified_sha256(partial, hub_file)
