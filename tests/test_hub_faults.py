@@ -23,7 +23,7 @@ from model.errors import (
 )
 from tasks.corpus import hub_bytes
 from tasks.corpus.hub_retries import LONGEST_PAUSE_SECONDS, TRIES
-from tasks.corpus.hub_source import SPACE_MARGIN_BYTES
+from tasks.corpus.hub_whole_file import SPACE_MARGIN_BYTES
 from tasks.corpus.raw_file import SourceFile, file_sha256
 from tasks.corpus.sources import FetchedFile, fetch_file, list_files, resolve_revision
 from tests.hub_pages import REPO, REVISION, hub_environment, hub_source, pages_hub
@@ -386,7 +386,7 @@ def test_disk_that_others_fill_meanwhile_is_named_and_the_rest_fetched_later(
     )
     if done.returncode:
         pytest.skip("this machine lets nobody mount a small disk")
-    monkeypatch.setattr("tasks.corpus.hub_source.SPACE_MARGIN_BYTES", 0)
+    monkeypatch.setattr("tasks.corpus.hub_whole_file.SPACE_MARGIN_BYTES", 0)
     real_complete = hub_bytes.complete
 
     def fill_then_complete(*arguments: object) -> None:

@@ -7,7 +7,6 @@ folder and answer without a network from then on.
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 import shutil
 from pathlib import Path, PurePosixPath
@@ -15,35 +14,29 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from model.errors import CorruptDownloadError, DownloadError, SourceError
+from model.errors import DownloadError, SourceError
 from tasks.config import SourceConfig
-from tasks.corpus import hub_bytes, hub_client
+from tasks.corpus import hub_client
 from tasks.corpus.foreign_columns import copy_rows, is_fineweb, match_columns
 from tasks.corpus.hub_bytes import RangeReader
 from tasks.corpus.hub_client import HubFile
+from tasks.corpus.hub_whole_file import obtain
 from tasks.corpus.raw_file import (
     RAW_NAME,
     FetchedFile,
     SourceFile,
     artifact_name,
     describe,
-    file_sha256,
     limit_rows,
-    link_or_copy,
     open_parquet,
     remembered,
-    require_space,
-    sweep,
 )
 from tasks.corpus.raw_writer import RawWriter
 
 CARD_NAME = "README.md"
 LICENCES = {"HuggingFaceFW/fineweb": "odc-by", "HuggingFaceFW/fineweb-edu": "odc-by"}
 DOWNLOAD_FOLDER = ".download"
-SPACE_MARGIN_BYTES = 32 * 2**20  # for what else is written meanwhile: logs, databases, manifests
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-logger = logging.getLogger(__name__)
 
 
 def resolve_revision(source: SourceConfig) -> SourceConfig:
@@ -129,7 +122,7 @@ def _fetch_whole(
 ) -> FetchedFile:
     folder = destination / DOWNLOAD_FOLDER
     raw = destination / RAW_NAME
-    got, sha256 = _obtain(hub_file, folder)
+    got, sha256 = obtain(hub_file, folder)
     try:
         with _open_whole(got, hub_file) as parquet:
             _require_rows(parquet.metadata.num_rows, file, where=hub_file.url)
@@ -158,55 +151,6 @@ def _rewrite(
             on_broken=source.on_broken_record,
             where=where,
         )
-
-
-def _obtain(hub_file: HubFile, folder: Path) -> tuple[Path, str]:
-    """Return the whole file and its sha256, from the user's hub cache or from the network."""
-    cached = hub_client.cached_path(hub_file)
-    if cached is not None:
-        copy = folder / "cached.parquet"
-        folder.mkdir(parents=True, exist_ok=True)
-        link_or_copy(cached, copy)
-        try:
-            return copy, _verified_sha256(copy, hub_file)
-        except CorruptDownloadError:
-            logger.warning("%s is damaged: the file is fetched from the hub instead", cached)
-    try:
-        return _fetch(hub_file, folder)
-    except CorruptDownloadError as error:
-        logger.warning("%s: fetched once more (found %s)", error.problem, error.found)
-        return _fetch(hub_file, folder)
-
-
-def _fetch(hub_file: HubFile, folder: Path) -> tuple[Path, str]:
-    """Download the file, going on from what an earlier process left; wrong bytes are deleted."""
-    partial = folder / f"{(hub_file.sha256 or hub_file.revision)[:16]}.partial"
-    folder.mkdir(parents=True, exist_ok=True)
-    sweep(folder, keep=partial.name)
-    num_there = hub_bytes.num_bytes_at(partial)
-    require_space(folder, hub_file.num_bytes - num_there + SPACE_MARGIN_BYTES)
-    left, whole = (hub_file.num_bytes - num_there) / 1e6, hub_file.num_bytes / 1e6
-    logger.info("fetching %.1f of %.1f MB: %s", left, whole, hub_file.url)
-    try:
-        hub_bytes.complete(hub_file, partial)
-        return partial, _verified_sha256(partial, hub_file)
-    except CorruptDownloadError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _verified_sha256(path: Path, hub_file: HubFile) -> str:
-    found = file_sha256(path)
-    num_bytes = path.stat().st_size
-    if found == (hub_file.sha256 or found) and num_bytes == hub_file.num_bytes:
-        return found
-    raise CorruptDownloadError(
-        "the hub sent other bytes than it promised; they were thrown away",
-        expected=f"{hub_file.num_bytes:,} bytes with sha256 {hub_file.sha256}",
-        found=f"{num_bytes:,} bytes with sha256 {found}",
-        where=hub_file.url,
-        fix="run again later; if it stays so, a proxy or a mirror behind HF_ENDPOINT is damaged",
-    )
 
 
 def _open_whole(path: Path, hub_file: HubFile) -> pq.ParquetFile:
