@@ -85,6 +85,6 @@ def test_cluster_of_a_killed_flow_goes_with_it_and_the_next_run_ends_the_same(
         assert family
         flow.send_signal(signal.SIGKILL)
         flow.wait()
-        _, alive = psutil.wait_procs(family, timeout=60)
+        _, alive = psutil.wait_procs(family, timeout=180)  # idle agents of Ray take a minute
     assert [process.cmdline() for process in alive if process.is_running()] == []
     assert prepare(tmp_path, extra) == in_processes
