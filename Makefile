@@ -34,8 +34,11 @@ WITH_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefi
 UV := uv==0.13.9
 LOCK_VENV := $(VENV)/lock
 PEERS := $(VENV)/peers
+COMPILE := $(LOCK_VENV)/bin/uv pip compile pyproject.toml --group dev --group servers \
+	--universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet \
+	-c requirements-torch.txt $(addprefix --no-emit-package ,$(WITH_TORCH))
 
-.PHONY: help demo local deploy chat serve test test-slow check bench peers lock clean
+.PHONY: help demo local deploy chat serve test test-slow check bench peers extras lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -79,13 +82,16 @@ peers: $(INSTALLED) ## the environment of what benchmarks are measured against
 	$(PEERS)/bin/python -m pip --disable-pip-version-check --no-input install --quiet \
 		-r benchmarks/requirements-peers.txt
 
-lock: $(INSTALLED) ## resolve pyproject.toml anew into requirements.lock; pins that still fit stay
+extras: $(INSTALLED) ## Ray and Dask into .venv, for run.task_runner=ray or dask
+	$(PIP) --no-deps --require-hashes -r requirements-extras.lock
+
+lock: $(INSTALLED) ## resolve pyproject.toml anew into requirements*.lock; pins that still fit stay
 	$(RUN) -m venv $(LOCK_VENV)
 	$(LOCK_VENV)/bin/python -m pip --disable-pip-version-check --no-input install --quiet $(UV)
-	$(LOCK_VENV)/bin/uv pip compile pyproject.toml --group dev --group servers \
-		--universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet \
-		-c requirements-torch.txt $(addprefix --no-emit-package ,$(WITH_TORCH)) \
-		-o requirements.lock
+	$(COMPILE) -o requirements.lock
+	$(COMPILE) --extra ray --extra dask -c requirements.lock \
+		$$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.lock) \
+		-o requirements-extras.lock
 	rm -rf $(LOCK_VENV)
 
 clean: ## remove caches; data, runs, model stores and .venv stay

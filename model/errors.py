@@ -8,7 +8,8 @@ Every message says what was expected, what was found, where, and what to do.
     │   ├── SourceSchemaError    a file lacks a column, or a column has another type
     │   ├── SourceRecordError    one record of a file is broken (its line is named)
     │   └── DownloadError        the hub refused, or sent something else than it promised
-    │       └── TransientDownloadError   worth another try: time-outs, 429, 5xx, cut bodies
+    │       ├── TransientDownloadError   worth another try: time-outs, 429, 5xx, cut bodies
+    │       └── CorruptDownloadError     other bytes arrived than the hub's listing promises
     ├── CorpusError              a stage would drop (almost) everything, or kept too little
     ├── ArtifactError            a stored artifact is missing, incomplete or unlike its manifest
     │   └── TamperedArtifactError   bytes differ from the manifest's sha256
@@ -93,6 +94,10 @@ class DownloadError(SourceError):
 
 class TransientDownloadError(DownloadError):
     """A download failed in a way that another try may mend."""
+
+
+class CorruptDownloadError(DownloadError):
+    """Other bytes arrived than the hub's listing promises."""
 
 
 class CorpusError(LLMError):

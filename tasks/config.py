@@ -32,11 +32,12 @@ class SourceConfig(Config):
     )
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="local: FineWeb column -> column of the files, where they differ",
+        description="hub, local: FineWeb column -> column of the files, where they differ",
     )
     on_broken_record: Literal["fail", "skip"] = Field(
         default="fail",
-        description="local: a line that is not JSON or has no text fails, or is counted",
+        description="hub, local: a row without valid text, or a line that is no such JSON, fails "
+        "or is counted; files that have FineWeb's columns stay as they are",
     )
     max_documents: int | None = Field(
         default=None,
@@ -47,12 +48,18 @@ class SourceConfig(Config):
     demo_shards: int = Field(default=3, gt=0, description="demo: shards")
 
     def semantic(self) -> dict[str, Any]:
-        """Return what identifies the bytes of one file: never its address on this machine."""
+        """Return what identifies the bytes of one file: never its address on this machine.
+
+        What rewrites a hub file counts only where it is set, so that files of FineWeb, which are
+        never rewritten, keep the keys they always had.
+        """
         fields = {
-            "hub": {"kind", "repo", "revision"},
+            "hub": {"kind", "repo", "revision"} | ({"columns"} if self.columns else set()),
             "local": {"kind", "columns", "on_broken_record"},
             "demo": {"kind"},
         }
+        if self.on_broken_record != "fail":
+            fields["hub"].add("on_broken_record")
         return self.model_dump(mode="json", include=fields[self.kind])
 
 
@@ -311,8 +318,12 @@ class RegistryConfig(Config):
 class RunConfig(Config):
     """How the pipeline runs on this machine. Nothing here changes a result."""
 
-    task_runner: Annotated[Literal["processes", "threads"], RUNTIME_ONLY] = Field(
-        default="processes", description="what maps shards"
+    task_runner: Annotated[Literal["processes", "threads", "ray", "dask"], RUNTIME_ONLY] = Field(
+        default="processes",
+        description="what maps shards; ray and dask are optional extras and start a cluster on "
+        "this machine, or use the one of RAY_ADDRESS or DASK_SCHEDULER_ADDRESS: its workers need "
+        "this project and the data root at the same paths, on shared storage that locks files, "
+        "and a Prefect server that they reach",
     )
     workers: Annotated[int, RUNTIME_ONLY] = Field(
         default=0, ge=0, description="shards at once; 0 = one per core"

@@ -8,6 +8,8 @@ from typing import Any
 from model.config import Config
 from model.store import ArtifactStore, Work
 from tasks.config import SourceConfig
+from tasks.corpus.hub_source import DOWNLOAD_FOLDER
+from tasks.corpus.raw_file import sweep
 from tasks.corpus.sources import SourceFile, fetch_file, list_files, resolve_revision
 from tasks.stage import Share, Stage
 
@@ -44,7 +46,8 @@ def source_files(source: SourceConfig, *, data_seed: int, store: ArtifactStore) 
 
 
 def build(work: Work, config: Download, share: Share) -> None:  # noqa: ARG001
-    """Fetch the file and check it."""
+    """Fetch the file and check it, going on from what a killed attempt downloaded."""
+    sweep(work.path, keep=DOWNLOAD_FOLDER)
     fetched = fetch_file(
         config.source, config.file, data_seed=config.data_seed, destination=work.path
     )
@@ -65,4 +68,4 @@ def raw_file(artifact_directory: Path) -> Path:
     return artifact_directory / "raw.parquet"
 
 
-download = Stage("download", version=STEP_VERSION, build=build, retries=5)
+download = Stage("download", version=STEP_VERSION, build=build, resume=True, retries=5)

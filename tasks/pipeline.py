@@ -26,6 +26,7 @@ from model.config import Config
 from model.store import ArtifactStore, Status
 from tasks.config import RunConfig
 from tasks.stage import Call, Inputs, Share, Stage
+from tasks.task_runners import extra_runner
 
 logger = logging.getLogger(__name__)
 
@@ -146,9 +147,15 @@ def _run_input(state: State[Any]) -> TaskRunResult:
 
 
 def task_runner(run: RunConfig) -> TaskRunner[Any]:
-    """Return the task runner that maps shards."""
+    """Return the task runner that maps shards.
+
+    Raises:
+        ConfigError: it is an optional extra that is not installed.
+    """
     if run.task_runner == "threads":
         return ThreadPoolTaskRunner(max_workers=num_workers(run))
+    if run.task_runner in ("ray", "dask"):
+        return extra_runner(run.task_runner, workers=num_workers(run))
     return ProcessPoolTaskRunner(
         max_workers=num_workers(run), initializer=_begin_worker, initargs=(os.getpid(),)
     )

@@ -7,11 +7,18 @@ digests and ranges. It is no mock: real sockets, real bodies. Run it by hand:
     HF_ENDPOINT=http://127.0.0.1:8081 python -m flows.pretrain ...
 
 A fault is keyed by what it strikes: the path of a file, "api/revision" or "api/tree", optionally
-after the method ("GET sample/10BT/000_00000.parquet"). Its value is an HTTP status, or one of
+after the method ("GET sample/10BT/000_00000.parquet"). Its value is an HTTP status, a pair of a
+status and headers, or one of
     "corrupt"    one byte in the middle is another, the length stays
     "truncate"   the connection closes half-way through the promised body
-    "short"      the second half of the body is missing, and its length does not promise it
+    "short"      the second half of the file is missing, and its length does not promise it
+    "long"       a hundred bytes follow the file, and its length promises them
     "no-range"   range requests get the whole file and status 200
+    "no-length"  the body comes in chunks, without its length, and ends half-way
+    "stall"      half of the promised body, the rest when `go_on` is set
+    "redirect"   status 302 to the same file at another host name, as the hub sends to its store,
+                 which takes no token
+A list of these strikes one request after another; None in it, and its end, let a request through.
 """
 
 from __future__ import annotations
@@ -23,15 +30,17 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
-Fault = int | str
+Fault = int | str | tuple[int, Mapping[str, str]]
+Faults = Fault | list[Fault | None]
+PIECE_BYTES = 65_536
 NOT_LFS = {".md", ".txt", ".json", ".gitattributes"}
 
 
@@ -51,13 +60,16 @@ class HubServer:
         revision: str,
         port: int = 0,
         token: str | None = None,
-        faults: Mapping[str, Fault] | None = None,
+        faults: Mapping[str, Faults] | None = None,
     ) -> None:
         self.root = root
         self.repo = repo
         self.revision = revision
+        self.commits = {revision: root}  # older ones are served too
         self.token = token
-        self.faults: dict[str, Fault] = dict(faults or {})
+        self.faults: dict[str, Faults] = dict(faults or {})
+        self.stalled = Event()
+        self.go_on = Event()
         self.num_requests: Counter[str] = Counter()  # "GET path" -> requests
         self.bytes_sent: Counter[str] = Counter()  # path -> bytes of bodies
         self.lock = Lock()
@@ -72,6 +84,7 @@ class HubServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.go_on.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -83,11 +96,23 @@ class HubServer:
         self.num_requests.clear()
         self.bytes_sent.clear()
 
-    def files(self) -> list[Path]:
+    def move_branch(self, revision: str, root: Path) -> None:
+        """Let main be another commit; the one before can still be asked for."""
+        self.commits[revision] = root
+        self.root, self.revision = root, revision
+
+    def next_fault(self, *subjects: str) -> Fault | None:
+        for subject in subjects:
+            fault = self.faults.get(subject)
+            if isinstance(fault, list):
+                return fault.pop(0) if fault else None
+            if fault is not None:
+                return fault
+        return None
+
+    def files(self, root: Path) -> list[Path]:
         return sorted(
-            path
-            for path in self.root.rglob("*")
-            if path.is_file() and not path.name.startswith(".git")
+            path for path in root.rglob("*") if path.is_file() and not path.name.startswith(".git")
         )
 
 
@@ -96,6 +121,7 @@ class _RefusalError(Exception):
     status: int
     code: str = ""
     message: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -131,12 +157,17 @@ class _Handler(BaseHTTPRequestHandler):
         """Count a request, check its token, and return the fault that strikes it."""
         with self.hub.lock:
             self.hub.num_requests[f"{self.command} {subject}"] += 1
-        if self.hub.token and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+            fault = self.hub.next_fault(f"{self.command} {subject}", subject)
+        given = self.headers.get("Authorization")
+        if self._at_store():
+            if given:
+                raise _RefusalError(400, "", "the store takes no token")
+        elif self.hub.token and given != f"Bearer {self.hub.token}":
             raise _RefusalError(401, "GatedRepo", "access is restricted")
-        faults = self.hub.faults
-        fault = faults.get(f"{self.command} {subject}", faults.get(subject))
         if isinstance(fault, int):
             raise _RefusalError(fault, "", "a fault on demand")
+        if isinstance(fault, tuple):
+            raise _RefusalError(fault[0], "", "a fault on demand", fault[1])
         return fault
 
     def _within_repo(self, path: str) -> str:
@@ -145,9 +176,12 @@ class _Handler(BaseHTTPRequestHandler):
             raise _RefusalError(401, "RepoNotFound", "Repository not found")
         return inside.lstrip("/")
 
-    def _require_revision(self, revision: str) -> None:
-        if revision not in ("main", self.hub.revision):
+    def _commit(self, revision: str) -> tuple[str, Path]:
+        """Return the commit that a revision stands for, and its tree."""
+        commit = self.hub.revision if revision == "main" else revision
+        if commit not in self.hub.commits:
             raise _RefusalError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        return commit, self.hub.commits[commit]
 
     def _answer_api(self, path: str) -> None:
         kind, _, rest = (self._within_repo(path) or "revision/main").partition("/")
@@ -155,21 +189,21 @@ class _Handler(BaseHTTPRequestHandler):
         if kind not in ("revision", "tree"):
             raise _RefusalError(404, "", "no such address")
         self._enter(f"api/{kind}")
-        self._require_revision(revision)
+        commit, root = self._commit(revision)
         if kind == "tree":
-            self._send_json(self._tree(folder), subject="api/tree")
+            self._send_json(self._tree(root, folder), subject="api/tree")
             return
-        names = [path.relative_to(self.hub.root).as_posix() for path in self.hub.files()]
+        names = [path.relative_to(root).as_posix() for path in self.hub.files(root)]
         siblings = [{"rfilename": name} for name in names]
-        info = {"id": self.hub.repo, "sha": self.hub.revision, "siblings": siblings}
+        info = {"id": self.hub.repo, "sha": commit, "siblings": siblings}
         self._send_json(info, subject="api/revision")
 
-    def _tree(self, folder: str) -> list[dict[str, Any]]:
-        if not (self.hub.root / folder).is_dir():
+    def _tree(self, root: Path, folder: str) -> list[dict[str, Any]]:
+        if not (root / folder).is_dir():
             raise _RefusalError(404, "EntryNotFound", f"{folder} does not exist")
         entries: list[dict[str, Any]] = []
-        for path in self.hub.files():
-            name = path.relative_to(self.hub.root).as_posix()
+        for path in self.hub.files(root):
+            name = path.relative_to(root).as_posix()
             if folder and not name.startswith(f"{folder}/"):
                 continue
             entry: dict[str, Any] = {"type": "file", "path": name, "size": path.stat().st_size}
@@ -185,48 +219,78 @@ class _Handler(BaseHTTPRequestHandler):
         if kind != "resolve":
             raise _RefusalError(404, "", "no such address")
         fault = self._enter(name)
-        self._require_revision(revision)
-        file = self.hub.root / name
+        commit, root = self._commit(revision)
+        file = root / name
         if not file.is_file():
             raise _RefusalError(404, "EntryNotFound", f"{name} does not exist")
+        if fault == "redirect" and not self._at_store():
+            self._redirect()
+            return
         num_bytes = file.stat().st_size
+        num_bytes = num_bytes // 2 if fault == "short" else num_bytes
+        num_bytes = num_bytes + 100 if fault == "long" else num_bytes
         asked = None if fault == "no-range" else self.headers.get("Range")
         first, last = _parse_range(asked, num_bytes)
         self.send_response(206 if asked else 200)
         if asked:
             self.send_header("Content-Range", f"bytes {first}-{last}/{num_bytes}")
-        for header, value in self._file_headers(file).items():
+        for header, value in self._file_headers(file, commit).items():
             self.send_header(header, value)
-        num_sent = (last - first + 1) // (2 if fault == "short" else 1)
-        self.send_header("Content-Length", str(num_sent))
+        chunked = ("Transfer-Encoding", "chunked")
+        length = ("Content-Length", str(last - first + 1))
+        self.send_header(*(chunked if fault == "no-length" else length))
         self.end_headers()
         if self.command == "GET":
-            with file.open("rb") as stream:
-                stream.seek(first)
-                self._send_body(stream.read(num_sent), subject=name, fault=fault)
+            body = file.read_bytes().ljust(num_bytes, b"?")[first : last + 1]
+            self._send_body(body, subject=name, fault=fault)
 
-    def _file_headers(self, file: Path) -> dict[str, str]:
+    def _at_store(self) -> bool:
+        return self.headers["Host"].startswith("localhost")
+
+    def _redirect(self) -> None:
+        host = self.headers["Host"].replace("127.0.0.1", "localhost")
+        self.send_response(302)
+        self.send_header("Location", f"http://{host}{self.path}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _file_headers(self, file: Path, commit: str) -> dict[str, str]:
         return {
             "ETag": f'"{_digest(file)}"',
             "X-Linked-Etag": f'"{_digest(file)}"',
             "X-Linked-Size": str(file.stat().st_size),
-            "X-Repo-Commit": self.hub.revision,
+            "X-Repo-Commit": commit,
             "Accept-Ranges": "bytes",
         }
 
     def _send_body(self, body: bytes, *, subject: str, fault: Fault | None) -> None:
+        middle = len(body) // 2
         if fault == "corrupt":
-            middle = len(body) // 2
             body = body[:middle] + bytes([body[middle] ^ 0xFF]) + body[middle + 1 :]
-        if fault == "truncate":
-            body = body[: len(body) // 2]
+        if fault == "stall":
+            self._write(body[:middle], subject=subject)
+            self.hub.stalled.set()
+            self.hub.go_on.wait()
+            self._write(body[middle:], subject=subject)
+        elif fault == "truncate":
+            self._write(body[:middle], subject=subject)
             self.close_connection = True
-        with self.hub.lock:
-            self.hub.bytes_sent[subject] += len(body)
-        try:
-            self.wfile.write(body)
-        except ConnectionError:  # the client has heard enough
-            self.close_connection = True
+        elif fault == "no-length":
+            self._write(b"%x\r\n%s\r\n0\r\n\r\n" % (middle, body[:middle]), subject=subject)
+        else:
+            self._write(body, subject=subject)
+
+    def _write(self, body: bytes, *, subject: str) -> None:
+        """Send bytes, counting those that a living client took."""
+        for start in range(0, len(body), PIECE_BYTES):
+            piece = body[start : start + PIECE_BYTES]
+            try:
+                self.wfile.write(piece)
+            except ConnectionError:  # the client has heard enough
+                self.close_connection = True
+                return
+            with self.hub.lock:
+                self.hub.bytes_sent[subject] += len(piece)
 
     def _send_json(self, value: Any, *, subject: str) -> None:
         body = json.dumps(value).encode()
@@ -242,6 +306,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(refusal.status)
         if refusal.code:
             self.send_header("X-Error-Code", refusal.code)
+        for header, value in refusal.headers.items():
+            self.send_header(header, value)
         self.send_header("X-Error-Message", refusal.message)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -6,26 +6,25 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import datasets
 import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub.utils import close_session, disable_progress_bars
 
 from model.errors import (
-    DiskSpaceError,
     DownloadError,
     SourceError,
+    SourceRecordError,
+    SourceSchemaError,
     TransientDownloadError,
 )
 from tasks.config import SourceConfig
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 from tasks.corpus.raw_file import file_sha256
 from tasks.corpus.sources import FetchedFile, fetch_file, list_files, resolve_revision
+from tests.hub_pages import FILE_ROWS, REPO, REVISION, hub_environment, hub_source, pages_hub
 from tests.hub_server import HubServer
 from tests.source_files import (
     fetch_all,
@@ -35,38 +34,16 @@ from tests.source_files import (
     write_parquet,
 )
 
-REPO = "owner/pages"
-REVISION = "0123456789abcdef" * 2 + "01234567"
-FILE_ROWS = (1_000, 600)  # of the two files of the hub
-
-
-def hub_source(**settings: Any) -> SourceConfig:
-    return SourceConfig(
-        **{"repo": REPO, "revision": REVISION, "files": "data/*.parquet"} | settings
-    )
-
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    disable_progress_bars()
-    no_sleep = SimpleNamespace(sleep=lambda _: None)
-    monkeypatch.setattr("huggingface_hub.file_download.time", no_sleep)
-    monkeypatch.setattr("huggingface_hub.utils._http.time", no_sleep)
-    yield
-    close_session()
+    with hub_environment(monkeypatch):
+        yield
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    root = tmp_path / "repository"
-    write_parquet(root / "data/b.parquet", make_rows(FILE_ROWS[1], first=FILE_ROWS[0]))
-    write_parquet(root / "data/a.parquet", make_rows(FILE_ROWS[0]))
-    write_parquet(root / "data/deeper/c.parquet", make_rows(10))
-    (root / "README.md").write_text("# Pages\n")
-    with HubServer(root, repo=REPO, revision=REVISION) as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+    with pages_hub(tmp_path / "repository", monkeypatch) as server:
         yield server
 
 
@@ -120,7 +97,11 @@ def test_hub_unreachable_and_never_listed_names_address_and_ways_out(
     monkeypatch.setenv("HF_ENDPOINT", address)
     with pytest.raises(TransientDownloadError, match="cannot be reached") as caught:
         list_files(SourceConfig(), data_seed=1, cache=tmp_path / "cache")
-    for words in (f"HF_ENDPOINT (now {address})", "HuggingFaceFW/fineweb@", "source.kind=local"):
+    for words in (
+        f"HF_ENDPOINT (now {address})",
+        "/datasets/HuggingFaceFW/fineweb/tree/",
+        "source.kind=local",
+    ):
         assert words in str(caught.value)
 
 
@@ -184,74 +165,11 @@ def test_hub_whole_file_is_downloaded_from_the_listed_commit(
     assert got.sha256 == file.sha256
 
 
-def test_hub_corrupt_body_raises_naming_both_digests(hub: HubServer, tmp_path: Path) -> None:
-    file = list_files(hub_source(), data_seed=1, cache=tmp_path / "cache")[0]
-    hub.faults["data/a.parquet"] = "corrupt"
-    destination = tmp_path / "got"
-    destination.mkdir()
-    with pytest.raises(DownloadError, match="other bytes than it promised") as caught:
-        fetch_file(hub_source(), file, data_seed=1, destination=destination)
-    body = bytearray((hub.root / "data/a.parquet").read_bytes())
-    body[len(body) // 2] ^= 0xFF
-    damaged = tmp_path / "damaged"
-    damaged.write_bytes(body)
-    assert f"sha256 {file.sha256}" in str(caught.value.expected)
-    assert f"sha256 {file_sha256(damaged)}" in str(caught.value.found)
-    assert not list(destination.iterdir())
-
-
 def test_hub_file_with_other_rows_than_listed_is_refused(hub: HubServer, tmp_path: Path) -> None:
     file = list_files(hub_source(), data_seed=1, cache=tmp_path / "cache")[0]
     counted = file.model_copy(update={"num_rows": 7})
     with pytest.raises(DownloadError, match=r"expected: 7 rows\s+found: 1,000 rows"):
         fetch_file(hub_source(), counted, data_seed=1, destination=tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("fault", "take_rows", "kind", "words"),
-    [
-        (401, None, DownloadError, r"does not show it[\s\S]*HF_TOKEN \(now unset\)"),
-        (403, None, DownloadError, r"forbids[\s\S]*HF_TOKEN"),
-        (404, None, DownloadError, r"status 404[\s\S]*data/a\.parquet"),
-        (503, None, TransientDownloadError, r"503"),
-        (429, None, TransientDownloadError, r"429"),
-        ("truncate", None, TransientDownloadError, r"closed connection"),
-        (403, 250, DownloadError, r"forbids[\s\S]*HF_TOKEN"),
-        (503, 250, TransientDownloadError, r"503"),
-        ("truncate", 250, TransientDownloadError, r"closed connection"),
-        ("short", None, TransientDownloadError, r"Consistency check failed"),
-        ("short", 250, DownloadError, r"found: \d+ bytes"),
-        ("no-range", 250, DownloadError, r"status 206[\s\S]*status 200"),
-    ],
-)
-def test_hub_fault_becomes_the_error_that_tells_whether_to_retry(
-    hub: HubServer,
-    tmp_path: Path,
-    fault: int | str,
-    take_rows: int | None,
-    kind: type[DownloadError],
-    words: str,
-) -> None:
-    source = hub_source(max_documents=take_rows)
-    file = list_files(source, data_seed=1, cache=tmp_path / "cache")[0]
-    hub.faults["data/a.parquet"] = fault
-    destination = tmp_path / "got"
-    destination.mkdir()
-    with pytest.raises(DownloadError, match=words) as caught:
-        fetch_file(source, file, data_seed=1, destination=destination)
-    assert type(caught.value) is kind
-    assert not list(destination.iterdir())
-
-
-def test_hub_file_that_the_disk_cannot_hold_is_refused_first(
-    hub: HubServer, tmp_path: Path
-) -> None:
-    file = list_files(hub_source(), data_seed=1, cache=tmp_path / "cache")[0]
-    huge = file.model_copy(update={"num_bytes": 2**60})
-    hub.reset_counts()
-    with pytest.raises(DiskSpaceError, match=f"{2**60:,} bytes free"):
-        fetch_file(hub_source(), huge, data_seed=1, destination=tmp_path)
-    assert not hub.num_requests
 
 
 def test_hub_limit_takes_whole_files_then_a_part(hub: HubServer, tmp_path: Path) -> None:
@@ -310,6 +228,38 @@ def test_hub_file_of_another_data_set_gets_fineweb_columns(hub: HubServer, tmp_p
     assert pq.read_schema(raw).equals(FINEWEB_SCHEMA)
     assert pq.read_table(raw)["text"].to_pylist() == ["One."]
     assert not got.partial
+
+
+def test_hub_file_of_another_data_set_is_mapped_and_its_broken_rows_are_counted(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    body = pa.array([b"One.", b"bad \xff", b"Three."], pa.binary()).view(pa.string())
+    table = pa.table({"body": body})
+    (hub.root / "other").mkdir()
+    pq.write_table(table, hub.root / "other/f.parquet")
+    source = hub_source(files="other/*.parquet")
+    with pytest.raises(SourceSchemaError, match=r'source.columns={"text": "<column') as caught:
+        fetch_all(source, tmp_path)
+    assert (
+        caught.value.where == f"{hub.endpoint}/datasets/{REPO}/resolve/{REVISION}/other/f.parquet"
+    )
+    mapped = source.model_copy(update={"columns": {"text": "body"}})
+    with pytest.raises(SourceRecordError, match=r"f.parquet, row 1[\s\S]*on_broken_record=skip"):
+        fetch_all(mapped, tmp_path)
+    skipping = mapped.model_copy(update={"on_broken_record": "skip"})
+    [(got, raw)] = fetch_all(skipping, tmp_path)
+    assert pq.read_table(raw)["text"].to_pylist() == ["One.", "Three."]
+    assert (got.num_rows, got.num_skipped_records) == (2, 1)
+    [(sample, _)] = fetch_all(skipping.model_copy(update={"max_documents": 2}), tmp_path / "sample")
+    assert (sample.num_rows, sample.num_skipped_records, sample.partial) == (1, 1, True)
+
+
+def test_hub_source_settings_that_rewrite_nothing_leave_its_identity() -> None:
+    plain = hub_source().semantic()
+    assert plain == {"kind": "hub", "repo": REPO, "revision": REVISION}
+    assert hub_source(columns={}, on_broken_record="fail").semantic() == plain
+    mapped = hub_source(columns={"text": "body"}, on_broken_record="skip").semantic()
+    assert mapped == plain | {"columns": {"text": "body"}, "on_broken_record": "skip"}
 
 
 def test_hub_file_in_the_users_hub_cache_needs_no_network(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from model.errors import ConfigError, SourceError
 from tasks.corpus.contamination import EvaluationFile
-from tasks.corpus.hub_client import download, list_folder
+from tasks.corpus.hub_client import list_folder
+from tasks.corpus.hub_whole_file import obtain
 from tasks.corpus.raw_file import file_sha256
 
 HUB_PREFIX = "hub:"
@@ -91,5 +92,5 @@ def _from_hub(address: str, folder: Path) -> list[Path]:
             where=address,
             fix="correct decontamination.sets",
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    return [download(file, folder) for file in sorted(files, key=lambda file: file.path)]
+    in_order = sorted(files, key=lambda file: file.path)
+    return [obtain(file, folder / str(place))[0] for place, file in enumerate(in_order)]

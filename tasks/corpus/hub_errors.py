@@ -132,7 +132,8 @@ def _offline(where: str) -> DownloadError:
         expected=f"an answer of {endpoint()}",
         found=f"HF_HUB_OFFLINE ({_setting('HF_HUB_OFFLINE')})",
         where=where,
-        fix="unset HF_HUB_OFFLINE, or use source.kind=local or demo",
+        fix="unset HF_HUB_OFFLINE, set source.revision to a commit that was fetched before, "
+        "or use source.kind=local or demo",
     )
 
 

@@ -18,26 +18,25 @@ from model.errors import DownloadError, SourceError
 from tasks.config import SourceConfig
 from tasks.corpus import hub_client
 from tasks.corpus.foreign_columns import copy_rows, is_fineweb, match_columns
-from tasks.corpus.hub_client import HubFile, RangeReader
+from tasks.corpus.hub_bytes import RangeReader
+from tasks.corpus.hub_client import HubFile
+from tasks.corpus.hub_whole_file import obtain
 from tasks.corpus.raw_file import (
     RAW_NAME,
     FetchedFile,
     SourceFile,
     artifact_name,
     describe,
-    file_sha256,
     limit_rows,
-    link_or_copy,
     open_parquet,
     remembered,
-    require_space,
 )
 from tasks.corpus.raw_writer import RawWriter
 
 CARD_NAME = "README.md"
 LICENCES = {"HuggingFaceFW/fineweb": "odc-by", "HuggingFaceFW/fineweb-edu": "odc-by"}
+DOWNLOAD_FOLDER = ".download"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_DOWNLOAD_FOLDER = ".download"
 
 
 def resolve_revision(source: SourceConfig) -> SourceConfig:
@@ -69,7 +68,7 @@ def list_hub_files(source: SourceConfig, *, cache: Path) -> list[SourceFile]:
             "the data set has no file that matches",
             expected=f"parquet files like {source.files}",
             found=", ".join(sorted(hub_files)[:5]) or "an empty folder",
-            where=f"{pinned.repo}@{pinned.revision}/{folder}",
+            where=hub_client.page(pinned.repo, pinned.revision, folder),
             fix="check source.files and source.revision",
         )
 
@@ -85,12 +84,20 @@ def fetch_hub_file(source: SourceConfig, file: SourceFile, *, destination: Path)
     """Put one listed file, or its first rows, into `destination` as raw.parquet.
 
     A whole file is downloaded, compared with the sha256 that the hub keeps for it, and stays as it
-    is if it has FineWeb's columns. Of a file that is cut short only the needed row groups are read,
-    which no digest covers; a data set card beside them says where they are from.
+    is if it has FineWeb's columns. What of it arrived before a kill, a lost network or a full disk
+    stays in `destination`/.download, and the next call with that destination fetches the rest.
+    Bytes that are proven wrong are deleted and fetched once more. Of a file that is cut short only
+    the needed row groups are read, which no digest covers; a data set card beside them says where
+    they are from.
 
     Raises:
         TransientDownloadError: another try may do: time-outs, 429, 5xx, a body cut off.
-        DownloadError: the hub refused, or sent other bytes than it promised.
+        CorruptDownloadError: the hub sent other bytes than it promised, twice.
+        DownloadError: the hub refused.
+        SourceError: the file is no parquet file, although it is what the hub holds.
+        SourceSchemaError: it has no text column, or a column of a type that does not fit.
+        SourceRecordError: one of its rows is broken.
+        DiskSpaceError: the disk cannot hold it.
     """
     hub_file = HubFile(
         repo=source.repo,
@@ -100,72 +107,63 @@ def fetch_hub_file(source: SourceConfig, file: SourceFile, *, destination: Path)
         sha256=file.sha256,
     )
     if file.take_rows is None:
-        return _fetch_whole(hub_file, file, destination=destination)
+        return _fetch_whole(source, hub_file, file, destination=destination)
     raw = destination / RAW_NAME
     with _open(hub_file) as parquet:
-        _rewrite(parquet, raw, file=file, where=hub_file.url)
-    fetched = describe(raw, partial=True)
+        num_skipped = _rewrite(parquet, raw, source=source, file=file, where=hub_file.url)
+    fetched = describe(raw, partial=True, num_skipped_records=num_skipped)
     card = _card(hub_file, fetched, num_rows=file.num_rows)
     (destination / CARD_NAME).write_text(card, encoding="utf-8")
     return fetched
 
 
-def _fetch_whole(hub_file: HubFile, file: SourceFile, *, destination: Path) -> FetchedFile:
-    work = destination / _DOWNLOAD_FOLDER
-    shutil.rmtree(work, ignore_errors=True)  # what a killed attempt left cannot be resumed
-    work.mkdir(parents=True)
+def _fetch_whole(
+    source: SourceConfig, hub_file: HubFile, file: SourceFile, *, destination: Path
+) -> FetchedFile:
+    folder = destination / DOWNLOAD_FOLDER
     raw = destination / RAW_NAME
+    got, sha256 = obtain(hub_file, folder)
     try:
-        require_space(destination, hub_file.num_bytes)
-        got = _obtain(hub_file, work)
-        sha256 = _verified_sha256(got, hub_file)
-        with open_parquet(got, where=hub_file.url, pre_buffer=False) as parquet:
+        with _open_whole(got, hub_file) as parquet:
             _require_rows(parquet.metadata.num_rows, file, where=hub_file.url)
-            match_columns(parquet.schema_arrow, columns={}, where=hub_file.url)
-            if not is_fineweb(parquet.schema_arrow, columns={}):
-                _rewrite(parquet, raw, file=file, where=hub_file.url)
-                return describe(raw, partial=False)
-        got.replace(raw)
-        return describe(raw, partial=False, sha256=sha256)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+            match_columns(parquet.schema_arrow, columns=source.columns, where=hub_file.url)
+            if not is_fineweb(parquet.schema_arrow, columns=source.columns):
+                num_skipped = _rewrite(parquet, raw, source=source, file=file, where=hub_file.url)
+                shutil.rmtree(folder)
+                return describe(raw, partial=False, num_skipped_records=num_skipped)
+    except SourceError:
+        shutil.rmtree(folder)  # the same bytes would be of no use the next time
+        raise
+    got.replace(raw)
+    shutil.rmtree(folder)
+    return describe(raw, partial=False, sha256=sha256)
 
 
-def _rewrite(parquet: pq.ParquetFile, raw: Path, *, file: SourceFile, where: str) -> None:
+def _rewrite(
+    parquet: pq.ParquetFile, raw: Path, *, source: SourceConfig, file: SourceFile, where: str
+) -> int:
     with RawWriter(raw, scope=file.path) as writer:
-        copy_rows(
+        return copy_rows(
             parquet,
             writer,
-            columns={},
+            columns=source.columns,
             take_rows=file.take_rows,
-            on_broken="fail",
+            on_broken=source.on_broken_record,
             where=where,
         )
 
 
-def _obtain(hub_file: HubFile, work: Path) -> Path:
-    """Take the file from the user's hub cache, if it is there intact, or download it."""
-    cached = hub_client.cached_path(hub_file)
-    if cached is None:
-        return hub_client.download(hub_file, work)
-    copy = work / "cached.parquet"
-    link_or_copy(cached, copy)
-    return copy
-
-
-def _verified_sha256(path: Path, hub_file: HubFile) -> str:
-    found = file_sha256(path)
-    num_bytes = path.stat().st_size
-    if found == (hub_file.sha256 or found) and num_bytes == hub_file.num_bytes:
-        return found
-    path.unlink()
-    raise DownloadError(
-        "the hub sent other bytes than it promised; they were thrown away",
-        expected=f"{hub_file.num_bytes:,} bytes with sha256 {hub_file.sha256}",
-        found=f"{num_bytes:,} bytes with sha256 {found}",
-        where=hub_file.url,
-        fix="fetch it again; if it stays so, a proxy, a mirror or the local hub cache is damaged",
-    )
+def _open_whole(path: Path, hub_file: HubFile) -> pq.ParquetFile:
+    try:
+        return open_parquet(path, where=hub_file.url, pre_buffer=False)
+    except SourceError as error:
+        raise SourceError(
+            "a file of the data set is broken on the hub itself",
+            expected="a parquet file",
+            found=f"{error.found}; its size and sha256 are those that the hub lists",
+            where=hub_file.url,
+            fix="leave it out with source.files, or choose another source.revision",
+        ) from error
 
 
 def _require_rows(num_rows: int, file: SourceFile, *, where: str) -> None:

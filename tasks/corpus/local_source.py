@@ -142,11 +142,11 @@ def _find(pattern: str) -> tuple[Path, list[Path]]:
         raise _missing(expanded)
     files = [path for path in found if path.is_file() and path.name.endswith(SUFFIXES)]
     if not files:
-        names = sorted(path.name for path in found or base.glob("*"))
+        names = sorted(str(path) for path in found or base.glob("*"))
         raise SourceError(
             "the local source has no files to read",
             expected=f"files that end in {', '.join(SUFFIXES)}",
-            found=", ".join(names[:10]) or "nothing",
+            found=", ".join(names[:4]) or "nothing",
             where=expanded,
             fix="set source.path to a file, a folder or a glob",
         )

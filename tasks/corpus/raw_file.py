@@ -157,6 +157,17 @@ def link_or_copy(path: Path, target: Path) -> None:
     temporary.replace(target)
 
 
+def sweep(folder: Path, *, keep: str) -> None:
+    """Delete all that a folder holds but one name: what killed attempts left."""
+    for orphan in folder.iterdir():
+        if orphan.name == keep:
+            continue
+        if orphan.is_dir() and not orphan.is_symlink():
+            shutil.rmtree(orphan)
+        else:
+            orphan.unlink()
+
+
 def require_space(folder: Path, num_bytes: int | None) -> None:
     """Check that the disk of `folder` can take `num_bytes` more.
 

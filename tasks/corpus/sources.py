@@ -46,6 +46,7 @@ def list_files(source: SourceConfig, *, data_seed: int, cache: Path) -> list[Sou
             "files of the source would get the same name",
             expected="paths that still differ with '-' in place of '/'",
             found=", ".join(doubled[:4]),
+            where=Path(source.path).absolute() if source.kind == "local" else source.repo,
             fix="rename one of them",
         )
     return files
