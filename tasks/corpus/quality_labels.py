@@ -16,8 +16,8 @@ import xxhash
 
 from model.errors import DownloadError, SourceSchemaError
 from tasks.config import QualityModelConfig, SourceConfig
-from tasks.corpus import hub_client
 from tasks.corpus.hub_client import HubFile
+from tasks.corpus.hub_whole_file import obtain
 from tasks.corpus.local_source import local_path
 from tasks.corpus.quality_model import Features, Featurizer, Labels
 from tasks.corpus.raw_file import SourceFile, file_sha256, open_parquet
@@ -125,9 +125,7 @@ def _spaced_rows(
 
 
 def _local_copy(source: SourceConfig, file: SourceFile, *, scratch: Path) -> Path:
-    if source.kind == "local":
-        path, expected = local_path(source, file), file.digest
-    else:
+    if source.kind != "local":
         hub_file = HubFile(
             repo=source.repo,
             revision=source.revision,
@@ -135,15 +133,13 @@ def _local_copy(source: SourceConfig, file: SourceFile, *, scratch: Path) -> Pat
             num_bytes=file.num_bytes or 0,
             sha256=file.sha256,
         )
-        path = hub_client.cached_path(hub_file) or hub_client.download(
-            hub_file, scratch / _DOWNLOADS
-        )
-        expected = file.sha256
+        return obtain(hub_file, scratch / _DOWNLOADS)[0]
+    path = local_path(source, file)
     found = file_sha256(path)
-    if expected and found != expected:
+    if found != file.digest:
         raise DownloadError(
             "a labelled file is not the one that was listed",
-            expected=f"sha256 {expected}",
+            expected=f"sha256 {file.digest}",
             found=f"sha256 {found}",
             where=path,
             fix="run again; if it stays so, something else writes to the file or damages it",
