@@ -15,7 +15,7 @@ from model.artifact import Artifact
 from tasks.download import download, source_files
 from tasks.duplicate_clusters import duplicate_clusters
 from tasks.evaluation_ngrams import EvaluationNgrams, evaluation_ngrams
-from tasks.filter_documents import filter_documents
+from tasks.filter_documents import FilterDocuments, filter_documents
 from tasks.find_contamination import find_contamination
 from tasks.pipeline import Pipeline
 from tasks.report_corpus import report_corpus, report_inputs
@@ -52,8 +52,9 @@ def prepare_corpus(pipeline: Pipeline, config: PrepareConfig) -> Corpus:
         ),
         inputs={"raw": raw[: config.validation.num_files]},
     )
+    rules = FilterDocuments(filter=config.filter, personal_data=config.personal_data)
     parts = [
-        pipeline.add(filter_documents, item.name, config=config.filter, inputs={"raw": item})
+        pipeline.add(filter_documents, item.name, config=rules, inputs={"raw": item})
         for item in raw
     ]
     keys = [

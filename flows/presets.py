@@ -17,6 +17,7 @@ from tasks.config import (
     DecontaminationConfig,
     DedupConfig,
     FilterConfig,
+    PersonalDataConfig,
     QualityModelConfig,
     RegistryConfig,
     ReportConfig,
@@ -37,6 +38,7 @@ class PrepareConfig(Config):
     source: SourceConfig = SourceConfig()
     validation: ValidationConfig = ValidationConfig()
     filter: FilterConfig = FilterConfig()
+    personal_data: PersonalDataConfig = PersonalDataConfig()
     dedup: DedupConfig = DedupConfig()
     decontamination: DecontaminationConfig = DecontaminationConfig()
     report: ReportConfig = ReportConfig()

@@ -84,6 +84,11 @@ class FilterConfig(Config):
         "(arXiv 2406.17557); strict: also C4's rule that lines end in terminal punctuation",
     )
     language: str = Field(default="en", description="language label a document must have")
+    score_language: Literal["missing", "never"] = Field(
+        default="missing",
+        description="missing: documents without language or score get both from lid.176.ftz; "
+        "never: they are not judged by it",
+    )
     min_language_score: float = Field(
         default=0.65,
         ge=0,

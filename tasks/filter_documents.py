@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from model.config import Config
 from model.store import Work
-from tasks.config import FilterConfig
+from tasks.config import FilterConfig, PersonalDataConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.filters import filter_file
+from tasks.corpus.language import MODEL_ALGORITHM
 from tasks.download import raw_file
 from tasks.stage import Share, Stage
 
-STEP_VERSION = 1
+STEP_VERSION = 2
 
 
-def build(work: Work, config: FilterConfig, share: Share) -> None:
+class FilterDocuments(Config):
+    """Which documents stay, and what of their text."""
+
+    filter: FilterConfig = FilterConfig()
+    personal_data: PersonalDataConfig = PersonalDataConfig()
+
+
+def build(work: Work, config: FilterDocuments, share: Share) -> None:
     """Write part.parquet and rejected.parquet."""
     (raw,) = work.input_manifests("raw")
     counts = filter_file(
         raw_file(work.input("raw")),
         file=raw.facts["file"],
-        config=config,
+        config=config.filter,
+        personal_data=config.personal_data,
         destination=work.path,
         limits=Limits(share.memory_bytes, share.threads, work.path),
     )
@@ -26,11 +36,16 @@ def build(work: Work, config: FilterConfig, share: Share) -> None:
     work.facts = {
         "file": raw.facts["file"],
         "num_language_unknown": counts.num_language_unknown,
+        "num_languages_scored": counts.edits.num_languages,
         "text_bytes": counts.text_bytes,
-        "num_edited": counts.edits.num_documents,
-        "num_citations_removed": counts.edits.num_citations,
-        "dropped_lines": dict(counts.edits.dropped_lines),
+        "edits": counts.edits.numbers(),
+        "personal_data": dict(counts.edits.personal_data),
     }
 
 
-filter_documents = Stage("filter_documents", version=STEP_VERSION, build=build)
+filter_documents = Stage(
+    "filter_documents",
+    version=STEP_VERSION,
+    build=build,
+    algorithms={"language": MODEL_ALGORITHM},
+)

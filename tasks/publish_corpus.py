@@ -76,7 +76,7 @@ def _provenance(manifests: dict[str, list[Manifest]]) -> Provenance:
         source=raw[0].derivation.config,
         num_files=len(raw),
         num_source=sum(item.counts["num_documents"] for item in raw),
-        filter_settings=manifests["filter_documents"][0].derivation.config,
+        filter_settings=manifests["filter_documents"][0].derivation.config["filter"],
         rejected=_total_losses(manifests["filter_documents"]),
         dedup_settings=manifests["duplicate_clusters"][0].derivation.config,
         removed=_total_losses(manifests["duplicate_clusters"]),

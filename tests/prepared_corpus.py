@@ -82,7 +82,7 @@ def make_corpus(
     for place, (file, rows) in enumerate(documents.items()):
         home = folder / str(place)
         raw[file] = write_raw(home / "raw.parquet", rows)
-        rules = FilterConfig(min_words=min_words, max_dropped_frac=1)
+        rules = FilterConfig(min_words=min_words, max_dropped_frac=1, score_language="never")
         filter_file(raw[file], file=file, config=rules, destination=home, limits=limits)
         parts[file], rejected[file] = home / "part.parquet", home / "rejected.parquet"
         signed.append(signed_file(parts[file], limits))

@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.errors import CorpusError, DiskSpaceError, SourceError
-from tasks.config import FilterConfig
-from tasks.corpus import quality_stream
+from tasks.config import FilterConfig, PersonalDataConfig
+from tasks.corpus import filter_stream
 from tasks.corpus.duck import Limits, fetch_one
 from tasks.corpus.filters import LIGHT_REASONS, filter_file, reasons_of
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 from tests.plain_text import GOOD
 
-CONFIG = FilterConfig(min_words=5, max_words=12, max_dropped_frac=1.0)
+CONFIG = FilterConfig(min_words=5, max_words=12, max_dropped_frac=1.0, score_language="never")
 SPACES = [chr(code) for code in range(0x110000) if chr(code).isspace()]
 
 
@@ -323,7 +323,7 @@ def test_filter_file_quality_profile_long_and_one_word_documents(tmp_path, limit
 def test_filter_file_quality_profile_any_threads_and_memory_give_the_same_bytes(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(quality_stream, "TEXT_ROW_GROUP_ROWS", 1000)
+    monkeypatch.setattr(filter_stream, "TEXT_ROW_GROUP_ROWS", 1000)
     names = random.Random(7)
     documents = [document(f"{GOOD} {names.getrandbits(40):x}") for _ in range(3_000)]
     raw = write_raw(tmp_path / "raw.parquet", documents, row_group_rows=500)
@@ -401,3 +401,42 @@ def test_filter_file_real_text_agrees_with_plain_python_and_keeps_clean_rows(
     truth = pq.read_table(planted / "truth.parquet", columns=["id", "kind"]).to_pylist()
     clean = {row["id"] for row in truth if row["kind"] == "clean"}
     assert clean.isdisjoint(row["id"] for row in rejected)
+
+
+def test_filter_file_missing_languages_are_found_and_judged(tmp_path, limits):
+    german = "Der Hund lief schnell nach Hause, weil es im Wald schon dunkel und kalt wurde. " * 3
+    english = "The dog ran home quickly, for it was already dark and cold in the wood. " * 3
+    unknown = {"language": None, "language_score": None}
+    documents = [
+        document(german, **unknown),
+        document(english, **unknown),
+        document(german, language="en", language_score=0.9),  # what a source says is believed
+    ]
+    config = CONFIG.model_copy(update={"score_language": "missing", "max_words": 100})
+    counts, part, rejected = run(tmp_path, documents, limits, config=config)
+    assert [(row["row"], row["reason"], row["detail"]) for row in rejected.to_pylist()] == [
+        (0, "language", "de")
+    ]
+    assert part["language"].to_pylist() == ["en", "en"]
+    assert part["language_score"][0].as_py() > 0.9
+    assert part["language_score"][1].as_py() == 0.9
+    assert counts.edits.num_languages == 2
+    assert counts.num_language_unknown == 2  # in the source
+
+
+@pytest.mark.parametrize("action", ["keep", "report", "mask"])
+def test_filter_file_personal_data_is_counted_or_masked(tmp_path, limits, action):
+    text = "Tom wrote to anna.smith@mail-of-tom.org on the day before he left. " * 2
+    raw = write_raw(tmp_path / "raw.parquet", [document(text), document("a b c d e f")])
+    counts = filter_file(
+        raw,
+        file="f",
+        config=CONFIG.model_copy(update={"max_words": 100}),
+        personal_data=PersonalDataConfig(action=action),
+        destination=tmp_path,
+        limits=limits,
+    )
+    kept = pq.read_table(tmp_path / "part.parquet")["text"].to_pylist()
+    assert (kept[0] == text) == (action != "mask")
+    assert ("anna.smith" in kept[0]) == (action != "mask")
+    assert counts.edits.personal_data["email"] == (0 if action == "keep" else 2)

@@ -1,9 +1,8 @@
-"""Drop documents of one raw file, each with one reason, and count them.
+"""Filter one raw file: drop documents, each with one reason, edit others, and count both.
 
-Profile ``light`` judges language and length, in SQL alone: two streaming scans of the file, one for
-what stays and one for what goes; text is never held, sorted or joined. The other profiles apply the
-quality rules as well, which also edit lines, in one pass (``quality_stream``). Rows keep their
-order either way, and the bytes written do not depend on threads.
+Language and length always decide; the profiles ``fineweb`` and ``strict`` apply the quality rules
+as well, which also edit lines. Text streams through (``filter_stream``), rows keep their order, and
+the bytes written do not depend on threads.
 """
 
 from __future__ import annotations
@@ -12,36 +11,22 @@ import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from duckdb import DuckDBPyConnection
 
 from model.errors import CorpusError
-from tasks.config import FilterConfig
+from tasks.config import FilterConfig, PersonalDataConfig
 from tasks.corpus.duck import (
-    TEXT_ROW_GROUP_ROWS,
     Limits,
     fetch_one,
     parquet_path,
-    read_sql,
     reading,
-    write_parquet,
 )
+from tasks.corpus.filter_stream import Edits, stream_documents
 from tasks.corpus.quality import REASONS as QUALITY_REASONS
-from tasks.corpus.quality_stream import Edits, filter_with_quality
 
 LIGHT_REASONS = ("null_text", "empty_text", "language", "language_score", "too_short", "too_long")
 
-_KEPT = """
-SELECT * EXCLUDE (reason, detail)
-FROM judged_documents($raw, $file, $language, $min_language_score, $min_words, $max_words)
-WHERE reason IS NULL
-"""
-_REJECTED = """
-SELECT file, row, id, reason, detail
-FROM judged_documents($raw, $file, $language, $min_language_score, $min_words, $max_words)
-WHERE reason IS NOT NULL
-"""
 _COUNT_REASONS = """
 SELECT reason, count(*)
 FROM read_parquet($rejected, hive_partitioning = false)
@@ -101,13 +86,20 @@ def reasons_of(config: FilterConfig) -> tuple[str, ...]:
 
 
 def filter_file(
-    raw: Path, *, file: str, config: FilterConfig, destination: Path, limits: Limits
+    raw: Path,
+    *,
+    file: str,
+    config: FilterConfig,
+    personal_data: PersonalDataConfig | None = None,
+    destination: Path,
+    limits: Limits,
 ) -> FilterCounts:
     """Write ``part.parquet`` (kept) and ``rejected.parquet`` (one reason each) of one raw file.
 
     Args:
         raw: parquet with FineWeb's nine columns.
         file: the name of the file inside its source, written in column ``file``.
+        personal_data: what happens to it; unset takes the defaults.
         destination: an existing directory.
 
     Raises:
@@ -115,44 +107,19 @@ def filter_file(
         CorpusError: a larger share than ``config.max_dropped_frac`` would be dropped.
     """
     started = time.perf_counter()
-    rules, edits = _light_rules(config), Edits()
+    edits = stream_documents(
+        raw,
+        file=file,
+        config=config,
+        personal_data=personal_data or PersonalDataConfig(),
+        destination=destination,
+        limits=limits,
+    )
     with limits.connect() as connection, reading(raw):
-        if config.profile == "light":
-            values = {"raw": parquet_path(raw), "file": file, **rules}
-            _filter_lightly(connection, values, destination)
-        else:
-            edits = filter_with_quality(
-                raw,
-                file=file,
-                light_rules=rules,
-                terminal_punctuation=config.profile == "strict",
-                destination=destination,
-                limits=limits,
-            )
         counts = _count(connection, raw, config=config, destination=destination, edits=edits)
     _log(counts, file=file, seconds=time.perf_counter() - started)
     _refuse_to_drop_too_much(counts, config=config, file=file, destination=destination)
     return counts
-
-
-def _light_rules(config: FilterConfig) -> dict[str, Any]:
-    return config.model_dump(include={"language", "min_language_score", "min_words", "max_words"})
-
-
-def _filter_lightly(
-    connection: DuckDBPyConnection, values: dict[str, Any], destination: Path
-) -> None:
-    connection.execute(read_sql("filter_documents"))
-    write_parquet(
-        connection,
-        _KEPT,
-        values=values,
-        destination=destination / "part.parquet",
-        row_group_rows=TEXT_ROW_GROUP_ROWS,
-    )
-    write_parquet(
-        connection, _REJECTED, values=values, destination=destination / "rejected.parquet"
-    )
 
 
 def _count(

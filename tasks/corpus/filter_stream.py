@@ -1,11 +1,11 @@
-"""Filter one raw file by the quality rules: read, judge, edit and write in one pass.
+"""Filter one raw file in a single pass: read, label, judge, edit and write.
 
 Text streams through in batches, so memory does not grow with the file; only the rejected rows,
 which hold no text, are kept until the end. Row groups are cut by the rows read, so the bytes
 written depend on neither threads nor timing.
 
-    raw -> batches -> light rules (SQL) -> quality rules and line edits -> part.parquet
-                           \\_______________________\\______________________> rejected.parquet
+    raw -> batches -> missing languages -> light rules (SQL) -> quality rules and line edits
+        -> personal data -> part.parquet; what a rule drops -> rejected.parquet
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 
 from model.errors import DiskSpaceError
+from tasks.config import FilterConfig, PersonalDataConfig
 from tasks.corpus.duck import TEXT_ROW_GROUP_ROWS, Limits, parquet_path, read_sql, reading
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
+from tasks.corpus.language import score_missing_languages
+from tasks.corpus.personal_data import edit_personal_data
 from tasks.corpus.quality import Judged, judge
 from tasks.corpus.quality_lines import LINE_REASONS
 
+LIGHT_RULES = ("language", "min_language_score", "min_words", "max_words")
 BATCH_DOCUMENTS = 2_048  # DuckDB's own unit
 ROW_GROUP_BYTES = 64_000_000
 PART_SCHEMA = pa.schema([*FINEWEB_SCHEMA, ("file", pa.string()), ("row", pa.int64())])
@@ -72,17 +76,30 @@ ORDER BY row
 
 @dataclass
 class Edits:
-    """What the line edits did to the documents that were kept.
+    """What was done to the documents besides dropping them.
 
     Args:
-        num_documents: documents whose text changed.
-        num_citations: citation marks removed.
-        dropped_lines: lines by reason, those of ``LINE_REASONS`` that met one.
+        num_documents: kept documents that lost lines or citation marks.
+        num_citations: citation marks removed from them.
+        dropped_lines: their lines that went, by reason, those of ``LINE_REASONS`` that met one.
+        num_languages: documents that came without language or score and got both.
+        personal_data: pieces found in kept documents, by kind.
     """
 
     num_documents: int = 0
     num_citations: int = 0
     dropped_lines: Counter[str] = field(default_factory=Counter)
+    num_languages: int = 0
+    personal_data: Counter[str] = field(default_factory=Counter)
+
+    def numbers(self) -> dict[str, int]:
+        """Return the edits by name, those that occurred."""
+        numbers = {
+            "documents": self.num_documents,
+            "citations": self.num_citations,
+            **{f"lines: {reason}": count for reason, count in self.dropped_lines.items()},
+        }
+        return {name: count for name, count in numbers.items() if count}
 
     def add(self, judged: Judged) -> None:
         """Count the edits of the documents of a batch that stay."""
@@ -93,12 +110,12 @@ class Edits:
         self.dropped_lines.update(dict(zip(LINE_REASONS, lines, strict=True)))
 
 
-def filter_with_quality(
+def stream_documents(
     raw: Path,
     *,
     file: str,
-    light_rules: Mapping[str, Any],
-    terminal_punctuation: bool,
+    config: FilterConfig,
+    personal_data: PersonalDataConfig,
     destination: Path,
     limits: Limits,
 ) -> Edits:
@@ -106,29 +123,64 @@ def filter_with_quality(
 
     Args:
         file: the name of the file inside its source.
-        light_rules: the parameters of the light rules in SQL, by name.
-        terminal_punctuation: drop lines without it.
 
     Raises:
         SourceError: the raw file cannot be read.
         DiskSpaceError: the disk is full.
     """
     edits = Edits()
+    rules = config.model_dump(include=set(LIGHT_RULES))
     half = replace(limits, memory_bytes=limits.memory_bytes // 2, threads=1)
     with half.connect() as reader, half.connect() as judging, _Writer(destination) as writer:
-        judging.execute(read_sql("filter_documents"))
+        judging.execute(read_sql("light_rules"))
         for batch in _documents(reader, raw, file):
-            # A step that fills in language and score of the batch belongs here.
-            batch = _drop_by_light_rules(judging, batch, light_rules, writer)
-            judged = judge(
-                batch.column("text").to_pylist(), terminal_punctuation=terminal_punctuation
-            )
-            edits.add(judged)
-            writer.reject(batch, judged.reasons, judged.details)
-            batch = _with_texts(batch, judged)
-            # A step that edits the text of what stays belongs here.
-            writer.keep(batch)
+            if config.score_language == "missing":
+                batch = _with_languages(batch, edits)
+            batch = _drop_by_light_rules(judging, batch, rules, writer)
+            if config.profile != "light":
+                batch = _edit_by_quality(batch, config, edits, writer)
+            writer.keep(_without_personal_data(batch, personal_data, edits))
     return edits
+
+
+def _with_languages(batch: pa.Table, edits: Edits) -> pa.Table:
+    """Return the batch with label and score where they were missing."""
+    text, language, score = (
+        batch.column(name).combine_chunks() for name in ("text", "language", "language_score")
+    )
+    found = score_missing_languages(text, language=language, language_score=score)
+    edits.num_languages += found.num_scored
+    for name, column in (
+        ("language", found.language),
+        ("language_score", found.language_score),
+    ):
+        batch = _replaced(batch, name, column)
+    return batch
+
+
+def _edit_by_quality(
+    batch: pa.Table, config: FilterConfig, edits: Edits, writer: _Writer
+) -> pa.Table:
+    """Return the documents that the quality rules let pass, their lines edited."""
+    texts = batch.column("text").to_pylist()
+    judged = judge(texts, terminal_punctuation=config.profile == "strict")
+    edits.add(judged)
+    writer.reject(batch, judged.reasons, judged.details)
+    stays = pa.array([reason is None for reason in judged.reasons], pa.bool_())
+    return _replaced(batch, "text", pa.array(judged.texts, pa.string())).filter(stays)
+
+
+def _without_personal_data(batch: pa.Table, config: PersonalDataConfig, edits: Edits) -> pa.Table:
+    if config.action == "keep":
+        return batch
+    found = edit_personal_data(batch.column("text").combine_chunks(), config)
+    edits.personal_data.update(found.num_spans)
+    return _replaced(batch, "text", found.texts)
+
+
+def _replaced(batch: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    place = batch.schema.get_field_index(name)
+    return batch.set_column(place, PART_SCHEMA.field(name), column)
 
 
 def _documents(connection: DuckDBPyConnection, raw: Path, file: str) -> Iterator[pa.Table]:
@@ -164,13 +216,6 @@ def _drop_by_light_rules(
     reasons = verdicts.column("reason")
     writer.reject(batch, reasons.to_pylist(), verdicts.column("detail").to_pylist())
     return batch.filter(reasons.is_null())
-
-
-def _with_texts(batch: pa.Table, judged: Judged) -> pa.Table:
-    stays = pa.array([reason is None for reason in judged.reasons], pa.bool_())
-    place = batch.schema.get_field_index("text")
-    texts = pa.array(judged.texts, pa.string())
-    return batch.set_column(place, PART_SCHEMA.field("text"), texts).filter(stays)
 
 
 class _Writer:

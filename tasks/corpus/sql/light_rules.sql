@@ -2,12 +2,6 @@
 --
 -- light_reason(...)     VARCHAR: why a document goes, the first rule that applies; NULL = it stays.
 -- light_detail(...)     VARCHAR: the offending value of that reason.
---
--- judged_documents(...) TABLE: every document of one raw file, in row order.
---     Parameters: raw (path), source_file, wanted_language, least_score, least_words, most_words.
---     Input:  text, id, dump, url, date, file_path, language VARCHAR; language_score DOUBLE;
---             token_count BIGINT.
---     Output: the same, and file VARCHAR, row BIGINT (0-based), reason VARCHAR, detail VARCHAR.
 
 CREATE OR REPLACE TEMP MACRO light_reason(
     text, language, language_score, wanted_language, least_score, least_words, most_words
@@ -32,28 +26,3 @@ CREATE OR REPLACE TEMP MACRO light_detail(
         WHEN 'too_short' THEN format('{} words < {}', word_count(text), least_words)
         WHEN 'too_long' THEN format('{} words > {}', word_count(text), most_words)
     END;
-
-CREATE OR REPLACE TEMP MACRO judged_documents(
-    raw, source_file, wanted_language, least_score, least_words, most_words
-) AS TABLE
-WITH documents AS (
-    SELECT
-        text, id, dump, url, date, file_path, language, language_score, token_count,
-        source_file AS file,
-        file_row_number AS row
-    FROM read_parquet(raw, file_row_number = true, hive_partitioning = false)
-),
-judged AS (
-    SELECT
-        *,
-        light_reason(
-            text, language, language_score, wanted_language, least_score, least_words, most_words
-        ) AS reason
-    FROM documents
-)
-SELECT
-    *,
-    light_detail(
-        reason, text, language, language_score, least_score, least_words, most_words
-    ) AS detail
-FROM judged;
