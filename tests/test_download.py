@@ -144,7 +144,8 @@ def test_download_of_other_kinds_starts_from_an_empty_directory(
 def run_in_flow(store: ArtifactStore, config: Download, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the stage as its Prefect task, without the pauses between retries."""
     task = type(download).prefect_task.fget(download)  # type: ignore[attr-defined]
-    monkeypatch.setattr(type(download), "prefect_task", task.with_options(retry_delay_seconds=0))
+    at_once = property(lambda _stage: task.with_options(retry_delay_seconds=0))
+    monkeypatch.setattr(type(download), "prefect_task", at_once)
 
     @flow(name="downloads")
     def body() -> None:

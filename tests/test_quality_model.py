@@ -472,7 +472,7 @@ def test_prepare_has_the_stages_only_when_switched_on_and_else_no_other_key(tmp_
     assert {stage for stage, _ in chosen} - {stage for stage, _ in without} == names
     assert sum(stage == "score_quality" for stage, _ in chosen) == 3
     changed = {step for step, key in without.items() if chosen[step] != key}
-    assert changed == {("write_shards", "training")}
+    assert changed == {("write_shards", "training"), ("report_corpus", "corpus")}
 
 
 def test_unknown_setting_is_named_with_its_group():
@@ -522,7 +522,7 @@ def test_read_labelled_of_a_hub_checks_the_file_and_leaves_nothing_behind(tmp_pa
     assert len(found.documents) == 120
     assert list(scratch.iterdir()) == []
     hub.faults["GET data/train.parquet"] = "corrupt"
-    with pytest.raises(DownloadError, match="not the one that was listed"):
+    with pytest.raises(DownloadError, match="other bytes than it promised"):
         read_labelled(source, files, config=config, seed=1, scratch=scratch)
     assert list(scratch.iterdir()) == []
 

@@ -83,7 +83,7 @@ def test_report_corpus_says_what_the_manifests_say(root: Path, made: dict[str, M
     assert disk["download"] == sum(item.num_bytes for item in store.manifests("download"))
     assert list(disk) == list(made)[:-2]
     assert report.source == {"kind": "demo"}
-    assert (report.edits, report.contamination) == (None, None)
+    assert (report.edits, report.contamination) == ({}, None)
     assert "600" in read_page(page.read_text()).text
 
 
