@@ -31,6 +31,7 @@ export MLFLOW_LOGGING_LEVEL ?= WARNING
 CUDA := cublas cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse \
 	cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx
 WITH_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,$(CUDA))
+AT_ONCE := -n 2 --dist loadfile  # test files side by side, each in one process
 UV := uv==0.13.9
 LOCK_VENV := $(VENV)/lock
 PEERS := $(VENV)/peers
@@ -59,10 +60,10 @@ serve: ## the champion behind an OpenAI-compatible API
 	@echo "make serve comes with chat fine-tuning (finetune/chat), which is not there yet" >&2; exit 1
 
 test: $(INSTALLED) ## the tests
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q $(AT_ONCE)
 
 test-slow: $(INSTALLED) ## the long tests: faults, whole runs, real servers
-	$(RUN) -m pytest -q -m slow
+	$(RUN) -m pytest -q -m slow $(AT_ONCE)
 
 check: $(INSTALLED) ## format, lint, types, architecture
 	$(RUN) -m ruff format --check .
