@@ -71,12 +71,16 @@ check: $(INSTALLED) ## format, lint, types, architecture
 	$(RUN) -m pyright
 	$(RUN) -m pytest -q tests/test_architecture.py
 
-bench: $(INSTALLED) ## every benchmark in benchmarks/
-	@for file in benchmarks/bench_*.py; do \
-		test -e "$$file" || { echo "there is no benchmark in benchmarks/ yet"; exit 0; }; \
-		module=$$(basename "$$file" .py); echo "== $$module"; \
-		$(RUN) -m "benchmarks.$$module" || exit 1; \
-	done
+bench: $(INSTALLED) ## every benchmark; DATA=<folder of parquet files> PLANTED=<folder with truth.parquet>
+	@test -n "$(DATA)" || { echo "error: make bench DATA=<folder of two or more parquet files with" \
+		"FineWeb's columns> [PLANTED=<folder of labelled ones>]; make peers first" >&2; exit 2; }
+	$(RUN) -m benchmarks.bench_stages $(DATA)
+	$(RUN) -m benchmarks.bench_tokenise $(DATA)
+	$(RUN) -m benchmarks.bench_exact_duplicates $(DATA)
+	$(RUN) -m benchmarks.bench_near_accuracy $(if $(PLANTED),--planted $(PLANTED))
+	$(RUN) -m benchmarks.bench_near_duplicates $(DATA)
+	$(RUN) -m benchmarks.bench_quality $(DATA)
+	$(RUN) -m benchmarks.bench_memory $(DATA)
 
 peers: $(INSTALLED) ## the environment of what benchmarks are measured against
 	$(RUN) -m venv $(PEERS)

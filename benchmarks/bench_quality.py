@@ -8,10 +8,7 @@ on each side, one a file, in turns; ours read a file, judge it by profile ``fine
 part and the rejected rows; the peer's filters only judge, and its imports are not timed. Agreement:
 each rule alone on the first documents of each file, the four filters in a row, and the edited text.
 
-The peer runs in an interpreter of its own that has datatrove 0.10.1, spacy and pyarrow:
-
-    python -m venv .venv/peers
-    .venv/peers/bin/pip install datatrove==0.10.1 spacy nltk regex pyarrow
+The peer runs in an interpreter of its own: `make peers`.
 """
 
 from __future__ import annotations
