@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import errno
 import logging
-import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -33,9 +32,9 @@ from torch import Tensor
 
 from model.batches import LoaderState
 from model.config import Config
-from model.errors import ArtifactError, CheckpointError, DiskSpaceError
+from model.errors import ArtifactError, CheckpointError, DiskSpaceError, is_disk_full
 from model.gpt import GPT
-from model.store import sha256_of, write_synced
+from model.store import sha256_of, sync, write_synced
 from model.weights import load_model, save_model
 
 logger = logging.getLogger(__name__)
@@ -140,7 +139,7 @@ class Checkpoints:
             if target.exists():  # damaged, and made again
                 shutil.rmtree(target)
             temporary.rename(target)
-            _sync(self.directory)
+            sync(self.directory)
         self._drop_oldest()
         return target
 
@@ -162,7 +161,7 @@ class Checkpoints:
         write_synced(directory / STATE_NAME, state.model_dump_json().encode())
         paths = sorted(directory.iterdir())
         for path in paths:
-            _sync(path)
+            sync(path)
         seal = Seal(
             derivation_key=self.derivation_key,
             step=loop.step,
@@ -270,22 +269,13 @@ def join_tensors(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, 
     return {"state": state, "param_groups": rest["param_groups"]}
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
 def _full_disk_named(directory: Path) -> Iterator[None]:
     """Turn a full disk into a ``DiskSpaceError``, and take the unfinished checkpoint away."""
     try:
         yield
     except (OSError, SafetensorError) as exc:
-        is_full = isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not is_full and FULL_DISK_WORDS not in str(exc):
+        if not is_disk_full(exc) and FULL_DISK_WORDS not in str(exc):
             raise
         shutil.rmtree(directory, ignore_errors=True)
         raise DiskSpaceError(

@@ -24,6 +24,7 @@ A bug in this project raises AssertionError or a built-in error instead.
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 
@@ -130,3 +131,8 @@ class TrainingError(LLMError):
 
 class ChildError(LLMError):
     """A training, scoring or export process ended badly."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Say whether an error of the operating system means that a disk or a quota is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -12,7 +12,6 @@ last, and one rename publishes it. A directory without a manifest does not exist
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import getpass
 import hashlib
@@ -42,7 +41,7 @@ from model.artifact import (
     Origin,
     content_digest,
 )
-from model.errors import ArtifactError, DiskSpaceError, TamperedArtifactError
+from model.errors import ArtifactError, DiskSpaceError, TamperedArtifactError, is_disk_full
 
 logger = logging.getLogger(__name__)
 
@@ -283,7 +282,7 @@ class ArtifactStore:
         write_synced(work.path / MANIFEST_NAME, text.encode())
         target = self.path(work.derivation.artifact)
         work.path.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
         return manifest
 
 
@@ -358,7 +357,7 @@ def write_synced(path: Path, data: bytes) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     temporary.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _describe_files(work: Work) -> tuple[FileEntry, ...]:
@@ -366,7 +365,7 @@ def _describe_files(work: Work) -> tuple[FileEntry, ...]:
     entries = []
     for path in sorted(item for item in work.path.rglob("*") if item.is_file()):
         name = path.relative_to(work.path).as_posix()
-        _sync(path)
+        sync(path)
         entries.append(
             FileEntry(
                 path=name,
@@ -376,7 +375,7 @@ def _describe_files(work: Work) -> tuple[FileEntry, ...]:
             )
         )
     for directory in (item for item in work.path.rglob("*") if item.is_dir()):
-        _sync(directory)
+        sync(directory)
     return tuple(entries)
 
 
@@ -431,7 +430,8 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the disk hold what a file or directory is now."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -444,7 +444,7 @@ def _disk_full_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(exc):
             raise
         raise DiskSpaceError(
             "the disk filled up while an artifact was written",

@@ -10,7 +10,6 @@ written depend on neither threads nor timing.
 
 from __future__ import annotations
 
-import errno
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 
-from model.errors import DiskSpaceError
+from model.errors import DiskSpaceError, is_disk_full
 from tasks.config import FilterConfig, PersonalDataConfig
 from tasks.corpus.duck import TEXT_ROW_GROUP_ROWS, Limits, parquet_path, read_sql, reading
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
@@ -277,7 +276,7 @@ def _full_disk_explained(destination: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             raise
         raise DiskSpaceError(
             "the disk is full",

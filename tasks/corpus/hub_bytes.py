@@ -6,7 +6,6 @@ kill, and takes any body of the right length for the file.
 
 from __future__ import annotations
 
-import errno
 import io
 import logging
 import os
@@ -25,6 +24,7 @@ from model.errors import (
     DiskSpaceError,
     DownloadError,
     TransientDownloadError,
+    is_disk_full,
 )
 from tasks.corpus.hub_client import HubFile
 from tasks.corpus.hub_errors import our_errors
@@ -81,7 +81,7 @@ def _receive(response: httpx2.Response, partial: Path, *, appends: bool) -> None
             try:
                 _write(sink, chunk)
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if not is_disk_full(error):
                     raise
                 raise DiskSpaceError(
                     "the disk filled up during a download",

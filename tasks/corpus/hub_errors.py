@@ -6,7 +6,6 @@ when it is imported. A 5xx or a lost connection is transient: the task that call
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from model.errors import DiskSpaceError, DownloadError, LLMError, TransientDownloadError
+from model.errors import (
+    DiskSpaceError,
+    DownloadError,
+    LLMError,
+    TransientDownloadError,
+    is_disk_full,
+)
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
@@ -65,7 +70,7 @@ def our_errors(where: str) -> Iterator[None]:
     except httpx2.TransportError as error:
         raise _unreachable(error, where=where) from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise DiskSpaceError(
                 "the disk filled up during a download",
                 found=str(error),

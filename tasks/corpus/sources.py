@@ -6,11 +6,10 @@ columns. Called by the download stage and the flow that plans it; nothing here k
 
 from __future__ import annotations
 
-import errno
 from collections import Counter
 from pathlib import Path
 
-from model.errors import DiskSpaceError, SourceError
+from model.errors import DiskSpaceError, SourceError, is_disk_full
 from tasks.config import SourceConfig
 from tasks.corpus.demo_corpus import DEMO_CORPUS_VERSION, generate_shard
 from tasks.corpus.hub_source import fetch_hub_file, list_hub_files, resolve_revision
@@ -70,7 +69,7 @@ def fetch_file(
             return fetch_local_file(source, file, destination=destination)
         return _fetch_demo_shard(file, data_seed=data_seed, destination=destination)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             raise
         raise DiskSpaceError(
             "the disk filled up while a source file was written",
