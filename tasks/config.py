@@ -145,6 +145,10 @@ class PersonalDataConfig(Config):
         description="what is looked for; e-mail and IP addresses are FineWeb's two",
     )
 
+    def semantic(self) -> dict[str, Any]:
+        """Return what changes text: counting, or not, leaves it and all that follows as it is."""
+        return super().semantic() if self.action == "mask" else {}
+
 
 class DedupConfig(SignatureConfig):
     """Which documents count as copies of one another."""

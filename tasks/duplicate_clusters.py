@@ -34,9 +34,7 @@ def build(work: Work, config: DedupConfig, share: Share) -> None:
         limits=Limits(share.memory_bytes, share.threads, work.path),
     )
     work.counts = {"num_in": counts.num_in, "num_kept": counts.num_kept, **counts.num_removed}
-    work.facts = {"num_clusters": counts.num_clusters}
-    if counts.near:
-        work.facts["near"] = asdict(counts.near)
+    work.facts = {"num_clusters": counts.num_clusters, "near": asdict(counts.near)}
 
 
 duplicate_clusters = Stage(

@@ -1,6 +1,5 @@
 """The document filter against a plain Python one, its counts, its outputs and its refusals."""
 
-import errno
 import random
 from collections import Counter
 from pathlib import Path
@@ -9,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.errors import CorpusError, DiskSpaceError, SourceError
+from model.errors import CorpusError, SourceError
 from tasks.config import FilterConfig, PersonalDataConfig
 from tasks.corpus import filter_stream
 from tasks.corpus.duck import Limits, fetch_one
@@ -348,19 +347,6 @@ def test_filter_file_quality_profile_damaged_text_raises_source_error(tmp_path, 
         data[place] ^= 0x5A
     raw.write_bytes(data)
     with pytest.raises(SourceError, match=r"raw\.parquet"):
-        filter_file(raw, file="f", config=FINEWEB, destination=tmp_path, limits=limits)
-
-
-def test_filter_file_quality_profile_full_disk_raises_disk_space_error(
-    tmp_path, limits, monkeypatch
-):
-    raw = write_raw(tmp_path / "raw.parquet", [document(GOOD)])
-
-    def write_table(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(pq.ParquetWriter, "write_table", write_table)
-    with pytest.raises(DiskSpaceError, match="disk is full"):
         filter_file(raw, file="f", config=FINEWEB, destination=tmp_path, limits=limits)
 
 

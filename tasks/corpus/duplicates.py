@@ -41,14 +41,14 @@ class DuplicateCounts:
     Args:
         num_removed: documents per kind, every kind of ``KINDS`` present, in that order.
         num_clusters: groups of two or more documents, the survivor included.
-        near: how near-duplicates were found; ``None`` where they were not looked for.
+        near: how near-duplicates were found.
     """
 
     num_in: int
     num_kept: int
     num_removed: dict[str, int]
     num_clusters: int
-    near: NearCounts | None
+    near: NearCounts
 
 
 def cluster_duplicates(
@@ -62,8 +62,9 @@ def cluster_duplicates(
 ) -> DuplicateCounts:
     """Write ``removed.parquet`` and ``clusters.parquet`` of all files together.
 
-    A document is removed in favour of a validation row whose text or words it has, whatever
-    ``config.match`` says, or else of the first document in keep order that it matches: highest
+    A document is removed in favour of a validation row whose text or words it has or that is its
+    near-duplicate, whatever ``config.match`` says: numbers of models of one source stay comparable.
+    Else it is removed in favour of the first document in keep order that it matches: highest
     language score, most characters, latest date (unknown ones last), then file and row. Neither
     the order of the files nor the number of threads changes a byte.
 
@@ -84,15 +85,9 @@ def cluster_duplicates(
         if config.match != "none":
             keys = "exact" if config.match == "exact" else "normalised"
             remove_copies(connection, signatures, match=keys)
-        near = None
-        if config.match == "near":
-            near = remove_near_duplicates(
-                connection,
-                files,
-                validation,
-                config=config,
-                spill_directory=limits.spill_directory,
-            )
+        near = remove_near_duplicates(
+            connection, files, validation, config=config, spill_directory=limits.spill_directory
+        )
         with reading(*signatures):
             values = {"signatures": [parquet_path(path) for path in signatures]}
             (num_in,) = fetch_one(connection, _COUNT_SIGNATURES, values)
@@ -110,7 +105,7 @@ def _remove_contaminated(connection: DuckDBPyConnection, contaminated: Sequence[
 
 
 def _write(
-    connection: DuckDBPyConnection, *, num_in: int, near: NearCounts | None, destination: Path
+    connection: DuckDBPyConnection, *, num_in: int, near: NearCounts, destination: Path
 ) -> DuplicateCounts:
     found = dict(connection.execute(_COUNT_KINDS).fetchall())
     num_removed = write_parquet(

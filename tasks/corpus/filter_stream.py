@@ -1,7 +1,7 @@
 """Filter one raw file in a single pass: read, label, judge, edit and write.
 
 Text streams through in batches, so memory does not grow with the file; only the rejected rows,
-which hold no text, are kept until the end. Row groups are cut by the rows read, so the bytes
+which hold no text, are kept until the end. Row groups are cut by the rows kept, so the bytes
 written depend on neither threads nor timing.
 
     raw -> batches -> missing languages -> light rules (SQL) -> quality rules and line edits
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -23,7 +22,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 
-from model.errors import DiskSpaceError, is_disk_full
 from tasks.config import FilterConfig, PersonalDataConfig
 from tasks.corpus.duck import TEXT_ROW_GROUP_ROWS, Limits, parquet_path, read_sql, reading
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
@@ -78,7 +76,7 @@ class Edits:
     """What was done to the documents besides dropping them.
 
     Args:
-        num_documents: kept documents that lost lines or citation marks.
+        num_documents: kept documents whose lines were edited.
         num_citations: citation marks removed from them.
         dropped_lines: their lines that went, by reason, those of ``LINE_REASONS`` that met one.
         num_languages: documents that came without language or score and got both.
@@ -125,7 +123,7 @@ def stream_documents(
 
     Raises:
         SourceError: the raw file cannot be read.
-        DiskSpaceError: the disk is full.
+        OSError: the disk is full; whoever builds the artifact says so.
     """
     edits = Edits()
     rules = config.model_dump(include=set(LIGHT_RULES))
@@ -226,19 +224,17 @@ class _Writer:
         self._rejected: list[pa.Table] = []
 
     def __enter__(self) -> Self:
-        with _full_disk_explained(self._destination):
-            path = self._destination / "part.parquet"
-            self._part = pq.ParquetWriter(path, PART_SCHEMA, compression="zstd")
+        path = self._destination / "part.parquet"
+        self._part = pq.ParquetWriter(path, PART_SCHEMA, compression="zstd")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with _full_disk_explained(self._destination):
-            try:
-                if kind is None:
-                    self._flush()
-                    self._write_rejected()
-            finally:
-                self._part.close()
+        try:
+            if kind is None:
+                self._flush()
+                self._write_rejected()
+        finally:
+            self._part.close()
 
     def keep(self, batch: pa.Table) -> None:
         """Append documents."""
@@ -246,8 +242,7 @@ class _Writer:
         num_rows = sum(table.num_rows for table in self._pending)
         num_bytes = sum(table.nbytes for table in self._pending)
         if num_rows >= TEXT_ROW_GROUP_ROWS or num_bytes >= ROW_GROUP_BYTES:
-            with _full_disk_explained(self._destination):
-                self._flush()
+            self._flush()
 
     def reject(self, batch: pa.Table, reasons: list[str | None], details: list[str | None]) -> None:
         """Note the documents of a batch that have a reason."""
@@ -269,19 +264,3 @@ class _Writer:
         table = pa.concat_tables([REJECTED_SCHEMA.empty_table(), *self._rejected])
         table = table.sort_by("row").combine_chunks()
         pq.write_table(table, self._destination / "rejected.parquet", compression="zstd")
-
-
-@contextmanager
-def _full_disk_explained(destination: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if not is_disk_full(error):
-            raise
-        raise DiskSpaceError(
-            "the disk is full",
-            expected="room for the filtered text",
-            found=str(error),
-            where=destination,
-            fix="free disk space, or move the data root (LLM_DATA_ROOT) to a larger disk",
-        ) from error

@@ -53,7 +53,7 @@ class FilterCounts:
 
     Args:
         num_dropped: documents per reason, every reason of the profile present, in its order.
-        num_language_unknown: raw documents without a language label or score: not judged by it.
+        num_language_unknown: raw documents that came without a language label or score.
         text_bytes: uncompressed text read, about.
         edits: of the text of documents that were kept.
     """

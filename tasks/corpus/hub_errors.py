@@ -1,7 +1,7 @@
 """Failures of the Hugging Face hub as our own errors, and the variables that steer it.
 
 HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN are read at each call: the library freezes the first two
-when it is imported. A 5xx or a lost connection is transient: the task that called tries again.
+when it is imported. A 5xx or a lost connection is transient: worth another try.
 """
 
 from __future__ import annotations

@@ -57,6 +57,10 @@ SELECT
 FROM read_parquet($part, hive_partitioning = false) AS part
 JOIN candidates ON candidates.document = $file_place::BIGINT * 4294967296 + part.row
 """
+_ONLY_BUCKETS_OF_VALIDATION = """
+DELETE FROM members
+WHERE key NOT IN (SELECT key FROM members WHERE document < 0)
+"""
 _BUCKETS = "SELECT max(size), count(*) FROM (SELECT count(*) AS size FROM members GROUP BY key)"
 _MEMBERS_IN_KEEP_ORDER = """
 SELECT place, key
@@ -96,16 +100,23 @@ def remove_near_duplicates(
     """Add near-duplicates to the table ``removed`` of a connection.
 
     Documents that the table already holds are left out of all comparisons; validation rows are kept
-    whatever they match.
+    whatever they match. Unless ``config.match`` is ``near``, documents are compared with validation
+    rows alone.
 
     Raises:
         SourceError: one of the files cannot be read.
     """
     _find_members(connection, files, validation, config=config)
+    num_first = _num_validation(connection)
     with ShingleFile(spill_directory / "shingles.u64") as shingles:
         _collect_shingles(connection, files, shingles, size=config.shingle_words)
-        selection = Selection(shingles, min_jaccard=config.min_jaccard)
-        selection.run(_members_in_keep_order(connection), num_first=_num_validation(connection))
+        selection = Selection(
+            shingles,
+            min_jaccard=config.min_jaccard,
+            num_first=num_first,
+            compares_all=config.match == "near",
+        )
+        selection.run(_members_in_keep_order(connection))
     connection.register("matches", selection.matches())
     connection.execute(read_sql("near_removed"))
     connection.execute(read_sql("copies_of_near"))
@@ -162,28 +173,37 @@ class ShingleFile:
 
 
 class Selection:
-    """Which candidates stay, decided in keep order."""
+    """Which candidates stay, decided in keep order.
 
-    def __init__(self, shingles: ShingleFile, *, min_jaccard: float) -> None:
+    Args:
+        num_first: so many places are kept whatever they match.
+        compares_all: others are compared with all that was kept, not only with these first ones.
+    """
+
+    def __init__(
+        self, shingles: ShingleFile, *, min_jaccard: float, num_first: int, compares_all: bool
+    ) -> None:
         self.shingles = shingles
         self.min_jaccard = min_jaccard
+        self.num_first = num_first
+        self.compares_all = compares_all
         self.kept: defaultdict[int, list[int]] = defaultdict(list)  # by bucket, in keep order
         self.full_buckets: set[int] = set()
         self.num_compared = 0
         self.found: list[tuple[int, int, float]] = []  # place, kept place, Jaccard index
 
-    def run(self, members: Iterable[tuple[int, list[int]]], *, num_first: int) -> None:
+    def run(self, members: Iterable[tuple[int, list[int]]]) -> None:
         """Decide on every candidate.
 
         Args:
             members: place and buckets of each candidate, in keep order.
-            num_first: so many places are kept whatever they match.
         """
         for place, buckets in members:
-            match = self._match(place, buckets) if place >= num_first else None
+            is_first = place < self.num_first
+            match = None if is_first else self._match(place, buckets)
             if match:
                 self.found.append((place, *match))
-            else:
+            elif is_first or self.compares_all:
                 self._keep(place, buckets)
 
     def matches(self) -> pa.Table:
@@ -231,6 +251,8 @@ def _find_members(
     with reading(*(file.bands for file in files)):
         for band in range(config.bands):
             connection.execute(statement, {"bands": bands, "column": band_column(band)})
+    if config.match != "near":
+        connection.execute(_ONLY_BUCKETS_OF_VALIDATION)
     with reading(*(file.signatures for file in files)):
         connection.execute(read_sql("near_candidates"), {"signatures": signatures})
 

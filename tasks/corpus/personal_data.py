@@ -119,14 +119,13 @@ def edit_personal_data(texts: pa.Array, config: PersonalDataConfig) -> PersonalD
         found = find_personal_data(text, config.kinds)
         if found:
             spans[row] = found
-            edited[row] = mask(text, found)
+            if config.action == "mask":
+                edited[row] = mask(text, found)
     num_spans = nothing
     for found in spans.values():
         for span in found:
             num_spans[span.kind] += 1
-    if config.action == "mask":
-        texts = _with_texts(texts, edited)
-    return PersonalData(texts, spans, num_spans)
+    return PersonalData(_with_texts(texts, edited), spans, num_spans)
 
 
 def _candidates(texts: pa.Array) -> Iterator[int]:

@@ -15,7 +15,6 @@ Values = NDArray[np.float64]
 GOPHER_QUALITY = "Rae et al. 2021, arXiv 2112.11446, section A1.1, quality filtering"
 GOPHER_REPETITION = "Rae et al. 2021, arXiv 2112.11446, table A1"
 C4 = "Raffel et al. 2020, JMLR 21(140), section 2.2"
-C4_CODE = "tensorflow/datasets, text/c4_utils.py"
 FINEWEB = "Penedo et al. 2024, arXiv 2406.17557, section 3.6"
 FINEWEB_CODE = "huggingface/datatrove 0.10.1, fineweb_quality_filter.py"
 
