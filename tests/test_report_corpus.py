@@ -67,7 +67,7 @@ def build_everything(root: Path, **settings: dict[str, Any]) -> dict[str, Manife
 
 
 def write_texts(path: Path, *, num: int, seed: int, is_labelled: bool = False) -> Path:
-    """Write documents with an e-mail address each, the odd ones good; the first good one holds ``ITEM``."""
+    """Write documents with an e-mail address each, the odd ones good; one holds ``ITEM``."""
     draw = random.Random(seed)
     kinds = ("buy cheap casino click free now bonus", "cell energy theory planet river acid orbit")
     texts = [
