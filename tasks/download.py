@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from model.artifact import Manifest
 from model.config import Config
 from model.store import ArtifactStore, Work
 from tasks.config import SourceConfig
@@ -14,6 +15,7 @@ from tasks.corpus.sources import SourceFile, fetch_file, list_files, resolve_rev
 from tasks.stage import Share, Stage
 
 STEP_VERSION = 1
+SOURCE_FIELDS = ("kind", "repo", "revision")  # of a whole source; the others are of one file
 
 
 class Download(Config):
@@ -61,6 +63,12 @@ def build(work: Work, config: Download, share: Share) -> None:  # noqa: ARG001
         "num_bytes": fetched.num_bytes,
         "partial": fetched.partial,
     }
+
+
+def source_facts(manifest: Manifest) -> dict[str, str]:
+    """Return what a download's manifest says of its whole source, nothing of the one file."""
+    config = manifest.derivation.config
+    return {name: str(config[name]) for name in SOURCE_FIELDS if name in config}
 
 
 def raw_file(artifact_directory: Path) -> Path:

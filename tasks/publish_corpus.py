@@ -7,21 +7,34 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from model.artifact import Artifact, Manifest
 from model.config import Config
 from model.store import Work
-from tasks.config import CardConfig
-from tasks.corpus.publish import Provenance, write_dataset
+from tasks.config import CardConfig, PersonalDataConfig
+from tasks.corpus.publish import write_dataset
+from tasks.corpus.publish_card import Provenance
+from tasks.download import source_facts
 from tasks.funnel import losses
+from tasks.removals import removal_tables
 from tasks.stage import Inputs, Share, Stage
+from tasks.train_quality_model import LEARNING_FIELDS
 
-STEP_VERSION = 1
+STEP_VERSION = 2
 DATASET = (
     "dataset"  # the artifact's name and the folder in it, which holds nothing but the data set
 )
 CONSUMED = "consumed.json"  # input digests of the attempt that wrote what is there
-STAGES = ("download", "filter_documents", "duplicate_clusters", "select_validation")
+STAGES = (
+    "download",
+    "filter_documents",
+    "evaluation_ngrams",
+    "duplicate_clusters",
+    "train_quality_model",
+    "select_quality",
+    "select_validation",
+)
 
 
 class PublishCorpus(Config):
@@ -48,8 +61,9 @@ def build(work: Work, config: PublishCorpus, share: Share) -> None:  # noqa: ARG
     parts = zip(manifests["filter_documents"], work.inputs("filter_documents"), strict=True)
     counts = write_dataset(
         {manifest.facts["file"]: path / "part.parquet" for manifest, path in parts},
-        work.input("duplicate_clusters") / "removed.parquet",
+        removal_tables(work),
         work.input("select_validation") / "validation.parquet",
+        personal_data=_personal_data(manifests),
         provenance=_provenance(manifests),
         card=config.card,
         destination=dataset_folder(work.path),
@@ -73,14 +87,37 @@ def _keep_only_what_these_made(work: Work, manifests: dict[str, list[Manifest]])
 def _provenance(manifests: dict[str, list[Manifest]]) -> Provenance:
     raw = manifests["download"]
     return Provenance(
-        source=raw[0].derivation.config,
+        source=source_facts(raw[0]),
         num_files=len(raw),
         num_source=sum(item.counts["num_documents"] for item in raw),
-        filter_settings=manifests["filter_documents"][0].derivation.config["filter"],
+        settings=_settings(manifests),
         rejected=_total_losses(manifests["filter_documents"]),
-        dedup_settings=manifests["duplicate_clusters"][0].derivation.config,
         removed=_total_losses(manifests["duplicate_clusters"]),
+        low_quality=_total_losses(manifests["select_quality"]),
     )
+
+
+def _settings(manifests: dict[str, list[Manifest]]) -> dict[str, dict[str, Any]]:
+    """Return the settings that shaped the text, by group; those of stages that ran."""
+    config = {stage: items[0].derivation.config for stage, items in manifests.items() if items}
+    settings = dict(config["filter_documents"]) | {"dedup": config["duplicate_clusters"]}
+    if "evaluation_ngrams" in config:
+        sets = config["evaluation_ngrams"]
+        settings["decontamination"] = {**sets["decontamination"], "sets": sets["digests"]}
+    if "select_quality" in config:
+        learned = config["train_quality_model"]
+        settings["quality_model"] = {
+            **config["select_quality"],
+            "labels": [file["digest"] for file in learned["files"]],
+            **{name: learned[name] for name in LEARNING_FIELDS},
+        }
+    return settings
+
+
+def _personal_data(manifests: dict[str, list[Manifest]]) -> PersonalDataConfig:
+    """Return what the filter did to the training text."""
+    config = manifests["filter_documents"][0].derivation.config
+    return PersonalDataConfig.model_validate(config["personal_data"])
 
 
 def _total_losses(manifests: Sequence[Manifest]) -> dict[str, int]:

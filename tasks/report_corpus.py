@@ -12,13 +12,13 @@ from tasks.config import ReportConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.report import PAGE, KnownNumbers, write_report
 from tasks.corpus.report_data import CorpusFiles, Disk, FunnelLine, Loss, Report, Tokens
-from tasks.download import raw_file
+from tasks.download import raw_file, source_facts
 from tasks.funnel import funnel
+from tasks.removals import removal_table, removal_tables
 from tasks.stage import Inputs, Share, Stage
 
-STEP_VERSION = 1
+STEP_VERSION = 2
 FURTHER_COUNTS = ("edits", "personal_data", "contamination")  # facts that a stage may have
-SOURCE_FIELDS = ("kind", "repo", "revision")
 
 
 def report_inputs(artifacts: Iterable[Artifact]) -> Inputs:
@@ -50,13 +50,14 @@ def _files(work: Work) -> CorpusFiles:
         }
         for role in ("download", "filter_documents")
     )
-    clusters = work.input("duplicate_clusters")
+    (clusters,) = work.derivation.inputs["duplicate_clusters"]
     return CorpusFiles(
         raw={file: raw_file(path) for file, path in raw.items()},
         parts={file: path / "part.parquet" for file, path in filtered.items()},
         rejected={file: path / "rejected.parquet" for file, path in filtered.items()},
-        removed=clusters / "removed.parquet",
-        clusters=clusters / "clusters.parquet",
+        removed=removal_tables(work),
+        copies=removal_table(clusters, work.store),
+        clusters=work.store.path(clusters) / "clusters.parquet",
     )
 
 
@@ -77,17 +78,19 @@ def known_numbers(manifests: Sequence[Manifest]) -> KnownNumbers:
         ArtifactError: a stage is missing, or the counts do not add up.
     """
     found = funnel(manifests)
+    raw = next(item for item in manifests if item.artifact.stage == "download")
     losses = [
         Loss(stage=stage, reason=reason, documents=count)
         for stage, reasons in (
             ("filter_documents", found.rejected),
             ("duplicate_clusters", found.duplicates),
+            ("select_quality", found.low_quality),
         )
         for reason, count in reasons.items()
         if count
     ]
     return KnownNumbers(
-        source=_source(manifests),
+        source=source_facts(raw),
         funnel=[FunnelLine(**row) for row in found.as_rows()],
         losses=losses,
         tokens=_tokens(manifests),
@@ -96,12 +99,6 @@ def known_numbers(manifests: Sequence[Manifest]) -> KnownNumbers:
             name: counts for name in FURTHER_COUNTS if (counts := _sum(manifests, name)) is not None
         },
     )
-
-
-def _source(manifests: Sequence[Manifest]) -> dict[str, str]:
-    raw = next(item for item in manifests if item.artifact.stage == "download")
-    config = raw.derivation.config
-    return {name: str(config[name]) for name in SOURCE_FIELDS if name in config}
 
 
 def _tokens(manifests: Sequence[Manifest]) -> Tokens:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from model.config import Config
 from model.store import Work
+from tasks.corpus.duck import Limits
 from tasks.corpus.quality_model import ALGORITHM
 from tasks.corpus.quality_selection import score_file
 from tasks.stage import Share, Stage
 
-STEP_VERSION = 1
+STEP_VERSION = 2
 
 
 class ScoreQuality(Config):
@@ -18,7 +19,10 @@ class ScoreQuality(Config):
 def build(work: Work, config: ScoreQuality, share: Share) -> None:  # noqa: ARG001
     """Write scores.parquet."""
     num_documents = score_file(
-        work.input("part") / "part.parquet", work.input("model"), destination=work.path
+        work.input("part") / "part.parquet",
+        work.input("model"),
+        destination=work.path,
+        limits=Limits(share.memory_bytes, share.threads, work.path),
     )
     work.counts = {"num_documents": num_documents}
 

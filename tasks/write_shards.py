@@ -7,16 +7,13 @@ from dataclasses import asdict
 from model.config import Config
 from model.store import Work
 from tasks.config import ShardsConfig
+from tasks.removals import removal_table
 from tasks.stage import Share, Stage
 from tasks.tokenise import Split
 from tasks.tokens.packing import write_shards as write
 from tasks.tokens.shuffle import ALGORITHM
 
 STEP_VERSION = 1
-REMOVALS = {  # stage -> its table of documents that are left out
-    "duplicate_clusters": "removed.parquet",
-    "select_quality": "removed_quality.parquet",
-}
 
 
 class WriteShards(Config):
@@ -30,9 +27,7 @@ class WriteShards(Config):
 
 def build(work: Work, config: WriteShards, share: Share) -> None:  # noqa: ARG001
     """Write shard-*.arrow and rows.arrow."""
-    removed = [
-        work.store.path(item) / REMOVALS[item.stage] for item in work.derivation.inputs["removed"]
-    ]
+    removed = [removal_table(item, work.store) for item in work.derivation.inputs["removed"]]
     counts = write(
         [path / "tokens.arrow" for path in work.inputs("tokens")],
         removed,

@@ -47,8 +47,9 @@ class SmallCorpus:
 
     def kept(self) -> list[tuple[str, int, Document]]:
         """Return (file, row, document) of the documents that training gets."""
-        gone = pq.read_table(self.files.removed, columns=["file", "row"]).to_pylist()
-        removed = {(item["file"], item["row"]) for item in gone}
+        removed = {
+            (item["file"], item["row"]) for path in self.files.removed for item in _rows(path)
+        }
         parts = [item for path in self.files.parts.values() for item in _rows(path)]
         return [
             (item["file"], item["row"], item)
@@ -101,7 +102,8 @@ def make_corpus(
         raw=raw,
         parts=parts,
         rejected=rejected,
-        removed=folder / "removed.parquet",
+        removed=(folder / "removed.parquet",),
+        copies=folder / "removed.parquet",
         clusters=folder / "clusters.parquet",
     )
     return SmallCorpus(files=files, validation=validation, documents=documents)

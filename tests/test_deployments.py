@@ -185,3 +185,11 @@ def test_ci_runs_make_targets_that_exist() -> None:
     assert called == ["check", "test", "test-slow"]
     assert set(called) <= phony_targets()
     assert script.stat().st_mode & 0o111
+
+
+def test_readme_calls_make_as_its_targets_want() -> None:
+    text = (ROOT / "README.md").read_text()
+    lines = re.findall(r"^make ([^#\n]+?) *(?:#.*)?$", text, flags=re.MULTILINE)
+    calls = [line.split() for line in lines]
+    assert {word for call in calls for word in call if "=" not in word} <= phony_targets()
+    assert [call for call in calls if "bench" in call] == [["bench", "DATA=<folder>"]]

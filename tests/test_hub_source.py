@@ -22,6 +22,7 @@ from model.errors import (
 )
 from tasks.config import SourceConfig
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
+from tasks.corpus.licences import LICENCES, Licence
 from tasks.corpus.raw_file import file_sha256
 from tasks.corpus.sources import FetchedFile, fetch_file, list_files, resolve_revision
 from tests.hub_pages import FILE_ROWS, REPO, REVISION, hub_environment, hub_source, pages_hub
@@ -217,8 +218,11 @@ def test_hub_card_names_the_licence_of_fineweb_only(
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
         source = SourceConfig(revision=REVISION, max_documents=10)
         [(_, raw)] = fetch_all(source, tmp_path)
+        monkeypatch.setitem(LICENCES, "HuggingFaceFW/fineweb", Licence("cc0-1.0", ""))
+        [(_, other)] = fetch_all(source, tmp_path / "other")
     assert raw.parent.name == "sample-10BT-000_00000"
     assert (raw.parent / "README.md").read_text().startswith("---\nlicense: odc-by\n")
+    assert (other.parent / "README.md").read_text().startswith("---\nlicense: cc0-1.0\n")
 
 
 def test_hub_file_of_another_data_set_gets_fineweb_columns(hub: HubServer, tmp_path: Path) -> None:

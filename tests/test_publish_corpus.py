@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from datasets import DatasetDict, load_dataset
 
 from model.errors import CorpusError, SourceError
-from tasks.config import CardConfig
+from tasks.config import CardConfig, PersonalDataConfig
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
-from tasks.corpus.publish import DatasetCounts, Provenance, write_dataset
+from tasks.corpus.licences import LICENCES, Licence
+from tasks.corpus.publish import write_dataset
+from tasks.corpus.publish_card import DatasetCounts, Provenance
 from tests.prepared_corpus import SmallCorpus, document, make_corpus
 
 FINEWEB = {"kind": "hub", "repo": "HuggingFaceFW/fineweb", "revision": "9bb295d"}
@@ -26,10 +29,14 @@ def provenance(source: Mapping[str, Any] | None = None) -> Provenance:
         source=source or FINEWEB,
         num_files=3,
         num_source=200,
-        filter_settings={"language": "en", "min_words": 3},
+        settings={
+            "filter": {"language": "en", "min_words": 3},
+            "personal_data": {"action": "mask"},
+            "dedup": {"match": "normalised"},
+        },
         rejected={"too_short": 20},
-        dedup_settings={"match": "normalised"},
-        removed={"exact": 10},
+        removed={"exact": 10, "contaminated": 4, "validation": 5},
+        low_quality={"low_quality": 8, "domain_cap": 1},
     )
 
 
@@ -56,11 +63,14 @@ def publish(
     *,
     card: CardConfig | None = None,
     source: Mapping[str, Any] | None = None,
+    removed: Sequence[Path] = (),
+    personal_data: PersonalDataConfig | None = None,
 ) -> DatasetCounts:
     return write_dataset(
         corpus.files.parts,
-        corpus.files.removed,
+        [*corpus.files.removed, *removed],
         corpus.validation,
+        personal_data=personal_data or PersonalDataConfig(),
         provenance=provenance(source),
         card=card or CardConfig(),
         destination=folder,
@@ -91,6 +101,48 @@ def test_published_corpus_loads_as_the_clean_text(corpus: SmallCorpus, tmp_path:
     assert found["validation"]["text"][:] == held_out
     assert counts.num_validation == len(held_out) == 5
     assert not set(found["train"]["text"]) & set(held_out)
+
+
+def test_published_corpus_leaves_out_what_any_table_removes(
+    corpus: SmallCorpus, tmp_path: Path
+) -> None:
+    kept = corpus.kept()
+    (copy, *_), low = pq.read_table(corpus.files.copies).to_pylist(), kept[::3]
+    places = [(file, row) for file, row, _ in low] + [(copy["file"], copy["row"])]
+    names, rows = zip(*places, strict=True)
+    more = tmp_path / "removed_quality.parquet"
+    pq.write_table(pa.table({"file": pa.array(names), "row": pa.array(rows)}), more)
+    counts = publish(corpus, tmp_path / "out", removed=[more])
+    texts = [
+        text
+        for name in counts.files
+        if "train" in name
+        for text in pq.read_table(tmp_path / "out" / name)["text"].to_pylist()
+    ]
+    assert texts == [item["text"] for place, (_, _, item) in enumerate(kept) if place % 3]
+    assert counts.num_training == len(texts)
+
+
+@pytest.mark.parametrize("action", ["mask", "report", "keep"])
+def test_published_validation_is_masked_as_the_training_text_was(
+    tmp_path: Path, action: Literal["mask", "report", "keep"]
+) -> None:
+    said = "Write to tom.smith@mailhost.net, or call"
+    rests = [" ".join(f"{word}{row}" for word in "abcdefghijklmnopq") for row in range(4)]
+    rows = [document(f"{said} 312-555-0165: {rest}") for rest in rests]
+    corpus = make_corpus(tmp_path / "corpus", {"only": rows}, num_validation=2)
+    settings = PersonalDataConfig(action=action, kinds=("email",))
+    publish(corpus, tmp_path / "out", personal_data=settings)
+    (path,) = (tmp_path / "out" / "data").glob("validation-*")
+    table = pq.read_table(path)
+    assert table.schema.equals(FINEWEB_SCHEMA)
+    expected = said.replace("tom.smith@mailhost.net", "email@example.com")
+    start = f"{expected if action == 'mask' else said} 312-555-0165: "
+    texts = table["text"].to_pylist()
+    assert len(texts) == 2
+    assert all(text.startswith(start) for text in texts)
+    untouched = pq.read_table(corpus.validation)["text"].to_pylist()
+    assert all(text.startswith(said) for text in untouched)
 
 
 def test_published_corpus_leaves_files_without_documents_out(
@@ -161,8 +213,13 @@ def test_card_names_source_funnel_settings_and_licence(corpus: SmallCorpus, tmp_
         "| in the source | 200 | 100.0 % |",
         "| filter: too_short | -20 | -10.0 % |",
         "| copies: exact | -10 | -5.0 % |",
+        "| text of evaluation sets | -4 | -2.0 % |",
+        "| validation documents and what looks like them | -5 | -2.5 % |",
+        "| quality model: low_quality | -8 | -4.0 % |",
+        "| quality model: domain_cap | -1 | -0.5 % |",
         f"| training | {counts.num_training} | {counts.num_training / 2:.1f} % |",
         "- `filter.min_words`: `3`",
+        '- `personal_data.action`: `"mask"`',
         '- `dedup.match`: `"normalised"`',
     ):
         assert line in text.splitlines()
@@ -180,6 +237,16 @@ def test_card_of_another_source_takes_name_and_licence_from_the_user(
     header, text = front_matter(tmp_path / "not")
     assert header["license"] == "unknown"
     assert "look it up at the source before sharing" in text
+
+
+def test_card_takes_the_licence_from_the_one_table(
+    corpus: SmallCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LICENCES, FINEWEB["repo"], Licence("cc0-1.0", "public domain"))
+    publish(corpus, tmp_path)
+    header, text = front_matter(tmp_path)
+    assert header["license"] == "cc0-1.0"
+    assert "Of the source: public domain." in text
 
 
 @pytest.mark.usefixtures("offline")

@@ -24,7 +24,7 @@ from model.artifact import Artifact
 from model.errors import ArtifactError, CorpusError, DownloadError, SourceError, SourceSchemaError
 from model.store import ArtifactStore
 from tasks.config import QualityModelConfig, RunConfig, SourceConfig
-from tasks.corpus.duck import Limits
+from tasks.corpus.duck import Limits, fetch_one, read_sql
 from tasks.corpus.quality_labels import labelled_source, list_labelled_files, read_labelled
 from tasks.corpus.quality_model import (
     MAX_CHARS,
@@ -36,7 +36,6 @@ from tasks.corpus.quality_model import (
 from tasks.corpus.quality_selection import (
     SCORES_SCHEMA,
     domain_cap,
-    domain_of,
     score_file,
     select_documents,
 )
@@ -228,6 +227,8 @@ def test_read_labelled_wrong_column_or_changed_file_raises(tmp_path):
     [
         ("https://www.Example.org:8080/page?x=1", "example.org"),
         ("http://user:word@news.example.com./", "news.example.com"),
+        ("https://WWW.example.org./", "example.org"),
+        ("https://www.", None),
         ("https://example.net?q", "example.net"),
         ("", None),
         (None, None),
@@ -235,8 +236,15 @@ def test_read_labelled_wrong_column_or_changed_file_raises(tmp_path):
         ("file:///home", None),
     ],
 )
-def test_domain_of_is_the_host(url, domain):
-    assert domain_of(url) == domain
+def test_domain_of_is_the_host_whoever_asks(url, domain, tmp_path):
+    write_part(tmp_path, ["text"], file="f", urls=[url])
+    QualityModel(np.zeros(1 << 8, np.float32), 0.5, 8).save(tmp_path)
+    limits = Limits(memory_bytes=500_000_000, threads=1, spill_directory=tmp_path / "spill")
+    score_file(tmp_path / "part.parquet", tmp_path, destination=tmp_path, limits=limits)
+    assert pq.read_table(tmp_path / "scores.parquet")["domain"].to_pylist() == [domain]
+    with limits.connect() as connection:
+        connection.execute(read_sql("domain_of"))
+        assert fetch_one(connection, "SELECT domain_of($url)", {"url": url}) == (domain,)
 
 
 @settings(deadline=None)
@@ -367,13 +375,14 @@ def test_select_nothing_to_choose_from_writes_an_empty_table(tmp_path):
     assert (counts.num_in, counts.num_kept, removed) == (0, 0, [])
 
 
-def write_part(path: Path, texts: list[str], *, file: str) -> None:
+def write_part(path: Path, texts: list[str], *, file: str, urls=None) -> None:
     count = len(texts)
+    urls = urls or [f"https://site{number % 3}.example/{number}" for number in range(count)]
     columns = {
         "file": [file] * count,
         "row": list(range(0, 2 * count, 2)),
         "id": [f"id {number}" for number in range(count)],
-        "url": [f"https://site{number % 3}.example/{number}" for number in range(count)],
+        "url": pa.array(urls, pa.string()),
         "text": texts,
     }
     pq.write_table(pa.table(columns), path / "part.parquet", row_group_size=64)
@@ -528,14 +537,16 @@ def test_read_labelled_of_a_hub_checks_the_file_and_leaves_nothing_behind(tmp_pa
 
 
 def test_score_file_empty_part_and_missing_model(tmp_path):
+    limits = Limits(memory_bytes=500_000_000, threads=1, spill_directory=tmp_path / "spill")
     write_part(tmp_path, [], file="f")
     with pytest.raises(ArtifactError, match="quality model cannot be read"):
-        score_file(tmp_path / "part.parquet", tmp_path, destination=tmp_path)
+        score_file(tmp_path / "part.parquet", tmp_path, destination=tmp_path, limits=limits)
     QualityModel(np.zeros(1 << 8, np.float32), 0.5, 8).save(tmp_path)
     table = pa.table({name: pa.array([], kind) for name, kind in (
         ("file", pa.string()), ("row", pa.int64()), ("id", pa.string()), ("url", pa.string()),
         ("text", pa.string()),
     )})  # fmt: skip
     pq.write_table(table, tmp_path / "part.parquet")
-    assert score_file(tmp_path / "part.parquet", tmp_path, destination=tmp_path) == 0
+    part = tmp_path / "part.parquet"
+    assert score_file(part, tmp_path, destination=tmp_path, limits=limits) == 0
     assert pq.read_schema(tmp_path / "scores.parquet") == SCORES_SCHEMA

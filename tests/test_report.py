@@ -27,7 +27,7 @@ from tests.html_check import Page, read_page
 from tests.prepared_corpus import Document, SmallCorpus, document, make_corpus
 
 ATTACK = '<script>alert(1)</script> & "<b>" </blockquote> \x00\x1b[31m \u202eneg three words'
-HOSTS = ("a.example", "WWW.b.example", "user@c.example:8080", "d.example")
+HOSTS = ("a.example", "WWW.b.example.", "user@c.example:8080", "d.example")
 WORDS = [
     "tom",
     "has",
@@ -85,7 +85,7 @@ def known(corpus: SmallCorpus, **counts: Mapping[str, int]) -> KnownNumbers:
         for path in corpus.files.rejected.values()
         for reason in pq.read_table(path)["reason"].to_pylist()
     )
-    kinds = Counter(pq.read_table(corpus.files.removed)["kind"].to_pylist())
+    kinds = Counter(pq.read_table(corpus.files.copies)["kind"].to_pylist())
     kept = source - sum(reasons.values()) - sum(kinds.values())
     lines = [("download", "documents", source), ("write_shards", "training", kept)]
     return KnownNumbers(
@@ -202,7 +202,10 @@ def expect_origins(origins: Origins, names: Mapping[str, list[str]]) -> None:
 
 def test_report_of_origins_equals_plain_python(corpus: SmallCorpus, report: Report) -> None:
     domains = {
-        side: [(urlsplit(item["url"]).hostname or "").removeprefix("www.") for item in found]
+        side: [
+            (urlsplit(item["url"]).hostname or "").removeprefix("www.").rstrip(".")
+            for item in found
+        ]
         for side, found in sides(corpus).items()
     }
     expect_origins(report.domains, domains)
@@ -237,7 +240,7 @@ def test_report_of_clusters_equals_plain_python(corpus: SmallCorpus, report: Rep
     )
     found = {(item.kind, item.most): item.clusters for item in report.cluster_sizes}
     assert found == expected
-    removed = pq.read_table(corpus.files.removed).to_pylist()
+    removed = pq.read_table(corpus.files.copies).to_pylist()
     equal = Counter(item["kind"] for item in removed if item["jaccard"] == 1)
     assert {item.kind: item.documents for item in report.similarities} == equal
     assert {(item.least, item.most) for item in report.similarities} == {(0.95, 1.0)}
@@ -265,7 +268,7 @@ def test_report_examples_are_documents_of_their_reason(corpus: SmallCorpus, repo
 
 def test_report_pairs_are_removed_beside_kept(corpus: SmallCorpus, report: Report) -> None:
     removed = {
-        (row["file"], row["row"]): row for row in pq.read_table(corpus.files.removed).to_pylist()
+        (row["file"], row["row"]): row for row in pq.read_table(corpus.files.copies).to_pylist()
     }
     assert {pair.kind for pair in report.pairs} >= {"exact", "normalised"}
     for pair in report.pairs:
@@ -370,10 +373,10 @@ def test_report_of_near_duplicates_shows_where_they_differ(
     }  # fmt: skip
     alien = {**near, "row": corpus.kept()[2][1], "file": corpus.kept()[2][0]}
     alien |= {"kind": "contaminated", "kept_file": "hellaswag", "kept_row": 7, "jaccard": None}
-    table = pq.read_table(corpus.files.removed)
+    table = pq.read_table(corpus.files.copies)
     more = pa.Table.from_pylist([near, alien], schema=table.schema)
     pq.write_table(pa.concat_tables([table, more]), tmp_path / "removed.parquet")
-    files = replace(corpus.files, removed=tmp_path / "removed.parquet")
+    files = replace(corpus.files, copies=tmp_path / "removed.parquet")
     report = write(replace(corpus, files=files), tmp_path / "out")
     pairs = {pair.kind: pair for pair in report.pairs}
     assert pairs["near"].jaccard == 0.72

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import random
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
@@ -15,9 +20,15 @@ from model.artifact import Artifact, Manifest
 from model.errors import ArtifactError
 from model.store import ArtifactStore, Work
 from tasks.config import CardConfig
+from tasks.corpus.fineweb import FINEWEB_SCHEMA
 from tasks.funnel import funnel
 from tasks.pipeline import Pipeline
-from tasks.publish_corpus import PublishCorpus, dataset_folder, publish_corpus
+from tasks.publish_corpus import (
+    PublishCorpus,
+    dataset_folder,
+    publish_corpus,
+    publish_inputs,
+)
 from tasks.report_corpus import (
     known_numbers,
     page_path,
@@ -27,19 +38,21 @@ from tasks.report_corpus import (
 )
 from tasks.stage import Share
 from tests.html_check import read_page
+from tests.prepared_corpus import document
 from tests.small_pipeline import make, make_small_pipeline
 
+SMALL = {
+    "source": {"kind": "demo", "demo_documents": 600, "demo_shards": 2},
+    "validation": {"num_documents": 20},
+    "tokenizer": {"vocab_size": 400, "sample_bytes": 100_000},
+    "card": {"name": "Stories"},
+}
+ITEM = "which of the seven old bridges over the wide river was built before all of the others"
 
-def build_everything(root: Path) -> dict[str, Manifest]:
+
+def build_everything(root: Path, **settings: dict[str, Any]) -> dict[str, Manifest]:
     """Make every artifact of a small publish flow without Prefect; return the last by stage."""
-    config = resolve(
-        "demo",
-        kind=PublishConfig,
-        source={"demo_documents": 600, "demo_shards": 2},
-        validation={"num_documents": 20},
-        tokenizer={"vocab_size": 400, "sample_bytes": 100_000},
-        card={"name": "Stories"},
-    )
+    config = resolve("demo", kind=PublishConfig, **(SMALL | settings))
     pipeline = Pipeline(ArtifactStore(root), config.run)
     publish_dataset(pipeline, config)
     made = {}
@@ -51,6 +64,45 @@ def build_everything(root: Path) -> dict[str, Manifest]:
         )
         made[step.stage.name] = manifest
     return made
+
+
+def write_texts(path: Path, *, num: int, seed: int, is_labelled: bool = False) -> Path:
+    """Write documents with an e-mail address each, the odd ones good; one holds ``ITEM``."""
+    draw = random.Random(seed)
+    kinds = ("buy cheap casino click free now bonus", "cell energy theory planet river acid orbit")
+    texts = [
+        " ".join(draw.choices(kinds[row % 2].split(), k=30)) + f" tom.smith{row}@mailhost.net"
+        for row in range(num)
+    ]
+    texts[1] += f" {ITEM}"
+    rows = [document(text, score=float(5 * (row % 2))) for row, text in enumerate(texts)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    more = [pa.field("score", pa.float64())] if is_labelled else []
+    table = pa.Table.from_pylist(rows, schema=pa.schema([*FINEWEB_SCHEMA, *more]))
+    pq.write_table(table, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Manifest]]:
+    """Return root and manifests of a corpus made with everything that is off by default."""
+    root = tmp_path_factory.mktemp("strict")
+    for seed, name in enumerate("ab"):
+        write_texts(root / "source" / f"{name}.parquet", num=120, seed=seed)
+    labels = write_texts(root / "labels.parquet", num=400, seed=2, is_labelled=True)
+    pq.write_table(pa.table({"text": [ITEM]}), root / "quiz.parquet")
+    made = build_everything(
+        root / "data",
+        source={"kind": "local", "path": str(root / "source")},
+        filter={"min_words": 3, "score_language": "never"},
+        tokenizer={"vocab_size": 320},
+        personal_data={"action": "mask"},
+        decontamination={"sets": {"quiz": str(root / "quiz.parquet")}},
+        quality_model={
+            "select": "threshold", "labels": "local", "path": str(labels), "feature_bits": 12,
+        },
+    )  # fmt: skip
+    return root / "data", made
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +183,70 @@ def test_publishing_after_an_input_was_rebuilt_starts_anew(
     publish_corpus.build(work, config, share)
     assert data.stat().st_mtime_ns != written_at
     assert data.read_bytes() == expected
+
+
+def test_report_and_publisher_leave_out_what_the_quality_model_removed(
+    strict: tuple[Path, dict[str, Manifest]],
+) -> None:
+    store, made = ArtifactStore(strict[0]), strict[1]
+    found = funnel(store.manifests())
+    assert found.low_quality["low_quality"] > 20
+    page = page_path(made["report_corpus"].artifact, store)
+    report = read_corpus_report(page.with_name("report.json"))
+    assert report.score.summary_after.documents == found.num_training
+    losses = {(loss.stage, loss.reason): loss.documents for loss in report.losses}
+    assert losses["select_quality", "low_quality"] == found.low_quality["low_quality"]
+    assert sum(losses.values()) == found.num_source - found.num_training
+
+    published = made["publish_corpus"]
+    assert published.counts["num_docs"] == found.num_training
+    folder = dataset_folder(store.path(published.artifact))
+    texts = [
+        text
+        for path in sorted((folder / "data").iterdir())
+        for text in pq.read_table(path)["text"].to_pylist()
+    ]
+    assert len(texts) == found.num_training + 20
+    assert all("email@example.com" in text and "tom.smith" not in text for text in texts)
+    lines = re.findall(r"\| (.+) \| (-?\d+) \| .+ % \|", (folder / "README.md").read_text())
+    counted = {what: int(count) for what, count in lines}
+    assert counted.pop("training") == sum(counted.values()) == found.num_training
+    assert counted["text of evaluation sets"] == -2
+
+
+def test_card_lists_the_source_as_a_whole_and_the_settings_of_every_stage(
+    strict: tuple[Path, dict[str, Manifest]],
+) -> None:
+    store, made = ArtifactStore(strict[0]), strict[1]
+    card = dataset_folder(store.path(made["publish_corpus"].artifact)) / "README.md"
+    _, source, *_, settings, _ = card.read_text().split("\n## ")
+    assert source == 'Source\n\n- `kind`: `"local"`\n- `files`: `2`\n'
+    digest = made["train_quality_model"].derivation.config["files"][0]["digest"]
+    for line in (
+        "- `filter.min_words`: `3`",
+        '- `personal_data.action`: `"mask"`',
+        "- `dedup.min_jaccard`: `0.8`",
+        "- `decontamination.ngram_words`: `13`",
+        '- `quality_model.select`: `"threshold"`',
+        "- `quality_model.min_score`: `0.5`",
+        "- `quality_model.min_good_label`: `3.0`",
+        f'- `quality_model.labels`: `["{digest}"]`',
+    ):
+        assert line in settings.splitlines()
+    assert '- `decontamination.sets`: `{"quiz": ["' in settings
+
+
+def test_publish_key_depends_on_the_choice_by_quality(
+    strict: tuple[Path, dict[str, Manifest]],
+) -> None:
+    artifacts = [item.artifact for item in strict[1].values()]
+    others = [item for item in artifacts if item.stage != "select_quality"]
+    config = PublishCorpus(card=CardConfig())
+
+    def key(found: list[Artifact]) -> str:
+        return publish_corpus.derive("dataset", config=config, inputs=publish_inputs(found)).key
+
+    assert key(artifacts) == key(artifacts) != key(others)
 
 
 def small_manifests(tmp_path: Path) -> dict[str, Manifest]:

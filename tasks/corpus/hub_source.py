@@ -21,6 +21,7 @@ from tasks.corpus.foreign_columns import copy_rows, is_fineweb, match_columns
 from tasks.corpus.hub_bytes import RangeReader
 from tasks.corpus.hub_client import HubFile
 from tasks.corpus.hub_whole_file import obtain
+from tasks.corpus.licences import LICENCES
 from tasks.corpus.raw_file import (
     RAW_NAME,
     FetchedFile,
@@ -34,7 +35,6 @@ from tasks.corpus.raw_file import (
 from tasks.corpus.raw_writer import RawWriter
 
 CARD_NAME = "README.md"
-LICENCES = {"HuggingFaceFW/fineweb": "odc-by", "HuggingFaceFW/fineweb-edu": "odc-by"}
 DOWNLOAD_FOLDER = ".download"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -207,8 +207,8 @@ def _source_file(hub_file: HubFile) -> SourceFile:
 
 def _card(hub_file: HubFile, fetched: FetchedFile, *, num_rows: int | None) -> str:
     licence = LICENCES.get(hub_file.repo)
-    head = f"license: {licence}\n" if licence else ""
-    terms = licence or "see the data set it is from"
+    head = f"license: {licence.identifier}\n" if licence else ""
+    terms = licence.identifier if licence else "see the data set it is from"
     return (
         f"---\n{head}configs:\n- config_name: default\n  data_files:\n"
         f"  - split: train\n    path: {RAW_NAME}\n---\n\n"

@@ -10,85 +10,46 @@ when it is whole: a killed attempt is taken up where it stopped.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.errors import CorpusError, SourceError
-from tasks.config import CardConfig
+from tasks.config import CardConfig, PersonalDataConfig
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
+from tasks.corpus.personal_data import edit_personal_data
+from tasks.corpus.publish_card import DatasetCounts, Provenance, card_text
 
 CARD = "README.md"
 BATCH_ROWS = 8192  # and at most so many in a row group, about 25 MB of text
-ODC_BY = (
-    "odc-by",
-    "Open Data Commons Attribution License (ODC-By) 1.0; use is also subject to Common Crawl's "
-    "terms of use",
-)
-SOURCE_LICENCES = {  # Hub repository -> identifier, and what its card says
-    "HuggingFaceFW/fineweb": ODC_BY,
-    "HuggingFaceFW/fineweb-edu": ODC_BY,
-}
-UNKNOWN_LICENCE = (
-    "unknown",
-    "not known to the program that wrote this; look it up at the source before sharing the data",
-)
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a clean corpus comes from, and what was taken out of it.
-
-    Args:
-        source: settings that identify the source: kind, repository, revision.
-        num_source: documents of the source.
-        filter_settings: of the filter.
-        rejected: documents the filter dropped, by reason.
-        dedup_settings: of deduplication.
-        removed: documents removed as copies, by kind.
-    """
-
-    source: Mapping[str, Any]
-    num_files: int
-    num_source: int
-    filter_settings: Mapping[str, Any]
-    rejected: Mapping[str, int]
-    dedup_settings: Mapping[str, Any]
-    removed: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class DatasetCounts:
-    """What a data set folder holds; ``files`` are relative to it."""
-
-    num_training: int
-    num_validation: int
-    files: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Output:
-    """One file to write: the rows of a part that are not removed."""
+    """One file to write: the rows of a part that are not removed.
+
+    Args:
+        masking: what is done to its text; None where that is done already.
+    """
 
     part: Path
     removed: np.ndarray
     num_rows: int
+    masking: PersonalDataConfig | None = None
 
 
 def write_dataset(
     parts: Mapping[str, Path],
-    removed: Path,
+    removed: Sequence[Path],
     validation: Path,
     *,
+    personal_data: PersonalDataConfig,
     provenance: Provenance,
     card: CardConfig,
     destination: Path,
@@ -97,8 +58,10 @@ def write_dataset(
 
     Args:
         parts: ``part.parquet`` by source file.
-        removed: ``removed.parquet``.
-        validation: ``validation.parquet``.
+        removed: tables of (file, row) to leave out; a document may be in several.
+        validation: ``validation.parquet``, raw rows.
+        personal_data: what the filter did to the parts, and what is done here to the validation
+            rows, which no filter saw.
 
     Raises:
         SourceError: a file cannot be read.
@@ -111,10 +74,11 @@ def write_dataset(
         raise CorpusError(
             "there is nothing to publish: no document is left",
             found=f"{provenance.num_source:,} documents in the source, all dropped or removed",
-            where=removed,
-            fix="loosen the filter or deduplication; the corpus report shows what took most",
+            where=", ".join(map(str, removed)),
+            fix="loosen the filter, deduplication or the quality model; the corpus report shows "
+            "what took most",
         )
-    held_out = _output(validation, np.array([], dtype=np.int64))
+    held_out = _output(validation, np.array([], dtype=np.int64), masking=personal_data)
     splits = {"train": training, "validation": [held_out] if held_out.num_rows else []}
     files = [
         _write(output, destination / "data" / f"{split}-{place:05d}-of-{len(outputs):05d}.parquet")
@@ -131,18 +95,22 @@ def write_dataset(
     return counts
 
 
-def _removed_rows(removed: Path, parts: Mapping[str, Path]) -> dict[str, np.ndarray]:
-    with _reading(removed):
-        table = pq.read_table(removed, columns=["file", "row"])
-    files = table["file"].to_numpy(zero_copy_only=False)
-    rows = table["row"].to_numpy()
-    return {file: rows[files == file] for file in parts}
+def _removed_rows(removed: Sequence[Path], parts: Mapping[str, Path]) -> dict[str, np.ndarray]:
+    tables = []
+    for path in removed:
+        with _reading(path):
+            tables.append(pq.read_table(path, columns=["file", "row"]))
+    files = np.concatenate([table["file"].to_numpy(zero_copy_only=False) for table in tables])
+    rows = np.concatenate([table["row"].to_numpy() for table in tables])
+    return {file: np.unique(rows[files == file]) for file in parts}
 
 
-def _output(part: Path, removed: np.ndarray) -> _Output:
+def _output(
+    part: Path, removed: np.ndarray, *, masking: PersonalDataConfig | None = None
+) -> _Output:
     with _reading(part), pq.ParquetFile(part) as table:
         num_rows = table.metadata.num_rows
-    return _Output(part, removed, num_rows - len(removed))
+    return _Output(part, removed, num_rows - len(removed), masking)
 
 
 def _write(output: _Output, path: Path) -> Path:
@@ -176,7 +144,15 @@ def _kept(output: _Output) -> Iterator[pa.RecordBatch]:
             is_kept = ~np.isin(batch["row"].to_numpy(), output.removed)
             kept = batch.select(FINEWEB_SCHEMA.names).filter(pa.array(is_kept))
             if kept.num_rows:
-                yield kept.cast(FINEWEB_SCHEMA)
+                yield _masked(kept.cast(FINEWEB_SCHEMA), output.masking)
+
+
+def _masked(batch: pa.RecordBatch, config: PersonalDataConfig | None) -> pa.RecordBatch:
+    if config is None or config.action != "mask":
+        return batch
+    place = FINEWEB_SCHEMA.get_field_index("text")
+    texts = edit_personal_data(batch.column(place), config).texts
+    return batch.set_column(place, FINEWEB_SCHEMA.field(place), texts)
 
 
 @contextmanager
@@ -191,97 +167,3 @@ def _reading(path: Path) -> Iterator[None]:
             where=path,
             fix="delete its artifact and run again: it is made anew",
         ) from error
-
-
-def card_text(provenance: Provenance, counts: DatasetCounts, *, card: CardConfig) -> str:
-    """Return the card of a data set: metadata for the Hub, and what a person wants to know."""
-    name = card.name or f"Clean text from {_source_name(provenance)}"
-    identifier, terms = _licence(provenance, card)
-    header = _front_matter(provenance, counts, name=name, licence=identifier)
-    sections = [
-        f"# {name}",
-        f"{counts.num_training:,} documents for training"
-        + (f", {counts.num_validation:,} for validation" if counts.num_validation else "")
-        + ", in the columns of FineWeb; written by *LLM from scratch*.",
-        "```python\nfrom datasets import load_dataset\n\n"
-        'documents = load_dataset("path/to/this/folder", split="train")\n```',
-        "## Source",
-        _listed({**provenance.source, "files": provenance.num_files}),
-        "## What was taken out",
-        _funnel_table(provenance, counts),
-        "Validation documents were chosen from the source before any filter; documents with the "
-        "same words are not in the training split.",
-        "## Settings",
-        _listed(
-            {f"filter.{name}": value for name, value in provenance.filter_settings.items()}
-            | {f"dedup.{name}": value for name, value in provenance.dedup_settings.items()}
-        ),
-        "## Licence",
-        f"Of the source: {terms}.",
-    ]
-    return header + "\n" + "\n\n".join(sections) + "\n"
-
-
-def _source_name(provenance: Provenance) -> str:
-    source = provenance.source
-    return str(source.get("repo") or f"a {source['kind']} source")
-
-
-def _licence(provenance: Provenance, card: CardConfig) -> tuple[str, str]:
-    if card.license:
-        return card.license, f"{card.license}, as its user states"
-    return SOURCE_LICENCES.get(str(provenance.source.get("repo")), UNKNOWN_LICENCE)
-
-
-def _front_matter(provenance: Provenance, counts: DatasetCounts, *, name: str, licence: str) -> str:
-    """Return the YAML header; texts are quoted as in JSON, which YAML reads as well."""
-    splits = {"train": counts.num_training, "validation": counts.num_validation}
-    lines = [
-        "---",
-        f"pretty_name: {json.dumps(name)}",
-        f"license: {json.dumps(licence)}",
-        f"language: [{json.dumps(provenance.filter_settings['language'])}]",
-        "task_categories: [text-generation]",
-        f"size_categories: [{json.dumps(_size_category(sum(splits.values())))}]",
-        "configs:",
-        "- config_name: default",
-        "  data_files:",
-    ]
-    for split, num_rows in splits.items():
-        if num_rows:
-            lines += [f"  - split: {split}", f"    path: data/{split}-*.parquet"]
-    return "\n".join([*lines, "---", ""])
-
-
-def _size_category(num_rows: int) -> str:
-    """Return the size class of the Hub.
-
-    Example:
-        >>> _size_category(17_445)
-        '10K<n<100K'
-    """
-    bounds = ((1e3, "1K"), (1e4, "10K"), (1e5, "100K"), (1e6, "1M"), (1e7, "10M"), (1e8, "100M"))
-    if num_rows < bounds[0][0]:
-        return "n<1K"
-    for (_, least), (most_rows, most) in pairwise(bounds):
-        if num_rows < most_rows:
-            return f"{least}<n<{most}"
-    return "100M<n<1B"
-
-
-def _listed(settings: Mapping[str, Any]) -> str:
-    return "\n".join(f"- `{name}`: `{json.dumps(value)}`" for name, value in settings.items())
-
-
-def _funnel_table(provenance: Provenance, counts: DatasetCounts) -> str:
-    lines: Sequence[tuple[str, int]] = (
-        ("in the source", provenance.num_source),
-        *((f"filter: {reason}", -count) for reason, count in provenance.rejected.items()),
-        *((f"copies: {kind}", -count) for kind, count in provenance.removed.items()),
-        ("training", counts.num_training),
-    )
-    rows = [
-        f"| {what} | {count:,} | {100 * count / max(1, provenance.num_source):.1f} % |"
-        for what, count in lines
-    ]
-    return "\n".join(["| | documents | of source |", "|---|---:|---:|", *rows])

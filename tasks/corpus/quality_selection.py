@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
@@ -38,7 +36,7 @@ SCORES_SCHEMA = pa.schema(
 BATCH_ROWS = 1_024
 NUM_SHOWN_DOMAINS = 10
 
-_HOST = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?([^/?#@:]+)")
+_DOMAINS = "SELECT domain_of(url) AS domain FROM batch"
 _CUT = """
 SELECT score, file, row
 FROM candidates
@@ -94,7 +92,7 @@ class QualityCounts:
     domains_after: dict[str, int]
 
 
-def score_file(part: Path, model: Path, *, destination: Path) -> int:
+def score_file(part: Path, model: Path, *, destination: Path, limits: Limits) -> int:
     """Write ``scores.parquet`` (file, row, id, domain, score) of one filtered file, in row order.
 
     Args:
@@ -113,19 +111,21 @@ def score_file(part: Path, model: Path, *, destination: Path) -> int:
     featurizer = Featurizer(quality.feature_bits)
     num_documents = 0
     with (
+        limits.connect() as connection,
         open_parquet(part, where=part, pre_buffer=False) as parquet,
         pq.ParquetWriter(destination / "scores.parquet", SCORES_SCHEMA, compression="zstd") as out,
     ):
+        connection.execute(read_sql("domain_of"))
         columns = ["file", "row", "id", "url", "text"]
         for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
             texts = batch.column("text").to_pylist()
             scores = quality.scores([featurizer.features(text) for text in texts])
             made = {
-                "domain": [domain_of(url) for url in batch.column("url").to_pylist()],
-                "score": scores.astype(np.float32),
+                "domain": _domains(connection, batch.select(["url"])),
+                "score": pa.array(scores, pa.float32()),
             }
             arrays = [
-                pa.array(made[field.name], field.type)
+                made[field.name]
                 if field.name in made
                 else batch.column(field.name).cast(field.type)
                 for field in SCORES_SCHEMA
@@ -135,15 +135,11 @@ def score_file(part: Path, model: Path, *, destination: Path) -> int:
     return num_documents
 
 
-def domain_of(url: str | None) -> str | None:
-    """Return the host of an address without ``www.``, or None where there is none.
-
-    Example:
-        >>> domain_of("https://www.Example.org:8080/page")
-        'example.org'
-    """
-    match = _HOST.match(url or "")
-    return match[1].lower().removeprefix("www.").rstrip(".") or None if match else None
+def _domains(connection: DuckDBPyConnection, batch: pa.RecordBatch) -> pa.Array:
+    connection.register("batch", pa.Table.from_batches([batch]))
+    found = connection.sql(_DOMAINS).to_arrow_table()
+    connection.unregister("batch")
+    return found.column("domain").combine_chunks()
 
 
 def select_documents(

@@ -79,6 +79,7 @@ def make_report(
     """Return everything the report says."""
     limits = replace(limits, memory_bytes=min(limits.memory_bytes, MEMORY_BYTES))
     with limits.connect() as connection:
+        connection.execute(read_sql("domain_of"))
         connection.execute(read_sql("report_documents"))
         measures = Measures(connection, files)
         chars = measures.chars()

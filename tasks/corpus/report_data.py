@@ -2,7 +2,7 @@
 
 ``report_measures`` and ``report_examples`` fill these models from the tables of the stages;
 ``report_page`` shows them. *Before* is every document of the source, *after* the documents that
-training gets: filtered, copies and validation rows taken out.
+training gets: filtered, and without all that later stages removed.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ class CorpusFiles:
         raw: raw file of each source file.
         parts: ``part.parquet`` of each source file.
         rejected: ``rejected.parquet`` of each source file.
-        removed: ``removed.parquet``.
+        removed: every table of (file, row) that names documents which training does not get.
+        copies: the one of them that deduplication wrote, ``removed.parquet``.
         clusters: ``clusters.parquet``.
     """
 
     raw: Mapping[str, Path]
     parts: Mapping[str, Path]
     rejected: Mapping[str, Path]
-    removed: Path
+    removed: tuple[Path, ...]
+    copies: Path
     clusters: Path
 
 

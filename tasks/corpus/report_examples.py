@@ -67,8 +67,8 @@ def example_pairs(
     Raises:
         SourceError: a file cannot be read.
     """
-    values = {"removed": parquet_path(files.removed), "num_examples": num_examples}
-    with reading(files.removed):
+    values = {"removed": parquet_path(files.copies), "num_examples": num_examples}
+    with reading(files.copies):
         rows = connection.execute(read_sql("report_pairs"), values).fetchall()
     places = {place for row in rows for place in (Place(*row[2:4]), Place(*row[5:7]))}
     texts = _texts(connection, _PART_TEXTS, files.parts, places)

@@ -90,7 +90,7 @@ ORDER BY ALL
 """
 _SIMILARITIES = """
 SELECT kind, least(floor(jaccard / $step + 1e-9), round(1 / $step) - 1)::BIGINT AS bin, count(*)
-FROM read_parquet($removed, hive_partitioning = false)
+FROM read_parquet($copies, hive_partitioning = false)
 WHERE jaccard IS NOT NULL
 GROUP BY ALL
 ORDER BY ALL
@@ -121,7 +121,7 @@ class Measures:
             "raws": [parquet_path(path) for path in files.raw.values()],
             "files": list(files.raw),
             "parts": [parquet_path(path) for path in files.parts.values()],
-            "removed": parquet_path(files.removed),
+            "removed": [parquet_path(path) for path in files.removed],
         }
 
     def score(self) -> Histogram:
@@ -160,7 +160,7 @@ class Measures:
 
     def domains(self) -> Origins:
         """Count documents by the host of their url; no host counts as the empty name."""
-        return self._origins("report_domain(url)")
+        return self._origins("coalesce(domain_of(url), '')")
 
     def dumps(self) -> Origins:
         """Count documents by dump; none counts as the empty name."""
@@ -224,8 +224,8 @@ class Measures:
         )
 
     def similarities(self) -> tuple[Similarity, ...]:
-        """Count removed documents by kind and similarity, where it was measured."""
-        values = {"removed": self._values["removed"], "step": SIMILARITY_STEP}
+        """Count copies by kind and similarity, where it was measured."""
+        values = {"copies": parquet_path(self._files.copies), "step": SIMILARITY_STEP}
         rows = self._execute(_SIMILARITIES, values).fetchall()
         return tuple(
             Similarity(
@@ -243,7 +243,8 @@ class Measures:
 
     def _paths(self) -> list[Any]:
         files = self._files
-        return [*files.raw.values(), *files.parts.values(), files.removed, files.clusters]
+        removed = (*files.removed, files.copies, files.clusters)
+        return [*files.raw.values(), *files.parts.values(), *removed]
 
 
 class VocabularyCounter:

@@ -4,8 +4,9 @@
 --     with the lowest places are a random sample of any size.
 -- report_documents(raws, files, parts, removed): what the source holds, and what training gets.
 --
--- Parameters: raws (paths), files (their names, in the same order), parts (paths), removed (path).
--- Input:  raw.parquet files; part.parquet files of the filter; removed.parquet.
+-- Parameters: raws (paths), files (their names, in the same order), parts (paths), removed (paths).
+-- Input:  raw.parquet files; part.parquet files of the filter; tables with file and row of
+--         documents that are removed.
 -- Output: is_kept BOOLEAN (FALSE: a row of the source, TRUE: one of the training text), text, dump,
 --         url VARCHAR; language_score DOUBLE; token_count BIGINT; place UBIGINT.
 CREATE OR REPLACE TEMP MACRO report_place(file, row) AS
@@ -24,10 +25,3 @@ SELECT
     report_place(file, row) AS place
 FROM read_parquet(parts, hive_partitioning = false) AS part
 ANTI JOIN read_parquet(removed, hive_partitioning = false) AS gone USING (file, row);
-
--- report_domain(url)  VARCHAR: the host of a url in lower case, without user, port and a leading
---     "www."; empty for what has none.
-CREATE OR REPLACE TEMP MACRO report_domain(url) AS
-    coalesce(lower(
-        regexp_extract(url, '(?i)^[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?(?:www\.)?([^/?#:@]+)', 1)
-    ), '');

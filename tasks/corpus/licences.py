@@ -1,0 +1,27 @@
+"""The licences of known sources, as the Hugging Face Hub calls them, for cards of data sets."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Licence(NamedTuple):
+    """A licence: its identifier on the Hub, and what a card says of it."""
+
+    identifier: str
+    terms: str
+
+
+ODC_BY = Licence(
+    "odc-by",
+    "Open Data Commons Attribution License (ODC-By) 1.0; use is also subject to Common Crawl's "
+    "terms of use",
+)
+LICENCES = {  # Hub repository -> what its card says
+    "HuggingFaceFW/fineweb": ODC_BY,
+    "HuggingFaceFW/fineweb-edu": ODC_BY,
+}
+UNKNOWN_LICENCE = Licence(
+    "unknown",
+    "not known to the program that wrote this; look it up at the source before sharing the data",
+)
