@@ -14,7 +14,7 @@ from flows.presets import PrepareConfig
 from model.artifact import Artifact
 from tasks.download import download, source_files
 from tasks.duplicate_clusters import duplicate_clusters
-from tasks.evaluation_ngrams import EvaluationNgrams, evaluation_ngrams
+from tasks.evaluation_ngrams import evaluation_ngrams, listed_sets
 from tasks.filter_documents import FilterDocuments, filter_documents
 from tasks.find_contamination import find_contamination
 from tasks.pipeline import Pipeline
@@ -95,7 +95,7 @@ def _contaminated(
     ngrams = pipeline.add(
         evaluation_ngrams,
         "sets",
-        config=EvaluationNgrams.of(config.decontamination),
+        config=listed_sets(config.decontamination, store=pipeline.store),
         inputs={},
     )
     return [

@@ -12,7 +12,7 @@ from tasks.corpus.near_duplicates import SignedFile
 from tasks.corpus.signatures import BANDS_NAME, SIGNATURES_NAME
 from tasks.stage import Share, Stage
 
-STEP_VERSION = 2
+STEP_VERSION = 3
 
 
 def build(work: Work, config: DedupConfig, share: Share) -> None:

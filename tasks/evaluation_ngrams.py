@@ -4,39 +4,52 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict
+from typing import Annotated
 
-from model.config import Config
-from model.store import Work
+from model.config import RUNTIME_ONLY, Config
+from model.store import ArtifactStore, Work
 from tasks.config import DecontaminationConfig
 from tasks.corpus.contamination import write_ngrams
-from tasks.corpus.evaluation_sets import evaluation_files, set_digests
-from tasks.corpus.shingles import VERSION as WORDS_VERSION
+from tasks.corpus.evaluation_sets import EvaluationSet, evaluation_files, list_sets
+from tasks.corpus.hub_source import DOWNLOAD_FOLDER
+from tasks.corpus.raw_file import sweep
+from tasks.corpus.shingles import ALGORITHM as WORDS_ALGORITHM
 from tasks.stage import Share, Stage
 
-STEP_VERSION = 1
+STEP_VERSION = 2
 
 
 class EvaluationNgrams(Config):
-    """Which sets, by content."""
+    """Which sets, by content, and how many words are an n-gram."""
 
-    decontamination: DecontaminationConfig
+    sets: Annotated[dict[str, EvaluationSet], RUNTIME_ONLY]
     digests: dict[str, list[str]]
+    ngram_words: int
 
-    @classmethod
-    def of(cls, config: DecontaminationConfig) -> EvaluationNgrams:
-        """Return the config with the digests of its sets as they are now."""
-        return cls(decontamination=config, digests=set_digests(config.sets))
+
+def listed_sets(config: DecontaminationConfig, *, store: ArtifactStore) -> EvaluationNgrams:
+    """Return the config of the stage for the sets as they are now.
+
+    Raises:
+        SourceError: a set is missing, or cannot be listed.
+        ConfigError: the address of a set is incomplete.
+    """
+    sets = list_sets(config.sets, cache=store.root / "cache")
+    digests = {name: listed.digests for name, listed in sets.items()}
+    return EvaluationNgrams(sets=sets, digests=digests, ngram_words=config.ngram_words)
 
 
 def build(work: Work, config: EvaluationNgrams, share: Share) -> None:  # noqa: ARG001
-    """Write ngrams.npy, items.npy and sets.json."""
-    downloads = work.path / "downloads"
+    """Write ngrams.npy, items.npy and sets.json, going on from what was downloaded before."""
+    sweep(work.path, keep=DOWNLOAD_FOLDER)
+    downloads = work.path / DOWNLOAD_FOLDER
     counts = write_ngrams(
-        evaluation_files(config.decontamination.sets, downloads=downloads),
-        config=config.decontamination,
+        evaluation_files(config.sets, downloads=downloads),
+        ngram_words=config.ngram_words,
         destination=work.path,
     )
-    shutil.rmtree(downloads, ignore_errors=True)
+    if downloads.exists():
+        shutil.rmtree(downloads)
     work.counts = {"num_ngrams": counts.num_ngrams}
     work.facts = asdict(counts)
 
@@ -46,6 +59,7 @@ evaluation_ngrams = Stage(
     version=STEP_VERSION,
     build=build,
     scope="corpus",
+    resume=True,
     retries=5,
-    algorithms={"words": str(WORDS_VERSION)},
+    algorithms={"words": WORDS_ALGORITHM},
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unicodedata import unidata_version
+
 from model.config import Config
 from model.store import Work
 from tasks.config import FilterConfig, PersonalDataConfig
@@ -47,5 +49,5 @@ filter_documents = Stage(
     "filter_documents",
     version=STEP_VERSION,
     build=build,
-    algorithms={"language": MODEL_ALGORITHM},
+    algorithms={"language": MODEL_ALGORITHM, "unicode": unidata_version},
 )

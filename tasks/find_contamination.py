@@ -5,9 +5,10 @@ from __future__ import annotations
 from model.store import Work
 from tasks.config import DecontaminationConfig
 from tasks.corpus.contamination import NgramIndex, find_contaminated
+from tasks.corpus.shingles import ALGORITHM as WORDS_ALGORITHM
 from tasks.stage import Share, Stage
 
-STEP_VERSION = 1
+STEP_VERSION = 2
 
 
 def build(work: Work, config: DecontaminationConfig, share: Share) -> None:  # noqa: ARG001
@@ -22,4 +23,9 @@ def build(work: Work, config: DecontaminationConfig, share: Share) -> None:  # n
     work.facts = {"contamination": counts.num_by_set}
 
 
-find_contamination = Stage("find_contamination", version=STEP_VERSION, build=build)
+find_contamination = Stage(
+    "find_contamination",
+    version=STEP_VERSION,
+    build=build,
+    algorithms={"words": WORDS_ALGORITHM},
+)

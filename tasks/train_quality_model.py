@@ -7,8 +7,10 @@ from typing import Any
 from model.config import Config
 from model.store import ArtifactStore, Work
 from tasks.config import QualityModelConfig, SourceConfig
+from tasks.corpus.hub_source import DOWNLOAD_FOLDER
 from tasks.corpus.quality_labels import labelled_source, list_labelled_files, read_labelled
 from tasks.corpus.quality_model import ALGORITHM, train_and_measure
+from tasks.corpus.raw_file import sweep
 from tasks.corpus.sources import SourceFile
 from tasks.stage import Share, Stage
 
@@ -51,7 +53,8 @@ def labelled_documents(
 
 
 def build(work: Work, config: TrainQualityModel, share: Share) -> None:  # noqa: ARG001
-    """Write weights.npy and model.json."""
+    """Write weights.npy and model.json, going on from what a failed attempt downloaded."""
+    sweep(work.path, keep=DOWNLOAD_FOLDER)
     labelled = read_labelled(
         config.source,
         config.files,
@@ -81,6 +84,7 @@ train_quality_model = Stage(
     version=STEP_VERSION,
     build=build,
     scope="corpus",
+    resume=True,
     retries=5,
     algorithms={"features": ALGORITHM},
 )

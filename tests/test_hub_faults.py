@@ -22,8 +22,9 @@ from model.errors import (
     TransientDownloadError,
 )
 from tasks.corpus import hub_bytes
+from tasks.corpus.hub_client import HubFile
 from tasks.corpus.hub_retries import LONGEST_PAUSE_SECONDS, TRIES
-from tasks.corpus.hub_whole_file import SPACE_MARGIN_BYTES
+from tasks.corpus.hub_whole_file import SPACE_MARGIN_BYTES, obtain
 from tasks.corpus.raw_file import SourceFile, file_sha256
 from tasks.corpus.sources import FetchedFile, fetch_file, list_files, resolve_revision
 from tests.hub_pages import REPO, REVISION, hub_environment, hub_source, pages_hub
@@ -313,6 +314,27 @@ def test_branch_that_moves_after_listing_changes_neither_bytes_nor_partial(
     assert after.digest == f"{'f' * 40}:{PATH}"
     fetch_file(branch, after, data_seed=1, destination=got)
     assert_whole(hub, got)
+
+
+def test_partial_of_one_file_without_digest_is_not_gone_on_with_for_another(
+    hub: HubServer, tmp_path: Path, got: Path
+) -> None:
+    paths = ["data/a.parquet", "data/b.parquet"]
+    one, other = (
+        HubFile(
+            repo=REPO,
+            revision=REVISION,
+            path=path,
+            num_bytes=(hub.root / path).stat().st_size,
+            sha256=None,
+        )
+        for path in paths
+    )
+    hub.faults[one.path] = ["truncate", *[503] * TRIES]
+    with pytest.raises(TransientDownloadError):
+        obtain(one, got)
+    path, _ = obtain(other, got)
+    assert path.read_bytes() == (hub.root / other.path).read_bytes()
 
 
 def test_offline_without_the_file_says_so_and_asks_nobody(

@@ -3,6 +3,7 @@
 import logging
 import random
 import re
+import unicodedata
 from functools import cache
 from itertools import permutations
 from pathlib import Path
@@ -16,7 +17,14 @@ from model.errors import SourceError
 from tasks.config import DedupConfig, SignatureConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.minhash import ALGORITHM, band_keys
-from tasks.corpus.near_duplicates import GIANT_BUCKET, MAX_KEPT_COMPARED
+from tasks.corpus.near_duplicates import (
+    GIANT_BUCKET,
+    MAX_KEPT_COMPARED,
+    Selection,
+    ShingleFile,
+)
+from tasks.corpus.signatures import _write_bands
+from tasks.filter_documents import filter_documents
 from tests.small_corpus import (
     cluster,
     decide,
@@ -230,6 +238,27 @@ def test_documents_without_words_are_not_duplicates_of_each_other(
     assert removed == []
 
 
+def test_pair_exactly_at_the_threshold_goes(tmp_path: Path) -> None:
+    sets = [np.arange(100), np.arange(55), np.arange(54), np.empty(0), np.empty(0)]
+    with ShingleFile(tmp_path / "shingles.u64") as shingles:
+        for place, values in enumerate(sets):
+            shingles.add(place, values.astype(np.uint64))
+        shingles.end_writing()
+        selection = Selection(shingles, min_jaccard=0.55)  # 0.55 * 100 is more than 55 in floats
+        selection.run([(0, [1]), (1, [1]), (2, [1]), (3, [2]), (4, [2])], num_first=0)
+    assert selection.found == [(1, 0, 0.55)]
+
+
+@pytest.mark.parametrize("damage", ["cut", "page"])
+def test_part_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None:
+    part = write_part(tmp_path / "part.parquet", [document("some text " * 500)])
+    content = part.read_bytes()
+    part.write_bytes(content[:-9] if damage == "cut" else content[:4] + bytes(400) + content[404:])
+    with pytest.raises(SourceError, match="cannot be read") as caught:
+        _write_bands(part, config=SignatureConfig(), path=tmp_path / "bands.parquet")
+    assert caught.value.where == part
+
+
 def test_file_order_and_threads_change_no_byte(tmp_path: Path, limits: Limits) -> None:
     documents = families(seed=9, num_families=60)
     files = sign(tmp_path, documents, limits)
@@ -253,7 +282,9 @@ def test_cut_bands_file_is_named(tmp_path: Path, limits: Limits) -> None:
 
 def test_band_keys_are_the_same_for_ever() -> None:
     """Keys of another kernel or hash would match nothing: then the algorithm's name changes."""
-    assert ALGORITHM == "rensa-2-seed-1-words-1"
+    unicode = unicodedata.unidata_version  # of the interpreter: part of the name, yet no promise
+    assert ALGORITHM.split("-unicode-") == ["rensa-2-seed-1-words-1", unicode]
+    assert filter_documents.algorithms["unicode"] == unicode
     keys = band_keys(["The cat sat on the mat."], bands=2, band_rows=8, shingle_words=5)
     assert keys.tolist() == [[15786738708054935148, 15219608906956356636]]
 

@@ -2,95 +2,110 @@
 
 from __future__ import annotations
 
-import fnmatch
-import glob
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from model.errors import ConfigError, SourceError
-from tasks.corpus.contamination import EvaluationFile
-from tasks.corpus.hub_client import list_folder
-from tasks.corpus.hub_whole_file import obtain
-from tasks.corpus.raw_file import file_sha256
+from model.config import Config
+from model.errors import ConfigError, DownloadError, SourceError
+from tasks.config import SourceConfig
+from tasks.corpus.evaluation_items import EvaluationFile
+from tasks.corpus.sources import SourceFile, list_files, original_file
 
 HUB_PREFIX = "hub:"
 _HUB_SET = re.compile(r"hub:(?P<repo>[^@:]+/[^@:]+)@(?P<revision>[0-9a-f]{40}):(?P<files>.+)")
 
 
-def set_digests(sets: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return what identifies the content of each set: digests of files here, or the hub's commit.
+class EvaluationSet(Config):
+    """Where one set lies, and its files as they were listed."""
 
-    Raises:
-        SourceError: no file is there.
-        ConfigError: a hub address names no commit.
-    """
-    return {
-        name: [address] if _is_hub(address) else [file_sha256(path) for path in _local(address)]
-        for name, address in sets.items()
-    }
+    source: SourceConfig
+    files: tuple[SourceFile, ...]
+
+    @property
+    def digests(self) -> list[str]:
+        """What identifies the content: digests of files here, or commit and path on the hub."""
+        return [file.digest for file in self.files]
 
 
-def evaluation_files(sets: Mapping[str, str], *, downloads: Path) -> list[EvaluationFile]:
-    """Return the files of all sets, in order; those of the hub are fetched into a folder.
+def list_sets(sets: Mapping[str, str], *, cache: Path) -> dict[str, EvaluationSet]:
+    """Return the files of each set, in the order of their names.
+
+    Args:
+        sets: name -> address, as in ``decontamination.sets``.
+        cache: folder for what need not be asked or hashed twice.
 
     Raises:
         SourceError: a set has no file.
+        DownloadError: the hub refused, or cannot be reached and was never asked before.
+        ConfigError: a hub address names no commit.
+    """
+    return {name: _list_set(name, place, cache=cache) for name, place in sorted(sets.items())}
+
+
+def evaluation_files(sets: Mapping[str, EvaluationSet], *, downloads: Path) -> list[EvaluationFile]:
+    """Return the files of all sets, in the order of their names; those of the hub are fetched.
+
+    Args:
+        downloads: folder that keeps what arrived, for the next call to go on.
+
+    Raises:
+        SourceError: a file is not the one that was listed.
         DownloadError: the hub does not give it.
     """
+    listed = [
+        (name, evaluation_set.source, file)
+        for name, evaluation_set in sorted(sets.items())
+        for file in evaluation_set.files
+    ]
     return [
-        EvaluationFile(name, path)
-        for name, address in sets.items()
-        for path in (_from_hub(address, downloads / name) if _is_hub(address) else _local(address))
+        EvaluationFile(name, original_file(source, file, downloads=downloads / str(number)))
+        for number, (name, source, file) in enumerate(listed)
     ]
 
 
-def _is_hub(address: str) -> bool:
+def _list_set(name: str, address: str, *, cache: Path) -> EvaluationSet:
+    source = _source(address)
+    try:
+        files = list_files(source, data_seed=0, cache=cache)
+    except DownloadError:
+        raise
+    except SourceError as error:
+        raise _unusable(
+            name, error.problem, expected=error.expected, found=error.found, where=error.where
+        ) from error
+    parquet = tuple(file for file in files if file.path.endswith(".parquet"))
+    if not parquet:
+        found = ", ".join(file.path for file in files[:4])
+        raise _unusable(
+            name, "no file is parquet", expected="parquet files", found=found, where=address
+        )
+    return EvaluationSet(source=source, files=parquet)
+
+
+def _source(address: str) -> SourceConfig:
     if not address.startswith(HUB_PREFIX):
-        return False
-    if not _HUB_SET.fullmatch(address):
-        raise ConfigError(
-            "the address of an evaluation set on the hub is incomplete",
-            expected="hub:owner/name@<commit, 40 hex digits>:<glob of parquet files>",
-            found=address,
-            where="decontamination.sets",
-            fix="name the commit, so that the set is the same for ever",
-        )
-    return True
-
-
-def _local(address: str) -> list[Path]:
-    place = Path(address).expanduser()
-    if place.is_file():
-        return [place]
-    pattern = str(place / "*.parquet") if place.is_dir() else str(place)
-    paths = sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207 - may be absolute
-    if not paths:
-        raise SourceError(
-            "an evaluation set has no file",
-            expected="a parquet file, or a folder or glob of them",
-            found="nothing",
-            where=place.absolute(),
-            fix="correct decontamination.sets",
-        )
-    return paths
-
-
-def _from_hub(address: str, folder: Path) -> list[Path]:
+        return SourceConfig(kind="local", path=address)
     match = _HUB_SET.fullmatch(address)
-    assert match
-    files = [
-        file
-        for file in list_folder(match["repo"], match["revision"], "")
-        if fnmatch.fnmatchcase(file.path, match["files"])
-    ]
-    if not files:
-        raise SourceError(
-            "an evaluation set has no file",
-            expected=f"files like {match['files']}",
-            found="none of that name in the repository",
-            where=address,
-            fix="correct decontamination.sets",
-        )
-    in_order = sorted(files, key=lambda file: file.path)
-    return [obtain(file, folder / str(place))[0] for place, file in enumerate(in_order)]
+    if match:
+        repo, revision, files = match.groups()
+        return SourceConfig(kind="hub", repo=repo, revision=revision, files=files)
+    raise ConfigError(
+        "the address of an evaluation set on the hub is incomplete",
+        expected="hub:owner/name@<commit, 40 hex digits>:<glob of parquet files>",
+        found=address,
+        where="decontamination.sets",
+        fix="name the commit, so that the set is the same for ever",
+    )
+
+
+def _unusable(
+    name: str, problem: str, *, expected: object, found: object, where: object
+) -> SourceError:
+    return SourceError(
+        f"evaluation set {name}: {problem}",
+        expected=expected,
+        found=found,
+        where=where,
+        fix=f"set decontamination.sets.{name} to a parquet file, or a folder or glob of them",
+    )

@@ -99,13 +99,7 @@ def fetch_hub_file(source: SourceConfig, file: SourceFile, *, destination: Path)
         SourceRecordError: one of its rows is broken.
         DiskSpaceError: the disk cannot hold it.
     """
-    hub_file = HubFile(
-        repo=source.repo,
-        revision=file.digest.partition(":")[0],
-        path=file.path,
-        num_bytes=file.num_bytes or 0,
-        sha256=file.sha256,
-    )
+    hub_file = address(source, file)
     if file.take_rows is None:
         return _fetch_whole(source, hub_file, file, destination=destination)
     raw = destination / RAW_NAME
@@ -115,6 +109,17 @@ def fetch_hub_file(source: SourceConfig, file: SourceFile, *, destination: Path)
     card = _card(hub_file, fetched, num_rows=file.num_rows)
     (destination / CARD_NAME).write_text(card, encoding="utf-8")
     return fetched
+
+
+def address(source: SourceConfig, file: SourceFile) -> HubFile:
+    """Return where a listed file lies, at the commit of its listing."""
+    return HubFile(
+        repo=source.repo,
+        revision=file.digest.partition(":")[0],
+        path=file.path,
+        num_bytes=file.num_bytes or 0,
+        sha256=file.sha256,
+    )
 
 
 def _fetch_whole(

@@ -5,6 +5,7 @@ What of it arrived before a kill, a lost network or a full disk stays, for the n
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def obtain(hub_file: HubFile, folder: Path) -> tuple[Path, str]:
 
 def _fetch(hub_file: HubFile, folder: Path) -> tuple[Path, str]:
     """Download the file, going on from what an earlier process left; wrong bytes are deleted."""
-    partial = folder / f"{(hub_file.sha256 or hub_file.revision)[:16]}.partial"
+    identity = hashlib.sha256(f"{hub_file.revision}:{hub_file.path}".encode()).hexdigest()
+    partial = folder / f"{identity[:16]}.partial"
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder, keep=partial.name)
     num_there = hub_bytes.num_bytes_at(partial)

@@ -69,10 +69,10 @@ def fetch_local_file(source: SourceConfig, file: SourceFile, *, destination: Pat
     raw = destination / RAW_NAME
     if path.suffix == ".parquet" and file.take_rows is None and _can_stay(source, path):
         link_or_copy(path, raw)
-        _require_unchanged(raw, file, where=path)
+        require_unchanged(raw, file, where=path)
         return describe(raw, partial=False, sha256=file.digest)
     num_skipped = _rewrite(source, file, path, raw)
-    _require_unchanged(path, file, where=path)
+    require_unchanged(path, file, where=path)
     return describe(raw, partial=file.take_rows is not None, num_skipped_records=num_skipped)
 
 
@@ -87,6 +87,23 @@ def local_path(source: SourceConfig, file: SourceFile) -> Path:
     if not path.is_file():
         raise _missing(path)
     return path
+
+
+def require_unchanged(path: Path, file: SourceFile, *, where: Path) -> None:
+    """Compare the bytes at a path with those that were listed.
+
+    Raises:
+        SourceError: they differ.
+    """
+    found = file_sha256(path)
+    if found != file.digest:
+        raise SourceError(
+            "a source file changed after it was listed",
+            expected=f"sha256 {file.digest}",
+            found=f"sha256 {found}",
+            where=where,
+            fix="start again when nothing writes to the file",
+        )
 
 
 def _can_stay(source: SourceConfig, path: Path) -> bool:
@@ -114,18 +131,6 @@ def _rewrite(source: SourceConfig, file: SourceFile, path: Path, raw: Path) -> i
                 on_broken=source.on_broken_record,
                 where=path,
             )
-
-
-def _require_unchanged(path: Path, file: SourceFile, *, where: Path) -> None:
-    found = file_sha256(path)
-    if found != file.digest:
-        raise SourceError(
-            "a source file changed after it was listed",
-            expected=f"sha256 {file.digest}",
-            found=f"sha256 {found}",
-            where=where,
-            fix="start again when nothing writes to the file",
-        )
 
 
 def _find(pattern: str) -> tuple[Path, list[Path]]:

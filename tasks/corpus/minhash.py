@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from rensa import RMinHash  # type: ignore[attr-defined]  # re-exported from its binary module
 
-from tasks.corpus.shingles import VERSION, Ragged, shingle_hashes, word_hashes
+from tasks.corpus.shingles import ALGORITHM as WORDS_ALGORITHM
+from tasks.corpus.shingles import Ragged, shingle_hashes, word_hashes
 
 SEED = 1
-ALGORITHM = f"rensa-{RMinHash.ALGORITHM_VERSION}-seed-{SEED}-words-{VERSION}"
+ALGORITHM = f"rensa-{RMinHash.ALGORITHM_VERSION}-seed-{SEED}-{WORDS_ALGORITHM}"
 KEY_STEP = np.uint64(0xD6E8FEB86659FD93)
 
 BandKeys = npt.NDArray[np.uint64]

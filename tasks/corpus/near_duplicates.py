@@ -219,8 +219,8 @@ class Selection:
         own = self.shingles[place]
         for kept in sorted({kept for bucket in buckets for kept in self.kept.get(bucket, ())}):
             sizes = len(own), self.shingles.size(kept)
-            if min(sizes) < self.min_jaccard * max(sizes):
-                continue  # even if one held all of the other
+            if not min(sizes) or min(sizes) / max(sizes) < self.min_jaccard:
+                continue  # even if one held all of the other; divided as ``jaccard`` does
             self.num_compared += 1
             index = jaccard(own, self.shingles[kept])
             if index >= self.min_jaccard:

@@ -14,17 +14,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from model.errors import DownloadError, SourceSchemaError
+from model.errors import SourceSchemaError
 from tasks.config import QualityModelConfig, SourceConfig
-from tasks.corpus.hub_client import HubFile
-from tasks.corpus.hub_whole_file import obtain
-from tasks.corpus.local_source import local_path
+from tasks.corpus.hub_source import DOWNLOAD_FOLDER
 from tasks.corpus.quality_model import Features, Featurizer, Labels
-from tasks.corpus.raw_file import SourceFile, file_sha256, open_parquet
-from tasks.corpus.sources import list_files, resolve_revision
+from tasks.corpus.raw_file import SourceFile, open_parquet
+from tasks.corpus.sources import list_files, original_file, resolve_revision
 
 BATCH_ROWS = 1_024
-_DOWNLOADS = ".labels"
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,8 @@ def read_labelled(
 
     Args:
         seed: of the choice of held-out documents.
-        scratch: an existing directory, for a file of a hub while it is read.
+        scratch: an existing directory; files of a hub lie in its ``DOWNLOAD_FOLDER`` until all are
+            read, so that another try need not fetch them again.
 
     Raises:
         SourceError: a file is missing or damaged.
@@ -96,16 +94,16 @@ def _rows(
     scratch: Path,
 ) -> Iterator[tuple[str, float]]:
     """Yield text and label of evenly spaced rows, of every file the same share."""
-    try:
-        for number, file in enumerate(files):
-            share = config.max_labelled * (number + 1) // len(files)
-            wanted = share - config.max_labelled * number // len(files)
-            path = _local_copy(source, file, scratch=scratch)
-            with open_parquet(path, where=path, pre_buffer=False) as parquet:
-                _require_columns(parquet.schema_arrow, config, where=file.path)
-                yield from _spaced_rows(parquet, wanted, config=config)
-    finally:
-        shutil.rmtree(scratch / _DOWNLOADS, ignore_errors=True)
+    downloads = scratch / DOWNLOAD_FOLDER
+    for number, file in enumerate(files):
+        share = config.max_labelled * (number + 1) // len(files)
+        wanted = share - config.max_labelled * number // len(files)
+        path = original_file(source, file, downloads=downloads / str(number))
+        with open_parquet(path, where=path, pre_buffer=False) as parquet:
+            _require_columns(parquet.schema_arrow, config, where=file.path)
+            yield from _spaced_rows(parquet, wanted, config=config)
+    if downloads.exists():
+        shutil.rmtree(downloads)
 
 
 def _spaced_rows(
@@ -122,29 +120,6 @@ def _spaced_rows(
             row += 1
             if is_wanted and texts[number].as_py() and labels[number].is_valid:
                 yield texts[number].as_py(), labels[number].as_py()
-
-
-def _local_copy(source: SourceConfig, file: SourceFile, *, scratch: Path) -> Path:
-    if source.kind != "local":
-        hub_file = HubFile(
-            repo=source.repo,
-            revision=source.revision,
-            path=file.path,
-            num_bytes=file.num_bytes or 0,
-            sha256=file.sha256,
-        )
-        return obtain(hub_file, scratch / _DOWNLOADS)[0]
-    path = local_path(source, file)
-    found = file_sha256(path)
-    if found != file.digest:
-        raise DownloadError(
-            "a labelled file is not the one that was listed",
-            expected=f"sha256 {file.digest}",
-            found=f"sha256 {found}",
-            where=path,
-            fix="run again; if it stays so, something else writes to the file or damages it",
-        )
-    return path
 
 
 def _require_columns(schema: pa.Schema, config: QualityModelConfig, *, where: str) -> None:

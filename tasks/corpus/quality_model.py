@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import unidata_version
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from model.errors import ArtifactError, CorpusError
 from tasks.config import QualityModelConfig
 
 FEATURES_VERSION = 1
-ALGORITHM = f"xxh3-words-pairs-{FEATURES_VERSION}"  # belongs in the cache keys of its users
+ALGORITHM = f"xxh3-words-pairs-{FEATURES_VERSION}-unicode-{unidata_version}"  # for cache keys
 MAX_CHARS = 10_000  # of a text; the rest is not looked at
 BATCH_DOCUMENTS = 256
 LEARNING_RATE = 0.1  # AdaGrad's: about the first step of each weight

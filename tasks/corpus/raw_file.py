@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -200,6 +200,19 @@ def open_parquet(source: Path | Any, *, where: object, pre_buffer: bool) -> pq.P
         return pq.ParquetFile(source, pre_buffer=pre_buffer, buffer_size=0 if pre_buffer else 2**20)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise unreadable(error, where=where) from error
+
+
+def read_batches(path: Path, *, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a parquet file, some columns of so many at a time.
+
+    Raises:
+        SourceError: it is cut off, damaged, or no parquet file.
+    """
+    with open_parquet(path, where=path, pre_buffer=False) as parquet:
+        try:
+            yield from parquet.iter_batches(batch_rows, columns=columns)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise unreadable(error, where=path) from error
 
 
 def unreadable(error: Exception, *, where: object) -> SourceError:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from unicodedata import unidata_version
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,8 @@ import numpy.typing as npt
 Hashes = npt.NDArray[np.uint64]
 Offsets = npt.NDArray[np.int64]
 
-VERSION = 1  # belongs in the cache keys of users: raise it when a hash would change
+VERSION = 1  # raise it when a hash would change
+ALGORITHM = f"words-{VERSION}-unicode-{unidata_version}"  # belongs in the cache keys of users
 BATCH_CHARS = 2**17  # the arrays of one batch stay in the processor's cache
 BASE = 0x9E3779B97F4A7C15  # odd, so powers have inverses modulo 2**64
 WORD_STEP = 0xD6E8FEB86659FD93  # odd; joins the hashes of a window's words

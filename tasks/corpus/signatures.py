@@ -27,6 +27,7 @@ from tasks.corpus.duck import (
     write_parquet,
 )
 from tasks.corpus.minhash import BandKeys, band_keys
+from tasks.corpus.raw_file import read_batches
 from tasks.corpus.shingles import batches
 
 SIGNATURES_NAME = "signatures.parquet"
@@ -91,11 +92,8 @@ def _write_bands(part: Path, *, config: SignatureConfig, path: Path) -> None:
     schema = pa.schema([("row", pa.int64()), *((name, pa.uint64()) for name in names)])
     rows: list[int] = []
     keys: list[BandKeys] = []
-    with (
-        pq.ParquetFile(part) as documents,
-        pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer,
-    ):
-        for batch in documents.iter_batches(READ_ROWS, columns=["row", "text"]):
+    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
+        for batch in read_batches(part, columns=["row", "text"], batch_rows=READ_ROWS):
             rows += batch["row"].to_pylist()
             keys += text_band_keys(batch["text"].to_pylist(), config)
             if len(rows) >= KEY_ROW_GROUP_ROWS:

@@ -12,11 +12,24 @@ from pathlib import Path
 from model.errors import DiskSpaceError, SourceError, is_disk_full
 from tasks.config import SourceConfig
 from tasks.corpus.demo_corpus import DEMO_CORPUS_VERSION, generate_shard
-from tasks.corpus.hub_source import fetch_hub_file, list_hub_files, resolve_revision
-from tasks.corpus.local_source import fetch_local_file, list_local_files
+from tasks.corpus.hub_source import address, fetch_hub_file, list_hub_files, resolve_revision
+from tasks.corpus.hub_whole_file import obtain
+from tasks.corpus.local_source import (
+    fetch_local_file,
+    list_local_files,
+    local_path,
+    require_unchanged,
+)
 from tasks.corpus.raw_file import RAW_NAME, FetchedFile, SourceFile, artifact_name, describe
 
-__all__ = ["FetchedFile", "SourceFile", "fetch_file", "list_files", "resolve_revision"]
+__all__ = [
+    "FetchedFile",
+    "SourceFile",
+    "fetch_file",
+    "list_files",
+    "original_file",
+    "resolve_revision",
+]
 
 TRUTH_NAME = "truth.parquet"
 
@@ -78,6 +91,25 @@ def fetch_file(
             where=destination,
             fix="free some space, or set LLM_DATA_ROOT to a folder on a larger disk",
         ) from error
+
+
+def original_file(source: SourceConfig, file: SourceFile, *, downloads: Path) -> Path:
+    """Return a listed file as it is: where it lies on this machine, or fetched from the hub.
+
+    Args:
+        source: of kind local or hub.
+        downloads: folder of this file alone; what of it arrives stays, for the next call to go on.
+
+    Raises:
+        SourceError: the file is gone, or not the one that was listed.
+        DownloadError: the hub refused, or sent other bytes than it promised.
+        DiskSpaceError: the disk cannot hold it.
+    """
+    if source.kind == "hub":
+        return obtain(address(source, file), downloads)[0]
+    path = local_path(source, file)
+    require_unchanged(path, file, where=path)
+    return path
 
 
 def _list_demo_shards(source: SourceConfig, *, data_seed: int) -> list[SourceFile]:

@@ -1,0 +1,102 @@
+"""The texts of an evaluation set's items: every string of a parquet file, however deep it lies.
+
+An item's texts are each of its strings, and its first string followed by each other one, so that a
+question together with one of its answers is found as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.errors import SourceError
+
+
+@dataclass(frozen=True)
+class EvaluationFile:
+    """One parquet file of an evaluation set."""
+
+    evaluation_set: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Items:
+    """The items of one file.
+
+    Args:
+        columns: those that hold strings; a field of a struct is named after a dot.
+        texts: of each item, in row order.
+    """
+
+    columns: list[str]
+    texts: Iterator[list[str]]
+
+
+def read_items(file: EvaluationFile) -> Items:
+    """Return the texts of each item of a file.
+
+    Raises:
+        SourceError: the file cannot be read or holds no strings.
+    """
+    try:
+        table = pq.read_table(file.path)
+    except (OSError, pa.ArrowException) as exc:
+        raise _unusable(file, found=exc) from exc
+    by_column = {field.name: list(_text_fields(field.name, field.type)) for field in table.schema}
+    wanted = [name for name, fields in by_column.items() if fields]
+    if not wanted:
+        raise _unusable(file, found=f"columns {', '.join(table.schema.names)}")
+    fields = [field for name in wanted for field in by_column[name]]
+    return Items(fields, _texts(table.select(wanted)))
+
+
+def _texts(table: pa.Table) -> Iterator[list[str]]:
+    for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        strings = list(_strings(row))
+        yield [*strings, *(f"{strings[0]} {other}" for other in strings[1:])]
+
+
+def _text_fields(name: str, kind: pa.DataType) -> Iterator[str]:
+    """Yield the names of the strings in a column: its own, or those of its structs' fields."""
+    if pa.types.is_struct(kind):
+        for field in kind:
+            yield from _text_fields(f"{name}.{field.name}", field.type)
+    elif pa.types.is_map(kind):
+        yield from _text_fields(f"{name}.key", kind.key_type)
+        yield from _text_fields(f"{name}.value", kind.item_type)
+    elif pa.types.is_nested(kind):
+        yield from _text_fields(name, kind.field(0).type)
+    elif pa.types.is_dictionary(kind):
+        yield from _text_fields(name, kind.value_type)
+    elif any(is_kind(kind) for is_kind in _STRINGS):
+        yield name
+
+
+_STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield the strings of a nested value, but for empty ones."""
+    if isinstance(value, str):
+        yield from [value] if value else []
+    elif isinstance(value, dict):
+        yield from _strings(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _strings(part)
+
+
+def _unusable(file: EvaluationFile, *, found: object) -> SourceError:
+    return SourceError(
+        f"evaluation set {file.evaluation_set} cannot be read",
+        expected="a parquet file with columns of strings, or of lists or structs of them",
+        found=found,
+        where=file.path,
+        fix="correct decontamination.sets",
+    )
