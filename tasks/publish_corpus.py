@@ -103,7 +103,10 @@ def _settings(manifests: dict[str, list[Manifest]]) -> dict[str, dict[str, Any]]
     settings = dict(config["filter_documents"]) | {"dedup": config["duplicate_clusters"]}
     if "evaluation_ngrams" in config:
         sets = config["evaluation_ngrams"]
-        settings["decontamination"] = {**sets["decontamination"], "sets": sets["digests"]}
+        settings["decontamination"] = {
+            "ngram_words": sets["ngram_words"],
+            "sets": sets["digests"],
+        }
     if "select_quality" in config:
         learned = config["train_quality_model"]
         settings["quality_model"] = {

@@ -244,8 +244,9 @@ def test_pair_exactly_at_the_threshold_goes(tmp_path: Path) -> None:
         for place, values in enumerate(sets):
             shingles.add(place, values.astype(np.uint64))
         shingles.end_writing()
-        selection = Selection(shingles, min_jaccard=0.55)  # 0.55 * 100 is more than 55 in floats
-        selection.run([(0, [1]), (1, [1]), (2, [1]), (3, [2]), (4, [2])], num_first=0)
+        least = 0.55  # times 100 it is more than 55 in floats
+        selection = Selection(shingles, min_jaccard=least, num_first=0, compares_all=True)
+        selection.run([(0, [1]), (1, [1]), (2, [1]), (3, [2]), (4, [2])])
     assert selection.found == [(1, 0, 0.55)]
 
 
