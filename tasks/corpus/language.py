@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.errors import ConfigError
+from tasks.corpus.arrow_columns import with_rows
 
 MODEL_NAME = "lid.176.ftz"
 MODEL_SHA256 = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
@@ -82,18 +83,10 @@ def score_missing_languages(
     found = {row: detect_language(texts[row].as_py()) for row in rows}
     scored = {row: item for row, item in found.items() if item}
     return Languages(
-        language=_filled(language, {row: item.label for row, item in scored.items()}),
-        language_score=_filled(language_score, {row: item.score for row, item in scored.items()}),
+        language=with_rows(language, {row: item.label for row, item in scored.items()}),
+        language_score=with_rows(language_score, {row: item.score for row, item in scored.items()}),
         num_scored=len(scored),
     )
-
-
-def _filled(column: pa.Array, values: dict[int, str] | dict[int, float]) -> pa.Array:
-    if not values:
-        return column
-    changed = pa.array((row in values for row in range(len(column))), pa.bool_())
-    in_order = pa.array([values[row] for row in sorted(values)], column.type)
-    return pc.replace_with_mask(column, changed, in_order)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @cache

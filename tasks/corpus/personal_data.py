@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.config import PersonalDataConfig, PersonalDataKind
+from tasks.corpus.arrow_columns import with_rows
 from tasks.corpus.personal_data_rules import ADDRESSES, MAY_HOLD, RULES, is_placeholder
 
 KINDS: tuple[PersonalDataKind, ...] = get_args(PersonalDataKind)
@@ -125,22 +126,13 @@ def edit_personal_data(texts: pa.Array, config: PersonalDataConfig) -> PersonalD
     for found in spans.values():
         for span in found:
             num_spans[span.kind] += 1
-    return PersonalData(_with_texts(texts, edited), spans, num_spans)
+    return PersonalData(with_rows(texts, edited), spans, num_spans)
 
 
 def _candidates(texts: pa.Array) -> Iterator[int]:
     may_hold = pc.match_substring_regex(texts, pattern=MAY_HOLD)  # pyright: ignore[reportAttributeAccessIssue]
     for row in pc.indices_nonzero(may_hold):  # pyright: ignore[reportAttributeAccessIssue]
         yield row.as_py()
-
-
-def _with_texts(texts: pa.Array, edited: dict[int, str]) -> pa.Array:
-    """Return the array with some of its texts changed."""
-    if not edited:
-        return texts
-    changed = pa.array((row in edited for row in range(len(texts))), pa.bool_())
-    in_order = pa.array([edited[row] for row in sorted(edited)], texts.type)
-    return pc.replace_with_mask(texts, changed, in_order)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _without_placeholders(text: str) -> str:

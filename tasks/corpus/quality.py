@@ -8,7 +8,7 @@ see what it left. Language and the number of words are judged before, in SQL, by
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from tasks.corpus.quality_lines import (
 from tasks.corpus.quality_repetition import RULES as REPETITION_RULES
 from tasks.corpus.quality_repetition import repetition
 from tasks.corpus.quality_rules import Verdicts
+from tasks.corpus.shingles import batches
 
 REASONS = (
     *(rule.reason for rule in REPETITION_RULES),
@@ -62,7 +63,10 @@ def judge(texts: Sequence[str], *, terminal_punctuation: bool) -> Judged:
         texts: documents; a single one is worked on whole.
         terminal_punctuation: drop lines without it (profile ``strict``).
     """
-    parts = [_judge(batch, terminal_punctuation=terminal_punctuation) for batch in _batches(texts)]
+    parts = [
+        _judge(batch, terminal_punctuation=terminal_punctuation)
+        for batch in batches(texts, max_chars=BATCH_CHARS)
+    ]
     return Judged(
         reasons=[reason for part in parts for reason in part.reasons],
         details=[detail for part in parts for detail in part.details],
@@ -74,17 +78,6 @@ def judge(texts: Sequence[str], *, terminal_punctuation: bool) -> Judged:
 
 
 _NO_LINES = np.zeros((0, len(LINE_REASONS)), np.int64)
-
-
-def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    start = chars = 0
-    for place, text in enumerate(texts):
-        if place > start and chars + len(text) > BATCH_CHARS:
-            yield texts[start:place]
-            start, chars = place, 0
-        chars += len(text)
-    if start < len(texts):
-        yield texts[start:]
 
 
 def _judge(texts: Sequence[str], *, terminal_punctuation: bool) -> Judged:

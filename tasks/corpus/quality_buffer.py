@@ -33,9 +33,9 @@ from tasks.corpus.quality_characters import (
     classes_of,
     is_any,
 )
+from tasks.corpus.span_hashes import Hashes, prefix_sums, span_hashes
 
 Ints = NDArray[np.int64]
-Hashes = NDArray[np.uint64]
 
 DASHES = "-–—~"  # part words between letters
 RELATIONS = ":<>=/"  # part what is before them from a letter
@@ -46,10 +46,6 @@ ABBREVIATIONS = (  # keep their full stop
     "Mr Mrs Ms Messrs Dr Prof Rev Gen Sen Rep Gov Adm St Mt Jr Co Inc Ltd Corp Bros vs "
     "Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec"
 )
-_BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
-_INVERSE = pow(_BASE, -1, 2**64)
-_MIX = np.uint64(0xD6E8FEB86659FD93)
-_HALF = np.uint64(32)
 
 
 @dataclass(frozen=True)
@@ -163,24 +159,12 @@ class TextBuffer:
         return (totals[spans.ends] - totals[spans.starts]).astype(np.int64)
 
     @cached_property
-    def _prefix_hashes(self) -> Hashes:
-        powers, _ = _powers(len(self.codes))
-        prefix = np.zeros(len(self.codes) + 1, dtype=np.uint64)
-        np.cumsum(self.codes * powers[: len(self.codes)], out=prefix[1:])
-        return prefix
+    def _prefix_sums(self) -> Hashes:
+        return prefix_sums(self.codes)
 
     def hashes(self, spans: Spans) -> Hashes:
         """Return 64-bit hashes of pieces: equal text, equal hash, in every document and batch."""
-        _, inverses = _powers(len(self.codes))
-        prefix = self._prefix_hashes
-        values = (prefix[spans.ends] - prefix[spans.starts]) * inverses[spans.starts]
-        return mixed(values + spans.chars.astype(np.uint64))
-
-
-def mixed(values: Hashes) -> Hashes:
-    """Return 64-bit values scrambled one to one, so that every bit depends on all."""
-    values = (values ^ (values >> _HALF)) * _MIX
-    return (values ^ (values >> _HALF)) * _MIX
+        return span_hashes(self._prefix_sums, spans.starts, spans.ends)
 
 
 @lru_cache(maxsize=100)
@@ -294,17 +278,3 @@ def _cut_contractions(buffer: TextBuffer, at: Ints, begins: Flags) -> None:
 @lru_cache(maxsize=1)
 def _abbreviation_hashes() -> Hashes:
     return np.array([text_hash(word) for word in ABBREVIATIONS.split()], dtype=np.uint64)
-
-
-_power_tables: list[Hashes] = []
-
-
-def _powers(count: int) -> tuple[Hashes, Hashes]:
-    """Return powers of the base and of its inverse, at least so many; kept for the next batch."""
-    if not _power_tables or len(_power_tables[0]) <= count:
-        size = max(count + 1, 1 << 20)
-        _power_tables[:] = [
-            np.concatenate([np.ones(1, np.uint64), np.full(size - 1, base, np.uint64)]).cumprod()
-            for base in (_BASE, _INVERSE)
-        ]
-    return _power_tables[0], _power_tables[1]

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.corpus.quality_buffer import Hashes, Ints, Spans, TextBuffer, mixed
+from tasks.corpus.quality_buffer import Ints, Spans, TextBuffer
 from tasks.corpus.quality_characters import Flags
 from tasks.corpus.quality_rules import GOPHER_REPETITION, Rule, Values, share
+from tasks.corpus.span_hashes import Hashes, mix
 
 TOP_N_GRAMS = {2: 0.20, 3: 0.18, 4: 0.16}  # arXiv 2112.11446, table A1
 DUPLICATE_N_GRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}  # the same table
@@ -84,7 +85,7 @@ def paragraphs(buffer: TextBuffer) -> Spans:
 
 def duplicates(buffer: TextBuffer, pieces: Spans) -> tuple[Ints, Ints]:
     """Return of each document the number and characters of pieces that it has said before."""
-    keys = mixed(buffer.hashes(pieces) + pieces.docs.astype(np.uint64) * _DOC_BASE)
+    keys = mix(buffer.hashes(pieces) + pieces.docs.astype(np.uint64) * _DOC_BASE)
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     again = order[1:][keys[1:] == keys[:-1]]
@@ -204,7 +205,7 @@ class WordRows:
         keys += docs.astype(np.uint64) * _DOC_BASE
         is_whole = docs == self.docs[n - 1 :][:num_grams]
         bits = np.uint64(max(1, len(self.docs).bit_length()))
-        keys = (mixed(keys) >> bits) << bits
+        keys = (mix(keys) >> bits) << bits
         keys |= np.arange(num_grams, dtype=np.uint64)
         keys = np.sort(keys[is_whole])
         positions = (keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)

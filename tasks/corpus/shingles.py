@@ -3,9 +3,6 @@
 A word is what ``re.findall(r"\\w+", text.lower())`` returns; a shingle is a window of ``size``
 words, or all words of a document that has fewer. MinHash, the exact Jaccard index and
 decontamination all read texts through this module, so they mean the same words.
-
-Words are hashed by arithmetic on the characters of a whole batch at once: a prefix sum of
-``code * BASE**position`` gives any word's polynomial hash by one subtraction.
 """
 
 from __future__ import annotations
@@ -18,16 +15,15 @@ from unicodedata import unidata_version
 import numpy as np
 import numpy.typing as npt
 
-Hashes = npt.NDArray[np.uint64]
+from tasks.corpus.span_hashes import Hashes, mix, prefix_sums, span_hashes
+
 Offsets = npt.NDArray[np.int64]
 
 VERSION = 1  # raise it when a hash would change
 ALGORITHM = f"words-{VERSION}-unicode-{unidata_version}"  # belongs in the cache keys of users
 BATCH_CHARS = 2**17  # the arrays of one batch stay in the processor's cache
-BASE = 0x9E3779B97F4A7C15  # odd, so powers have inverses modulo 2**64
 WORD_STEP = 0xD6E8FEB86659FD93  # odd; joins the hashes of a window's words
 NUM_CODES = 0x110000
-_MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # splitmix64, Steele et al. 2014
 
 
 @dataclass(frozen=True)
@@ -74,14 +70,10 @@ def word_hashes(texts: Sequence[str]) -> Ragged:
     )
     edges = np.flatnonzero(np.diff(_word_codes()[codes].view(np.int8), prepend=np.int8(0)))
     starts, ends = edges[::2], edges[1::2]  # every text ends with a line feed, so each word ends
-    powers, inverses = _powers(_next_power_of_two(len(codes)))
-    sums = np.zeros(len(codes) + 1, dtype=np.uint64)
-    np.cumsum(codes * powers[: len(codes)], out=sums[1:])
-    spelling = (sums[ends] - sums[starts]) * inverses[starts]
     text_ends = np.cumsum([len(text) + 1 for text in lowered])
     offsets = np.zeros(len(texts) + 1, dtype=np.int64)
     offsets[1:] = np.searchsorted(starts, text_ends)
-    return Ragged(_mix(spelling + (ends - starts).astype(np.uint64)), offsets)
+    return Ragged(span_hashes(prefix_sums(codes), starts, ends), offsets)
 
 
 def shingle_hashes(words: Ragged, *, size: int) -> Ragged:
@@ -100,7 +92,7 @@ def shingle_hashes(words: Ragged, *, size: int) -> Ragged:
         if has_short:  # a window that ends early counts what is not there as zero
             word = np.where(starts + place < ends, word, np.uint64(0))
         total = total * np.uint64(WORD_STEP) + word
-    return Ragged(_mix(total), offsets)
+    return Ragged(mix(total), offsets)
 
 
 def shingle_sets(texts: Sequence[str], *, size: int) -> list[Hashes]:
@@ -121,13 +113,6 @@ def jaccard(one: Hashes, other: Hashes) -> float:
     return shared / (len(one) + len(other) - shared)
 
 
-def _mix(values: Hashes) -> Hashes:
-    """Spread every bit over all bits, so that any of them may serve as a random one."""
-    for shift, factor in zip((30, 27), _MIX, strict=True):
-        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
-    return values ^ (values >> np.uint64(31))
-
-
 @cache
 def _word_codes() -> npt.NDArray[np.bool_]:
     r"""Return which Unicode code points ``\w`` matches in Python's re."""
@@ -136,17 +121,3 @@ def _word_codes() -> npt.NDArray[np.bool_]:
         matches[code] = chr(code).isalnum()
     matches[ord("_")] = True
     return matches
-
-
-@cache
-def _powers(count: int) -> tuple[Hashes, Hashes]:
-    """Return the first ``count`` powers of ``BASE`` modulo 2**64, and their inverses."""
-    powers, inverses = (
-        np.full(count, base, dtype=np.uint64) for base in (BASE, pow(BASE, -1, 2**64))
-    )
-    powers[0] = inverses[0] = 1
-    return np.cumprod(powers), np.cumprod(inverses)
-
-
-def _next_power_of_two(number: int) -> int:
-    return 1 << max(number - 1, 1).bit_length()
