@@ -53,14 +53,15 @@ class TimedPipeline(Pipeline):
     def add(self, stage: Stage, name: str, *, config: Config, inputs: Inputs) -> Artifact:
         """Run a stage and return its artifact."""
         started = time.perf_counter()
-        derivation = stage.derive(name, config=config, inputs=inputs)
-        if self.store.status(derivation).state != "complete":
-            call = Call(stage, derivation, config, self._share(stage), self.store.root)
+        artifact = super().add(stage, name, config=config, inputs=inputs)  # plans only
+        step = self.steps[artifact.key]
+        if step.status.state != "complete":
+            call = Call(stage, step.derivation, config, self._share(stage), self.store.root)
             run_body(call, self.store)
         cost = self.walk.costs[stage.name]
         cost.seconds += time.perf_counter() - started
         cost.num_artifacts += 1
-        return derivation.artifact
+        return artifact
 
 
 def measure(config: PrepareConfig) -> tuple[Walk, Walk, int, int]:
