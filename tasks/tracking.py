@@ -23,8 +23,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_UI_URL
 from pydantic import BaseModel
 
-from model.artifact import Artifact, Derivation, Manifest
-from model.config import TrackingConfig
+from model.artifact import Artifact, Manifest
 from model.store import ArtifactStore, git_commit
 from model.tracker import EVENTS_NAME, read_events
 from tasks.tracking_data import data_sets, data_tags
@@ -37,7 +36,7 @@ from tasks.tracking_store import (
     shown_address,
     tracking_uri,
 )
-from tasks.tracking_training import complete_training, final_metrics, training_run
+from tasks.tracking_training import complete_training, final_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -127,10 +126,6 @@ class TrackedPipeline:
         self.attempt(
             "data sets", lambda runs, run_id: runs.log_data_sets(run_id, data_sets(manifests))
         )
-
-    def training_run(self, derivation: Derivation) -> TrackingConfig:
-        """Return where the training of a derivation reports to, see ``training_run``."""
-        return training_run(derivation, parent_run_id=self.run_id)
 
     def complete_training(self, trained: Artifact, store: ArtifactStore) -> str | None:
         """See that a finished training has a finished run here, and return that run's id.

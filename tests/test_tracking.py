@@ -199,7 +199,9 @@ def test_pipeline_run_without_a_usable_store_goes_on_and_says_so_twice(
         tracked.record_text("text", "name.txt")
         tracked.record_data(small.manifests.values())
         assert tracked.complete_training(small.artifact("train_model"), small.store) is None
-        where = tracked.training_run(small.manifests["train_model"].derivation)
+        where = training_run(
+            small.manifests["train_model"].derivation, parent_run_id=tracked.run_id
+        )
         assert where.uri is None
     first, last = (
         record.getMessage() for record in caplog.records if record.name == "tasks.tracking"
@@ -225,7 +227,7 @@ def test_pipeline_run_whose_store_goes_away_finishes_with_warnings(
         assert tracked.run_id
         database.write_bytes(b"gone" * 4096)
         derivation = small.manifests["train_model"].derivation
-        assert tracked.training_run(derivation).run_id is None
+        assert training_run(derivation, parent_run_id=tracked.run_id).run_id is None
         tracked.record_metrics({"train/loss": 1.0})
     ours = [record for record in caplog.records if record.name.startswith("tasks.")]
     messages = [record.getMessage() for record in ours]
@@ -256,7 +258,7 @@ def test_training_run_of_an_interrupted_training_is_gone_on_in(
 
     def crash() -> None:
         with open_pipeline(experiment) as first:
-            places.append(first.training_run(derivation))
+            places.append(training_run(derivation, parent_run_id=first.run_id))
             raise ValueError("crash")
 
     with pytest.raises(ValueError, match="crash"):
@@ -264,7 +266,7 @@ def test_training_run_of_an_interrupted_training_is_gone_on_in(
     (began,) = places
     assert client.get_run(began.run_id).info.status == "FAILED"
     with open_pipeline(experiment) as second:
-        assert second.training_run(derivation) == began
+        assert training_run(derivation, parent_run_id=second.run_id) == began
         run = client.get_run(began.run_id)
         assert run.info.status == "RUNNING"
         assert run.data.tags["mlflow.parentRunId"] == second.run_id
@@ -278,7 +280,10 @@ def test_training_run_of_another_key_is_another_run(experiment: str, tmp_path: P
         for salt in ("a", "b")
     )
     with open_pipeline(experiment) as tracked:
-        assert tracked.training_run(one).run_id != tracked.training_run(two).run_id
+        assert (
+            training_run(one, parent_run_id=tracked.run_id).run_id
+            != training_run(two, parent_run_id=tracked.run_id).run_id
+        )
 
 
 def test_training_run_without_a_parent_reports_nowhere(tmp_path: Path) -> None:
@@ -377,7 +382,7 @@ def test_complete_training_whose_process_reported_sends_only_what_is_missing(
     reported = tmp_path / "reported.jsonl"
     reported.write_text(event_lines(until=20))
     with open_pipeline(experiment) as tracked:
-        where = tracked.training_run(trained.derivation)
+        where = training_run(trained.derivation, parent_run_id=tracked.run_id)
         assert where.uri
         assert where.run_id
         assert replay(reported, uri=where.uri, run_id=where.run_id) == 14

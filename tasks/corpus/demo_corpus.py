@@ -37,8 +37,6 @@ DEMO_CORPUS_VERSION = 1
 TRUTH_NAME = "truth.parquet"
 ROW_GROUP_ROWS = 1_000
 
-DEMO_COLUMNS: tuple[str, ...] = tuple(FINEWEB_SCHEMA.names)
-
 TRUTH_SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
