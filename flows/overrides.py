@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from flows.presets import PRESETS, PrepareConfig, PretrainConfig
-from model.config import Config, TrainConfig, rows_per_step
+from model.config import Config
 from model.errors import ConfigError
+from model.train_config import TrainConfig, rows_per_step
 
 ConfigT = TypeVar("ConfigT", bound=PrepareConfig)
 

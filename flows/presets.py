@@ -9,8 +9,8 @@ from model.config import (
     ExportConfig,
     ModelConfig,
     ScoreConfig,
-    TrainConfig,
 )
+from model.train_config import TrainConfig
 from tasks.config import (
     CardConfig,
     DataConfig,

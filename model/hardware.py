@@ -7,9 +7,9 @@ import time
 
 import torch
 
-from model.config import Precision
 from model.distributed import World
 from model.errors import ConfigError
+from model.train_config import Precision
 
 # Dense bf16 TFLOP/s without sparsity, from NVIDIA's data sheets; the longest name that fits counts.
 PEAK_TFLOPS = {

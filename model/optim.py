@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from model.config import TrainConfig
 from model.errors import ConfigError
 from model.gpt import GPT
+from model.train_config import TrainConfig
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

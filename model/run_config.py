@@ -14,9 +14,10 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError
 
 from model.artifact import Artifact, Derivation
-from model.config import Config, MixturePart, ModelConfig, TrackingConfig, TrainConfig
+from model.config import Config, MixturePart, ModelConfig, TrackingConfig
 from model.errors import ConfigError, LLMError
 from model.store import write_synced
+from model.train_config import TrainConfig
 
 RESULT_NAME = "result.json"
 EXIT_INTERRUPTED = 75  # sysexits.h EX_TEMPFAIL: run it again and it goes on

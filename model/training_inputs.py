@@ -6,13 +6,13 @@ Called by ``model.trainer``. Here it is checked that tokenizer, shards and model
 from __future__ import annotations
 
 from model.batches import BatchReader, Part
-from model.config import rows_per_step
 from model.distributed import World
 from model.errors import ConfigError
 from model.gpt import GPT
 from model.run_config import TrainRun
 from model.shards import ShardSet
 from model.tokenizer import Tokenizer
+from model.train_config import rows_per_step
 from model.weights import load_model
 
 

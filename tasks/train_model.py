@@ -13,10 +13,10 @@ from model.config import (
     Config,
     MixturePart,
     ModelConfig,
-    TrainConfig,
 )
 from model.run_config import TrainRun
 from model.store import Work
+from model.train_config import TrainConfig
 from tasks.child import Child
 from tasks.progress import TrainingProgress
 from tasks.stage import Share, Stage

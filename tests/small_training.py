@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from model.artifact import Derivation
-from model.config import MixturePart, ModelConfig, TrainConfig
+from model.config import MixturePart, ModelConfig
 from model.rows import Segments, write_rows
 from model.run_config import TrainRun
 from model.shards import ShardHeader, ShardSet, write_shard
 from model.tokenizer import Tokenizer
+from model.train_config import TrainConfig
 from tests.small_tokenizer import SENTENCES, train_small_tokenizer
 
 ROOT = Path(__file__).parent.parent

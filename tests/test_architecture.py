@@ -26,6 +26,7 @@ GROUND = {"model", "tasks", "flows", "tasks.config"} | {
         "rows",
         "arrow_streams",
         "run_config",
+        "train_config",
         "child_runs",
     )
 }

@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 
 from model.batches import LoaderState
 from model.checkpoint import Checkpoints, LoopState, join_tensors, split_tensors
-from model.config import TrainConfig
 from model.errors import CheckpointError, DiskSpaceError
 from model.gpt import GPT, next_token_loss
 from model.optim import AdamW, build_optimizer
+from model.train_config import TrainConfig
 from model.weights import load_model
 from tests.small_model import random_ids, random_model
 

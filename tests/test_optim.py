@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.config import TrainConfig
 from model.errors import ConfigError
 from model.optim import AdamW, build_optimizer, clip_gradients, learning_rate, set_learning_rate
+from model.train_config import TrainConfig
 from tests.small_model import random_ids, random_model
 
 

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from flows.overrides import all_optional, groups_of, resolve
 from flows.presets import PRESETS, PrepareConfig, PretrainConfig
-from model.config import TrainConfig
 from model.errors import ConfigError
+from model.train_config import TrainConfig
 
 
 def resolved(preset: str, **groups: Any) -> PretrainConfig:
