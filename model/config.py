@@ -1,4 +1,4 @@
-"""Configuration of the network and what is made of it, and the base every config of the project shares.
+"""Configuration of the network and what is made of it, and the base of every config.
 
 Configs are frozen and refuse unknown keys. A field marked ``RuntimeOnly`` may change how fast or
 how chattily a thing is made, never what is made: it stays out of cache keys.
