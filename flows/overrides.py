@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from flows.presets import PRESETS, PrepareConfig, PretrainConfig
+from model import dial
 from model.config import Config
 from model.errors import ConfigError
 from model.train_config import TrainConfig, rows_per_step
@@ -102,8 +103,9 @@ def resolve(
         raise _invalid(exc) from exc
     _check(config)
     if isinstance(config, PretrainConfig):
-        rows_per_step(config.train, config.model)
-        return config.model_copy(update={"train": config.train.with_horizon_in_steps()})
+        train = dial.resolve(config.train, config.model, config.tokenizer.vocab_size)
+        rows_per_step(train, config.model)
+        return config.model_copy(update={"train": train})
     return config
 
 

@@ -14,28 +14,73 @@ Precision = Literal["auto", "bfloat16", "float32"]
 
 
 class TrainConfig(Config):
-    """The optimisation: horizon, batch, AdamW, schedule, and how often to look and to save."""
+    """The optimisation: horizon, batch, optimizer, schedule, how often to look and to save.
+
+    What is ``None`` follows from the model: ``model.dial.resolve`` fills it.
+    """
 
     HORIZONS: ClassVar = ("tokens", "steps")
 
     tokens: int | None = Field(
-        default=None, gt=0, description="horizon in training tokens; give this or steps, not both"
+        default=None,
+        gt=0,
+        description="horizon in training tokens; unset, with no other horizon = the dial's",
     )
     steps: int | None = Field(default=None, gt=0, description="horizon in optimizer steps")
-    batch_tokens_per_step: int = Field(
-        default=65_536, gt=0, description="tokens per optimizer step over all processes"
+    batch_tokens_per_step: int | None = Field(
+        default=None,
+        gt=0,
+        description="tokens per optimizer step over all processes; unset = the dial's",
     )
-    learning_rate: float = Field(default=1e-3, gt=0, description="peak AdamW learning rate")
+    optimizer: Literal["muon", "adamw"] = Field(
+        default="muon",
+        description="of the block matrices; all other parameters have AdamW either way",
+    )
+    learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        description="peak rate of block matrices, with adamw of everything; unset = the dial's",
+    )
+    embedding_learning_rate: float | None = Field(
+        default=None, gt=0, description="peak rate of the embedding table; unset = the dial's"
+    )
+    head_learning_rate: float | None = Field(
+        default=None, gt=0, description="peak rate of an untied head; unset = the dial's"
+    )
+    norm_learning_rate: float | None = Field(
+        default=None, gt=0, description="peak rate of norm weights; unset = the dial's"
+    )
     final_learning_rate_frac: float = Field(
         default=0.0, ge=0, le=1, description="learning rate at the end, as a share of the peak"
     )
-    warmup_steps: int = Field(default=40, ge=0, description="steps of linear warmup from zero")
+    warmup_steps: int | None = Field(
+        default=None, ge=0, description="steps of linear warmup from zero; unset = the dial's"
+    )
     decay_frac: float = Field(
         default=0.65, ge=0, le=1, description="share of the horizon, at its end, with linear decay"
     )
-    weight_decay: float = Field(default=0.1, ge=0, description="decoupled decay of matrices")
-    beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW first-moment decay")
-    beta2: float = Field(default=0.95, ge=0, lt=1, description="AdamW second-moment decay")
+    weight_decay: float | None = Field(
+        default=None, ge=0, description="decoupled decay of block matrices; unset = the dial's"
+    )
+    embedding_weight_decay: float | None = Field(
+        default=None, ge=0, description="decoupled decay of the embedding table; unset = the dial's"
+    )
+    head_weight_decay: float | None = Field(
+        default=None, ge=0, description="decoupled decay of an untied head; unset = the dial's"
+    )
+    momentum: float = Field(default=0.95, ge=0, lt=1, description="Muon's momentum after warmup")
+    start_momentum: float = Field(
+        default=0.85, ge=0, lt=1, description="Muon's momentum at the first step"
+    )
+    momentum_warmup_steps: int = Field(
+        default=300, ge=0, description="steps over which Muon's momentum rises to its final value"
+    )
+    beta1: float | None = Field(
+        default=None, ge=0, lt=1, description="AdamW first-moment decay; unset = the dial's"
+    )
+    beta2: float | None = Field(
+        default=None, ge=0, lt=1, description="AdamW second-moment decay; unset = the dial's"
+    )
     epsilon: float = Field(default=1e-10, gt=0, description="AdamW denominator floor")
     gradient_clip_norm: float = Field(default=1.0, gt=0, description="global gradient norm limit")
     seed: int = Field(default=1, ge=0, lt=2**32, description="initialisation and order of rows")
@@ -73,7 +118,7 @@ class TrainConfig(Config):
         """Return this config with its horizon given as ``steps`` only.
 
         Raises:
-            ConfigError: not exactly one of ``tokens`` and ``steps`` is given.
+            ConfigError: not exactly one horizon is given, or the batch is not.
         """
         given = {name: getattr(self, name) for name in self.HORIZONS if getattr(self, name)}
         if len(given) != 1:
@@ -85,8 +130,24 @@ class TrainConfig(Config):
             )
         if self.steps:
             return self
-        steps = math.ceil((self.tokens or 0) / self.batch_tokens_per_step)
+        steps = math.ceil((self.tokens or 0) / batch_tokens_of(self))
         return self.model_copy(update={"tokens": None, "steps": max(1, steps)})
+
+
+def batch_tokens_of(train: TrainConfig) -> int:
+    """Return the tokens of an optimizer step, over all processes.
+
+    Raises:
+        ConfigError: they are left to the dial, and nobody asked it.
+    """
+    if train.batch_tokens_per_step is None:
+        raise ConfigError(
+            "the batch of a training is not known yet",
+            expected="train.batch_tokens_per_step",
+            found="none",
+            fix="resolve the config with model.dial.resolve() first",
+        )
+    return train.batch_tokens_per_step
 
 
 def rows_per_step(train: TrainConfig, model: ModelConfig) -> int:
@@ -95,12 +156,12 @@ def rows_per_step(train: TrainConfig, model: ModelConfig) -> int:
     Raises:
         ConfigError: the batch is no whole number of rows, or its rows no multiple of processes.
     """
-    rows, rest = divmod(train.batch_tokens_per_step, model.context_tokens)
+    rows, rest = divmod(batch_tokens_of(train), model.context_tokens)
     if rest or not rows:
         raise ConfigError(
             "a batch must be a whole number of rows",
             expected="train.batch_tokens_per_step a multiple of model.context_tokens",
-            found=f"{train.batch_tokens_per_step} and {model.context_tokens}",
+            found=f"{batch_tokens_of(train)} and {model.context_tokens}",
             where="train.batch_tokens_per_step and model.context_tokens",
             fix=f"set train.batch_tokens_per_step to {max(1, rows) * model.context_tokens}",
         )

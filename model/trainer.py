@@ -23,11 +23,12 @@ from model.evaluate import Evaluation, evaluate
 from model.gpt import GPT, next_token_loss
 from model.guards import Guard, StepOutcome, require_targets
 from model.hardware import compute_dtype, device_name, share_threads
-from model.optim import build_optimizer, clip_gradients, learning_rate, set_learning_rate
+from model.optim import build_optimizer, clip_gradients, learning_rate_factor, set_learning_rate
 from model.recorder import Recorder, Summary
 from model.run_config import TrainRun
 from model.tokenizer import Tokenizer
 from model.tracker import EVENTS_NAME
+from model.train_config import batch_tokens_of
 from model.training_inputs import build_model, build_reader, open_shards
 from model.weights import save_model
 
@@ -89,7 +90,7 @@ class Trainer:
         self.validation = open_shards(run, run.validation, self.tokenizer)
         self.reader = build_reader(run, self.tokenizer, world)
         self.model = build_model(run, self.tokenizer).to(world.device)
-        self.optimizer = build_optimizer(self.model, run.train)
+        self.optimizer = build_optimizer(self.model, run.train, world)
         self.row_loss = world.wrap(RowLoss(self.model))
         self.loop = LoopState(loader=self.reader.start())
         self.guard = Guard()
@@ -145,18 +146,19 @@ class Trainer:
         """Take one optimizer step on a batch."""
         num_targets = self.world.sum(batch.num_targets)
         require_targets(num_targets, step=self.loop.step + 1, rows=batch.rows)
-        rate = learning_rate(self.loop.step, self.train)
+        factor = learning_rate_factor(self.loop.step, self.train)
         loss = self._backward(batch, num_targets=num_targets)
         norm = clip_gradients(self.model.parameters(), max_norm=self.train.gradient_clip_norm)
+        set_learning_rate(self.optimizer, factor)
+        rate = self.optimizer.param_groups[0]["lr"]  # of the block matrices
         outcome = StepOutcome(self.loop.step + 1, batch.rows, rate, loss, norm)
         self.guard.note(outcome)
         if self.world.device.type == "cpu":
             self.guard.require_finite()
-        set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.loop.step += 1
-        self.loop.tokens += self.train.batch_tokens_per_step
+        self.loop.tokens += batch_tokens_of(self.train)
         self.loop.targets += num_targets
         self.loop.loader = batch.state
         return outcome

@@ -17,6 +17,7 @@ from rich.table import Table
 from model.config import Architecture, Config
 from model.errors import DiskSpaceError
 from model.store import ArtifactStore
+from model.train_config import batch_tokens_of
 from tasks.download import Download
 from tasks.pipeline import Pipeline, Step, memory_bytes, num_cores
 from tasks.publish_corpus import DATASET
@@ -208,7 +209,7 @@ def _estimate_training(
         return None
     (config,) = waiting
     network = config.model.architecture(vocab_size)
-    num_tokens = (config.train.steps or 0) * config.train.batch_tokens_per_step
+    num_tokens = (config.train.steps or 0) * batch_tokens_of(config.train)
     flops = float(num_tokens) * network.flops_per_token()
     rate, rate_source = _training_rate(config, network, store)
     copies = config.train.keep_checkpoints + 1

@@ -27,6 +27,7 @@ GROUND = {"model", "tasks", "flows", "tasks.config"} | {
         "arrow_streams",
         "run_config",
         "train_config",
+        "dial",
         "child_runs",
     )
 }

@@ -15,9 +15,10 @@ from safetensors import SafetensorError
 
 from model.batches import LoaderState
 from model.checkpoint import Checkpoints, LoopState, join_tensors, split_tensors
+from model.distributed import World
 from model.errors import CheckpointError, DiskSpaceError
 from model.gpt import GPT, next_token_loss
-from model.optim import AdamW, build_optimizer
+from model.optim import Optimizer, build_optimizer
 from model.train_config import TrainConfig
 from model.weights import load_model
 from tests.small_model import random_ids, random_model
@@ -34,7 +35,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def take_steps(model: GPT, optimizer: AdamW, *, seeds: range) -> None:
+def take_steps(model: GPT, optimizer: Optimizer, *, seeds: range) -> None:
     for seed in seeds:
         ids = random_ids(2, 9, seed=seed)
         next_token_loss(model, ids, torch.ones_like(ids, dtype=torch.bool)).backward()
@@ -42,9 +43,9 @@ def take_steps(model: GPT, optimizer: AdamW, *, seeds: range) -> None:
         optimizer.zero_grad(set_to_none=True)
 
 
-def trained(num_steps: int = 3) -> tuple[GPT, AdamW]:
+def trained(num_steps: int = 3) -> tuple[GPT, Optimizer]:
     model = random_model()
-    optimizer = build_optimizer(model, TrainConfig(steps=10))
+    optimizer = build_optimizer(model, TrainConfig(steps=10), World())
     take_steps(model, optimizer, seeds=range(num_steps))
     return model, optimizer
 
@@ -69,7 +70,7 @@ def test_load_of_a_checkpoint_goes_on_bit_for_bit(tmp_path: Path):
     take_steps(model, optimizer, seeds=range(10, 13))
 
     resumed = random_model(seed=9)
-    resumed_optimizer = build_optimizer(resumed, TrainConfig(steps=10))
+    resumed_optimizer = build_optimizer(resumed, TrainConfig(steps=10), World())
     loop = checkpoints.load(3, resumed, resumed_optimizer)
     take_steps(resumed, resumed_optimizer, seeds=range(10, 13))
 

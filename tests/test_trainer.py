@@ -18,7 +18,7 @@ from model.config import MixturePart, ModelConfig, TrackingConfig
 from model.distributed import StopRequest, World
 from model.errors import ConfigError, TrainingError
 from model.gpt import GPT
-from model.optim import learning_rate
+from model.optim import learning_rate_factor
 from model.run_config import TrainRun
 from model.shards import ShardSet
 from model.tokenizer import Tokenizer
@@ -68,14 +68,15 @@ def reference(run: TrainRun) -> list[tuple[float, float]]:
     tables = [model.model.embed_tokens.weight]
     norms = [item for item in model.parameters() if item.ndim == 1]
     kept = {id(item) for item in tables + norms}
+    rate, decay = run.train.learning_rate or 0.0, run.train.weight_decay or 0.0
     optimizer = torch.optim.AdamW(
         [
             {"params": [item for item in model.parameters() if id(item) not in kept]},
             {"params": tables + norms, "weight_decay": 0.0},
         ],
-        betas=(run.train.beta1, run.train.beta2),
+        betas=(run.train.beta1 or 0.0, run.train.beta2 or 0.0),
         eps=run.train.epsilon,
-        weight_decay=run.train.weight_decay,
+        weight_decay=decay,
     )
     shards = ShardSet(run.path("training"), context_tokens=CONTEXT_TOKENS)
     order = np.argsort(np.random.Philox(key=run.train.seed << 64).random_raw(shards.num_rows))
@@ -87,7 +88,7 @@ def reference(run: TrainRun) -> list[tuple[float, float]]:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), run.train.gradient_clip_norm)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, run.train)
+            group["lr"] = rate * learning_rate_factor(step, run.train)
         optimizer.step()
         optimizer.zero_grad()
         found.append((loss.item(), norm.item()))
@@ -95,7 +96,7 @@ def reference(run: TrainRun) -> list[tuple[float, float]]:
 
 
 def test_fit_computes_what_plain_pytorch_computes(root: Path, tmp_path: Path):
-    run = small_run(root, train={"steps": 6, "micro_batch_rows": 3})
+    run = small_run(root, train={"steps": 6, "micro_batch_rows": 3, "optimizer": "adamw"})
     trainer_of(run, tmp_path).fit()
     norms = values(tmp_path, "train/gradient_norm")
     found = [(loss, norms[step]) for step, loss in losses(tmp_path).items()]
@@ -292,8 +293,10 @@ def test_trainer_with_another_tokenizer_is_refused(root: Path, tmp_path: Path):
 
 
 def test_trainer_with_a_horizon_in_tokens_is_refused(root: Path, tmp_path: Path):
+    run = small_run(root, train={"steps": 1})
+    in_tokens = run.train.model_copy(update={"steps": None, "tokens": 6400})
     with pytest.raises(ConfigError, match="horizon in steps"):
-        trainer_of(small_run(root, train={"tokens": 6400}), tmp_path)
+        trainer_of(run.model_copy(update={"train": in_tokens}), tmp_path)
 
 
 def test_trainer_with_more_rows_than_processes_share_is_refused(root: Path, tmp_path: Path):
