@@ -10,7 +10,6 @@ micro-batch; rank r of W reads every W-th row of it, from the r-th on. Where rea
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,8 +25,6 @@ from model.config import Config
 from model.distributed import World
 from model.errors import CheckpointError, TrainingError
 from model.shards import ShardSet
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -159,18 +156,6 @@ class BatchReader:
         total = sum(part.weight for part in self.parts)
         rows = num_steps * self.rows_per_step
         return [rows * part.weight / total / part.shards.num_rows for part in self.parts]
-
-    def warn_of_repetition(self, num_steps: int) -> None:
-        """Say so when the horizon reads some part more than once."""
-        for part, epochs in zip(self.parts, self.num_epochs(num_steps), strict=True):
-            if epochs > 1:
-                logger.warning(
-                    "%d steps read the %d rows of shard set %s %.2f times",
-                    num_steps,
-                    part.shards.num_rows,
-                    part.shards.fingerprint[:12],
-                    epochs,
-                )
 
     def _ordered_rows(self, places: npt.NDArray[np.int64], *, part: int) -> npt.NDArray[np.int64]:
         """Return the rows at some places of a part's endless order, across epoch borders."""

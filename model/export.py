@@ -59,7 +59,7 @@ def export(
     _write_json(destination / "config.json", settings)
     _write_json(destination / "generation_config.json", generation_settings(tokenizer))
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    save_tensors(model, destination / WEIGHTS_NAME, dtype=dtype)
+    save_tensors(model.state_dict(), destination / WEIGHTS_NAME, dtype=dtype)
 
 
 def network_settings(

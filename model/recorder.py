@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import Checkpoints, LoopState
+from model.checkpoint import Checkpoints
 from model.distributed import World
 from model.generate import generate
 from model.gpt import GPT
 from model.hardware import Speedometer, device_name, peak_flops_per_second
 from model.run_config import TrainRun
+from model.snapshot import LoopState
 from model.tokenizer import Tokenizer
 from model.tracker import EVENTS_NAME, EventKind, Tracker, metric_points, read_events
 
@@ -64,6 +65,9 @@ class Recorder:
         if self._tracker is None:
             return
         self._tracker.record(kind, step=step, **values)
+        if "message" in values:
+            logger.warning("step %d of %d: %s", step, self.run.train.steps, values["message"])
+            return
         numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
         shown = ", ".join(f"{key} {value:.5g}" for key, value in numbers.items()) or values
         logger.info("step %d of %d: %s: %s", step, self.run.train.steps, kind, shown)
@@ -110,8 +114,10 @@ class Recorder:
             for event in events
             if event["kind"] == "validation"
         }
+        best, trunk = checkpoints.best(), checkpoints.trunk()
         kept = [
             {"step": step, "path": f"{checkpoints.directory.name}/{checkpoints.path(step).name}"}
+            | {"is_best": step == best, "is_trunk": step == trunk}
             | {"metrics": by_step.get(step, {})}
             for step in checkpoints.steps()
         ]
@@ -124,6 +130,9 @@ class Recorder:
             "tokens_per_second": statistics.median(speeds),
             "metrics": metrics,
         }
+        for event in events:
+            if event["kind"] == "extended":
+                facts["extended_from"] = {"artifact": event["artifact"], "step": event["step"]}
         return Summary(counts, facts=facts | self.circumstances, metrics=metrics)
 
     def close(self) -> None:

@@ -83,6 +83,15 @@ class TrainConfig(Config):
     )
     epsilon: float = Field(default=1e-10, gt=0, description="AdamW denominator floor")
     gradient_clip_norm: float = Field(default=1.0, gt=0, description="global gradient norm limit")
+    spike_sigmas: float = Field(
+        default=6.0,  # OLMo-core's SkipStepOptimizer
+        gt=0,
+        description="a step is skipped whose loss or gradient norm is this many standard "
+        "deviations above the mean of the last 128 steps",
+    )
+    max_skipped_steps: Annotated[int, RUNTIME_ONLY] = Field(
+        default=10, ge=0, description="skipped steps within 128 that do not stop training"
+    )
     seed: int = Field(default=1, ge=0, lt=2**32, description="initialisation and order of rows")
     loss_on: Literal["all", "mask"] = Field(
         default="all",
@@ -96,7 +105,9 @@ class TrainConfig(Config):
         default=0, ge=0, description="training processes; 0 = one per GPU, or one on CPU"
     )
     micro_batch_rows: Annotated[int, RUNTIME_ONLY] = Field(
-        default=16, gt=0, description="rows per forward pass and process"
+        default=16,
+        gt=0,
+        description="rows per forward pass and process; halved while memory is short",
     )
     validate_every_steps: Annotated[int, RUNTIME_ONLY] = Field(
         default=250, gt=0, description="steps between validations"
@@ -108,10 +119,23 @@ class TrainConfig(Config):
         default=500, gt=0, description="steps between checkpoints"
     )
     keep_checkpoints: Annotated[int, RUNTIME_ONLY] = Field(
-        default=3, gt=0, description="newest checkpoints kept on disk"
+        default=3,
+        gt=0,
+        description="newest checkpoints kept on disk, beside the one with the best validation loss "
+        "and the last one at constant learning rate",
     )
     log_every_steps: Annotated[int, RUNTIME_ONLY] = Field(
         default=10, gt=0, description="steps between recorded training metrics"
+    )
+    smoke_run: Annotated[Literal["auto", "always", "never"], RUNTIME_ONLY] = Field(
+        default="auto",
+        description="try a few steps, a checkpoint and a validation before training begins; auto "
+        "does so before more than an hour",
+    )
+    extend: Annotated[Literal["auto", "never"], RUNTIME_ONLY] = Field(
+        default="auto",
+        description="go on from a finished training that differs in its horizon alone; the result "
+        "is the same",
     )
 
     def with_horizon_in_steps(self) -> Self:

@@ -9,23 +9,27 @@ mean over the targets of all of it.
 from __future__ import annotations
 
 import contextlib
+import gc
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
 
+from model.accumulation import Accumulator
 from model.batches import Batch
-from model.checkpoint import Checkpoints, LoopState
+from model.checkpoint import Checkpoints
+from model.checkpoint_writer import CheckpointWriter
 from model.distributed import StopRequest, World
 from model.evaluate import Evaluation, evaluate
-from model.gpt import GPT, next_token_loss
-from model.guards import Guard, StepOutcome, require_targets
+from model.extension import flat_steps, take_over
+from model.guards import Guard, StepNumbers, StepOutcome, name_rows, require_targets
 from model.hardware import compute_dtype, device_name, share_threads
 from model.optim import build_optimizer, clip_gradients, learning_rate_factor, set_learning_rate
 from model.recorder import Recorder, Summary
 from model.run_config import TrainRun
+from model.smoke_run import smoke_run
+from model.snapshot import LoopState, MicroBatch
 from model.tokenizer import Tokenizer
 from model.tracker import EVENTS_NAME
 from model.train_config import batch_tokens_of
@@ -45,26 +49,22 @@ class TrainingInterruptedError(Exception):
         self.step = step
 
 
-class RowLoss(nn.Module):
-    """The loss as one module, so that whatever part of the model it uses is synchronised."""
-
-    def __init__(self, model: GPT) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids: Int[Tensor, "B T1"], mask: Bool[Tensor, "B T1"]) -> Float[Tensor, ""]:
-        """Return the summed negative log-likelihood of the marked tokens."""
-        return next_token_loss(self.model, ids, mask)
-
-
 def train(run: TrainRun, *, directory: Path, world: World, stop: StopRequest) -> Summary:
     """Connect this process with the others, train, and take the connection down.
 
     Args and errors are those of ``Trainer`` and its ``fit``.
     """
+
+    def attempt(run: TrainRun, directory: Path) -> Summary:
+        return Trainer(run, directory=directory, world=world, stop=stop).fit()
+
     stop.listen()
     with world.process_group():
-        return Trainer(run, directory=directory, world=world, stop=stop).fit()
+        try:
+            smoke_run(run, directory=directory, world=world, attempt=attempt)
+        except TrainingInterruptedError as interruption:
+            raise TrainingInterruptedError(step=0) from interruption
+        return attempt(run, directory)
 
 
 class Trainer:
@@ -91,14 +91,23 @@ class Trainer:
         self.reader = build_reader(run, self.tokenizer, world)
         self.model = build_model(run, self.tokenizer).to(world.device)
         self.optimizer = build_optimizer(self.model, run.train, world)
-        self.row_loss = world.wrap(RowLoss(self.model))
+        self.accumulator = Accumulator(
+            self.model, world=world, dtype=self.dtype, rows=run.train.micro_batch_rows
+        )
         self.loop = LoopState(loader=self.reader.start())
-        self.guard = Guard()
+        self.guard = Guard(
+            spike_sigmas=run.train.spike_sigmas,
+            max_skipped_steps=run.train.max_skipped_steps,
+            device=world.device,
+        )
+        self.reads_every_step = world.device.type == "cpu"  # elsewhere that waits for the device
         self.checkpoints = Checkpoints(
             directory / CHECKPOINTS_DIRECTORY,
             derivation_key=run.derivation.key,
             keep=run.train.keep_checkpoints,
+            flat_steps=flat_steps(run.train),
         )
+        self.writer = CheckpointWriter(self.checkpoints)
         self.recorder = Recorder(
             run,
             directory=directory,
@@ -110,6 +119,7 @@ class Trainer:
                 "precision": str(self.dtype).removeprefix("torch."),
                 "threads_per_process": num_threads,
                 "num_params": self.model.num_params(),
+                "epochs": round(max(self.reader.num_epochs(self.num_steps)), 3),
             },
         )
 
@@ -124,72 +134,53 @@ class Trainer:
 
         Raises:
             TrainingInterruptedError: a signal asked to stop; a checkpoint holds the work.
-            TrainingError: the loss is not finite, or a batch has no targets.
+            TrainingError: the loss is not finite, too many steps were spikes, a batch has no
+                targets, or one row does not fit into memory.
             CheckpointError: the newest checkpoint belongs to another training.
             DiskSpaceError: a checkpoint does not fit on the disk.
         """
-        self._start_or_resume()
-        with contextlib.closing(self.reader.stream(self.loop.loader)) as batches:
-            while self.loop.step < self.num_steps:
-                outcome = self.step(next(batches))
-                self.maybe_record(outcome)
-                is_stopping = self.world.any(self.stop.is_set)
-                self.maybe_checkpoint(is_stopping=is_stopping)
-                if is_stopping and self.loop.step < self.num_steps:
-                    self._interrupt()
-                self.maybe_validate()
+        with self.writer, garbage_kept_out_of_steps():
+            self._start_or_resume()
+            with contextlib.closing(self.reader.stream(self.loop.loader)) as batches:
+                while self.loop.step < self.num_steps:
+                    outcome = self.step(next(batches))
+                    self.maybe_record(outcome)
+                    is_stopping = self.world.any(self.stop.is_set)
+                    self.maybe_checkpoint(is_stopping=is_stopping)
+                    if is_stopping and self.loop.step < self.num_steps:
+                        self._interrupt()
+                    self.maybe_validate()
         return self._finish()
 
     # One step
 
     def step(self, batch: Batch) -> StepOutcome:
-        """Take one optimizer step on a batch."""
+        """Take one optimizer step on a batch; on a GPU, nothing here waits for the device."""
+        step = self.loop.step + 1
         num_targets = self.world.sum(batch.num_targets)
-        require_targets(num_targets, step=self.loop.step + 1, rows=batch.rows)
-        factor = learning_rate_factor(self.loop.step, self.train)
-        loss = self._backward(batch, num_targets=num_targets)
+        require_targets(num_targets, step=step, rows=batch.rows)
+        loss = self.accumulator.backward(batch, num_targets=num_targets)
         norm = clip_gradients(self.model.parameters(), max_norm=self.train.gradient_clip_norm)
-        set_learning_rate(self.optimizer, factor)
+        factor = self.guard.judge(step, loss=loss, gradient_norm=norm)
+        set_learning_rate(self.optimizer, learning_rate_factor(self.loop.step, self.train))
         rate = self.optimizer.param_groups[0]["lr"]  # of the block matrices
-        outcome = StepOutcome(self.loop.step + 1, batch.rows, rate, loss, norm)
-        self.guard.note(outcome)
-        if self.world.device.type == "cpu":
-            self.guard.require_finite()
-        self.optimizer.step()
+        self.optimizer.update(factor)
         self.optimizer.zero_grad(set_to_none=True)
-        self.loop.step += 1
+        outcome = StepOutcome(step, batch.rows, rate, loss, norm, factor)
+        self.guard.note(outcome)
+        if self.reads_every_step:
+            self.read_outcomes()
+        self.loop.step = step
         self.loop.tokens += batch_tokens_of(self.train)
         self.loop.targets += num_targets
         self.loop.loader = batch.state
         return outcome
 
-    def _backward(self, batch: Batch, *, num_targets: int) -> Float[Tensor, ""]:
-        """Accumulate the gradient of the global mean loss, and return that loss."""
-        rows = self.train.micro_batch_rows
-        micro_batches = list(zip(batch.ids.split(rows), batch.mask.split(rows), strict=True))
-        total = torch.zeros((), device=self.world.device)
-        for index, (ids, mask) in enumerate(micro_batches):
-            with self._synchronised(is_last=index == len(micro_batches) - 1):
-                with self._autocast():
-                    loss = self.row_loss(self._to_device(ids), self._to_device(mask))
-                # Gradients are averaged over processes, the loss is a mean over all of them.
-                (loss * (self.world.size / num_targets)).backward()
-            total += loss.detach() / num_targets
-        return self.world.sum_tensor(total)
-
-    def _synchronised(self, *, is_last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Exchange gradients with the last micro-batch only."""
-        if isinstance(self.row_loss, nn.parallel.DistributedDataParallel) and not is_last:
-            return self.row_loss.no_sync()
-        return contextlib.nullcontext()
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.world.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16
-        )
-
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.world.device, non_blocking=True)
+    def read_outcomes(self) -> None:
+        """Wait for the device, and see what became of every step since this was last done."""
+        for numbers in self.guard.read():
+            if not numbers.is_applied:
+                self.recorder.record("skipped", step=numbers.step, **_skipped(numbers))
 
     # What may follow a step
 
@@ -198,7 +189,7 @@ class Trainer:
         step = outcome.step
         if step % self.train.log_every_steps and step not in (1, self.num_steps):
             return
-        self.guard.require_finite()
+        self.read_outcomes()
         self.recorder.record(
             "train",
             step=step,
@@ -207,37 +198,51 @@ class Trainer:
                 "train/learning_rate": outcome.learning_rate,
                 "train/gradient_norm": outcome.gradient_norm.item(),
                 "train/tokens": self.loop.tokens,
+                "train/skipped_steps": self.guard.num_skipped,
                 **self.recorder.lap(self.loop, model=self.model, dtype=self.dtype),
             },
         )
 
     def maybe_checkpoint(self, *, is_stopping: bool) -> None:
-        """Save, every so many steps, at the last, and before stopping."""
+        """Save, every so many steps, where decay begins, at the last, and before stopping.
+
+        The file is written while training goes on; the last one is waited for.
+        """
         step = self.loop.step
-        is_due = step % self.train.checkpoint_every_steps == 0 or step == self.num_steps
+        self._record_written(self.writer.finished())
+        is_due = step % self.train.checkpoint_every_steps == 0 or step in (
+            self.checkpoints.flat_steps,
+            self.num_steps,
+        )
         if not (is_due or is_stopping):
             return
-        self.guard.require_finite()
+        self.read_outcomes()
+        self.loop.guard = self.guard.state()
         if self.world.is_main:
-            path = self.checkpoints.save(
-                self.model, self.optimizer, self.loop, num_processes=self.world.size
-            )
-            relative = path.relative_to(self.directory).as_posix()
-            self.recorder.record("checkpoint", step=step, path=relative)
+            self._record_written(self.writer.wait())
+            self.writer.begin(self.model, self.optimizer, self.loop, num_processes=self.world.size)
+            if is_stopping or step == self.num_steps:
+                self._record_written(self.writer.wait())
+        gc.collect()
         self.recorder.speed.restart(self.loop.tokens)
+
+    def _record_written(self, steps: Iterable[int]) -> None:
+        for step in steps:
+            path = self.checkpoints.path(step).relative_to(self.directory)
+            self.recorder.record("checkpoint", step=step, path=path.as_posix())
 
     def maybe_validate(self) -> None:
         """Measure the validation loss, every so many steps and at the last."""
         step = self.loop.step
         if step % self.train.validate_every_steps and step != self.num_steps:
             return
-        with self._autocast():
+        with self.accumulator.autocast():
             share = evaluate(
                 self.model,
                 self.validation,
                 self.tokenizer.bytes_per_token,
                 max_tokens=self.train.validation_tokens,
-                batch_rows=self.train.micro_batch_rows,
+                batch_rows=self.accumulator.rows,
                 rank=self.world.rank,
                 world_size=self.world.size,
             )
@@ -249,6 +254,8 @@ class Trainer:
             "validation/bits_per_byte": total.bits_per_byte,
         }
         self.recorder.record("validation", step=step, **metrics)
+        if self.world.is_main:
+            self.writer.mark_validated(step, loss=total.loss)
         self.recorder.write_sample(self.model, self.tokenizer, step=step)
         self.recorder.speed.restart(self.loop.tokens)
 
@@ -262,17 +269,57 @@ class Trainer:
     # Beginning and end
 
     def _start_or_resume(self) -> None:
-        newest = self.checkpoints.newest() if self.world.is_main else None
+        newest = self._newest_checkpoint() if self.world.is_main else None
         step = self.world.from_main(newest)
         if step:
             self.loop = self.checkpoints.load(step, self.model, self.optimizer)
+            self.guard.restore(self.loop.guard)
         else:
-            self.reader.warn_of_repetition(self.num_steps)
+            self._warn_of_repetition()
+        self._fit_micro_batch()
         kind = "resume" if step else "start"
         self.recorder.record(kind, step=step, **self.recorder.circumstances)
         self.recorder.speed.restart(self.loop.tokens)
         if step:  # the checkpoint was written before the validation of its step
             self.maybe_validate()
+
+    def _newest_checkpoint(self) -> int | None:
+        newest = self.checkpoints.newest()
+        if newest or self.train.extend == "never":
+            return newest
+        precision = self.recorder.circumstances["precision"]
+        trunk = take_over(self.run, self.checkpoints, precision=precision)
+        if trunk is None:
+            return None
+        origin = trunk.manifest.artifact.relative_path
+        message = (
+            f"training goes on from step {trunk.step} of {origin}, which differs in its horizon "
+            "alone"
+        )
+        self.recorder.record("extended", step=trunk.step, artifact=origin, message=message)
+        return trunk.step
+
+    def _warn_of_repetition(self) -> None:
+        epochs = self.recorder.circumstances["epochs"]
+        if epochs > 1:
+            message = f"{self.num_steps} steps read the training rows {epochs:.2f} times"
+            self.recorder.record("repetition", step=0, epochs=epochs, message=message)
+
+    def _fit_micro_batch(self) -> None:
+        """Find out how many rows fit into memory; a resumed training begins with what it found."""
+        asked, before = self.train.micro_batch_rows, self.loop.micro_batch
+        own = self.reader.rows_per_step // self.world.size
+        first = before.used if before and before.asked == asked else min(asked, own)
+        self.accumulator.rows = first
+        self.accumulator.fit_into_memory(self.reader.read(self.loop.loader), self.optimizer)
+        used = self.accumulator.rows
+        self.loop.micro_batch = MicroBatch(asked=asked, used=used)
+        if used < first:
+            message = (
+                f"micro-batches of {first} rows do not fit into memory: {used} rows at a time; "
+                "the global batch stays as it is"
+            )
+            self.recorder.record("micro_batch", step=self.loop.step, rows=used, message=message)
 
     def _interrupt(self) -> None:
         self.recorder.record("end", step=self.loop.step, state="interrupted")
@@ -285,3 +332,26 @@ class Trainer:
         self.recorder.record("end", step=self.loop.step, state="complete")
         self.recorder.close()
         return self.recorder.summary(self.loop, self.checkpoints)
+
+
+def _skipped(numbers: StepNumbers) -> dict[str, Any]:
+    message = (
+        f"step {numbers.step} was skipped for a spike: loss {numbers.loss:.5g}, gradient norm "
+        f"{numbers.gradient_norm:.5g}, {name_rows(numbers.rows)}"
+    )
+    return {"loss": numbers.loss, "gradient_norm": numbers.gradient_norm, "message": message}
+
+
+@contextlib.contextmanager
+def garbage_kept_out_of_steps() -> Iterator[None]:
+    """Leave looking for garbage to the checkpoints: within a step it would hold the device up."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()

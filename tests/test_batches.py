@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from fractions import Fraction
 
 import numpy as np
@@ -143,15 +142,3 @@ def test_reader_of_fewer_rows_than_a_batch_is_refused_with_numbers(parts: list[P
         reader_of(parts, rows_per_step=18)
     assert "at least 18 rows of 16 tokens (train.batch_tokens_per_step=288)" in str(error.value)
     assert "found: 17 rows" in str(error.value)
-
-
-def test_warn_of_repetition_names_epochs_above_one(
-    parts: list[Part], caplog: pytest.LogCaptureFixture
-):
-    reader = reader_of(parts[:1])
-    with caplog.at_level(logging.WARNING):
-        reader.warn_of_repetition(2)  # 8 of 10 rows
-        assert caplog.messages == []
-        reader.warn_of_repetition(5)
-    assert "read the 10 rows" in caplog.messages[0]
-    assert caplog.messages[0].endswith("2.00 times")
