@@ -14,6 +14,7 @@ Dimensions in shapes: B batch, T time, C width, H heads, D head width, V vocabul
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,11 +23,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from model.attention import Scope, attend, scope_of
 from model.config import Architecture
 from model.errors import ConfigError
 
 EMBEDDING_STD = 0.02  # Qwen3's initializer_range (its public config.json); also GPT-2's
-LOSS_CHUNK_LOGITS = 2**24  # fp32 logits that stand at once in the loss: 64 MiB
+CHUNK_LOGITS = {"cpu": 2**23, "cuda": 2**28}  # logits that stand at once in the loss
+
+RunBlock = Callable[..., Tensor]
+ScoreChunk = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def rms_norm(
@@ -91,13 +96,13 @@ class Attention(nn.Module):
         x: Float[Tensor, "B T C"],
         cosine: Float[Tensor, "T D"],
         sine: Float[Tensor, "T D"],
+        scope: Scope = None,
     ) -> Float[Tensor, "B T C"]:
         """Return what each position gathers from itself and the positions before it."""
         q = rotate(self.q_norm(self._heads(self.q_proj(x))), cosine, sine)
         k = rotate(self.k_norm(self._heads(self.k_proj(x))), cosine, sine)
         v = self._heads(self.v_proj(x))
-        gathered = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.o_proj(gathered.transpose(1, 2).flatten(2))
+        return self.o_proj(attend(q, k, v, scope).transpose(1, 2).flatten(2))
 
     def _heads(self, x: Float[Tensor, "B T HD"]) -> Float[Tensor, "B H T D"]:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -134,9 +139,10 @@ class Block(nn.Module):
         x: Float[Tensor, "B T C"],
         cosine: Float[Tensor, "T D"],
         sine: Float[Tensor, "T D"],
+        scope: Scope = None,
     ) -> Float[Tensor, "B T C"]:
-        """Return the stream after this block."""
-        x = x + self.self_attn(self.input_layernorm(x), cosine, sine)
+        """Return the stream after this block; ``scope`` is that of ``model.attention.attend``."""
+        x = x + self.self_attn(self.input_layernorm(x), cosine, sine, scope)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -158,8 +164,11 @@ class Trunk(nn.Module):
         )
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
+        self.training_block: RunBlock | None = None  # set by model.compiling
 
-    def forward(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
+    def forward(
+        self, ids: Int[Tensor, "B T"], documents: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T C"]:
         """Return the normed stream of each position."""
         num_positions = ids.shape[1]
         if num_positions > self.cosine.shape[0]:
@@ -171,8 +180,10 @@ class Trunk(nn.Module):
             )
         x = self.embed_tokens(ids)
         cosine, sine = self.cosine[:num_positions], self.sine[:num_positions]
+        run = self.training_block if torch.is_grad_enabled() else None
+        scope = scope_of(documents, is_compiled=run is not None)
         for block in self.layers:
-            x = block(x, cosine, sine)
+            x = run(block, x, cosine, sine, scope) if run else block(x, cosine, sine, scope)
         return self.norm(x)
 
 
@@ -192,15 +203,23 @@ class GPT(nn.Module):
             if architecture.tied
             else nn.Linear(architecture.width, architecture.vocab_size, bias=False)
         )
+        self.score_chunk: ScoreChunk = score_logits  # model.compiling may set a compiled one
 
     @property
     def head_weight(self) -> Float[Tensor, "V C"]:
         """The matrix that turns hidden states into logits: the embedding table when tied."""
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
-    def hidden(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
-        """Return the normed hidden state of each position, before the head."""
-        return self.model(ids)
+    def hidden(
+        self, ids: Int[Tensor, "B T"], documents: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T C"]:
+        """Return the normed hidden state of each position, before the head.
+
+        Args:
+            documents: for each token the index of its document in the row; where given, a token
+                sees its own document only.
+        """
+        return self.model(ids, documents)
 
     def forward(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return each position's logits for the token after it.
@@ -245,23 +264,28 @@ class GPT(nn.Module):
 
 
 def next_token_loss(
-    model: GPT, ids: Int[Tensor, "B T1"], mask: Bool[Tensor, "B T1"]
+    model: GPT,
+    ids: Int[Tensor, "B T1"],
+    mask: Bool[Tensor, "B T1"],
+    documents: Int[Tensor, "B T1"] | None = None,
 ) -> Float[Tensor, ""]:
     """Return the summed negative log-likelihood of the marked tokens, given those before them.
 
     Args:
         ids: rows of context + 1 tokens; inputs are all but the last, targets all but the first.
         mask: true where a token counts as a target; its first column is not looked at.
+        documents: as for ``GPT.hidden``; its last column is not looked at.
 
     Returns:
         Units: nats, fp32, a sum: divide by ``mask[:, 1:].sum()`` for a mean.
     """
-    hidden = model.hidden(ids[:, :-1])
+    hidden = model.hidden(ids[:, :-1], None if documents is None else documents[:, :-1])
     return chunked_cross_entropy(
         hidden.flatten(0, 1),
         model.head_weight,
         ids[:, 1:].flatten(),
         mask[:, 1:].flatten(),
+        model.score_chunk,
     )
 
 
@@ -270,6 +294,7 @@ def chunked_cross_entropy(
     weight: Float[Tensor, "V C"],
     targets: Int[Tensor, " N"],
     mask: Bool[Tensor, " N"],
+    score_chunk: ScoreChunk | None = None,
 ) -> Float[Tensor, ""]:
     """Return the summed cross-entropy of ``hidden @ weight.T`` over marked targets, in fp32.
 
@@ -283,9 +308,20 @@ def chunked_cross_entropy(
         compute_dtype = hidden.dtype
     needs_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     loss: Tensor = _ChunkedCrossEntropy.apply(  # pyright: ignore[reportAssignmentType]
-        hidden, weight, targets, mask, compute_dtype, needs_gradient
+        hidden, weight, targets, mask, compute_dtype, needs_gradient, score_chunk
     )
     return loss
+
+
+def score_logits(
+    logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"], counts: Float[Tensor, " N"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "N V"]]:
+    """Return the weighted, summed cross-entropy in fp32, and its gradient in the logits' type."""
+    log_probs = logits.float().log_softmax(dim=-1)
+    picked = log_probs.gather(1, targets[:, None])
+    gradient = (log_probs.exp() * counts[:, None]).to(logits.dtype)
+    of_picked = (picked.expm1() * counts[:, None]).to(logits.dtype)
+    return -(picked.squeeze(1) * counts).sum(), gradient.scatter(1, targets[:, None], of_picked)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -300,28 +336,23 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         mask: Tensor,
         compute_dtype: torch.dtype,
         needs_gradient: bool,
+        score_chunk: ScoreChunk | None,
     ) -> Tensor:
+        score = score_chunk if score_chunk and needs_gradient else score_logits
         matrix = weight.to(compute_dtype)
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        hidden_gradients = []
+        hidden_gradient = torch.empty_like(hidden) if needs_gradient else None
         weight_gradient = torch.zeros_like(weight) if needs_gradient else None
-        chunk_tokens = max(1, LOSS_CHUNK_LOGITS // weight.shape[0])
+        chunk_tokens = max(1, CHUNK_LOGITS[hidden.device.type] // weight.shape[0])
         for start in range(0, hidden.shape[0], chunk_tokens):
             chunk = slice(start, start + chunk_tokens)
             inputs = hidden[chunk].to(compute_dtype)
-            log_probs = (inputs @ matrix.T).float().log_softmax(dim=-1)
-            picked = targets[chunk, None].long()
-            counts = mask[chunk].float()
-            loss -= (log_probs.gather(1, picked).squeeze(1) * counts).sum()
-            if weight_gradient is None:
-                continue
-            gradient = log_probs.exp_()
-            gradient.scatter_add_(1, picked, torch.full_like(gradient[:, :1], -1.0))
-            gradient = gradient.mul_(counts[:, None]).to(compute_dtype)
-            hidden_gradients.append((gradient @ matrix).to(hidden.dtype))
-            weight_gradient += gradient.T @ inputs
-        if weight_gradient is not None:
-            ctx.save_for_backward(torch.cat(hidden_gradients), weight_gradient)
+            nll, gradient = score(inputs @ matrix.T, targets[chunk].long(), mask[chunk].float())
+            loss += nll
+            if hidden_gradient is not None and weight_gradient is not None:
+                hidden_gradient[chunk] = gradient @ matrix
+                weight_gradient += gradient.T @ inputs
+        ctx.save_for_backward(hidden_gradient, weight_gradient)
         return loss
 
     @staticmethod
@@ -331,4 +362,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         (scale,) = grad_outputs
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        return hidden_gradient * scale, weight_gradient * scale, None, None, None, None
+        return hidden_gradient * scale, weight_gradient * scale, *(None,) * 5

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
+import sys
 import time
+from collections.abc import Iterator
 
 import torch
 
@@ -11,6 +16,7 @@ from model.distributed import World
 from model.errors import ConfigError
 from model.train_config import Precision
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 # Dense bf16 TFLOP/s without sparsity, from NVIDIA's data sheets; the longest name that fits counts.
 PEAK_TFLOPS = {
     "A100": 312.0,
@@ -83,6 +89,38 @@ def share_threads(world: World) -> int:
     num_threads = int(wanted) if wanted.isdigit() else (cores or 1) // world.local_size
     torch.set_num_threads(max(1, num_threads))
     return torch.get_num_threads()
+
+
+def keep_freed_memory() -> bool:
+    """Have the C library keep freed memory for the next tensor, and say whether it does.
+
+    By default glibc gives every large block back to the kernel, and each tensor of some megabytes
+    pays for fresh pages: a bf16 product of [2048, 384] and [384, 1152] took 1.27 times as long
+    (EPYC, torch 2.13, one thread, 2026-11-22). Only glibc on Linux has the call.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
+        return False
+    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+@contextlib.contextmanager
+def collecting_by_hand() -> Iterator[None]:
+    """Stop Python's garbage collector from running whenever it likes; ``gc.collect`` does.
+
+    What lives by then is set apart and never looked at again. A collection at an arbitrary step
+    stops all processes of a training, one after the other.
+    """
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()
 
 
 class Speedometer:
