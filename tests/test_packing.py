@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 
 from model.errors import ArtifactError, CorpusError
 from model.shards import ShardHeader, ShardSet, doc_identities, open_shard, write_shard
-from tasks.tokens.packing import pack_concat, write_shards
+from tasks.tokens.packing import pack_concat
+from tasks.tokens.training_shards import write_shards
 
 SETTINGS = {
     "split": "train",
     "seed": 1,
     "shard_tokens": 40,
     "context_tokens": 8,
+    "packing": "concat",
     "shuffle": True,
 }
 
@@ -117,6 +119,7 @@ def test_write_shards_in_order_packs_one_stream(tmp_path):
         seed=3,
         shard_tokens=100,
         context_tokens=4,
+        packing="concat",
         shuffle=False,
         destination=out,
     )
