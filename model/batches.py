@@ -125,11 +125,13 @@ class BatchReader:
         """
         self._require_own(state)
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-            reading = deque([pool.submit(self.read, state)])
+            last = pool.submit(self.read, state)
+            reading = deque([last])
             try:
                 while True:
                     while len(reading) <= ahead:
-                        reading.append(pool.submit(self._read_after, reading[-1]))
+                        last = pool.submit(self._read_after, last)
+                        reading.append(last)
                     yield reading.popleft().result()
             finally:
                 pool.shutdown(cancel_futures=True)

@@ -10,7 +10,12 @@ from importlib.metadata import version
 from typing import Annotated
 
 from model.artifact import Artifact
-from model.config import RUNTIME_ONLY, Config, MixturePart, ModelConfig
+from model.config import (
+    RUNTIME_ONLY,
+    Config,
+    MixturePart,
+    ModelConfig,
+)
 from model.errors import ConfigError
 from model.run_config import TrainRun
 from model.store import Work
@@ -59,14 +64,14 @@ def _run_config(work: Work, config: TrainModel) -> TrainRun:
         model=config.model,
         train=config.train,
         tokenizer=tokenizer.relative_path,
-        mixture=_mixture(work.derivation.inputs["training"], config.mixture_weights),
+        mixture=mixture_of(work.derivation.inputs["training"], config.mixture_weights),
         validation=validation.relative_path,
         tracking=training_run(work.derivation, parent_run_id=config.tracking_parent),
         sample_prompts=config.sample_prompts,
     )
 
 
-def _mixture(training: Sequence[Artifact], weights: Sequence[float]) -> tuple[MixturePart, ...]:
+def mixture_of(training: Sequence[Artifact], weights: Sequence[float]) -> tuple[MixturePart, ...]:
     """Return the shard sets with their weights, equal ones unless some are given.
 
     Raises:
