@@ -97,6 +97,10 @@ class TrainConfig(Config):
         default="all",
         description="targets that count: all tokens, or those the shards' loss_mask marks",
     )
+    attention: Literal["causal", "document"] = Field(
+        default="causal",
+        description="what a token sees: all before it in its row, or only those of its document",
+    )
     precision: Precision = Field(
         default="auto",
         description="compute precision; auto takes bfloat16 where the hardware has it",

@@ -57,6 +57,7 @@ def build_reader(run: TrainRun, tokenizer: Tokenizer, world: World) -> BatchRead
         seed=run.train.seed,
         rows_per_step=rows_per_step(spread, run.model),
         world=world,
+        attention=run.train.attention,
     )
 
 

@@ -299,11 +299,19 @@ class TokenizerConfig(Config):
     )
 
 
+Packing = Literal["best_fit", "concat"]
+
+
 class ShardsConfig(Config):
     """How token shards and training rows are cut."""
 
     shard_tokens: int = Field(
         default=50_000_000, gt=0, description="tokens per shard, about: two bytes each"
+    )
+    packing: Packing = Field(
+        default="best_fit",
+        description="training rows. best_fit: whole documents, or full pieces of longer ones; "
+        "concat: one stream of tokens, cut anywhere, as validation rows always are",
     )
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Annotated
 
+from model.artifact import Artifact
 from model.config import (
     RUNTIME_ONLY,
     Config,
     MixturePart,
     ModelConfig,
 )
+from model.errors import ConfigError
 from model.run_config import TrainRun
 from model.store import Work
 from model.train_config import TrainConfig
@@ -38,6 +41,7 @@ class TrainModel(Config):
 
     model: ModelConfig
     train: TrainConfig
+    mixture_weights: tuple[float, ...] = ()  # of the training inputs in their order; () = equal
     sample_prompts: Annotated[tuple[str, ...], RUNTIME_ONLY] = ()
     tracking_parent: Annotated[str | None, RUNTIME_ONLY] = None
 
@@ -60,12 +64,30 @@ def _run_config(work: Work, config: TrainModel) -> TrainRun:
         model=config.model,
         train=config.train,
         tokenizer=tokenizer.relative_path,
-        mixture=tuple(
-            MixturePart(shards=item.relative_path) for item in work.derivation.inputs["training"]
-        ),
+        mixture=mixture_of(work.derivation.inputs["training"], config.mixture_weights),
         validation=validation.relative_path,
         tracking=training_run(work.derivation, parent_run_id=config.tracking_parent),
         sample_prompts=config.sample_prompts,
+    )
+
+
+def mixture_of(training: Sequence[Artifact], weights: Sequence[float]) -> tuple[MixturePart, ...]:
+    """Return the shard sets with their weights, equal ones unless some are given.
+
+    Raises:
+        ConfigError: there is not one weight for each shard set.
+    """
+    if weights and len(weights) != len(training):
+        raise ConfigError(
+            "every shard set of a mixture needs a weight",
+            expected=f"{len(training)} weights, or none for equal ones",
+            found=f"{len(weights)}: {', '.join(map(str, weights))}",
+            where="mixture_weights",
+            fix="give one weight for each input of train_model in the role training",
+        )
+    return tuple(
+        MixturePart(shards=item.relative_path, weight=weight)
+        for item, weight in zip(training, weights or [1.0] * len(training), strict=True)
     )
 
 
