@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from flows.presets import PRESETS, PrepareConfig, PretrainConfig
 from model.config import Config
 from model.errors import ConfigError
-from model.train_config import TrainConfig, rows_per_step
+from model.train_config import TrainConfig, check_machines, rows_per_step
 
 ConfigT = TypeVar("ConfigT", bound=PrepareConfig)
 
@@ -103,6 +103,7 @@ def resolve(
     _check(config)
     if isinstance(config, PretrainConfig):
         rows_per_step(config.train, config.model)
+        check_machines(config.train)
         return config.model_copy(update={"train": config.train.with_horizon_in_steps()})
     return config
 

@@ -50,7 +50,9 @@ def build_reader(run: TrainRun, tokenizer: Tokenizer, world: World) -> BatchRead
             found=f"train.tokens={run.train.tokens}",
             fix="resolve the config with with_horizon_in_steps()",
         )
-    spread = run.train.model_copy(update={"processes": world.size})  # 0 has become a number
+    spread = run.train.model_copy(
+        update={"processes": world.size, "nodes": 1}
+    )  # 0 has become a number
     parts = [Part(open_shards(run, part.shards, tokenizer), part.weight) for part in run.mixture]
     return BatchReader(
         parts,
