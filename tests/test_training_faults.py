@@ -1,0 +1,193 @@
+"""Trainings in two processes that meet what happens to long ones: real signals, full disks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from model.errors import ChildError, ChildInterruptedError
+from model.run_config import ErrorReport, TrainResult, TrainRun, settled_result
+from tasks.child import Child
+from tests.launched_training import (
+    artifact_path,
+    kill,
+    losses,
+    processes_of,
+    starts,
+    train_here,
+    weights,
+    work_of,
+)
+from tests.small_training import make_data_root, small_run
+
+NUM_STEPS = 60
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills orphans")
+
+
+@pytest.fixture(autouse=True)
+def quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at the child often, to meet it in the middle of a short training."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("tasks.child.POLL_SECONDS", 0.01)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data_root(tmp_path_factory.mktemp("data"))
+
+
+def two_processes(root: Path, name: str, **train: object) -> TrainRun:
+    chosen = {"steps": NUM_STEPS, "processes": 2, "checkpoint_every_steps": 5} | train
+    return small_run(root, name=name, train={"validate_every_steps": 30, **chosen})
+
+
+@pytest.fixture(scope="module")
+def whole(root: Path) -> TrainRun:
+    """Return a training in two processes that nothing happened to."""
+    run = two_processes(root, "whole")
+    train_here(run)
+    assert starts(run) == ["start"]
+    return run
+
+
+@pytest.mark.slow
+@linux_only
+@pytest.mark.parametrize("victims", [("0",), ("1",), ("0", "1"), ("agent",)], ids="+".join)
+def test_killed_processes_are_started_again_and_the_training_ends_the_same(
+    root: Path, whole: TrainRun, victims: tuple[str, ...]
+):
+    run = two_processes(root, f"killed-{'-'.join(victims)}")
+    seen: list[Path] = []
+
+    def strike(child: Child) -> None:
+        seen.append(child.config)
+        kill(*victims)(child)
+
+    train_here(run, at_step=10, do=strike)
+    assert starts(run) == ["start", "resume"]
+    assert weights(run) == weights(whole)
+    assert losses(run) == losses(whole)
+    assert processes_of(seen[0]) == {}
+
+
+@pytest.mark.slow
+@linux_only
+def test_killed_once_too_often_fails_with_the_log_and_goes_on_when_run_again(
+    root: Path, whole: TrainRun
+):
+    run = two_processes(root, "fragile", max_restarts=0)
+    with pytest.raises(ChildError, match=r"(?s)exit code 1.*exitcode *: -9") as caught:
+        train_here(run, at_step=10, do=kill("1"))
+    log = Path(caught.value.where)
+    assert log.exists()
+    assert processes_of(log.parent / "config.json") == {}
+    train_here(run)
+    assert weights(run) == weights(whole)
+    assert losses(run) == losses(whole)
+
+
+@pytest.mark.slow
+def test_training_stopped_in_two_processes_goes_on_in_one_with_the_same_losses(
+    root: Path, whole: TrainRun
+):
+    run = two_processes(root, "shrinks", max_restarts=2)
+
+    def terminate(child: Child) -> None:
+        processes_of(child.config)["agent"].terminate()
+
+    with pytest.raises(ChildInterruptedError, match="saved its work at step"):
+        train_here(run, at_step=10, do=terminate)
+    alone = run.model_copy(update={"train": run.train.model_copy(update={"processes": 1})})
+    train_here(alone)
+    assert starts(run) == ["start", "resume"]
+    assert losses(run) == pytest.approx(losses(whole), rel=1e-5)
+    assert loader_state(run) == loader_state(whole)
+
+
+def loader_state(run: TrainRun) -> object:
+    """Return where in the data the last checkpoint stands."""
+    path = artifact_path(run) / "checkpoints" / f"step-{NUM_STEPS:08d}" / "state.json"
+    return json.loads(path.read_text())["loop"]["loader"]
+
+
+@pytest.mark.slow
+def test_one_terminated_rank_stops_all_and_torchrun_does_not_start_them_again(root: Path):
+    run = two_processes(root, "one-told", steps=400)
+
+    def terminate(child: Child) -> None:
+        processes_of(child.config)["1"].terminate()
+
+    with pytest.raises(ChildInterruptedError):
+        train_here(run, at_step=10, do=terminate)
+    assert starts(run) == ["start"]
+
+
+@pytest.mark.slow
+def test_loss_that_is_not_finite_is_not_tried_again(root: Path):
+    run = two_processes(root, "explodes", learning_rate=1e38, warmup_steps=0)
+    with pytest.raises(ChildError, match=r"(?s)not finite.*what to do: lower"):
+        train_here(run)
+    assert starts(run) == ["start"]
+
+
+def full_disk(path: Path, *, num_bytes: int) -> None:
+    path.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def small_disk(root: Path, tmp_path: Path) -> Iterator[Path]:
+    """Return a data root on a disk with room for two checkpoints and not for three."""
+    disk = tmp_path / "disk"
+    full_disk(disk, num_bytes=60_000_000)
+    try:
+        for name in ("tokenizer", "training", "validation"):
+            shutil.copytree(root / name, disk / name)
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a small disk")
+def test_full_disk_stops_both_processes_names_it_and_keeps_the_checkpoint_before(
+    small_disk: Path,
+):
+    run = two_processes(small_disk, "full", keep_checkpoints=100)
+    with pytest.raises(ChildError, match=r"(?s)disk filled up.*bytes free.*free some space"):
+        train_here(run)
+    assert starts(run) == ["start"]
+    kept = sorted(path.name for path in (work_of(run).path / "checkpoints").iterdir())
+    assert kept
+    assert not any(name.endswith(".tmp") for name in kept)
+    roomy = run.model_copy(update={"train": run.train.model_copy(update={"keep_checkpoints": 1})})
+    train_here(roomy)
+    assert starts(run) == ["start", "resume"]
+
+
+def test_settled_result_is_rank_0s_word_or_that_of_one_that_gave_up(tmp_path: Path):
+    echo = ErrorReport(type="RuntimeError", problem="Connection closed by peer")
+    found = ErrorReport(type="SourceError", problem="a shard is gone", is_lasting=True)
+    assert settled_result(tmp_path) is None
+    TrainResult(state="failed", error=echo, launch="a").write(tmp_path)
+    assert settled_result(tmp_path) is None
+    TrainResult(state="failed", error=found, launch="a").write(tmp_path, rank=1)
+    settled = settled_result(tmp_path)
+    assert settled is not None
+    assert settled.error == found
+    assert settled_result(tmp_path, launch="b") is None
+    TrainResult(state="interrupted", step=7, launch="b").write(tmp_path)
+    assert settled_result(tmp_path, launch="b") == settled_result(tmp_path)
