@@ -130,8 +130,14 @@ class Rendezvous:
             f"--rdzv-endpoint={self.train.rendezvous}",
             f"--rdzv-id={config.parent.name}",
             f"--rdzv-conf=is_host={int(is_host)},join_timeout={JOIN_SECONDS}",
+            *([f"--local-addr={self.host}"] if is_host else []),  # the name the others know
             *torchrun_flags(self.train),
         )
+
+    @property
+    def host(self) -> str:
+        """The name of this machine."""
+        return (self.train.rendezvous or "").rpartition(":")[0]
 
 
 def others_text(train: TrainConfig, config: Path) -> str:

@@ -17,8 +17,6 @@ from model.tracker import EVENTS_NAME, read_events
 from tasks.child import Child
 from tasks.launchers import choose_launcher
 
-Action = Callable[[], None]
-
 
 def work_of(run: TrainRun) -> Work:
     store = ArtifactStore(Path(run.data_root))
@@ -54,16 +52,17 @@ def last_step(path: Path) -> int:
     return 0
 
 
-def train_here(run: TrainRun, *, at_step: int = 0, do: Callable[[Child], None] | None = None):
-    """Train with the launcher of the run's config; do something once, when a step is done."""
+def train_here(run: TrainRun, *events: tuple[int, Callable[[Child], None]]) -> None:
+    """Train with the launcher of the run's config; do things, each once, when a step is done."""
     work = work_of(run)
     work.path.parent.mkdir(parents=True, exist_ok=True)
     child = Child(work, run)
-    waiting = [do] if do else []
+    waiting = list(events)
 
     def watch() -> None:
-        if waiting and last_step(work.path / EVENTS_NAME) >= at_step:
-            waiting.pop()(child)
+        if waiting and last_step(work.path / EVENTS_NAME) >= waiting[0][0]:
+            _, do = waiting.pop(0)
+            do(child)
 
     choose_launcher(run.train).run(child, watch=watch)
 

@@ -69,7 +69,7 @@ def test_killed_processes_are_started_again_and_the_training_ends_the_same(
         seen.append(child.config)
         kill(*victims)(child)
 
-    train_here(run, at_step=10, do=strike)
+    train_here(run, (10, strike))
     assert starts(run) == ["start", "resume"]
     assert weights(run) == weights(whole)
     assert losses(run) == losses(whole)
@@ -83,7 +83,7 @@ def test_killed_once_too_often_fails_with_the_log_and_goes_on_when_run_again(
 ):
     run = two_processes(root, "fragile", max_restarts=0)
     with pytest.raises(ChildError, match=r"(?s)exit code 1.*exitcode *: -9") as caught:
-        train_here(run, at_step=10, do=kill("1"))
+        train_here(run, (10, kill("1")))
     log = Path(caught.value.where)
     assert log.exists()
     assert processes_of(log.parent / "config.json") == {}
@@ -102,7 +102,7 @@ def test_training_stopped_in_two_processes_goes_on_in_one_with_the_same_losses(
         processes_of(child.config)["agent"].terminate()
 
     with pytest.raises(ChildInterruptedError, match="saved its work at step"):
-        train_here(run, at_step=10, do=terminate)
+        train_here(run, (10, terminate))
     alone = run.model_copy(update={"train": run.train.model_copy(update={"processes": 1})})
     train_here(alone)
     assert starts(run) == ["start", "resume"]
@@ -124,7 +124,7 @@ def test_one_terminated_rank_stops_all_and_torchrun_does_not_start_them_again(ro
         processes_of(child.config)["1"].terminate()
 
     with pytest.raises(ChildInterruptedError):
-        train_here(run, at_step=10, do=terminate)
+        train_here(run, (10, terminate))
     assert starts(run) == ["start"]
 
 
