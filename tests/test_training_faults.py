@@ -9,11 +9,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+from mlflow import MlflowClient
 
+from model.config import TrackingConfig
 from model.errors import ChildError, ChildInterruptedError
 from model.run_config import ErrorReport, TrainResult, TrainRun, settled_result
 from tasks.child import Child
+from tests.flow_process import Home, run_flow, running_flow
 from tests.launched_training import (
     artifact_path,
     kill,
@@ -130,7 +134,7 @@ def test_one_terminated_rank_stops_all_and_torchrun_does_not_start_them_again(ro
 
 @pytest.mark.slow
 def test_loss_that_is_not_finite_is_not_tried_again(root: Path):
-    run = two_processes(root, "explodes", learning_rate=1e38, warmup_steps=0)
+    run = two_processes(root, "explodes", learning_rate=1e30, warmup_steps=0)
     with pytest.raises(ChildError, match=r"(?s)not finite.*what to do: lower"):
         train_here(run)
     assert starts(run) == ["start"]
@@ -173,9 +177,71 @@ def test_full_disk_stops_both_processes_names_it_and_keeps_the_checkpoint_before
     kept = sorted(path.name for path in (work_of(run).path / "checkpoints").iterdir())
     assert kept
     assert not any(name.endswith(".tmp") for name in kept)
-    roomy = run.model_copy(update={"train": run.train.model_copy(update={"keep_checkpoints": 1})})
-    train_here(roomy)
+    for name in kept[:-1]:
+        shutil.rmtree(work_of(run).path / "checkpoints" / name)
+    train_here(
+        run.model_copy(update={"train": run.train.model_copy(update={"keep_checkpoints": 1})})
+    )
     assert starts(run) == ["start", "resume"]
+
+
+def reach(home: Home, step: int, flow: subprocess.Popen[bytes]) -> Path:
+    """Wait until a flow's training has done a step, and return the path of its config."""
+    while flow.poll() is None:
+        for events in home.data.glob(f"train_model/*.work/{EVENTS_NAME}"):
+            if last_step(events) >= step:
+                configs = home.data.glob("train_model/.launch/*/config.json")
+                return max(configs, key=lambda path: path.stat().st_mtime)
+        time.sleep(0.01)
+    pytest.fail((home.directory / "flow.log").read_text())
+
+
+def training_runs(home: Home) -> list[Any]:
+    """Return the runs of trainings in a home's MLflow store."""
+    client = MlflowClient(home.mlflow_uri)
+    ids = [item.experiment_id for item in client.search_experiments()]
+    return [run for run in client.search_runs(ids) if "mlflow.parentRunId" in run.data.tags]
+
+
+@pytest.mark.slow
+@linux_only
+@pytest.mark.timeout(1_200)
+def test_flow_killed_and_then_terminated_ends_as_if_nothing_had_happened(tmp_path: Path):
+    home = Home(tmp_path)
+    settings = {"processes": 2, "steps": 300, "checkpoint_every_steps": 20, "log_every_steps": 2}
+    settings = {f"train__{name}": value for name, value in settings.items()}
+    with running_flow(home, "pretrain", **settings) as flow:
+        config = reach(home, 30, flow)
+        plain = TrainRun.load(config)
+        members = list(processes_of(config).values())
+        assert len(members) == 3
+        flow.kill()
+        flow.wait()
+        psutil.wait_procs(members, timeout=60)  # torchrun saves first
+        assert processes_of(config) == {}
+    saved = last_step(work_of(plain).path / EVENTS_NAME)
+    with running_flow(home, "pretrain", **settings) as flow:
+        config = reach(home, saved + 20, flow)
+        flow.terminate()
+        assert flow.wait() != 0
+        assert processes_of(config) == {}
+    (run,) = training_runs(home)
+    assert run.info.status == "KILLED"
+    done = run_flow(home, "pretrain", **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert starts(plain) == ["start", "resume", "resume"]
+
+    (again,) = training_runs(home)
+    assert (again.info.run_id, again.info.status) == (run.info.run_id, "FINISHED")
+    points = MlflowClient(home.mlflow_uri).get_metric_history(run.info.run_id, "train/loss")
+    assert sorted(point.step for point in points) == [1, *range(2, 301, 2)]
+
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(home.data, elsewhere, ignore=shutil.ignore_patterns("train_model"))
+    calm = plain.model_copy(update={"data_root": str(elsewhere), "tracking": TrackingConfig()})
+    train_here(calm)
+    assert weights(calm) == weights(plain)
+    assert losses(calm) == losses(plain)
 
 
 def test_settled_result_is_rank_0s_word_or_that_of_one_that_gave_up(tmp_path: Path):
