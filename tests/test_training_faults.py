@@ -6,8 +6,10 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -16,11 +18,13 @@ from mlflow import MlflowClient
 from model.config import TrackingConfig
 from model.errors import ChildError, ChildInterruptedError
 from model.run_config import ErrorReport, TrainResult, TrainRun, settled_result
+from model.tracker import EVENTS_NAME
 from tasks.child import Child
 from tests.flow_process import Home, run_flow, running_flow
 from tests.launched_training import (
     artifact_path,
     kill,
+    last_step,
     losses,
     processes_of,
     starts,
