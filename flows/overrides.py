@@ -17,7 +17,7 @@ from flows.presets import PRESETS, PrepareConfig, PretrainConfig
 from model import dial
 from model.config import Config
 from model.errors import ConfigError
-from model.train_config import TrainConfig, rows_per_step
+from model.train_config import TrainConfig, check_machines, rows_per_step
 
 ConfigT = TypeVar("ConfigT", bound=PrepareConfig)
 
@@ -105,6 +105,7 @@ def resolve(
     if isinstance(config, PretrainConfig):
         train = dial.resolve(config.train, config.model, config.tokenizer.vocab_size)
         rows_per_step(train, config.model)
+        check_machines(train)
         return config.model_copy(update={"train": train})
     return config
 

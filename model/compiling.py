@@ -65,7 +65,7 @@ def compile_model(
         _try_out(model, device, rows=rows, dtype=dtype, by_documents=by_documents)
     except torch.OutOfMemoryError:  # no fault of the compiler's: the first step will meet it
         return "compiled, not tried out: out of memory"
-    except Exception as error:  # noqa: BLE001 - compilers fail in many ways, training goes on
+    except Exception as error:
         model.model.training_block, model.score_chunk = None, score_logits
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         logger.warning("compiling failed, training goes on uncompiled: %s", reason)

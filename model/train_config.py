@@ -106,7 +106,19 @@ class TrainConfig(Config):
         description="compute precision; auto takes bfloat16 where the hardware has it",
     )
     processes: Annotated[int, RUNTIME_ONLY] = Field(
-        default=0, ge=0, description="training processes; 0 = one per GPU, or one on CPU"
+        default=0,
+        ge=0,
+        description="training processes of each machine; 0 = one per GPU, or one on CPU",
+    )
+    nodes: Annotated[int, RUNTIME_ONLY] = Field(
+        default=1, gt=0, description="machines that train together, on one shared data root"
+    )
+    rendezvous: Annotated[str | None, RUNTIME_ONLY] = Field(
+        default=None,
+        description="host:port on this machine at which the others find it, if nodes > 1",
+    )
+    max_restarts: Annotated[int, RUNTIME_ONLY] = Field(
+        default=2, ge=0, description="how often training starts again after a process of it died"
     )
     micro_batch_rows: Annotated[int, RUNTIME_ONLY] = Field(
         default=16,
@@ -193,13 +205,30 @@ def rows_per_step(train: TrainConfig, model: ModelConfig) -> int:
             where="train.batch_tokens_per_step and model.context_tokens",
             fix=f"set train.batch_tokens_per_step to {max(1, rows) * model.context_tokens}",
         )
-    if rows % max(1, train.processes):
+    if rows % (max(1, train.processes) * train.nodes):
         raise ConfigError(
             "the rows of a batch must spread evenly over the processes",
             expected="train.batch_tokens_per_step / model.context_tokens a multiple of "
-            "train.processes",
-            found=f"{rows} rows and {train.processes} processes",
-            where="train.batch_tokens_per_step and train.processes",
+            "train.processes * train.nodes",
+            found=f"{rows} rows and {train.processes} processes on each of {train.nodes} machines",
+            where="train.batch_tokens_per_step, train.processes and train.nodes",
             fix="change one of them",
         )
     return rows
+
+
+def check_machines(train: TrainConfig) -> None:
+    """Check that machines that train together know where to meet.
+
+    Raises:
+        ConfigError: there are several, and no ``host:port``.
+    """
+    host, _, port = (train.rendezvous or "").rpartition(":")
+    if train.nodes > 1 and not (host and port.isdigit()):
+        raise ConfigError(
+            "several machines need a place to meet",
+            expected="train.rendezvous=<host>:<port>, an address of the machine the flow runs on",
+            found=f"train.nodes={train.nodes} and train.rendezvous={train.rendezvous}",
+            where="train.nodes and train.rendezvous",
+            fix="name this machine as the others see it, with a free port, such as node-0:29400",
+        )

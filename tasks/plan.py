@@ -19,10 +19,11 @@ from model.errors import DiskSpaceError
 from model.store import ArtifactStore
 from model.train_config import batch_tokens_of
 from tasks.download import Download
+from tasks.launchers import num_gpus, num_processes
 from tasks.pipeline import Pipeline, Step, memory_bytes, num_cores
 from tasks.publish_corpus import DATASET
 from tasks.tables import render
-from tasks.train_model import TrainModel, num_gpus, num_processes
+from tasks.train_model import TrainModel
 
 # Bytes each stage leaves per byte of raw zstd parquet, measured on FineWeb-like text: filtered text
 # is compressed the same way, a token takes two bytes and 4.4 bytes of text, text shrinks to 0.66.

@@ -24,6 +24,7 @@ from prefect.settings import PREFECT_UI_URL
 from pydantic import BaseModel
 
 from model.artifact import Artifact, Manifest
+from model.errors import ChildInterruptedError
 from model.store import ArtifactStore, git_commit
 from model.tracker import EVENTS_NAME, read_events
 from tasks.tracking_data import data_sets, data_tags
@@ -200,7 +201,8 @@ def pipeline_run(
     try:
         yield tracked
     except BaseException as error:
-        is_failure = isinstance(error, Exception) and not isinstance(error, CancelledRun)
+        is_stopped = isinstance(error, CancelledRun | ChildInterruptedError)
+        is_failure = isinstance(error, Exception) and not is_stopped
         status, word = ("FAILED", "failed") if is_failure else ("KILLED", "stopped")
         first_line = str(error).partition("\n")[0]
         tracked._close(status, outcome=f"{word}: {type(error).__name__}: {first_line}")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
-from contextlib import suppress
-from importlib.metadata import version
 from typing import Annotated
 
 from model.artifact import Artifact
@@ -21,19 +18,14 @@ from model.run_config import TrainRun
 from model.store import Work
 from model.train_config import TrainConfig
 from tasks.child import Child
+from tasks.launchers import choose_launcher
 from tasks.progress import TrainingProgress
 from tasks.stage import Share, Stage
 from tasks.tracking_training import training_run
 
-try:
-    import pynvml
-except ImportError:  # installed on Linux only
-    pynvml = None
-
 logger = logging.getLogger(__name__)
 
 STEP_VERSION = 1
-SHUTDOWN_SECONDS = 20  # torchrun kills its ranks this long after it asked them to stop
 
 
 class TrainModel(Config):
@@ -49,10 +41,10 @@ class TrainModel(Config):
 def build(work: Work, config: TrainModel, share: Share) -> None:  # noqa: ARG001
     """Run the training process to its end."""
     child = Child(work, _run_config(work, config))
-    launcher = torchrun(num_processes(config.train))
+    launcher = choose_launcher(config.train)
     assert config.train.steps
     with TrainingProgress(work.path / "events.jsonl", num_steps=config.train.steps) as progress:
-        child.run("model.train", launcher=launcher, watch=progress.update)
+        launcher.run(child, watch=progress.update)
 
 
 def _run_config(work: Work, config: TrainModel) -> TrainRun:
@@ -89,38 +81,6 @@ def mixture_of(training: Sequence[Artifact], weights: Sequence[float]) -> tuple[
         MixturePart(shards=item.relative_path, weight=weight)
         for item, weight in zip(training, weights or [1.0] * len(training), strict=True)
     )
-
-
-def num_processes(train: TrainConfig) -> int:
-    """Return the training processes of this machine: as asked, else one per visible GPU, else 1."""
-    return train.processes or max(1, num_gpus())
-
-
-def num_gpus() -> int:
-    """Return the number of GPUs this process may use; 0 without NVIDIA's driver."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    if pynvml is None:
-        return 0
-    with suppress(pynvml.NVMLError):
-        pynvml.nvmlInit()
-        try:
-            return pynvml.nvmlDeviceGetCount()
-        finally:
-            pynvml.nvmlShutdown()
-    return 0
-
-
-def torchrun(num_processes: int) -> tuple[str, ...]:
-    """Return the interpreter arguments that start a module in so many processes."""
-    if num_processes == 1:
-        return ()
-    flags = ["--standalone", f"--nproc-per-node={num_processes}", "--max-restarts=0"]
-    major, minor = (int(part) for part in version("torch").split(".")[:2])
-    if (major, minor) >= (2, 12):  # the flag is that new
-        flags.append(f"--shutdown-timeout={SHUTDOWN_SECONDS}")
-    return ("-m", "torch.distributed.run", *flags)
 
 
 train_model = Stage("train_model", version=STEP_VERSION, build=build, scope="child", resume=True)
