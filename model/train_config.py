@@ -16,12 +16,18 @@ Precision = Literal["auto", "bfloat16", "float32"]
 class TrainConfig(Config):
     """The optimisation: horizon, batch, AdamW, schedule, and how often to look and to save."""
 
-    HORIZONS: ClassVar = ("tokens", "steps")
+    HORIZONS: ClassVar = ("tokens", "steps", "budget_minutes")
 
     tokens: int | None = Field(
-        default=None, gt=0, description="horizon in training tokens; give this or steps, not both"
+        default=None, gt=0, description="horizon in training tokens; exactly one horizon is given"
     )
     steps: int | None = Field(default=None, gt=0, description="horizon in optimizer steps")
+    budget_minutes: float | None = Field(
+        default=None,
+        gt=0,
+        description="horizon in minutes of optimizer steps on this machine, whose speed is "
+        "measured first; start, validation and checkpoints come on top",
+    )
     batch_tokens_per_step: int = Field(
         default=65_536, gt=0, description="tokens per optimizer step over all processes"
     )
@@ -72,8 +78,10 @@ class TrainConfig(Config):
     def with_horizon_in_steps(self) -> Self:
         """Return this config with its horizon given as ``steps`` only.
 
+        A budget stays one: ``tasks.budget`` knows what steps it buys.
+
         Raises:
-            ConfigError: not exactly one of ``tokens`` and ``steps`` is given.
+            ConfigError: not exactly one of ``HORIZONS`` is given.
         """
         given = {name: getattr(self, name) for name in self.HORIZONS if getattr(self, name)}
         if len(given) != 1:
@@ -83,7 +91,7 @@ class TrainConfig(Config):
                 found=", ".join(f"train.{name}={value}" for name, value in given.items()) or "none",
                 fix="set one of them and leave the others out",
             )
-        if self.steps:
+        if self.steps or self.budget_minutes:
             return self
         steps = math.ceil((self.tokens or 0) / self.batch_tokens_per_step)
         return self.model_copy(update={"tokens": None, "steps": max(1, steps)})

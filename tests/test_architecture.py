@@ -28,6 +28,7 @@ GROUND = {"model", "tasks", "flows", "tasks.config"} | {
         "run_config",
         "train_config",
         "child_runs",
+        "scaling",
     )
 }
 # third-party name -> modules (or packages, with a dot at the end) that may import it
