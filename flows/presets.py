@@ -153,7 +153,7 @@ def _big_train(*, tokens: int) -> TrainConfig:
 
 PRESETS = {"demo": demo, "sample": sample, "gpu-hour": gpu_hour, "full": full}
 
-LADDERS: dict[Preset, SweepConfig] = {
+LADDERS = {
     "demo": SweepConfig(
         sizes=("1m", "1m", "1m", "10m"), tokens=(200_000, 400_000, 800_000, 200_000)
     ),

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.context import FlowRunContext
 
@@ -52,7 +51,7 @@ def report_ladder(
         )
     text = ladder_markdown(fit)
     logger.info("%s", text)
-    tracked.record_tags({MLFLOW_RUN_NOTE: text})
+    tracked.record_description(text)
     tracked.record_table(ladder_rows(fit), "ladder.json")
     tracked.record_text(fit.model_dump_json(indent=1), FIT_NAME)
     tracked.record_metrics(fit_metrics(fit))

@@ -56,18 +56,19 @@ def outcome_text(manifest: Manifest, expected: TrainingEstimate) -> str:
     bits = manifest.facts["validation_bits_per_byte"]
     seconds = _seconds(manifest)
     speed = manifest.facts["tokens_per_second"]
-    score = "bits per byte: not predicted"
+    score = f"not predicted, actual {bits:.4f}"
     if expected.prediction:
         value = expected.prediction.bits_per_byte
         score = (
-            f"bits per byte: predicted {value:.4f} ({expected.prediction.kind}), "
-            f"{bits / value - 1:+.1%}"
+            f"predicted {value:.4f} ({expected.prediction.kind}), actual {bits:.4f} "
+            f"({bits / value - 1:+.1%})"
         )
     lines = [
         f"training {manifest.artifact.name}, predicted against actual:",
-        f"  {score}, actual {bits:.4f}",
+        f"  bits per byte: {score}",
         f"  time: predicted {duration(expected.seconds)} at "
-        f"{expected.tokens_per_second:,.0f} tokens/s, actual {duration(seconds)} at {speed:,.0f}",
+        f"{expected.tokens_per_second:,.0f} tokens/s, actual {duration(seconds)} at {speed:,.0f} "
+        "tokens/s",
     ]
     if expected.dollars_per_hour:
         actual = expected.dollars_per_hour * seconds / 3600

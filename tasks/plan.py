@@ -70,6 +70,8 @@ class Plan:
             memory = max(training.memory_bytes for training in self.trainings)
             lines[1] += f", training about {_size(memory)} and activations"
             lines += [_training_text(training) for training in self.trainings]
+            if not all(training.prediction for training in self.trainings):
+                lines.append(NO_PREDICTION)
         if len(self.trainings) > 1:
             lines.append(_total_text(self.trainings))
         return [*lines, *self.notes]
@@ -194,15 +196,14 @@ def _bytes_below(directory: Path) -> int:
 
 
 def _training_text(training: TrainingEstimate) -> str:
-    """Return a training as a line, and what it should score as another."""
+    """Return a training, its cost and what it should score, as a line."""
     cost = f", ${training.dollars:,.2f}" if training.dollars else ""
-    expected = training.prediction.text() if training.prediction else NO_PREDICTION
+    expected = f"; predicted: {training.prediction.text()}" if training.prediction else ""
     return (
         f"training {training.artifact.name}: {training.num_tokens:,} tokens, "
         f"{training.num_params:,} parameters, {training.flops:.2e} FLOPs, "
         f"about {duration(training.seconds)}{cost} "
-        f"(at {training.tokens_per_second:,.0f} tokens/s, {training.rate_source})\n"
-        f"  predicted: {expected}"
+        f"(at {training.tokens_per_second:,.0f} tokens/s, {training.rate_source}){expected}"
     )
 
 

@@ -7,6 +7,7 @@ squares and only the exponent is searched for. Nothing depends on a starting poi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -75,10 +76,10 @@ def fit_curve(flops: Floats, scores: Floats, *, with_floor: bool) -> ScalingCurv
     def misfit(log_exponent: float) -> float:
         return solve(log_exponent)[1]
 
-    grid = np.linspace(*np.log(EXPONENTS), SEARCH_POINTS)
+    grid = np.log(np.geomspace(*EXPONENTS, SEARCH_POINTS))
     best = int(np.argmin([misfit(value) for value in grid]))
     bounds = (grid[max(0, best - 1)], grid[min(SEARCH_POINTS - 1, best + 1)])
-    found = minimize_scalar(misfit, bounds=bounds, method="bounded", options={"xatol": 1e-10})
+    found: Any = minimize_scalar(misfit, bounds=bounds, method="bounded", options={"xatol": 1e-10})
     constants, _ = solve(found.x)
     return ScalingCurve(
         floor=float(constants[0]) if with_floor else 0.0,

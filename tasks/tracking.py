@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from prefect.context import FlowRunContext
 from prefect.exceptions import CancelledRun
 from prefect.runtime import deployment, flow_run
@@ -91,6 +92,10 @@ class TrackedPipeline:
     def record_tags(self, tags: Mapping[str, str]) -> None:
         """Tag the run."""
         self.attempt("tags", lambda runs, run_id: runs.set_tags(run_id, tags))
+
+    def record_description(self, text: str) -> None:
+        """Show markdown on the page of the run."""
+        self.record_tags({MLFLOW_RUN_NOTE: text})
 
     def record_metrics(
         self, metrics: Mapping[str, float], *, step: int = 0, run_id: str | None = None

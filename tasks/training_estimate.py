@@ -20,8 +20,8 @@ CHECKPOINT_BYTES_PER_PARAM = 12  # weights and moments
 WEIGHT_BYTES = 4
 STATED_BYTES_PER_TOKEN = 4.4  # FineWeb-like text in a vocabulary of 32,768
 NO_PREDICTION = (
-    "no bits per byte: published constants say nothing this far below the runs they come "
-    "from, and no ladder was trained on these validation rows (flow sweep)"
+    "bits per byte: no prediction; published constants say nothing this far below the runs they "
+    "come from, and no ladder was trained on these validation rows (flow sweep)"
 )
 
 
