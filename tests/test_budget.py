@@ -87,6 +87,7 @@ def test_speed_is_keyed_by_what_decides_it() -> None:
     assert key(TRAIN, host="elsewhere") != known
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_api")
 def test_budget_of_a_training_that_cannot_run_says_why(tmp_path: Path) -> None:
     uneven = TRAIN.model_copy(update={"batch_tokens_per_step": 100})
