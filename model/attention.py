@@ -155,9 +155,7 @@ def _num_kept(q: Tensor) -> int:
 
 
 @torch.library.custom_op("llm_from_scratch::blockwise_attention", mutates_args=())
-def _blockwise(
-    q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _blockwise(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the gathered values, and the probabilities of all pieces one after the other."""
     gathered = torch.empty_like(q)
     kept = q.new_zeros(_num_kept(q)) if documents is not None else q.new_empty(_num_kept(q))
@@ -188,9 +186,7 @@ def _blockwise_backward(
 
 
 @_blockwise.register_fake
-def _(
-    q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q), q.new_empty(_num_kept(q))
 
 
