@@ -70,7 +70,6 @@ class Segments:
         """Return the tokens that readers pad rows of context + 1 tokens with."""
         return self.num_rows * context_tokens - self.num_targets
 
-
     def slices(self, rows: Int64Array, *, width: int) -> RowSlices:
         """Return where the tokens of some rows come from and go to, without a loop over them.
 

@@ -259,7 +259,9 @@ def test_rows_of_segments_are_joined_and_padded(tmp_path):
 
 def test_rows_begin_documents_at_end_of_text_at_segments_and_at_padding(tmp_path):
     write(tmp_path / shard_name(0), [[0, 5], [0, 6, 7], [0, 8, 9]])
-    rows = segments([(0, 0, 5)], [(0, 4, 2), (0, 1, 1)], [(0, 6, 2), (0, 2, 3)], num_masked_starts=1)
+    rows = segments(
+        [(0, 0, 5)], [(0, 4, 2), (0, 1, 1)], [(0, 6, 2), (0, 2, 3)], num_masked_starts=1
+    )
     write_rows(tmp_path / "rows.arrow", rows, context_tokens=4)
     shards = ShardSet(tmp_path, context_tokens=4)
     block = shards.rows([0, 1, 2])

@@ -92,9 +92,7 @@ def write_shards(
     )
 
 
-def _write_shard(
-    path: Path, documents: Int64Array, *, corpus: Corpus, header: ShardHeader
-) -> None:
+def _write_shard(path: Path, documents: Int64Array, *, corpus: Corpus, header: ShardHeader) -> None:
     write_shard(
         path,
         docs=corpus.docs[documents],
