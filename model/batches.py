@@ -151,7 +151,7 @@ class BatchReader:
             mask.numpy()[places] = block.mask
             if documents is not None:
                 documents.numpy()[places] = block.documents
-        num_targets = int(mask.count_nonzero())
+        num_targets = int(np.count_nonzero(mask.numpy()))  # torch would wake the training
         return Batch(ids, mask, num_targets, rows=rows, state=after, documents=documents)
 
     def next_rows(self, state: LoaderState) -> tuple[npt.NDArray[np.int64], LoaderState]:

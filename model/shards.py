@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,6 @@ from pydantic import ValidationError
 from model.arrow_streams import (
     Access,
     foreign_file,
-    missing_file,
     read_stream,
     to_array,
     to_list_array,
@@ -43,7 +42,8 @@ from model.arrow_streams import (
     write_stream,
 )
 from model.config import Config
-from model.errors import ArtifactError, ConfigError, TamperedArtifactError, TokenizerError
+from model.errors import ArtifactError, ConfigError, TokenizerError
+from model.recorded_files import RecordedFiles, read_plain_manifest
 from model.rows import ROWS_FILE, RowSlices, open_rows
 from model.tokenizer import END_OF_TEXT, MAX_VOCAB_SIZE, PAD, SPECIAL_TOKENS
 
@@ -57,7 +57,6 @@ MAX_SHARD_TOKENS: Final = 2**31 - 1  # offsets of an Arrow list are int32
 _FILE_INDEX_SHIFT: Final = 32
 PAD_ID: Final = SPECIAL_TOKENS.index(PAD)
 END_OF_TEXT_ID: Final = SPECIAL_TOKENS.index(END_OF_TEXT)
-MANIFEST_FILE: Final = "manifest.json"
 
 
 def doc_identities(file_index: Int64Array, row: Int64Array) -> Int64Array:
@@ -250,8 +249,8 @@ class ShardSet:
         self.directory = directory
         self.context_tokens = context_tokens
         self.loss_on = loss_on
-        self._manifest = _read_manifest(directory)
-        self._files = _Digests(directory, self._manifest if verify else None)
+        self._manifest = read_plain_manifest(directory)
+        self._files = RecordedFiles(directory, self._manifest if verify else None)
         self._files.verify(ROWS_FILE)
         self._segments = open_rows(directory / ROWS_FILE, context_tokens=context_tokens)
         self._paths = sorted(directory.glob("shard-*.arrow"))
@@ -310,7 +309,7 @@ class ShardSet:
 
     def _copy(self, slices: RowSlices, ids: UInt16Array) -> None:
         """Copy tokens, one slice after the other: faster than a gather by index (measured)."""
-        tokens = {number: self._shard(number).tokens for number in _distinct(slices.shard)}
+        tokens = {number: self._shard(number).tokens for number in set(slices.shard.tolist())}
         flat = ids.reshape(-1)
         for number, start, length, place in slices:
             flat[place : place + length] = tokens[number][start : start + length]
@@ -358,37 +357,6 @@ class ShardSet:
             )
 
 
-def _distinct(numbers: Int32Array) -> list[int]:
-    return np.unique(numbers).tolist()
-
-
-class _Digests:
-    """Compares files with the sha256 their manifest records, each once."""
-
-    def __init__(self, directory: Path, manifest: Mapping[str, Any] | None) -> None:
-        self._directory = directory
-        entries = None if manifest is None else manifest.get("files", [])
-        self._expected = None if entries is None else {e["path"]: e["sha256"] for e in entries}
-
-    def verify(self, name: str) -> None:
-        if self._expected is None:
-            return
-        path = self._directory / name
-        if not path.is_file():
-            raise missing_file(path)
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        expected = self._expected.get(name)
-        if found != expected:
-            raise TamperedArtifactError(
-                f"{name} is not the file that its manifest records",
-                expected=f"sha256 {expected or '(not in the manifest)'}",
-                found=f"sha256 {found}",
-                where=path,
-                fix="delete the artifact and let write_shards run again; check the disk",
-            )
-
-
 def _loss_mask_view(batch: pa.RecordBatch) -> UInt8Array | None:
     if "loss_mask" not in batch.schema.names:
         return None
@@ -396,23 +364,6 @@ def _loss_mask_view(batch: pa.RecordBatch) -> UInt8Array | None:
     if column.type != pa.list_(pa.bool_()):
         raise TypeError(f"a column of {column.type} instead of {pa.list_(pa.bool_())}")
     return np.frombuffer(column.values.buffers()[1], dtype=np.uint8)
-
-
-def _read_manifest(directory: Path) -> dict[str, Any] | None:
-    """Return the store's manifest as plain JSON, or None where there is none."""
-    path = directory / MANIFEST_FILE
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as exc:
-        raise ArtifactError(
-            "a manifest cannot be read",
-            expected="JSON",
-            found=exc,
-            where=path,
-            fix="delete the artifact and let its stage run again",
-        ) from exc
 
 
 def _require_ids_fit(tokens: UInt16Array, *, header: ShardHeader, where: Path) -> None:

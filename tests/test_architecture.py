@@ -24,6 +24,7 @@ GROUND = {"model", "tasks", "flows", "tasks.config"} | {
         "chat",
         "shards",
         "rows",
+        "recorded_files",
         "arrow_streams",
         "run_config",
         "train_config",

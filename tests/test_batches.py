@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -144,16 +145,15 @@ def test_stream_over_processes_together_reads_the_same_rows(parts: list[Part], s
 
 def test_stream_hands_on_what_reading_raises(parts: list[Part], monkeypatch: pytest.MonkeyPatch):
     reader = reader_of(parts)
-    stream = reader.stream(reader.start())
-    next(stream)
+    stream = reader.stream(reader.start(), ahead=1)
 
     def broken(_rows: object) -> None:
         raise OSError("the disk is gone")
 
+    next(stream)
     monkeypatch.setattr(parts[0].shards, "rows", broken)
     with pytest.raises(OSError, match="the disk is gone"):
-        for _ in range(5):
-            next(stream)
+        list(itertools.islice(stream, 3))
 
 
 def test_read_for_document_attention_numbers_documents_by_row(parts: list[Part]):
