@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -96,9 +96,9 @@ def test_longer_training_goes_on_from_the_trunk_and_equals_one_from_scratch(
 
 
 def trunks(
-    root: Path, train: dict[str, object], circumstances: dict[str, str] | None = None
+    root: Path, train: Mapping[str, object], circumstances: dict[str, str] | None = None
 ) -> list[int]:
-    run = small_run(root, train={"decay_frac": 0.5} | train)
+    run = small_run(root, train={"decay_frac": 0.5, **train})
     here = {"precision": "float32"} | (circumstances or {})
     return [trunk.step for trunk in find_trunks(run, circumstances=here)]
 
