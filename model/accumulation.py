@@ -34,9 +34,14 @@ class RowLoss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, ids: Int[Tensor, "B T1"], mask: Bool[Tensor, "B T1"]) -> Float[Tensor, ""]:
+    def forward(
+        self,
+        ids: Int[Tensor, "B T1"],
+        mask: Bool[Tensor, "B T1"],
+        documents: Int[Tensor, "B T1"] | None,
+    ) -> Float[Tensor, ""]:
         """Return the summed negative log-likelihood of the marked tokens."""
-        return next_token_loss(self.model, ids, mask)
+        return next_token_loss(self.model, ids, mask, documents)
 
 
 class Accumulator:
@@ -70,9 +75,12 @@ class Accumulator:
         return self.world.sum_tensor(total)
 
     def _loss(self, row_loss: nn.Module, batch: Batch, start: int) -> Float[Tensor, ""]:
-        rows = slice(start, start + self.rows)
+        tensors = (
+            None if item is None else self._to_device(item[start : start + self.rows])
+            for item in (batch.ids, batch.mask, batch.documents)
+        )
         with self.autocast():
-            return row_loss(self._to_device(batch.ids[rows]), self._to_device(batch.mask[rows]))
+            return row_loss(*tensors)
 
     def _exchanging(self, *, is_last: bool) -> contextlib.AbstractContextManager[Any]:
         """Exchange gradients with the last micro-batch only."""

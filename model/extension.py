@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,22 +59,28 @@ def flat_steps(train: TrainConfig) -> int:
     )
 
 
-def find_trunks(run: TrainRun, *, precision: str) -> Iterator[Trunk]:
+def find_trunks(run: TrainRun, *, circumstances: Mapping[str, Any]) -> Iterator[Trunk]:
     """Yield what a training may go on from, the longest first.
 
     Args:
-        precision: that products are computed in here; another one gives other bits.
+        circumstances: of this training; another precision, or compiling, gives other bits.
     """
     store = ArtifactStore(Path(run.data_root))
     found = [
         Trunk(manifest, int(kept["step"]), store.path(manifest.artifact) / kept["path"])
         for manifest in store.manifests(run.derivation.stage)
         if _family(manifest.derivation) == _family(run.derivation)
-        and manifest.facts.get("precision") == precision
+        and _arithmetic(manifest.facts) == _arithmetic(circumstances)
         for kept in manifest.facts["checkpoints"]
         if kept["step"] <= _shared_steps(manifest, run.train)
     ]
     yield from sorted(found, key=lambda trunk: -trunk.step)
+
+
+def _arithmetic(circumstances: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what of a training's circumstances decides its last bits, number of ranks aside."""
+    how = str(circumstances.get("compiling", "eager"))
+    return str(circumstances["precision"]), "eager" if how.startswith("eager") else "compiled"
 
 
 def _family(derivation: Derivation) -> dict[str, Any]:
@@ -95,12 +101,14 @@ def _shared_steps(manifest: Manifest, train: TrainConfig) -> int:
     return min(flat_steps(train.model_copy(update={"steps": steps})), flat_steps(train))
 
 
-def take_over(run: TrainRun, checkpoints: Checkpoints, *, precision: str) -> Trunk | None:
+def take_over(
+    run: TrainRun, checkpoints: Checkpoints, *, circumstances: Mapping[str, Any]
+) -> Trunk | None:
     """Give a training that has no checkpoint the longest trunk of its family, if there is one.
 
     Events come first and the checkpoint last: a kill in between leaves a training that begins anew.
     """
-    for trunk in find_trunks(run, precision=precision):
+    for trunk in find_trunks(run, circumstances=circumstances):
         try:
             events = _events_to_take_over(trunk)
             checkpoints.directory.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from model.distributed import StopRequest, World
 from model.evaluate import Evaluation, evaluate
 from model.extension import flat_steps, take_over
 from model.guards import Guard, StepNumbers, StepOutcome, name_rows, require_targets
-from model.hardware import compute_dtype, device_name, share_threads
+from model.hardware import collecting_by_hand, compute_dtype, device_name, share_threads
 from model.optim import build_optimizer, clip_gradients, learning_rate_factor, set_learning_rate
 from model.recorder import Recorder, Summary
 from model.run_config import TrainRun
@@ -139,7 +139,7 @@ class Trainer:
             CheckpointError: the newest checkpoint belongs to another training.
             DiskSpaceError: a checkpoint does not fit on the disk.
         """
-        with self.writer, garbage_kept_out_of_steps():
+        with self.writer, collecting_by_hand():
             self._start_or_resume()
             with contextlib.closing(self.reader.stream(self.loop.loader)) as batches:
                 while self.loop.step < self.num_steps:
@@ -287,8 +287,7 @@ class Trainer:
         newest = self.checkpoints.newest()
         if newest or self.train.extend == "never":
             return newest
-        precision = self.recorder.circumstances["precision"]
-        trunk = take_over(self.run, self.checkpoints, precision=precision)
+        trunk = take_over(self.run, self.checkpoints, circumstances=self.recorder.circumstances)
         if trunk is None:
             return None
         origin = trunk.manifest.artifact.relative_path
@@ -340,18 +339,3 @@ def _skipped(numbers: StepNumbers) -> dict[str, Any]:
         f"{numbers.gradient_norm:.5g}, {name_rows(numbers.rows)}"
     )
     return {"loss": numbers.loss, "gradient_norm": numbers.gradient_norm, "message": message}
-
-
-@contextlib.contextmanager
-def garbage_kept_out_of_steps() -> Iterator[None]:
-    """Leave looking for garbage to the checkpoints: within a step it would hold the device up."""
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if was_enabled:
-            gc.enable()

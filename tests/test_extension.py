@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -95,19 +95,23 @@ def test_longer_training_goes_on_from_the_trunk_and_equals_one_from_scratch(
     assert [times[0][step] == times[1][step] for step in range(1, 7)] == [True] * 4 + [False] * 2
 
 
-def trunks(root: Path, *, precision: str = "float32", **train: object) -> list[int]:
-    run = small_run(root, train={"decay_frac": 0.5} | train)
-    return [trunk.step for trunk in find_trunks(run, precision=precision)]
+def trunks(
+    root: Path, train: Mapping[str, object], circumstances: dict[str, str] | None = None
+) -> list[int]:
+    run = small_run(root, train={"decay_frac": 0.5, **train})
+    here = {"precision": "float32"} | (circumstances or {})
+    return [trunk.step for trunk in find_trunks(run, circumstances=here)]
 
 
 def test_find_trunks_offers_those_of_trainings_that_differ_in_their_horizon_alone(root: Path):
     made(root, name="short", steps=6, checkpoint_every_steps=1)
-    assert trunks(root, steps=12) == [4]  # and not 5 and 6, where the rate was falling
-    assert trunks(root, steps=12, log_every_steps=3) == [4]
-    assert trunks(root, steps=4) == []  # flat up to 3
-    assert trunks(root, steps=12, precision="bfloat16") == []
-    for change in ({"seed": 2}, {"learning_rate": 2e-3}, {"batch_tokens_per_step": 128}):
-        assert trunks(root, steps=12, **change) == []
+    assert trunks(root, {"steps": 12}) == [4]  # and not 5 and 6, where the rate was falling
+    assert trunks(root, {"steps": 12, "log_every_steps": 3}) == [4]
+    assert trunks(root, {"steps": 4}) == []  # flat up to 3
+    assert trunks(root, {"steps": 12}, {"precision": "bfloat16"}) == []
+    assert trunks(root, {"steps": 12}, {"compiling": "compiled in 9 s"}) == []
+    for name, value in (("seed", 2), ("learning_rate", 2e-3), ("batch_tokens_per_step", 128)):
+        assert trunks(root, {"steps": 12, name: value}) == []
 
 
 def test_training_beside_a_damaged_trunk_starts_anew_and_says_so(
