@@ -107,7 +107,7 @@ def prefect_api() -> Iterator[None]:
         return
     server = SubprocessASGIServer()
     # Prefect passes a SIGTERM on to the handler before it: the default one would leave the server.
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     server.start(timeout=get_current_settings().server.ephemeral.startup_timeout_seconds)
     try:
         with _api_address(server.api_url):
@@ -117,6 +117,7 @@ def prefect_api() -> Iterator[None]:
                 APILogWorker.drain_all()
     finally:
         server.stop()
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
