@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +203,17 @@ def reach(home: Home, step: int, flow: subprocess.Popen[bytes]) -> Path:
     pytest.fail((home.directory / "flow.log").read_text())
 
 
+def group_members(group: int) -> list[psutil.Process]:
+    """Return the live processes of a process group."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, ProcessLookupError):
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            if alive and os.getpgid(process.pid) == group:
+                found.append(process)
+    return found
+
+
 def training_runs(home: Home) -> list[Any]:
     """Return the runs of trainings in a home's MLflow store."""
     client = MlflowClient(home.mlflow_uri)
@@ -227,8 +241,9 @@ def test_flow_killed_and_then_terminated_ends_as_if_nothing_had_happened(tmp_pat
     with running_flow(home, "pretrain", **settings) as flow:
         config = reach(home, saved + 20, flow)
         flow.terminate()
-        assert flow.wait() != 0
+        assert flow.wait() == 128 + signal.SIGTERM
         assert processes_of(config) == {}
+        assert group_members(flow.pid) == []  # nor is a server left
     (run,) = training_runs(home)
     assert run.info.status == "KILLED"
     done = run_flow(home, "pretrain", **settings)
