@@ -22,8 +22,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from model.attention import backend_name
 from model.batches import Batch
 from model.checkpoint import Checkpoints, LoopState
+from model.compiling import compile_model
 from model.distributed import StopRequest, World
 from model.errors import TrainingError
 from model.evaluate import Evaluation, evaluate
@@ -34,6 +36,7 @@ from model.hardware import (
     compute_dtype,
     device_name,
     peak_flops_per_second,
+    prepare_memory,
     share_threads,
 )
 from model.optim import build_optimizer, clip_gradients, learning_rate, set_learning_rate
@@ -89,9 +92,14 @@ class RowLoss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, ids: Int[Tensor, "B T1"], mask: Bool[Tensor, "B T1"]) -> Float[Tensor, ""]:
+    def forward(
+        self,
+        ids: Int[Tensor, "B T1"],
+        mask: Bool[Tensor, "B T1"],
+        documents: Int[Tensor, "B T1"] | None = None,
+    ) -> Float[Tensor, ""]:
         """Return the summed negative log-likelihood of the marked tokens."""
-        return next_token_loss(self.model, ids, mask)
+        return next_token_loss(self.model, ids, mask, documents)
 
 
 def train(run: TrainRun, *, directory: Path, world: World, stop: StopRequest) -> Summary:
@@ -100,6 +108,7 @@ def train(run: TrainRun, *, directory: Path, world: World, stop: StopRequest) ->
     Args and errors are those of ``Trainer`` and its ``fit``.
     """
     stop.listen()
+    prepare_memory(world.device)
     with world.process_group():
         return Trainer(run, directory=directory, world=world, stop=stop).fit()
 
@@ -127,6 +136,7 @@ class Trainer:
         self.validation = open_shards(run, run.validation, self.tokenizer)
         self.reader = build_reader(run, self.tokenizer, world)
         self.model = build_model(run, self.tokenizer).to(world.device)
+        self.compiling = self._compile()
         self.optimizer = build_optimizer(self.model, run.train)
         self.row_loss = world.wrap(RowLoss(self.model))
         self.loop = LoopState(loader=self.reader.start())
@@ -140,6 +150,18 @@ class Trainer:
         )
         self.speed = Speedometer()
         self.unread: list[StepOutcome] = []
+
+    def _compile(self) -> str:
+        rows = self.reader.rows_per_step // self.world.size
+        tokens = self.num_steps * rows * self.run.model.context_tokens
+        return compile_model(
+            self.model,
+            self.train.compile,
+            self.world.device,
+            rows=min(rows, self.train.micro_batch_rows),
+            dtype=self.dtype,
+            planned_flops=tokens * self.model.flops_per_token(),
+        )
 
     @property
     def num_steps(self) -> int:
@@ -355,6 +377,14 @@ class Trainer:
             "device": device_name(self.world.device),
             "precision": str(self.dtype).removeprefix("torch."),
             "threads_per_process": self.num_threads,
+            "compiling": self.compiling,
+            "attention": backend_name(
+                self.world.device,
+                by_documents=False,
+                is_compiled=self.model.model.training_block is not None,
+            ),
+            "peak_flops_per_second": peak_flops_per_second(device_name(self.world.device))
+            or "unknown",
             "num_params": self.model.num_params(),
         }
 
