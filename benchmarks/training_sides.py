@@ -8,7 +8,7 @@ line of JSON.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
 import sys
 import time
@@ -167,22 +167,21 @@ def main() -> None:
     for line in sys.stdin:
         word, *rest = line.split()
         answer: dict[str, Any] = {}
-        with contextlib.suppress(BrokenPipeError):
-            if word == "prepare":
-                side.model.zero_grad(set_to_none=True)
-                how = side.prepare(int(rest[0]))
-                for _ in range(2):
-                    micro_batch(side, int(rest[0]), architecture.vocab_size)
-            elif word == "micro":
-                rows = int(rest[0])
-                answer = timed(lambda: micro_batch(side, rows, architecture.vocab_size))
-            elif word == "update":
-                answer = timed(side.update)
-            elif word == "matmul":
-                answer = matmul(architecture, dtype)
-            else:
-                num_params = sum(p.numel() for p in side.model.parameters())
-                answer = {"num_params": num_params, "how": how, "dtype": str(dtype)}
+        work = functools.partial(micro_batch, side, *map(int, rest), architecture.vocab_size)
+        if word == "prepare":
+            side.model.zero_grad(set_to_none=True)
+            how = side.prepare(int(rest[0]))
+            work()
+            work()
+        elif word == "micro":
+            answer = timed(work)
+        elif word == "update":
+            answer = timed(side.update)
+        elif word == "matmul":
+            answer = matmul(architecture, dtype)
+        else:
+            num_params = sum(parameter.numel() for parameter in side.model.parameters())
+            answer = {"num_params": num_params, "how": how, "dtype": str(dtype)}
         print(json.dumps(answer), file=out, flush=True)
 
 

@@ -11,7 +11,7 @@ begins. ``model.gpt`` is the caller.
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 Scope = Tensor | BlockMask | None  # what a token sees besides "not the future": see scope_of
+
+_Triple = tuple[Tensor, Tensor, Tensor]
 
 BLOCK_QUERIES = 256  # queries at once; 64, 128 and 512 were slower on two cores with 1 MiB of L2
 SCORES_AT_ONCE = 2**20  # of a few heads: they stay in the cache
@@ -37,12 +39,18 @@ def scope_of(documents: Int[Tensor, "B T"] | None, *, is_compiled: bool) -> Scop
     """
     if documents is None or documents.device.type != "cuda" or not is_compiled:
         return documents
+    num_rows, num_tokens = documents.shape
+    sees = same_document(documents)
+    return create_block_mask(sees, num_rows, None, num_tokens, num_tokens, device="cuda")
+
+
+def same_document(documents: Int[Tensor, "B T"]) -> Callable[..., Tensor]:
+    """Return FlexAttention's rule of what a query sees; ``visible`` says the same as a tensor."""
 
     def sees(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query >= key) & (documents[row, query] == documents[row, key])
 
-    num_rows, num_tokens = documents.shape
-    return create_block_mask(sees, num_rows, None, num_tokens, num_tokens, device="cuda")
+    return sees
 
 
 def attend(
@@ -186,14 +194,12 @@ def _blockwise_backward(
 
 
 @_blockwise.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, *_others: Tensor | None) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q), q.new_empty(_num_kept(q))
 
 
 @_blockwise_backward.register_fake
-def _(
-    gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None, kept: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(_gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, *_others: Tensor | None) -> _Triple:
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 

@@ -1,4 +1,4 @@
-"""What the machine offers training: threads, precision, speed."""
+"""What the machine offers training: threads, precision, memory, speed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from model.errors import ConfigError
 from model.train_config import Precision
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
+CUDA_ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # new, old name
 # Dense bf16 TFLOP/s without sparsity, from NVIDIA's data sheets; the longest name that fits counts.
 PEAK_TFLOPS = {
     "A100": 312.0,
@@ -91,6 +92,18 @@ def share_threads(world: World) -> int:
     return torch.get_num_threads()
 
 
+def prepare_memory(device: torch.device) -> None:
+    """Set how memory for tensors is had and kept; to be called before the first one on a GPU.
+
+    CUDA gets segments that grow, so that odd sizes leave no holes, unless the environment has an
+    opinion of its own. (Not run: no GPU was at hand.)
+    """
+    if device.type == "cpu":
+        keep_freed_memory()
+    elif not any(name in os.environ for name in CUDA_ALLOCATOR_VARIABLES):
+        os.environ[CUDA_ALLOCATOR_VARIABLES[0]] = "expandable_segments:True"
+
+
 def keep_freed_memory() -> bool:
     """Have the C library keep freed memory for the next tensor, and say whether it does.
 
@@ -106,10 +119,10 @@ def keep_freed_memory() -> bool:
 
 @contextlib.contextmanager
 def collecting_by_hand() -> Iterator[None]:
-    """Stop Python's garbage collector from running whenever it likes; ``gc.collect`` does.
+    """Keep Python's garbage collector from running until someone calls ``gc.collect``.
 
-    What lives by then is set apart and never looked at again. A collection at an arbitrary step
-    stops all processes of a training, one after the other.
+    What lives by now is set apart and not looked at again. A collection in the midst of a step
+    holds up all processes of a training, and they collect one after the other.
     """
     was_enabled = gc.isenabled()
     gc.collect()

@@ -11,6 +11,7 @@ from model.config import RUNTIME_ONLY, Config, ModelConfig
 from model.errors import ConfigError
 
 Precision = Literal["auto", "bfloat16", "float32"]
+CompileMode = Literal["auto", "on", "off"]
 
 
 class TrainConfig(Config):
@@ -110,6 +111,11 @@ class TrainConfig(Config):
     precision: Precision = Field(
         default="auto",
         description="compute precision; auto takes bfloat16 where the hardware has it",
+    )
+    compile: Annotated[CompileMode, RUNTIME_ONLY] = Field(
+        default="auto",
+        description="torch.compile of training steps; auto: on CUDA, and on a CPU for runs long "
+        "enough to win back the time of compiling; where it fails, steps run uncompiled",
     )
     processes: Annotated[int, RUNTIME_ONLY] = Field(
         default=0,

@@ -17,14 +17,23 @@ from typing import Any
 import torch
 
 from model.accumulation import Accumulator
+from model.attention import backend_name
 from model.batches import Batch
 from model.checkpoint import Checkpoints
 from model.checkpoint_writer import CheckpointWriter
+from model.compiling import compile_model
 from model.distributed import StopRequest, World
 from model.evaluate import Evaluation, evaluate
 from model.extension import flat_steps, take_over
 from model.guards import Guard, StepNumbers, StepOutcome, name_rows, require_targets
-from model.hardware import collecting_by_hand, compute_dtype, device_name, share_threads
+from model.hardware import (
+    collecting_by_hand,
+    compute_dtype,
+    device_name,
+    peak_flops_per_second,
+    prepare_memory,
+    share_threads,
+)
 from model.optim import build_optimizer, clip_gradients, learning_rate_factor, set_learning_rate
 from model.recorder import Recorder, Summary
 from model.run_config import TrainRun
@@ -59,6 +68,7 @@ def train(run: TrainRun, *, directory: Path, world: World, stop: StopRequest) ->
         return Trainer(run, directory=directory, world=world, stop=stop).fit()
 
     stop.listen()
+    prepare_memory(world.device)
     with world.process_group():
         try:
             smoke_run(run, directory=directory, world=world, attempt=attempt)
@@ -90,6 +100,7 @@ class Trainer:
         self.validation = open_shards(run, run.validation, self.tokenizer)
         self.reader = build_reader(run, self.tokenizer, world)
         self.model = build_model(run, self.tokenizer).to(world.device)
+        self.compiling = self._compile()
         self.optimizer = build_optimizer(self.model, run.train, world)
         self.accumulator = Accumulator(
             self.model, world=world, dtype=self.dtype, rows=run.train.micro_batch_rows
@@ -118,9 +129,30 @@ class Trainer:
                 "device": device_name(world.device),
                 "precision": str(self.dtype).removeprefix("torch."),
                 "threads_per_process": num_threads,
+                "compiling": self.compiling,
+                "attention": backend_name(
+                    world.device,
+                    by_documents=run.train.attention == "document",
+                    is_compiled=self.model.model.training_block is not None,
+                ),
+                "peak_flops_per_second": peak_flops_per_second(device_name(world.device))
+                or "unknown",
                 "num_params": self.model.num_params(),
                 "epochs": round(max(self.reader.num_epochs(self.num_steps)), 3),
             },
+        )
+
+    def _compile(self) -> str:
+        rows = self.reader.rows_per_step // self.world.size
+        tokens = self.num_steps * rows * self.run.model.context_tokens
+        return compile_model(
+            self.model,
+            self.train.compile,
+            self.world.device,
+            rows=min(rows, self.train.micro_batch_rows),
+            dtype=self.dtype,
+            by_documents=self.train.attention == "document",
+            planned_flops=tokens * self.model.flops_per_token(),
         )
 
     @property

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import weakref
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from model.distributed import World
-from model.hardware import compute_dtype, peak_flops_per_second, share_threads
+from model.hardware import (
+    collecting_by_hand,
+    compute_dtype,
+    peak_flops_per_second,
+    prepare_memory,
+    share_threads,
+)
 
 
 @pytest.mark.parametrize(
@@ -65,3 +74,35 @@ def test_share_threads_of_a_lone_process_keeps_to_the_environment(monkeypatch: p
     assert share_threads(World()) == 2
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert share_threads(World()) == 6
+
+
+class _Ring:
+    """Refers to itself, so that only a collection frees it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_collecting_by_hand_leaves_garbage_until_asked():
+    with collecting_by_hand():
+        ring = weakref.ref(_Ring())
+        many = [[] for _ in range(100_000)]  # would set off a collection
+        assert ring() is not None
+        gc.collect()
+        assert ring() is None
+        assert many
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "expandable_segments:True"), ({"PYTORCH_CUDA_ALLOC_CONF": "x"}, None)],
+)
+def test_prepare_memory_of_a_gpu_leaves_the_users_setting(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str | None
+):
+    environment = {key: value for key, value in os.environ.items() if "ALLOC_CONF" not in key}
+    monkeypatch.setattr("os.environ", environment | given)
+    prepare_memory(torch.device("cuda"))
+    assert os.environ.get("PYTORCH_ALLOC_CONF") == expected
