@@ -1,7 +1,7 @@
 """A model of GPT-2's shape with its usual optimizer: the baseline of ``bench_optimizer``.
 
 Learned positions, LayerNorm, GELU, biases, a tied head; AdamW on everything, with decay of all
-matrices. It offers what ``model.gpt.next_token_loss`` asks of a model: ``hidden``, ``head_weight``.
+matrices. It offers what ``model.gpt.next_token_loss`` asks of a model, so that both have one loss.
 Source: "Language Models are Unsupervised Multitask Learners", 2019, section 2.3; the optimizer's
 settings are those of nanoGPT's ``train.py`` (betas 0.9 and 0.95, decay 0.1, clipping at 1).
 """
@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.gpt import score_logits
+
 INITIAL_STD = 0.02  # GPT-2's initializer_range
 
 
@@ -23,9 +25,9 @@ class GPT2Shape:
 
     vocab_size: int
     context_tokens: int
-    width: int = 128
+    width: int = 160  # with it, as many parameters as our 1m size
     num_layers: int = 4
-    num_heads: int = 4
+    num_heads: int = 5
 
 
 class GPT2Block(nn.Module):
@@ -59,6 +61,7 @@ class GPT2(nn.Module):
         self.positions = nn.Embedding(shape.context_tokens, shape.width)
         self.blocks = nn.ModuleList(GPT2Block(shape) for _ in range(shape.num_layers))
         self.norm = nn.LayerNorm(shape.width)
+        self.score_chunk = score_logits
         self._begin(shape.num_layers, seed)
 
     @torch.no_grad()
@@ -78,8 +81,9 @@ class GPT2(nn.Module):
         """The matrix that turns hidden states into logits."""
         return self.table.weight
 
-    def hidden(self, ids: Tensor) -> Tensor:
+    def hidden(self, ids: Tensor, documents: Tensor | None = None) -> Tensor:
         """Return the normed hidden state of each position."""
+        assert documents is None, "a token sees its whole row"
         x = self.table(ids) + self.positions.weight[: ids.shape[1]]
         for block in self.blocks:
             x = block(x)

@@ -7,7 +7,7 @@ import pytest
 from flows.overrides import resolve as resolve_flow
 from flows.presets import PretrainConfig
 from model.config import GEOMETRIES, ModelConfig
-from model.dial import batch_tokens, default_tokens, recipe, resolve
+from model.dial import Recipe, batch_tokens, default_tokens, recipe, resolve
 from model.errors import ConfigError
 from model.train_config import TrainConfig
 
@@ -65,18 +65,29 @@ def test_resolve_adamw_one_rate_given_is_the_rate_of_all() -> None:
     assert found.norm_learning_rate == 0.25
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_recipe_rates_follow_the_root_of_the_batch_in_use(optimizer: str) -> None:
-    architecture = BIG.architecture(VOCAB_SIZE)
-    whole, quarter = (
-        recipe(
-            TrainConfig.model_validate({"optimizer": optimizer, "batch_tokens_per_step": batch}),
-            architecture,
-        )
-        for batch in (2**19, 2**17)
-    )
+def _recipe(optimizer: str, batch: int, model: ModelConfig = BIG) -> Recipe:
+    train = TrainConfig.model_validate({"optimizer": optimizer, "batch_tokens_per_step": batch})
+    return recipe(train, model.architecture(VOCAB_SIZE))
+
+
+def test_recipe_muon_rates_grow_with_the_root_of_a_larger_batch_and_stay_with_a_smaller() -> None:
+    whole, four_times, small = (_recipe("muon", batch) for batch in (2**19, 2**21, 2**12))
+    for name in ("learning_rate", "embedding_learning_rate", "head_learning_rate"):
+        assert getattr(four_times, name) == pytest.approx(2 * getattr(whole, name))
+        assert getattr(small, name) == getattr(whole, name)
+
+
+def test_recipe_adamw_rates_follow_the_root_of_the_batch() -> None:
+    whole, quarter = (_recipe("adamw", batch) for batch in (2**19, 2**17))
     assert quarter.learning_rate == pytest.approx(whole.learning_rate / 2)
-    assert quarter.head_learning_rate == pytest.approx(whole.head_learning_rate / 2)
+
+
+@pytest.mark.parametrize(("size", "batch"), [("10m", 2**14), ("135m", 2**17), ("490m", 2**21)])
+def test_recipe_muon_decays_alike_over_every_default_horizon(size: str, batch: int) -> None:
+    model = ModelConfig.model_validate({"size": size})
+    found = _recipe("muon", batch, model)
+    steps = default_tokens(model.architecture(VOCAB_SIZE)) / batch
+    assert found.learning_rate * found.weight_decay * steps == pytest.approx(0.02 * 0.05 * 2520)
 
 
 def test_recipe_does_not_depend_on_the_horizon() -> None:
