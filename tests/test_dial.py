@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
 from flows.overrides import resolve as resolve_flow
@@ -46,8 +48,8 @@ def test_default_tokens_are_twelve_per_parameter_of_matrices_and_head() -> None:
 def test_resolve_fills_everything_and_is_idempotent(size: str, optimizer: str) -> None:
     model = ModelConfig.model_validate({"size": size})
     train = resolve(TrainConfig.model_validate({"optimizer": optimizer}), model, VOCAB_SIZE)
-    left = {name for name, value in train if value is None}
-    assert left == set(TrainConfig.HORIZONS) - {"steps"}
+    assert train.steps
+    assert not [field.name for field in fields(Recipe) if getattr(train, field.name) is None]
     assert resolve(train, model, VOCAB_SIZE) == train
 
 
@@ -106,4 +108,5 @@ def test_flow_resolves_by_the_dial_before_any_key() -> None:
     config = resolve_flow("demo", kind=PretrainConfig, train={"batch_tokens_per_step": 8_192})
     expected = resolve(config.train, config.model, config.tokenizer.vocab_size)
     assert config.train == expected
-    assert None not in config.train.model_dump(exclude=set(TrainConfig.HORIZONS)).values()
+    assert config.train.batch_tokens_per_step == 8_192
+    assert config.train.learning_rate == 0.02
