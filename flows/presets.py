@@ -85,7 +85,6 @@ def demo() -> PretrainConfig:
         train=TrainConfig(
             steps=380,
             batch_tokens_per_step=4_096,
-            learning_rate=4e-3,
             micro_batch_rows=16,
             validate_every_steps=100,
             validation_tokens=2**15,
@@ -109,7 +108,6 @@ def sample() -> PretrainConfig:
         train=TrainConfig(
             steps=150,
             batch_tokens_per_step=16_384,
-            learning_rate=3e-3,
             micro_batch_rows=4,
             validate_every_steps=50,
             validation_tokens=2**15,
@@ -141,9 +139,6 @@ def full() -> PretrainConfig:
 def _big_train(*, tokens: int) -> TrainConfig:
     return TrainConfig(
         tokens=tokens,
-        batch_tokens_per_step=2**19,
-        learning_rate=1.8e-3,  # AdamW at 110M matmul parameters and 0.5M-token batches
-        warmup_steps=700,  # llm.c's 124M recipe
         micro_batch_rows=64,
         validate_every_steps=250,
         validation_tokens=2**21,

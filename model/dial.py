@@ -19,7 +19,7 @@ from model.train_config import TrainConfig
 TOKENS_PER_PARAM = 12  # of matrices and head; nanochat's default, optimum about 10.5
 REFERENCE_PARAMS = 110_100_480  # matrices and head of the 135m size with 32,768 tokens
 REFERENCE_WIDTH = 768  # of the same size: all rates below were found there
-REFERENCE_BATCH_TOKENS = 2**19  # and at this batch
+REFERENCE_BATCH_TOKENS = 2**19  # and at this batch: nanochat, modded-nanogpt track 3
 BATCH_EXPONENT = 0.383  # nanochat base_train.py
 
 RATES = tuple(
@@ -87,17 +87,24 @@ def batch_tokens(architecture: Architecture) -> int:
 
 
 def _muon(architecture: Architecture, batch: int) -> Recipe:
-    """Return nanochat's rates at the reference, scaled to this width and batch."""
-    batch_scale = (batch / REFERENCE_BATCH_TOKENS) ** 0.5
-    scale = batch_scale * (architecture.width / REFERENCE_WIDTH) ** -0.5
-    horizon_scale = REFERENCE_PARAMS / architecture.num_matmul_params()
+    """Return the reference's rates, scaled to this width and to a larger batch.
+
+    The root law holds above the reference batch. It would shrink rates below it, and training on
+    batches of 4,096 tokens needs them whole: docs/decisions/011-small-sizes-untied.md. Decay takes
+    the same share of the weights over the default horizon at every size and batch.
+    """
+    batch_scale = max(1.0, (batch / REFERENCE_BATCH_TOKENS) ** 0.5)
+    scale = batch_scale * (architecture.width / REFERENCE_WIDTH) ** -0.5  # nanochat
+    params = architecture.num_matmul_params()
+    reference_steps = REFERENCE_PARAMS / REFERENCE_BATCH_TOKENS
+    step_share = reference_steps / (params / batch)  # of a step in the horizon, by the reference's
     return Recipe(
         batch_tokens_per_step=batch,
         learning_rate=0.02 * batch_scale,  # nanochat
         embedding_learning_rate=0.3 * scale,  # nanochat
         head_learning_rate=0.008 * scale,  # nanochat
         norm_learning_rate=0.015 * scale,  # nanochat
-        weight_decay=0.05 * batch_scale * horizon_scale,  # modded-nanogpt track 3
+        weight_decay=0.05 / batch_scale * step_share,  # modded-nanogpt track 3
         embedding_weight_decay=0.001,  # nanochat
         head_weight_decay=0.01,  # nanochat
         warmup_steps=40,  # nanochat

@@ -151,6 +151,7 @@ def test_outcome_text_sets_actual_beside_predicted(tmp_path: Path) -> None:
 
 
 def test_settings_text_has_one_line_per_setting() -> None:
-    text = settings_text(resolve("demo", kind=PretrainConfig))
+    text = settings_text(resolve("demo", kind=PretrainConfig, train={"learning_rate": 0.004}))
     assert "train.learning_rate = 0.004" in text.splitlines()
+    assert "train.batch_tokens_per_step = 4096" in text.splitlines()
     assert "preset = 'demo'" in text.splitlines()
