@@ -24,6 +24,7 @@ from tasks.config import (
     RunConfig,
     ShardsConfig,
     SourceConfig,
+    SweepConfig,
     TokenizerConfig,
     ValidationConfig,
 )
@@ -63,6 +64,13 @@ class PretrainConfig(PrepareConfig):
     score: ScoreConfig = ScoreConfig()
     export: ExportConfig = ExportConfig()
     registry: RegistryConfig = RegistryConfig()
+
+
+class LadderConfig(PrepareConfig):
+    """Everything that shapes a ladder of trainings; size and horizon of each come from sweep."""
+
+    train: TrainConfig = TrainConfig()
+    sweep: SweepConfig = SweepConfig()
 
 
 def demo() -> PretrainConfig:
@@ -145,5 +153,16 @@ def _big_train(*, tokens: int) -> TrainConfig:
 
 PRESETS = {"demo": demo, "sample": sample, "gpu-hour": gpu_hour, "full": full}
 
+LADDERS = {
+    "demo": SweepConfig(
+        sizes=("1m", "1m", "1m", "10m"), tokens=(200_000, 400_000, 800_000, 200_000)
+    ),
+    "sample": SweepConfig(
+        sizes=("1m", "1m", "1m", "10m"), tokens=(500_000, 1_000_000, 2_000_000, 1_000_000)
+    ),
+    "gpu-hour": SweepConfig(sizes=("10m", "27m", "49m", "135m")),
+    "full": SweepConfig(sizes=("27m", "49m", "135m", "375m")),
+}
 
-assert set(PRESETS) == set(get_args(Preset))
+
+assert set(PRESETS) == set(LADDERS) == set(get_args(Preset))

@@ -19,7 +19,7 @@ class TrainConfig(Config):
     What is ``None`` follows from the model: ``model.dial.resolve`` fills it.
     """
 
-    HORIZONS: ClassVar = ("tokens", "steps")
+    HORIZONS: ClassVar = ("tokens", "steps", "budget_minutes")
 
     tokens: int | None = Field(
         default=None,
@@ -27,6 +27,12 @@ class TrainConfig(Config):
         description="horizon in training tokens; unset, with no other horizon = the dial's",
     )
     steps: int | None = Field(default=None, gt=0, description="horizon in optimizer steps")
+    budget_minutes: float | None = Field(
+        default=None,
+        gt=0,
+        description="horizon in minutes of optimizer steps on this machine, whose speed is "
+        "measured first; start, validation and checkpoints come on top",
+    )
     batch_tokens_per_step: int | None = Field(
         default=None,
         gt=0,
@@ -157,6 +163,8 @@ class TrainConfig(Config):
     def with_horizon_in_steps(self) -> Self:
         """Return this config with its horizon given as ``steps`` only.
 
+        A budget stays one: ``tasks.budget`` knows what steps it buys.
+
         Raises:
             ConfigError: not exactly one horizon is given, or the batch is not.
         """
@@ -168,7 +176,7 @@ class TrainConfig(Config):
                 found=", ".join(f"train.{name}={value}" for name, value in given.items()) or "none",
                 fix="set one of them and leave the others out",
             )
-        if self.steps:
+        if self.steps or self.budget_minutes:
             return self
         steps = math.ceil((self.tokens or 0) / batch_tokens_of(self))
         return self.model_copy(update={"tokens": None, "steps": max(1, steps)})

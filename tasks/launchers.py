@@ -102,7 +102,7 @@ class LocalTorchrun:
 
     def run(self, child: Child, *, watch: Watch) -> None:
         """Train; torchrun starts all again when one died, and is started again after a kill."""
-        arguments = (*TORCHRUN, "--standalone", *torchrun_flags(self.train))
+        arguments = local_arguments(self.train)
         _run_again_if_killed(child, arguments, watch=watch, max_restarts=self.train.max_restarts)
 
 
@@ -154,6 +154,13 @@ def others_text(train: TrainConfig, config: Path) -> str:
         "reports to MLflow may run on any of them: give MLflow's address, not a file. After a "
         "machine was lost, the same command joins again."
     )
+
+
+def local_arguments(train: TrainConfig) -> tuple[str, ...]:
+    """Return the interpreter arguments of the processes of this machine; none for a lone one."""
+    if num_processes(train) == 1:
+        return ()
+    return (*TORCHRUN, "--standalone", *torchrun_flags(train))
 
 
 def torchrun_flags(train: TrainConfig) -> tuple[str, ...]:

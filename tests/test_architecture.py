@@ -29,6 +29,7 @@ GROUND = {"model", "tasks", "flows", "tasks.config"} | {
         "train_config",
         "dial",
         "child_runs",
+        "scaling",
     )
 }
 # third-party name -> modules (or packages, with a dot at the end) that may import it
