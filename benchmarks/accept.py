@@ -40,11 +40,12 @@ from flows.pretrain import pretrain_model
 from model.artifact import Manifest
 from model.store import ArtifactStore
 from model.tracker import EVENTS_NAME, Event, read_events
+from tasks.launchers import num_gpus
 from tasks.pipeline import Step, project_root
 from tasks.plan import duration
 from tasks.progress import EventTail
 from tasks.stage import data_root
-from tasks.train_model import TrainModel, num_gpus
+from tasks.train_model import TrainModel
 
 NOT_RUN = 3
 POLL_SECONDS = 0.2

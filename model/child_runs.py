@@ -91,11 +91,8 @@ class Speed(Config):
     """How fast a model trains."""
 
     tokens_per_second: float = Field(description="over whole optimizer steps, all processes")
-    micro_batch_seconds: float = Field(description="one forward and backward pass")
-    update_seconds: float = Field(
-        description="what the last micro-batch of a step takes, with the exchange of gradients and "
-        "the update"
-    )
+    step_seconds: float = Field(description="one optimizer step")
+    micro_batch_seconds: float = Field(description="one forward and backward pass of it")
     micro_batches_per_step: int = Field(description="per process")
     device: str
     precision: str

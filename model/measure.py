@@ -5,7 +5,7 @@
 
 The config is a ``MeasureRun``; rank 0 writes a ``Speed``. Whole optimizer steps are taken on random
 tokens, with the training's own model, loss, optimizer and precision. Where a step has many equal
-micro-batches, a few of them stand for all.
+micro-batches, some of them stand for all.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import logging
 import statistics
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor, nn
 
-from model.accumulation import RowLoss
+from model.accumulation import Accumulator
+from model.batches import Batch, LoaderState
 from model.child_runs import MeasureRun, Speed, parse_config_path, run_child
 from model.distributed import World, die_with_parent
 from model.gpt import GPT
@@ -38,16 +37,8 @@ MOST_STEPS = 50
 MOST_MICRO_BATCHES = 8  # of a measured step
 
 
-@dataclass(frozen=True)
-class StepTimes:
-    """Seconds of one measured step."""
-
-    micro_batches: float
-    update: float
-
-
 class SpeedTrial:
-    """Training steps on random tokens, one clock for their micro-batches and one for their end.
+    """Training steps on random tokens, against a clock.
 
     Args:
         run: what would be trained.
@@ -62,68 +53,56 @@ class SpeedTrial:
         self.model.init_weights(run.train.seed)
         self.model = self.model.to(world.device)
         self.optimizer = build_optimizer(self.model, run.train, world)
-        self.row_loss = world.wrap(RowLoss(self.model))
         spread = run.train.model_copy(update={"processes": world.size})
-        self.rows = rows_per_step(spread, run.model) // world.size
-        self.micro_rows = min(self.rows, run.train.micro_batch_rows)
-
-    @property
-    def num_micro_batches(self) -> int:
-        """Micro-batches of a real step in this process, a smaller last one counted whole."""
-        return -(-self.rows // self.micro_rows)
+        self.num_rows = rows_per_step(spread, run.model) // world.size
+        rows = min(self.num_rows, run.train.micro_batch_rows)
+        self.accumulator = Accumulator(self.model, world=world, dtype=self.dtype, rows=rows)
 
     def measure(self) -> Speed:
         """Return the speed of whole steps."""
-        with self.world.process_group():
-            self.step()  # compilation, allocator, optimizer state
-            first = self.step()
-            wanted = int(MEASURED_SECONDS / (first.micro_batches + first.update))
-            num_steps = self.world.from_main(max(LEAST_STEPS, min(MOST_STEPS, wanted)))
-            times = [self.step() for _ in range(num_steps)]
-        plain = self._num_plain()
-        seconds = statistics.median(item.micro_batches for item in times) / max(1, plain)
-        update = statistics.median(item.update for item in times)
-        step_seconds = (self.num_micro_batches - 1) * seconds + update
+        self.accumulator.fit_into_memory(self._random_batch(1), self.optimizer)
+        num_all = -(-self.num_rows // self.accumulator.rows)
+        num_some = min(num_all, MOST_MICRO_BATCHES)
+        self._step(1)  # compilation, allocator, optimizer state
+        first = self._step(num_some)
+        wanted = max(LEAST_STEPS, min(MOST_STEPS, int(MEASURED_SECONDS / first)))
+        num_steps = self.world.from_main(wanted)
+        some = statistics.median(self._step(num_some) for _ in range(num_steps))
+        each = some
+        if num_some > 1:
+            one = statistics.median(self._step(1) for _ in range(num_steps))
+            each = max(0.0, some - one) / (num_some - 1)
+        seconds = some + (num_all - num_some) * each
         return Speed(
-            tokens_per_second=batch_tokens_of(self.train) / step_seconds,
-            micro_batch_seconds=seconds if plain else update,
-            update_seconds=update,
-            micro_batches_per_step=self.num_micro_batches,
+            tokens_per_second=batch_tokens_of(self.train) / seconds,
+            step_seconds=seconds,
+            micro_batch_seconds=each,
+            micro_batches_per_step=num_all,
             device=device_name(self.world.device),
             precision=str(self.dtype).removeprefix("torch."),
         )
 
-    def step(self) -> StepTimes:
-        """Take one step, of fewer micro-batches where a real one has very many."""
+    def _step(self, num_micro_batches: int) -> float:
+        """Take a step of so many micro-batches and return the seconds it took."""
+        batch = self._random_batch(num_micro_batches)
         started = self._clock()
-        for _ in range(self._num_plain()):
-            self._backward(is_last=False)
-        between = self._clock()
-        self._backward(is_last=True)
+        targets = self.world.size * batch.num_targets
+        self.accumulator.backward(batch, num_targets=targets)
         clip_gradients(self.model.parameters(), max_norm=self.train.gradient_clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return StepTimes(between - started, self._clock() - between)
+        return self._clock() - started
 
-    def _num_plain(self) -> int:
-        return min(self.num_micro_batches, MOST_MICRO_BATCHES) - 1
-
-    def _backward(self, *, is_last: bool) -> None:
-        ids, mask = self._random_rows()
-        with torch.autocast(
-            self.world.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16
-        ):
-            loss = self.row_loss(ids, mask) / mask.numel()
-        if isinstance(self.row_loss, nn.parallel.DistributedDataParallel) and not is_last:
-            with self.row_loss.no_sync():
-                loss.backward()
-        else:
-            loss.backward()
-
-    def _random_rows(self) -> tuple[Int[Tensor, "B T1"], Bool[Tensor, "B T1"]]:
-        shape = (self.micro_rows, self.run.model.context_tokens + 1)
-        ids = torch.randint(self.run.vocab_size, shape, device=self.world.device)
-        return ids, torch.ones(shape, dtype=torch.bool, device=self.world.device)
+    def _random_batch(self, num_micro_batches: int) -> Batch:
+        num_rows = min(self.num_rows, num_micro_batches * self.accumulator.rows)
+        shape = (num_rows, self.run.model.context_tokens + 1)
+        return Batch(
+            ids=torch.randint(self.run.vocab_size, shape),
+            mask=torch.ones(shape, dtype=torch.bool),
+            num_targets=num_rows * self.run.model.context_tokens,
+            rows=np.zeros((num_rows, 2), dtype=np.int64),
+            state=LoaderState(fingerprint="", num_rows=0, part_rows=()),
+        )
 
     def _clock(self) -> float:
         if self.world.device.type == "cuda":
@@ -141,7 +120,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     def make(config: Path) -> None:
         run = MeasureRun.load(config)
-        speed = SpeedTrial(run, world).measure()
+        with world.process_group():
+            speed = SpeedTrial(run, world).measure()
         if world.is_main:
             write_synced(Path(run.destination), speed.model_dump_json(indent=1).encode())
 

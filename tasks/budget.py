@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from model.artifact import Artifact
 from model.config import ModelConfig
+from model.errors import ConfigError
 from model.store import ArtifactStore
 from model.train_config import TrainConfig, batch_tokens_of
 from tasks.machine import Machine
@@ -35,7 +36,11 @@ class Horizon:
 def planned_horizon(
     train: TrainConfig, *, model: ModelConfig, vocab_size: int, store: ArtifactStore
 ) -> Horizon:
-    """Return what a budget buys as far as is known without measuring anything."""
+    """Return what a budget buys as far as is known without measuring anything.
+
+    Raises:
+        ConfigError: the budget is one of several machines.
+    """
     trial = _trial(train, model, vocab_size)
     speed = known_speed(trial, store)
     if speed:
@@ -48,13 +53,26 @@ def planned_horizon(
 def measured_horizon(
     train: TrainConfig, *, model: ModelConfig, vocab_size: int, store: ArtifactStore
 ) -> Horizon:
-    """Return what a budget buys on this machine, whose speed is measured unless it was before."""
+    """Return what a budget buys on this machine, whose speed is measured unless it was before.
+
+    Raises:
+        ConfigError: the budget is one of several machines.
+        ChildError: the measuring process failed.
+    """
     trial = _trial(train, model, vocab_size)
     rate = measured_speed(trial, store).tokens_per_second
     return _horizon(train, rate, source="measured here", trial=trial)
 
 
 def _trial(train: TrainConfig, model: ModelConfig, vocab_size: int) -> MeasureSpeed:
+    if train.nodes > 1:
+        raise ConfigError(
+            "the speed of several machines cannot be measured beforehand",
+            expected="train.nodes=1, or a horizon in steps or tokens",
+            found=f"train.nodes={train.nodes} and train.budget_minutes={train.budget_minutes}",
+            where="train.budget_minutes",
+            fix="set train.tokens",
+        )
     return MeasureSpeed(
         model=model, train=train, vocab_size=vocab_size, machine=Machine.here(train)
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import get_args
 
 from model import dial
 from model.config import ModelConfig, ModelSize
 from model.errors import ConfigError
-from model.train_config import TrainConfig, batch_tokens_of, rows_per_step
+from model.train_config import TrainConfig, batch_tokens_of, check_machines, rows_per_step
 from tasks.config import SweepConfig
 
 
@@ -52,13 +52,13 @@ def rungs(
 
 
 def _rung(model: ModelConfig, train: TrainConfig, *, tokens: int, vocab_size: int) -> Rung:
-    """Return one training with what its size implies, its horizon in steps of whole batches."""
-    horizon = dict.fromkeys(TrainConfig.HORIZONS) | {"tokens": tokens}
-    resolved = dial.resolve(train.model_copy(update=horizon), model, vocab_size)
+    """Return one training: what it leaves to the dial filled, its horizon in whole steps."""
+    given = train.model_copy(update=dict.fromkeys(TrainConfig.HORIZONS) | {"tokens": tokens})
+    resolved = dial.resolve(given, model, vocab_size)
     rows_per_step(resolved, model)
-    assert resolved.steps
-    total = resolved.steps * batch_tokens_of(resolved)
-    return Rung(f"{model.size}-{short_count(total)}", model, resolved)
+    check_machines(resolved)
+    rung = Rung("", model, resolved)
+    return replace(rung, name=f"{model.size}-{short_count(num_tokens(rung))}")
 
 
 def _require_distinct(found: list[Rung]) -> None:

@@ -157,7 +157,7 @@ def others_text(train: TrainConfig, config: Path) -> str:
 
 
 def local_arguments(train: TrainConfig) -> tuple[str, ...]:
-    """Return the interpreter arguments that start a module in the processes of this machine."""
+    """Return the interpreter arguments of the processes of this machine; none for a lone one."""
     if num_processes(train) == 1:
         return ()
     return (*TORCHRUN, "--standalone", *torchrun_flags(train))

@@ -60,8 +60,7 @@ def build(work: Work, config: MeasureSpeed, share: Share) -> None:  # noqa: ARG0
         vocab_size=config.vocab_size,
         destination=str(destination),
     )
-    spread = config.train.model_copy(update={"processes": config.machine.processes})
-    Child(work, run).run("model.measure", launcher=local_arguments(spread))
+    Child(work, run).run("model.measure", launcher=local_arguments(config.train))
     work.facts = Speed.model_validate_json(destination.read_bytes()).model_dump()
 
 

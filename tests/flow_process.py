@@ -64,8 +64,11 @@ class Home:
 def command(flow: str, *arguments: str, preset: str = "demo", **settings: object) -> list[str]:
     """Return the command line of a flow; settings are ``group__field=value``."""
     small = SMALL if preset == "demo" else {}
-    without = ("train.", "score.")
-    left_out = {"prepare": without, "publish": without, "sweep": ("train.steps", "score.")}
+    left_out = {
+        "prepare": ("train.", "score."),
+        "publish": ("train.", "score."),
+        "sweep": ("train.steps", "score."),
+    }
     small = {  # settings the flow does not have
         name: value for name, value in small.items() if not name.startswith(left_out.get(flow, ()))
     }
