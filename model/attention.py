@@ -9,6 +9,9 @@ the row's: rotary angles depend on distances alone, so a document is treated ali
 begins. ``model.gpt`` is the caller.
 """
 
+# pyright: reportPrivateImportUsage=false
+# torch names the gradient of its softmax with an underscore only.
+
 import itertools
 import math
 from collections.abc import Callable, Iterator

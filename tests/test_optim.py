@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoint import join_tensors, split_tensors
 from model.distributed import World
 from model.errors import ConfigError
 from model.gpt import GPT
@@ -19,6 +18,7 @@ from model.optim import (
     learning_rate_factor,
     set_learning_rate,
 )
+from model.snapshot import join_tensors, split_tensors
 from model.train_config import TrainConfig
 from tests.small_model import random_ids, random_model
 

@@ -63,7 +63,7 @@ def test_resolve_full_is_ten_billion_tokens_at_1024_context() -> None:
         ),
         (
             {"train": {"processes": 3}},
-            r"(?s)evenly over the processes.*train.batch_tokens_per_step and train.processes",
+            "(?s)evenly over the processes.*train.processes and train.nodes",
         ),
         (
             {"filter": {"min_words": 9, "max_words": 8}},
