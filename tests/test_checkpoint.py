@@ -257,7 +257,7 @@ def test_writer_writes_what_was_there_when_it_began(tmp_path: Path):
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
     resumed = random_model(seed=9)
-    resumed_optimizer = build_optimizer(resumed, TrainConfig(steps=10))
+    resumed_optimizer = build_optimizer(resumed, TrainConfig(steps=10), World())
     checkpoints.load(3, resumed, resumed_optimizer)
     take_steps(resumed, resumed_optimizer, seeds=range(10, 13))
     assert all(map(torch.equal, resumed.parameters(), reference.parameters()))
