@@ -29,7 +29,7 @@ from model.trainer import Trainer
 
 run, directory, room = TrainRun.load(Path(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
 threading.stack_size(2**18)  # not eight megabytes of the room below
-    trainer = Trainer(run, directory=directory, world=World(), stop=StopRequest())
+trainer = Trainer(run, directory=directory, world=World(), stop=StopRequest())
 held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + room, held + room))
 trainer.fit()
