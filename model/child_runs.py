@@ -96,6 +96,7 @@ class Speed(Config):
     micro_batches_per_step: int = Field(description="per process")
     device: str
     precision: str
+    compiling: str = Field(description="how the steps ran")
 
 
 class ChildResult(Config):

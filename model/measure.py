@@ -5,7 +5,8 @@
 
 The config is a ``MeasureRun``; rank 0 writes a ``Speed``. Whole optimizer steps are taken on random
 tokens, with the training's own model, loss, optimizer and precision. Where a step has many equal
-micro-batches, some of them stand for all.
+micro-batches, some of them stand for all. With ``train.compile=auto`` a CPU is measured uncompiled:
+whether a run compiles depends on its horizon, which is not known yet.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from model.accumulation import Accumulator
 from model.batches import Batch, LoaderState
 from model.child_runs import MeasureRun, Speed, parse_config_path, run_child
+from model.compiling import compile_model
 from model.distributed import World, die_with_parent
 from model.gpt import GPT
 from model.hardware import compute_dtype, device_name, share_threads
@@ -35,6 +37,7 @@ MEASURED_SECONDS = 10.0
 LEAST_STEPS = 3
 MOST_STEPS = 50
 MOST_MICRO_BATCHES = 8  # of a measured step
+DOCUMENT_TOKENS = 512  # of the random documents, where attention keeps to them
 
 
 class SpeedTrial:
@@ -52,10 +55,21 @@ class SpeedTrial:
         self.model = GPT(run.model.architecture(run.vocab_size))
         self.model.init_weights(run.train.seed)
         self.model = self.model.to(world.device)
-        self.optimizer = build_optimizer(self.model, run.train, world)
         spread = run.train.model_copy(update={"processes": world.size})
         self.num_rows = rows_per_step(spread, run.model) // world.size
+        self.by_documents = run.train.attention == "document"
         rows = min(self.num_rows, run.train.micro_batch_rows)
+        self.compiling = "eager: a CPU is measured before the horizon is known"
+        if run.train.compile != "auto" or world.device.type == "cuda":
+            self.compiling = compile_model(
+                self.model,
+                run.train.compile,
+                world.device,
+                rows=rows,
+                dtype=self.dtype,
+                by_documents=self.by_documents,
+            )
+        self.optimizer = build_optimizer(self.model, run.train, world)
         self.accumulator = Accumulator(self.model, world=world, dtype=self.dtype, rows=rows)
 
     def measure(self) -> Speed:
@@ -80,6 +94,7 @@ class SpeedTrial:
             micro_batches_per_step=num_all,
             device=device_name(self.world.device),
             precision=str(self.dtype).removeprefix("torch."),
+            compiling=self.compiling,
         )
 
     def _step(self, num_micro_batches: int) -> float:
@@ -96,7 +111,9 @@ class SpeedTrial:
     def _random_batch(self, num_micro_batches: int) -> Batch:
         num_rows = min(self.num_rows, num_micro_batches * self.accumulator.rows)
         shape = (num_rows, self.run.model.context_tokens + 1)
+        places = torch.arange(shape[1]).expand(shape)
         return Batch(
+            documents=places // DOCUMENT_TOKENS if self.by_documents else None,
             ids=torch.randint(self.run.vocab_size, shape),
             mask=torch.ones(shape, dtype=torch.bool),
             num_targets=num_rows * self.run.model.context_tokens,
