@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from torch import Tensor
 
 from model.child_runs import ExportRun, make_artifact, parse_config_path, run_child, verify_inputs

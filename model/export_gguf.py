@@ -154,10 +154,10 @@ def _size_label(num_params: int) -> str:
     """Return a parameter count as model files name it.
 
     Example:
-        >>> _size_label(1_091_712)
-        '1.1M'
+        >>> _size_label(1_091_712), _size_label(24_000)
+        ('1.1M', '24.0K')
     """
-    return f"{num_params / 1e6:.1f}M"
+    return f"{num_params / 1e6:.1f}M" if num_params >= 1e6 else f"{num_params / 1e3:.1f}K"
 
 
 def _unknown_tensor(name: str) -> ConfigError:

@@ -47,6 +47,7 @@ def test_deployments_are_the_documented_ones() -> None:
         "prepare/sample",
         "publish/sample",
         "sweep/ladder",
+        "promote/model",
         *(f"pretrain/{preset}" for preset in PRESETS),
     }
     assert len(ITEMS) == len(names)

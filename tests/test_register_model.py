@@ -13,7 +13,8 @@ from prefect import State, flow
 from flows.presets import demo
 from model.store import ArtifactStore
 from tasks.config import RegistryConfig
-from tasks.register_model import RegisteredModel, find_input, register_model
+from tasks.lineage import find_input
+from tasks.register_model import RegisteredModel, register_model
 from tasks.tracking import TrackedPipeline, pipeline_run
 from tests.servers import free_port, local_mlflow_uri
 from tests.small_pipeline import SmallPipeline, make_small_pipeline
