@@ -36,8 +36,6 @@ def read_architecture(path: Path) -> Architecture:
     """
     try:
         settings: dict[str, Any] = json.loads(path.read_bytes())
-        if settings["num_key_value_heads"] != settings["num_attention_heads"]:
-            raise ValueError("heads that share keys and values")
         return Architecture(
             width=settings["hidden_size"],
             num_layers=settings["num_hidden_layers"],

@@ -9,6 +9,8 @@ it. A request holds ``messages`` or ``prompt``, and settings under the names of 
 answer has the form of OpenAI's. Several at once: ``{"inputs": [request, ...]}``.
 """
 
+# ruff: noqa: ANN001, ANN201 - MLflow would take annotations of predict for a schema
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -57,14 +59,8 @@ class TextModel(PythonModel):
         self.tokenizer = Tokenizer.load(folder)
         self.stop_ids = {self.tokenizer.end_of_text_id, self.tokenizer.special_id(IM_END)}
 
-    def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        context,
-        model_input,
-        params=None,  # noqa: ANN001
-    ):
+    def predict(self, model_input, params=None):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the answer to one request, or a list of those to several."""
-        # No annotations here: MLflow would take them for the schema of its input.
         if isinstance(model_input, Mapping):
             return self.answer(read_request({**model_input, **(params or {})}))
         records = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input

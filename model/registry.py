@@ -1,6 +1,7 @@
 """Finished models by name and alias: which version that is, and its folder on this machine.
 
-    models:/llm-chat@champion  ->  RegisteredVersion(version=7, …)  ->  <cache>/llm-chat-7-<digest12>/
+    models:/llm-chat@champion  ->  RegisteredVersion(version=7, …)
+                               ->  <cache>/llm-chat-7-<digest12>/
 
 ``find_version`` is one small question to the MLflow store, cheap enough to ask every few seconds;
 ``fetch`` copies files at most once for each version and compares every byte with the manifest the

@@ -6,8 +6,8 @@
     requirements.txt python_env.yaml conda.yaml what that needs, in the versions at hand
     manifest.json                               of the artifact that the folder was
 
-Written file by file: MLflow's own ``save_model`` would run the model's code, and with it torch, in
-the process of the flow.
+Written file by file, without MLflow: its own ``save_model`` would run the model's code, and with it
+torch, in the process of the flow.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ import shutil
 from pathlib import Path
 
 import yaml
-from mlflow.models import Model
-from mlflow.pyfunc import add_to_model
 
 from model.artifact import MANIFEST_NAME
 from tasks.pipeline import project_root
@@ -62,18 +60,20 @@ def write_flavour(artifact_directory: Path, destination: Path) -> None:
     _write_yaml(destination / "python_env.yaml", environment)
     conda = [f"python={python}", "pip", {"pip": requirements}]
     _write_yaml(destination / "conda.yaml", {"name": "mlflow-env", "dependencies": conda})
-    described = Model()
-    add_to_model(
-        described,
-        loader_module=LOADER,
-        code=CODE_DIRECTORY,
-        conda_env="conda.yaml",
-        python_env="python_env.yaml",
-        model_code_path=CODE_FILE,
-        artifacts={FOLDER: {"path": ".", "uri": "."}},
-        streamable=False,
-    )
-    described.save(str(destination / MODEL_FILE))
+    flavour = {
+        "loader_module": LOADER,
+        "model_code_path": CODE_FILE,
+        "code": CODE_DIRECTORY,
+        "artifacts": {FOLDER: {"path": ".", "uri": "."}},
+        "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
+        "python_version": python,
+        "streamable": False,
+    }
+    described = {
+        "flavors": {"python_function": flavour},
+        "mlflow_version": importlib.metadata.version("mlflow"),
+    }
+    _write_yaml(destination / MODEL_FILE, described)
 
 
 def _plain_version(package: str) -> str:

@@ -217,14 +217,12 @@ def _version(client: MlflowClient, name: str, which: int | str) -> Any:
     aliases = _aliases(client, name)
     number = aliases.get(which) if isinstance(which, str) else which
     try:
-        if number is None:
-            raise LookupError(f"aliases {', '.join(aliases) or 'none'}")
-        return client.get_model_version(name, str(number))
-    except (MlflowException, LookupError) as exc:
+        return client.get_model_version(name, str(number))  # "None" where the alias is not there
+    except MlflowException as exc:
         raise RegistryError(
             f"{name} has no version {which}",
             expected="a version or an alias that is there",
-            found=str(exc).partition("\n")[0],
+            found=f"aliases {', '.join(aliases) or 'none'}",
             fix="look at the model's page in MLflow, or run its pipeline",
         ) from exc
 
