@@ -36,7 +36,8 @@ UV := uv==0.13.9
 LOCK_VENV := $(VENV)/lock
 PEERS := $(VENV)/peers
 LLAMA := $(VENV)/llama
-LLAMA_PACKAGE := @node-llama-cpp/linux-x64@3.22.1  # llama.cpp v0.5.0, built for the CPU
+# llama.cpp v0.5.0, built for the CPU, as the npm package node-llama-cpp carries it.
+LLAMA_PACKAGE := @node-llama-cpp/linux-x64@3.22.1
 LLAMA_SHA256 := 0d953e1503d5ab4608d8ed5b739132308c81ac05ffeb760d2a7f30e08a9f90e0
 COMPILE := $(LOCK_VENV)/bin/uv pip compile pyproject.toml --group dev --group servers \
 	--universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet \

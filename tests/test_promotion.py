@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
 
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
-    return request.node.name
+    return re.sub(r"\W+", "-", request.node.name)
 
 
 def add_version(client: MlflowClient, name: str, **tags: object) -> int:
