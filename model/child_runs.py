@@ -19,10 +19,10 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError
 
 from model.artifact import Derivation
-from model.config import Config, ExportConfig, ModelConfig, ScoreConfig
+from model.config import Config, ExportConfig, ModelConfig, SamplingConfig, ScoreConfig
 from model.errors import ConfigError, LLMError
 from model.run_config import RESULT_NAME, ErrorReport
-from model.store import ArtifactStore, Work, write_synced
+from model.store import ArtifactStore, Work, check_sha256, check_sizes, write_synced
 from model.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,8 @@ class ExportRun(ChildRun):
     """Export of one model."""
 
     export: ExportConfig
+    sampling: SamplingConfig = SamplingConfig()
+    card: str = Field(default="", description="text of the model card; empty = none is written")
 
 
 class MeasureRun(ConfigFile):
@@ -139,3 +141,19 @@ def make_artifact(run: ChildRun, body: Callable[[Work], None]) -> None:
 
     # The work directory is kept: it holds the config. Every file of the body is written anew.
     ArtifactStore(Path(run.data_root)).build(run.derivation, logged, resume=True)
+
+
+def verify_inputs(run: ChildRun) -> None:
+    """Read every content file of a run's inputs and compare it with its manifest.
+
+    Raises:
+        ArtifactError: an input is gone, or a file of it is, or has another size.
+        TamperedArtifactError: a file has another sha256.
+    """
+    store = ArtifactStore(Path(run.data_root))
+    for item in (item for items in run.derivation.inputs.values() for item in items):
+        manifest = store.read_manifest(item)
+        check_sizes(store.path(item), manifest)
+        for entry in manifest.files:
+            if entry.role == "content":
+                check_sha256(store.path(item) / entry.path, entry)

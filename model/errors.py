@@ -15,6 +15,8 @@ Every message says what was expected, what was found, where, and what to do.
     │   └── TamperedArtifactError   bytes differ from the manifest's sha256
     ├── DiskSpaceError           the disk cannot hold what a run or a write needs
     ├── TokenizerError           text or ids do not fit the tokenizer
+    ├── RegistryError            a registered model, version or alias cannot be had
+    │   └── PromotionError       a version is not fit to become the champion
     ├── CheckpointError          a checkpoint cannot be read, or belongs to another run
     ├── TrainingError            training cannot go on (too few tokens, non-finite loss)
     └── ChildError               a training, scoring or export process ended badly
@@ -121,6 +123,14 @@ class DiskSpaceError(LLMError):
 
 class TokenizerError(LLMError):
     """Text or ids do not fit the tokenizer."""
+
+
+class RegistryError(LLMError):
+    """A registered model, version or alias cannot be had."""
+
+
+class PromotionError(RegistryError):
+    """A version is not fit to become the champion."""
 
 
 class CheckpointError(LLMError):

@@ -4,9 +4,12 @@
 
     model.safetensors, config.json, generation_config.json    a Qwen3ForCausalLM
     tokenizer.json, tokenizer_config.json                     as the tokenizer stage wrote them
+    model.gguf                                                the same for llama.cpp
+    README.md                                                 the model card, where there is one
 
 ``config.json`` is also the name of this process's own config, so the folder lies one level down, in
-``model/`` of the artifact. One process; the config is an ``ExportRun``.
+``model/`` of the artifact. One process; the config is an ``ExportRun``. ``exported_tensors`` is the
+one place that turns the parameters of our model into those of a Qwen3.
 """
 
 from __future__ import annotations
@@ -20,46 +23,83 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from model.child_runs import ExportRun, make_artifact, parse_config_path, run_child
-from model.config import Architecture, ExportConfig, ScoreConfig
+from model.child_runs import ExportRun, make_artifact, parse_config_path, run_child, verify_inputs
+from model.config import Architecture, ExportConfig, SamplingConfig
 from model.errors import ConfigError, TokenizerError
+from model.export_gguf import GGUF_NAME, read_chat_template, write_gguf
 from model.gpt import GPT, TIED_EMBEDDING_STD
 from model.store import Work, write_synced
 from model.tokenizer import IM_END, TOKENIZER_FILE, Tokenizer
 from model.weights import WEIGHTS_NAME, load_model, save_tensors
 
 EXPORT_DIRECTORY = "model"
-TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer_config.json")
+CARD_NAME = "README.md"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_FILES = (TOKENIZER_FILE, TOKENIZER_CONFIG)
 
 
 def export(
-    model: GPT, tokenizer_directory: Path, *, destination: Path, config: ExportConfig
+    model: GPT,
+    tokenizer_directory: Path,
+    *,
+    destination: Path,
+    config: ExportConfig,
+    sampling: SamplingConfig | None = None,
+    card: str = "",
 ) -> None:
-    """Write a model and its tokenizer as one Hugging Face folder.
+    """Write a model and its tokenizer as one folder.
+
+    Args:
+        sampling: what runtimes sample with unless told otherwise; unset = the project's defaults.
+        card: text of ``README.md``; empty = no such file.
 
     Raises:
         TokenizerError: the tokenizer is missing or broken.
         ConfigError: the tokenizer is of another vocabulary than the model.
     """
+    sampling = sampling or SamplingConfig()
     tokenizer = Tokenizer.load(tokenizer_directory)
-    architecture = model.architecture
-    if tokenizer.vocab_size != architecture.vocab_size:
-        raise ConfigError(
-            "the model was made for another tokenizer",
-            expected=f"a vocabulary of {architecture.vocab_size}, the model's",
-            found=f"a vocabulary of {tokenizer.vocab_size}",
-            where=tokenizer_directory,
-            fix="export with the tokenizer the model was trained with",
-        )
+    _require_same_vocabulary(model, tokenizer, where=tokenizer_directory)
     destination.mkdir(parents=True, exist_ok=True)
     for name in TOKENIZER_FILES:
         _copy(tokenizer_directory / name, destination / name)
-    settings = network_settings(architecture, tokenizer, dtype=config.dtype)
+    settings = network_settings(model.architecture, tokenizer, dtype=config.dtype)
     _write_json(destination / "config.json", settings)
-    _write_json(destination / "generation_config.json", generation_settings(tokenizer))
+    generation = generation_settings(tokenizer, sampling)
+    _write_json(destination / "generation_config.json", generation)
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    save_tensors(model.state_dict(), destination / WEIGHTS_NAME, dtype=dtype)
+    tensors = exported_tensors(model)
+    save_tensors(tensors, destination / WEIGHTS_NAME, dtype=dtype)
+    if config.gguf != "none":
+        write_gguf(
+            tensors,
+            model.architecture,
+            tokenizer,
+            chat_template=read_chat_template(destination / TOKENIZER_CONFIG),
+            sampling=sampling,
+            dtype=config.gguf,
+            path=destination / GGUF_NAME,
+        )
+    if card:
+        write_synced(destination / CARD_NAME, card.encode())
+
+
+def exported_tensors(model: GPT) -> dict[str, Tensor]:
+    """Return a model's parameters as a Qwen3 of transformers has them; tied ones once."""
+    return model.state_dict()
+
+
+def _require_same_vocabulary(model: GPT, tokenizer: Tokenizer, *, where: Path) -> None:
+    if tokenizer.vocab_size != model.architecture.vocab_size:
+        raise ConfigError(
+            "the model was made for another tokenizer",
+            expected=f"a vocabulary of {model.architecture.vocab_size}, the model's",
+            found=f"a vocabulary of {tokenizer.vocab_size}",
+            where=where,
+            fix="export with the tokenizer the model was trained with",
+        )
 
 
 def network_settings(
@@ -99,16 +139,14 @@ def network_settings(
     }
 
 
-def generation_settings(tokenizer: Tokenizer) -> dict[str, Any]:
+def generation_settings(tokenizer: Tokenizer, sampling: SamplingConfig) -> dict[str, Any]:
     """Return the ``generation_config.json``: stop at the end of a text or of a turn; sample."""
-    sampling = ScoreConfig()
     return {
         "bos_token_id": tokenizer.end_of_text_id,
         "eos_token_id": [tokenizer.special_id(IM_END), tokenizer.end_of_text_id],
         "pad_token_id": tokenizer.pad_id,
         "do_sample": True,
-        "temperature": sampling.temperature,
-        "top_k": sampling.top_k,
+        **sampling.model_dump(),  # transformers has the same names
     }
 
 
@@ -134,11 +172,19 @@ def make_export(config_path: Path) -> None:
     run = ExportRun.load(config_path)
 
     def body(work: Work) -> None:
+        verify_inputs(run)
         model = load_model(run.path(run.model))
         destination = work.path / EXPORT_DIRECTORY
-        export(model, run.path(run.tokenizer), destination=destination, config=run.export)
+        export(
+            model,
+            run.path(run.tokenizer),
+            destination=destination,
+            config=run.export,
+            sampling=run.sampling,
+            card=run.card,
+        )
         work.counts |= {"parameters": model.num_params()}
-        work.facts |= {"dtype": run.export.dtype, "directory": EXPORT_DIRECTORY}
+        work.facts |= run.export.model_dump() | {"directory": EXPORT_DIRECTORY}
 
     make_artifact(run, body)
 

@@ -151,8 +151,8 @@ class Tokenizer:
         Neither the chat template nor the layout of the file is part of it.
         """
         identity = {
-            "vocab": self._tokens,
-            "merges": [_merge_pair(merge) for merge in self._definition["model"]["merges"]],
+            "vocab": self.tokens,
+            "merges": self.merges,
             "specials": list(SPECIAL_TOKENS),
             "regex": PRE_TOKENIZER_REGEX,
         }
@@ -160,7 +160,13 @@ class Tokenizer:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @cached_property
-    def _tokens(self) -> list[str]:
+    def merges(self) -> list[list[str]]:
+        """Return the merges as pairs of tokens, first learned first."""
+        return [_merge_pair(merge) for merge in self._definition["model"]["merges"]]
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """Return the spelling of each id in the file: one of ``byte_characters`` for each byte."""
         vocabulary = self._backend.get_vocab(with_added_tokens=True)
         return sorted(vocabulary, key=vocabulary.__getitem__)
 
@@ -169,7 +175,7 @@ class Tokenizer:
         """Return the bytes of each id; those of a special token are its spelling."""
         byte_of = {char: value for value, char in enumerate(byte_characters())}
         specials = [token.encode() for token in SPECIAL_TOKENS]
-        ordinary = self._tokens[len(SPECIAL_TOKENS) :]
+        ordinary = self.tokens[len(SPECIAL_TOKENS) :]
         return specials + [bytes(byte_of[char] for char in token) for token in ordinary]
 
     def _require_stored_ids_fit(self, where: object) -> None:

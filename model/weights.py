@@ -56,10 +56,19 @@ def load_model(directory: Path) -> GPT:
         ArtifactError: a file is missing or broken, or the weights do not fit the architecture.
     """
     model = GPT(_read_architecture(directory / ARCHITECTURE_NAME))
-    tensors = _read_tensors(directory / WEIGHTS_NAME)
-    _require_same_shapes(tensors, model=model, where=directory / WEIGHTS_NAME)
-    model.load_state_dict(tensors)
+    load_tensors(model, directory / WEIGHTS_NAME)
     return model
+
+
+def load_tensors(model: GPT, path: Path) -> None:
+    """Set a model's parameters from one safetensors file.
+
+    Raises:
+        ArtifactError: the file is missing or broken, or does not fit the model.
+    """
+    tensors = _read_tensors(path)
+    _require_same_shapes(tensors, model=model, where=path)
+    model.load_state_dict(tensors)
 
 
 def _read_architecture(path: Path) -> Architecture:

@@ -330,6 +330,23 @@ class RegistryConfig(Config):
         description="registered model",
     )
     alias: str = Field(default="candidate", min_length=1, description="alias the new version takes")
+    promote: Literal["no_worse", "never"] = Field(
+        default="no_worse",
+        description="no_worse: the new version becomes the champion if it is no worse than the one "
+        "there is, or the first; never: promotion is left to the flow promote",
+    )
+
+
+class PinnedScore(Config):
+    """A score that a champion's successor must not lose more of than a tolerance."""
+
+    name: str = Field(description="tag of a registered version, fact of a score_model artifact")
+    better: Literal["lower", "higher"]
+    tolerance: float = Field(ge=0, description="loss that is let pass, in the score's unit")
+
+
+# What promotion looks at. Tolerances are choices: what two seeds of one recipe may differ by.
+PINNED_SCORES = (PinnedScore(name="bits_per_byte", better="lower", tolerance=0.005),)
 
 
 class RunConfig(Config):

@@ -1,31 +1,40 @@
-"""Stage export_model: the trained model as a Hugging Face folder."""
+"""Stage export_model: the trained model as the folder, and the file, that other runtimes load."""
 
 from __future__ import annotations
 
 from model.child_runs import ExportRun
-from model.config import Config, ExportConfig
+from model.config import Config, ExportConfig, SamplingConfig
 from model.store import Work
 from tasks.child import Child
+from tasks.model_card import Lineage, model_card
 from tasks.stage import Share, Stage
 
 STEP_VERSION = 1
 
 
 class ExportModel(Config):
-    """How weights are stored."""
+    """How weights are stored, and what runtimes sample with unless told otherwise."""
 
     export: ExportConfig
+    sampling: SamplingConfig = SamplingConfig()
 
 
 def build(work: Work, config: ExportModel, share: Share) -> None:  # noqa: ARG001
-    """Run the exporting process to its end."""
+    """Run the exporting process to its end.
+
+    Inputs: ``model``, ``tokenizer``, and for the card ``scores`` of the model, any number of them.
+    """
     (model,), (tokenizer,) = (work.derivation.inputs[role] for role in ("model", "tokenizer"))
+    lineage = Lineage.of(work.store.read_manifest(model), work.store)
+    scores = [work.store.read_manifest(item) for item in work.derivation.inputs.get("scores", ())]
     run = ExportRun(
         data_root=str(work.store.root),
         derivation=work.derivation,
         model=f"{model.relative_path}/model",
         tokenizer=tokenizer.relative_path,
         export=config.export,
+        sampling=config.sampling,
+        card=model_card(lineage, scores=scores, sampling=config.sampling),
     )
     Child(work, run).run("model.export")
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -17,12 +19,14 @@ from prefect.states import Completed
 
 from model.artifact import Artifact, Manifest
 from model.config import Config
-from model.errors import ArtifactError
+from model.registry import DIGEST_TAG, VALIDATION_TAG
 from model.store import ArtifactStore
-from tasks.config import RegistryConfig
+from tasks.config import PINNED_SCORES, RegistryConfig
+from tasks.lineage import find_input
 from tasks.tracking import TRAINING_RUN_TAG, TrackedPipeline
+from tasks.tracking_flavour import write_flavour
 from tasks.tracking_store import KEY_TAG, RunStore
-from tasks.tracking_training import DIGEST_TAG, model_name
+from tasks.tracking_training import model_name
 
 logger = logging.getLogger(__name__)
 
@@ -75,41 +79,21 @@ def register_model(
 def version_tags(
     exported: Manifest, scores: Manifest | None, store: ArtifactStore
 ) -> dict[str, str]:
-    """Return what a version is found and compared by.
+    """Return what a version is found and compared by: digests and pinned scores.
 
-    Bits per byte compare only between versions of equal validation digest.
+    Scores compare only between versions of equal validation digest.
     """
     tags = {KEY_TAG: exported.derivation.key, DIGEST_TAG: exported.content_digest}
     if scores:
-        tags["bits_per_byte"] = f"{scores.facts['bits_per_byte']:.6f}"
+        tags |= {
+            score.name: f"{scores.facts[score.name]:.6f}"
+            for score in PINNED_SCORES
+            if score.name in scores.facts
+        }
         validation = find_input(scores, "select_validation", store)
         if validation:
-            tags["data.validation_digest"] = validation.content_digest
+            tags[VALIDATION_TAG] = validation.content_digest
     return tags
-
-
-def find_input(manifest: Manifest, stage: str, store: ArtifactStore) -> Manifest | None:
-    """Return the nearest artifact of a stage that another was made from, if it is still there."""
-    level = [manifest]
-    while level:
-        items = {
-            item.key: item
-            for above in level
-            for items in above.derivation.inputs.values()
-            for item in items
-        }
-        level = [found for item in items.values() if (found := _manifest(item, store))]
-        for found in level:
-            if found.artifact.stage == stage:
-                return found
-    return None
-
-
-def _manifest(artifact: Artifact, store: ArtifactStore) -> Manifest | None:
-    try:
-        return store.read_manifest(artifact)
-    except ArtifactError:  # pruned: its consumers go on without it
-        return None
 
 
 def _register(
@@ -149,7 +133,7 @@ def _upload(
     name: str,
     store: ArtifactStore,
 ) -> int:
-    """Copy the exported folder into the store and return the number of its version."""
+    """Copy the exported folder into the store, servable, and return the number of its version."""
     client = runs.client
     run = client.get_run(run_id)
     source_run_id = run.data.tags.get(TRAINING_RUN_TAG, run_id)
@@ -162,6 +146,9 @@ def _upload(
     )
     folder = store.path(manifest.artifact) / manifest.facts["directory"]
     client.log_model_artifacts(model.model_id, str(folder))
+    with TemporaryDirectory() as beside:
+        write_flavour(store.path(manifest.artifact), Path(beside))
+        client.log_model_artifacts(model.model_id, beside)
     model = client.finalize_logged_model(model.model_id, "READY")
     points = runs.last_points(run_id)
     step = max((point.step for point in points), default=0)

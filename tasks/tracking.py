@@ -26,6 +26,7 @@ from pydantic import BaseModel
 
 from model.artifact import Artifact, Manifest
 from model.errors import ChildInterruptedError
+from model.registry import tracking_uri
 from model.store import ArtifactStore, git_commit
 from model.tracker import EVENTS_NAME, read_events
 from tasks.tracking_data import data_sets, data_tags
@@ -36,7 +37,6 @@ from tasks.tracking_store import (
     check_reachable,
     flatten,
     shown_address,
-    tracking_uri,
 )
 from tasks.tracking_training import complete_training, final_metrics
 

@@ -48,11 +48,9 @@ from mlflow.utils.mlflow_tags import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks.pipeline import project_root
+from model.errors import RegistryError
+from model.registry import SQLITE_PREFIX, tracking_uri
 
-URI_VARIABLE = "MLFLOW_TRACKING_URI"
-LOCAL_DATABASE = Path(".mlflow/mlflow.db")
-SQLITE_PREFIX = "sqlite:///"
 DEFAULTS = {  # of this process and its children, where the user set nothing
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -71,11 +69,6 @@ STORE_ERRORS = (MlflowException, OSError, SQLAlchemyError, sqlite3.Error)
 
 Context = Literal["source", "training", "validation"]
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
-
-
-def tracking_uri() -> str:
-    """Return the address of the store: ``$MLFLOW_TRACKING_URI``, or the project's own database."""
-    return os.environ.get(URI_VARIABLE) or f"{SQLITE_PREFIX}{project_root() / LOCAL_DATABASE}"
 
 
 def shown_address(uri: str) -> str:
@@ -104,6 +97,30 @@ def check_reachable(uri: str) -> None:
     port = parts.port or DEFAULT_PORTS.get(parts.scheme.partition("+")[0])
     if parts.hostname and port:
         socket.create_connection((parts.hostname, port), timeout=PROBE_SECONDS).close()
+
+
+def open_client() -> MlflowClient:
+    """Return a client of the store that is configured.
+
+    Raises:
+        RegistryError: there is none yet, or nothing answers.
+    """
+    uri = tracking_uri()
+    _set_defaults()
+    database = _database_path(uri)
+    try:
+        if database and not database.exists():  # a client would make an empty one
+            raise FileNotFoundError(f"no file {database}")
+        check_reachable(uri)
+    except STORE_ERRORS as exc:
+        raise RegistryError(
+            "the MLflow store cannot be reached",
+            expected="a database or a server of MLflow",
+            found=str(exc).partition("\n")[0],
+            where=shown_address(uri),
+            fix="start it, train a model first (`make demo`), or set MLFLOW_TRACKING_URI",
+        ) from exc
+    return MlflowClient(tracking_uri=uri)
 
 
 def _database_path(uri: str) -> Path | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from model.artifact import Derivation, Manifest
 from model.config import TrackingConfig
+from model.registry import DIGEST_TAG, tracking_uri
 from model.tracker import EVENTS_NAME, Event, metric_points, read_events, replay
 from tasks.tracking_data import training_data
 from tasks.tracking_store import (
@@ -22,12 +23,10 @@ from tasks.tracking_store import (
     RunStore,
     flatten,
     shown_address,
-    tracking_uri,
 )
 
 logger = logging.getLogger(__name__)
 
-DIGEST_TAG = "llm.content_digest"  # a run that has it is complete
 FINAL_METRICS = (
     "train/loss",
     "train/tokens",
@@ -67,7 +66,7 @@ def training_run(derivation: Derivation, *, parent_run_id: str | None) -> Tracki
 def _unfinished(runs: RunStore, key: str, parent_run_id: str) -> str | None:
     """Take over the newest run of a training that was not completed."""
     for run in runs.runs_of(key):
-        if DIGEST_TAG not in run.data.tags:
+        if DIGEST_TAG not in run.data.tags:  # a run that has it is complete
             runs.adopt(run.info.run_id, parent_run_id=parent_run_id)
             return run.info.run_id
     return None

@@ -19,6 +19,7 @@ from tasks.train_model import TrainModel
 TRAINING_BYTES_PER_PARAM = 16  # fp32 weights, gradients and two AdamW moments
 CHECKPOINT_BYTES_PER_PARAM = 12  # weights and moments
 WEIGHT_BYTES = 4
+WEIGHT_COPIES = 3  # trained, exported, and exported as GGUF
 STATED_BYTES_PER_TOKEN = 4.4  # FineWeb-like text in a vocabulary of 32,768
 NO_PREDICTION = (
     "bits per byte: no prediction; published constants say nothing this far below the runs they "
@@ -94,7 +95,8 @@ def _estimate(
         tokens_per_second=rate,
         rate_source=source,
         memory_bytes=TRAINING_BYTES_PER_PARAM * num_params,
-        disk_bytes=(copies * CHECKPOINT_BYTES_PER_PARAM + 2 * WEIGHT_BYTES) * num_params,
+        disk_bytes=(copies * CHECKPOINT_BYTES_PER_PARAM + WEIGHT_COPIES * WEIGHT_BYTES)
+        * num_params,
         dollars_per_hour=dollars_per_hour,
         prediction=(fitted and fitted[1].predict(flops, source=f"fitted, {fitted[0].name}"))
         or stated_prediction(

@@ -11,9 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model.artifact import Derivation
 from model.child_runs import ExportRun
-from model.config import ExportConfig
-from model.errors import ConfigError, TokenizerError
-from model.export import export, main
+from model.config import ExportConfig, SamplingConfig
+from model.errors import ArtifactError, ConfigError, TamperedArtifactError, TokenizerError
+from model.export import export, main, make_export
+from model.exported import load_exported
 from model.generate import generate
 from model.store import ArtifactStore
 from model.tokenizer import Tokenizer
@@ -56,7 +57,13 @@ def test_export_greedy_text_equals_ours(tmp_path, tokenizer_directory):
     assert theirs("<|endoftext|>The baker")["input_ids"] == prompt
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     answer = loaded.generate(
-        torch.tensor([prompt]), max_new_tokens=8, do_sample=False, temperature=None, top_k=None
+        torch.tensor([prompt]),
+        max_new_tokens=8,
+        do_sample=False,
+        temperature=None,
+        top_k=None,
+        top_p=None,
+        repetition_penalty=1.0,
     )
     written = generate(network, prompt, num_tokens=8, temperature=0.0, top_k=0, seed=1)
     assert answer[0, len(prompt) :].tolist() == written
@@ -88,6 +95,38 @@ def test_export_generation_stops_at_end_of_text_and_of_turn(tmp_path, tokenizer_
     stops = {ours.special_id("<|endoftext|>"), ours.special_id("<|im_end|>")}
     assert set(settings.eos_token_id) == stops
     assert settings.pad_token_id == ours.special_id("<|pad|>")
+    sampling = SamplingConfig()
+    assert settings.temperature == sampling.temperature == 0.7
+    assert settings.top_p == sampling.top_p == 0.9
+    assert settings.repetition_penalty == sampling.repetition_penalty == 1.1
+
+
+def test_exported_folder_read_back_is_our_model(tmp_path, tokenizer_directory):
+    for dtype, tied in (("float32", True), ("bfloat16", False)):
+        network = _exported(tmp_path / dtype, tokenizer_directory, dtype=dtype, tied=tied)
+        loaded = load_exported(tmp_path / dtype)
+        assert loaded.architecture == network.architecture
+        stored = network.to(torch.bfloat16) if dtype == "bfloat16" else network
+        for name, value in loaded.state_dict().items():
+            assert value.dtype == torch.float32
+            assert torch.equal(value, stored.state_dict()[name].float())
+
+
+def test_exported_folder_of_another_kind_is_refused(tmp_path, tokenizer_directory):
+    with pytest.raises(ArtifactError, match="exported model cannot be read"):
+        load_exported(tmp_path)
+    _exported(tmp_path, tokenizer_directory)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    del settings["head_dim"]
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ArtifactError, match="head_dim"):
+        load_exported(tmp_path)
+
+
+def test_export_without_gguf_and_card_writes_neither(tmp_path, tokenizer_directory):
+    network = random_model(vocab_size=VOCAB_SIZE)
+    export(network, tokenizer_directory, destination=tmp_path, config=ExportConfig(gguf="none"))
+    assert not {"model.gguf", "README.md"} & {path.name for path in tmp_path.iterdir()}
 
 
 def test_export_tokenizer_of_another_vocabulary_is_refused(tmp_path, tokenizer_directory):
@@ -107,6 +146,39 @@ def test_export_incomplete_tokenizer_is_refused(tmp_path, tokenizer_directory):
     assert "no tokenizer_config.json" in str(caught.value)
 
 
+def test_export_of_a_tampered_model_is_refused(tmp_path, tokenizer_directory, caplog):
+    store = ArtifactStore(tmp_path)
+    network = random_model(vocab_size=VOCAB_SIZE)
+    trained = store.build(
+        Derivation(stage="train_model", name="base", version=1),
+        lambda work: save_model(network, work.path / "model"),
+    ).artifact
+    (tmp_path / "tokenizer").symlink_to(tokenizer_directory)
+    derivation = Derivation(
+        stage="export_model", name="base", version=1, inputs={"model": (trained,)}
+    )
+    run = ExportRun(
+        data_root=str(tmp_path),
+        derivation=derivation,
+        model=f"{trained.relative_path}/model",
+        tokenizer="tokenizer",
+        export=ExportConfig(),
+    )
+    config = tmp_path / "config.json"
+    config.write_text(run.model_dump_json())
+    weights = store.path(trained) / "model" / "model.safetensors"
+    whole = bytearray(weights.read_bytes())
+    whole[-1] ^= 1  # the last bit of the last weight: still a readable file of the same size
+    weights.write_bytes(whole)
+    with pytest.raises(TamperedArtifactError, match="sha256 mismatch") as caught:
+        make_export(config)
+    assert "model.safetensors" in str(caught.value)
+    assert not store.path(derivation.artifact).exists()
+    assert main(["--config", str(config)]) == 1
+    assert "sha256 mismatch" in caplog.text
+    assert "sha256 mismatch" in (tmp_path / "result.json").read_text()
+
+
 def test_main_makes_an_artifact_whose_folder_loads(tmp_path, tokenizer_directory):
     network = random_model(vocab_size=VOCAB_SIZE)
     save_model(network, tmp_path / "trained")
@@ -118,6 +190,7 @@ def test_main_makes_an_artifact_whose_folder_loads(tmp_path, tokenizer_directory
         model="trained",
         tokenizer="tokenizer",
         export=ExportConfig(),
+        card="# A model\n",
     )
     store = ArtifactStore(tmp_path)
     work = store.work_path(derivation.artifact)
@@ -133,6 +206,8 @@ def test_main_makes_an_artifact_whose_folder_loads(tmp_path, tokenizer_directory
         for name in (
             "config.json",
             "generation_config.json",
+            "README.md",
+            "model.gguf",
             "model.safetensors",
             "tokenizer.json",
             "tokenizer_config.json",

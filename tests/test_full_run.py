@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
+from model.registry import fetch, find_version
 from tests.flow_process import Home, built_at, digests, run_flow, running_flow
 
 STAGES = (
@@ -116,6 +117,10 @@ def test_full_run_again_is_cached_and_completes_an_empty_mlflow_store(copied: Ho
     assert {item.dataset.name for item in pipeline.inputs.dataset_inputs}
     version = client.get_model_version_by_alias("demo-base", "candidate")
     assert int(version.version) == 1
+    assert client.get_model_version_by_alias("demo-base", "champion").version == version.version
+    folder = fetch(find_version("demo-base", uri=copied.mlflow_uri), cache=copied.directory / "c")
+    assert "score_model: bits_per_byte" in (folder / "README.md").read_text()
+    assert (folder / "model.gguf").exists()
 
 
 @pytest.mark.slow

@@ -23,10 +23,10 @@ import pytest
 from deployments.addresses import HOST, Addresses
 from deployments.deploy import PROJECT
 from deployments.local_stack import stack_environment, usage
+from model.registry import tracking_uri
 from model.run_config import TrainResult
 from tasks.config import FINEWEB_REVISION, SourceConfig
 from tasks.corpus.demo_corpus import generate_shard
-from tasks.tracking_store import tracking_uri
 from tests.hub_server import HubServer
 from tests.launched_training import last_step, processes_of
 from tests.servers import free_port

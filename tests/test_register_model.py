@@ -13,7 +13,8 @@ from prefect import State, flow
 from flows.presets import demo
 from model.store import ArtifactStore
 from tasks.config import RegistryConfig
-from tasks.register_model import RegisteredModel, find_input, register_model
+from tasks.lineage import find_input
+from tasks.register_model import RegisteredModel, register_model
 from tasks.tracking import TrackedPipeline, pipeline_run
 from tests.servers import free_port, local_mlflow_uri
 from tests.small_pipeline import SmallPipeline, make_small_pipeline
@@ -84,9 +85,13 @@ def test_register_model_uploads_the_exported_folder_and_sets_the_alias(
     assert version.run_id == training_run_id
     folder = small.store.path(exported.artifact) / "model"
     files = Path(version.source.removeprefix("file://"))
-    assert {path.name: path.read_text() for path in files.iterdir()} == {
-        path.name: path.read_text() for path in folder.iterdir()
-    }
+    for path in folder.iterdir():
+        assert (files / path.name).read_text() == path.read_text()
+    beside = {path.name for path in files.iterdir()} - {path.name for path in folder.iterdir()}
+    assert beside == {
+        "MLmodel", "code", "conda.yaml", "manifest.json", "pyfunc_model.py", "python_env.yaml",
+        "requirements.txt",
+    }  # fmt: skip
     run = client.get_run(tracked.run_id)
     assert run.data.tags["llm.registered_model"] == uri
     assert run.outputs

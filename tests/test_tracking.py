@@ -19,11 +19,12 @@ from mlflow.entities import Run
 from prefect.exceptions import TerminationSignal
 
 from flows.presets import PretrainConfig, demo
+from model.registry import tracking_uri
 from model.tracker import EVENTS_NAME, read_events, replay
 from tasks.pipeline import project_root
 from tasks.register_model import register_model
 from tasks.tracking import TrackedPipeline, pipeline_run
-from tasks.tracking_store import RunStore, check_reachable, flatten, shown_address, tracking_uri
+from tasks.tracking_store import RunStore, check_reachable, flatten, shown_address
 from tasks.tracking_training import circumstances, final_metrics, training_run
 from tests.servers import free_port, local_mlflow_uri, mlflow_server
 from tests.small_pipeline import SmallPipeline, event_lines, make_small_pipeline

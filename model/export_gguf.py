@@ -1,0 +1,169 @@
+"""The exported model as one GGUF file, which llama.cpp and what is built on it load as it is.
+
+    general.*            name, size, sampling defaults
+    qwen3.*              geometry and constants
+    tokenizer.ggml.*     vocabulary, merges, special ids, chat template; pre-tokenizer "qwen2"
+    tensors              matrices in the type asked for, norms in float32
+
+llama.cpp's own converter knows tokenizers by a hash of their ids and refuses every vocabulary it
+has not met; this file names the pre-tokenizer itself. Called by ``model.export``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model.config import Architecture, SamplingConfig
+from model.errors import ConfigError
+from model.tokenizer import IM_END, SPECIAL_TOKENS, Tokenizer
+
+GGUF_NAME: Final = "model.gguf"
+PROJECT: Final = "llm-from-scratch"
+GgufType = Literal["float32", "float16", "bfloat16"]
+TYPES: Final = {
+    "float32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
+    "float16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
+    "bfloat16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
+}
+PENALTY_WINDOW: Final = -1  # repetition counts over the whole context, as elsewhere
+GENERATION_MARKS: Final = re.compile(r"\{%-? *(?:end)?generation *-?%\}")
+
+
+def write_gguf(
+    tensors: Mapping[str, Tensor],
+    architecture: Architecture,
+    tokenizer: Tokenizer,
+    *,
+    chat_template: str,
+    sampling: SamplingConfig,
+    dtype: GgufType,
+    path: Path,
+) -> None:
+    """Write a model and its tokenizer as one file.
+
+    Args:
+        tensors: under the names of transformers' Qwen3, without a head if it is tied.
+        chat_template: Jinja text; transformers' generation marks are taken out of it.
+        dtype: of the matrices.
+
+    Raises:
+        ConfigError: a tensor has a name that a Qwen3 model has not.
+    """
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.QWEN3])
+    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_name(PROJECT)
+    writer.add_size_label(_size_label(architecture.num_params()))
+    writer.add_file_type(TYPES[dtype][1])
+    _add_sampling(writer, sampling)
+    _add_network(writer, architecture)
+    _add_tokenizer(writer, tokenizer, chat_template=chat_template)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, architecture.num_layers)
+    for name, tensor in tensors.items():
+        gguf_name = names.get_name(name, try_suffixes=(".weight",))
+        if gguf_name is None:
+            raise _unknown_tensor(name)
+        data, raw_dtype = _as_array(tensor, dtype)
+        writer.add_tensor(gguf_name, data, raw_dtype=raw_dtype)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _add_sampling(writer: gguf.GGUFWriter, sampling: SamplingConfig) -> None:
+    writer.add_sampling_temp(sampling.temperature)
+    writer.add_sampling_top_k(sampling.top_k)
+    writer.add_sampling_top_p(sampling.top_p)
+    writer.add_sampling_min_p(sampling.min_p)
+    writer.add_sampling_penalty_repeat(sampling.repetition_penalty)
+    writer.add_sampling_penalty_last_n(PENALTY_WINDOW)
+
+
+def _add_network(writer: gguf.GGUFWriter, architecture: Architecture) -> None:
+    writer.add_vocab_size(architecture.vocab_size)
+    writer.add_context_length(architecture.context_tokens)
+    writer.add_embedding_length(architecture.width)
+    writer.add_block_count(architecture.num_layers)
+    writer.add_feed_forward_length(architecture.mlp_width)
+    writer.add_head_count(architecture.num_heads)
+    writer.add_head_count_kv(architecture.num_heads)
+    writer.add_key_length(architecture.head_dim)
+    writer.add_value_length(architecture.head_dim)
+    writer.add_rope_dimension_count(architecture.head_dim)
+    writer.add_rope_freq_base(architecture.rope_theta)
+    writer.add_layer_norm_rms_eps(architecture.norm_epsilon)
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, *, chat_template: str) -> None:
+    num_specials = len(SPECIAL_TOKENS)
+    num_ordinary = tokenizer.vocab_size - num_specials
+    writer.add_tokenizer_model("gpt2")  # byte-level BPE
+    writer.add_tokenizer_pre("qwen2")  # llama.cpp's name of our pre-tokenizer regex
+    writer.add_token_list(tokenizer.tokens)
+    writer.add_token_types(
+        [gguf.TokenType.CONTROL] * num_specials + [gguf.TokenType.NORMAL] * num_ordinary
+    )
+    writer.add_token_merges([" ".join(pair) for pair in tokenizer.merges])
+    writer.add_bos_token_id(tokenizer.end_of_text_id)
+    writer.add_eos_token_id(tokenizer.end_of_text_id)
+    writer.add_eot_token_id(tokenizer.special_id(IM_END))
+    writer.add_pad_token_id(tokenizer.pad_id)
+    # Every document and conversation the model learned from began with it. A runtime that renders
+    # the template, which begins with it too, takes one of the two away.
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+    writer.add_add_space_prefix(False)
+    writer.add_chat_template(without_generation_marks(chat_template))
+
+
+def without_generation_marks(chat_template: str) -> str:
+    """Return a template that renders the same without the tags that plain Jinja does not know.
+
+    Example:
+        >>> without_generation_marks("{%- generation %}{{- text }}{%- endgeneration %}")
+        '{{- text }}'
+    """
+    return GENERATION_MARKS.sub("", chat_template)
+
+
+def read_chat_template(tokenizer_config: Path) -> str:
+    """Return the chat template of a ``tokenizer_config.json``."""
+    return json.loads(tokenizer_config.read_text(encoding="utf-8"))["chat_template"]
+
+
+def _as_array(
+    tensor: Tensor, dtype: GgufType
+) -> tuple[npt.NDArray[np.generic], gguf.GGMLQuantizationType]:
+    """Return a tensor as the file holds it; vectors, which are norms, stay float32."""
+    kind = TYPES[dtype][0] if tensor.ndim > 1 else gguf.GGMLQuantizationType.F32
+    values = tensor.detach().to("cpu", torch.float32).numpy()
+    return gguf.quants.quantize(values, kind), kind
+
+
+def _size_label(num_params: int) -> str:
+    """Return a parameter count as model files name it.
+
+    Example:
+        >>> _size_label(1_091_712), _size_label(24_000)
+        ('1.1M', '24.0K')
+    """
+    return f"{num_params / 1e6:.1f}M" if num_params >= 1e6 else f"{num_params / 1e3:.1f}K"
+
+
+def _unknown_tensor(name: str) -> ConfigError:
+    return ConfigError(
+        "a parameter of the model has no name in a GGUF file",
+        expected="the parameters of a Qwen3 model",
+        found=name,
+        fix="fold it into its neighbours before the export, or export.gguf=none",
+    )

@@ -1,0 +1,58 @@
+"""The exported folder read back: our own network from the files that other runtimes load.
+
+Serving and MLflow start from a registered folder, which holds no file of training's.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from model.config import Architecture
+from model.errors import ArtifactError
+from model.gpt import GPT
+from model.weights import WEIGHTS_NAME, load_tensors
+
+CONFIG_NAME = "config.json"
+
+
+def load_exported(folder: Path) -> GPT:
+    """Return the model of an exported folder, in fp32 on the CPU.
+
+    Raises:
+        ArtifactError: a file is missing or broken, or is of another kind of model.
+    """
+    model = GPT(read_architecture(folder / CONFIG_NAME))
+    load_tensors(model, folder / WEIGHTS_NAME)
+    return model
+
+
+def read_architecture(path: Path) -> Architecture:
+    """Return the network that a ``config.json`` of ``model.export`` describes.
+
+    Raises:
+        ArtifactError: the file is missing or broken, or is of another kind of model.
+    """
+    try:
+        settings: dict[str, Any] = json.loads(path.read_bytes())
+        return Architecture(
+            width=settings["hidden_size"],
+            num_layers=settings["num_hidden_layers"],
+            num_heads=settings["num_attention_heads"],
+            head_dim=settings["head_dim"],
+            mlp_width=settings["intermediate_size"],
+            tied=settings["tie_word_embeddings"],
+            vocab_size=settings["vocab_size"],
+            context_tokens=settings["max_position_embeddings"],
+            rope_theta=settings["rope_theta"],
+            norm_epsilon=settings["rms_norm_eps"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise ArtifactError(
+            "an exported model cannot be read",
+            expected=f"a {CONFIG_NAME} as export_model writes it",
+            found=repr(exc),
+            where=path,
+            fix="export the model again: run its pipeline",
+        ) from exc

@@ -1,0 +1,134 @@
+"""The exported folder as an MLflow model, by which ``mlflow models serve`` answers in text.
+
+    mlflow models serve -m models:/llm-chat@champion --env-manager local -p 5001
+    curl localhost:5001/invocations -H 'Content-Type: application/json' \
+        -d '{"messages": [{"role": "user", "content": "Who are you?"}], "max_tokens": 50}'
+
+Models from code: MLflow runs this file, with a copy of ``model/`` beside it; nothing here imports
+it. A request holds ``messages`` or ``prompt``, and settings under the names of ``Request``; the
+answer has the form of OpenAI's. Several at once: ``{"inputs": [request, ...]}``.
+"""
+
+# ruff: noqa: ANN001, ANN201 - MLflow would take annotations of predict for a schema
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
+from pydantic import Field, ValidationError, model_validator
+
+from model.chat import Message
+from model.config import Config, SamplingConfig
+from model.errors import ConfigError
+from model.exported import load_exported
+from model.generate import generate
+from model.tokenizer import IM_END, IM_START, Tokenizer
+
+FOLDER = "folder"  # name of MLflow's artifact
+SAMPLING = SamplingConfig()
+
+
+class Request(Config):
+    """What one answer is asked for with."""
+
+    messages: tuple[Message, ...] = Field(default=(), description="conversation to go on with")
+    prompt: str = Field(default="", description="instead: text to go on with")
+    max_tokens: int = Field(default=128, gt=0, le=8192, description="tokens written at most")
+    temperature: float = Field(default=SAMPLING.temperature, ge=0, description="0 = greedy")
+    top_k: int = Field(default=SAMPLING.top_k, ge=0, description="0 = all")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="the same seed, the same answer")
+
+    @model_validator(mode="after")
+    def _has_one_start(self) -> Request:
+        if bool(self.messages) == bool(self.prompt):
+            raise ValueError("give messages, or a prompt, and not both")
+        return self
+
+
+class TextModel(PythonModel):
+    """Answers requests one after another."""
+
+    def load_context(self, context: Any) -> None:
+        """Load network and tokenizer."""
+        folder = Path(context.artifacts[FOLDER])
+        self.model = load_exported(folder).eval()
+        self.tokenizer = Tokenizer.load(folder)
+        self.stop_ids = {self.tokenizer.end_of_text_id, self.tokenizer.special_id(IM_END)}
+
+    def predict(self, model_input, params=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the answer to one request, or a list of those to several."""
+        if isinstance(model_input, Mapping):
+            return self.answer(read_request({**model_input, **(params or {})}))
+        records = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
+        return [self.answer(read_request({**record, **(params or {})})) for record in records]
+
+    def answer(self, request: Request) -> dict[str, Any]:
+        """Return what the model writes, in the form of OpenAI's answers."""
+        if request.messages:
+            ids = prompt_ids(request.messages, self.tokenizer)
+        else:
+            ids = [self.tokenizer.end_of_text_id, *self.tokenizer.encode(request.prompt)]
+        written = generate(
+            self.model,
+            ids,
+            num_tokens=request.max_tokens,
+            temperature=request.temperature,
+            top_k=request.top_k,
+            seed=request.seed,
+            stop_ids=self.stop_ids,
+        )
+        text = self.tokenizer.decode(written)
+        said = {"message": {"role": "assistant", "content": text}}
+        reason = "length" if len(written) == request.max_tokens else "stop"
+        return {
+            "object": "chat.completion" if request.messages else "text_completion",
+            "choices": [
+                {
+                    "index": 0,
+                    **(said if request.messages else {"text": text}),
+                    "finish_reason": reason,
+                }
+            ],
+            "usage": {
+                "prompt_tokens": len(ids),
+                "completion_tokens": len(written),
+                "total_tokens": len(ids) + len(written),
+            },
+        }
+
+
+def prompt_ids(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+    """Return a conversation as the ids a model reads, up to the opening of its own turn.
+
+    Spellings of special tokens inside a message stay text: no message can end itself.
+    """
+    start, end = tokenizer.special_id(IM_START), tokenizer.special_id(IM_END)
+    ids = [tokenizer.end_of_text_id]
+    for turn in messages:
+        said = tokenizer.encode(f"{turn.role}\n{turn.content}")
+        ids += [start, *said, end, *tokenizer.encode("\n")]
+    return [*ids, start, *tokenizer.encode("assistant\n")]
+
+
+def read_request(record: Mapping[str, Any]) -> Request:
+    """Return a checked request.
+
+    Raises:
+        ConfigError: a field is missing, unknown or out of range.
+    """
+    try:
+        return Request.model_validate(record)
+    except ValidationError as exc:
+        raise ConfigError(
+            "the request cannot be answered",
+            expected=", ".join(Request.model_fields),
+            found=str(exc).replace("\n", "; "),
+            fix="correct the named field",
+        ) from exc
+
+
+set_model(TextModel())

@@ -1,0 +1,228 @@
+"""Finished models by name and alias: which version that is, and its folder on this machine.
+
+    models:/llm-chat@champion  ->  RegisteredVersion(version=7, …)
+                               ->  <cache>/llm-chat-7-<digest12>/
+
+``find_version`` is one small question to the MLflow store, cheap enough to ask every few seconds;
+``fetch`` copies files at most once for each version and compares every byte with the manifest the
+version was registered with. Needs neither torch nor Prefect. MLflow is imported when first used.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from model.artifact import MANIFEST_NAME, Manifest, content_digest
+from model.config import Config
+from model.errors import ArtifactError, RegistryError, TamperedArtifactError
+from model.store import check_sha256, read_manifest
+
+URI_VARIABLE: Final = "MLFLOW_TRACKING_URI"
+LOCAL_DATABASE: Final = Path(".mlflow/mlflow.db")
+SQLITE_PREFIX: Final = "sqlite:///"
+CANDIDATE: Final = "candidate"
+CHAMPION: Final = "champion"
+PREVIOUS: Final = "previous"
+DIGEST_TAG: Final = "llm.content_digest"
+VALIDATION_TAG: Final = "data.validation_digest"
+SHORT_DIGEST_CHARS: Final = 12
+CHECKED_NAME: Final = ".checked"  # the folder is whole and was compared with its manifest
+HTTP_LIMITS: Final = {  # MLflow's own defaults wait for minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+}
+
+
+class RegisteredVersion(Config):
+    """One version of a registered model."""
+
+    name: str
+    version: int
+    alias: str
+    digest: str
+    source: str
+    tags: dict[str, str]
+
+    @property
+    def uri(self) -> str:
+        """The address of this version, whatever the alias says later."""
+        return f"models:/{self.name}/{self.version}"
+
+
+def tracking_uri() -> str:
+    """Return the address of the store: ``$MLFLOW_TRACKING_URI``, or the project's own database."""
+    root = Path(__file__).resolve().parent.parent
+    return os.environ.get(URI_VARIABLE) or f"{SQLITE_PREFIX}{root / LOCAL_DATABASE}"
+
+
+def find_version(name: str, *, alias: str = CHAMPION, uri: str | None = None) -> RegisteredVersion:
+    """Return the version that a registered model's alias points to now.
+
+    Args:
+        uri: of the MLflow store; unset = ``tracking_uri()``.
+
+    Raises:
+        RegistryError: there is no such model or alias, or the store does not answer.
+    """
+    uri = uri or tracking_uri()
+    _require_store(uri)
+    from mlflow import MlflowClient  # seconds to import, and seldom wanted
+
+    for variable, value in HTTP_LIMITS.items():
+        os.environ.setdefault(variable, value)
+    try:
+        found = MlflowClient(tracking_uri=uri).get_model_version_by_alias(name, alias)
+    except (
+        Exception
+    ) as exc:  # an alias, a model, a store that is not there: MLflow's, or a driver's
+        raise RegistryError(
+            f"no model answers to models:/{name}@{alias}",
+            expected=f"a registered model {name} with the alias {alias}",
+            found=str(exc).partition("\n")[0],
+            where=uri.rpartition("@")[2],
+            fix="train one (`make demo`), promote one (`python -m flows.promote`), or name "
+            "another model, alias or MLFLOW_TRACKING_URI",
+        ) from exc
+    return _known_version(found, alias=alias)
+
+
+def fetch(found: RegisteredVersion, *, cache: Path, uri: str | None = None) -> Path:
+    """Return the folder of a version: what ``model.export`` wrote, every byte as it wrote it.
+
+    Args:
+        cache: directory for the folders of versions; made if missing.
+        uri: of the MLflow store; unset = ``tracking_uri()``.
+
+    Raises:
+        RegistryError: the files cannot be had.
+        ArtifactError: the files are not all there.
+        TamperedArtifactError: a file holds other bytes than were registered.
+    """
+    folder = cache / f"{found.name}-{found.version}-{found.digest[:SHORT_DIGEST_CHARS]}"
+    if (folder / CHECKED_NAME).exists():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".fetching-") as temporary:
+        arriving = Path(temporary) / "folder"
+        _copy_files(found, arriving, uri=uri or tracking_uri())
+        verify_folder(arriving, digest=found.digest)
+        (arriving / CHECKED_NAME).touch()
+        _settle(arriving, folder)
+    return folder
+
+
+def _settle(arriving: Path, folder: Path) -> None:
+    """Put a whole folder in its place, unless another process was faster."""
+    try:
+        arriving.rename(folder)
+    except OSError:
+        if not (folder / CHECKED_NAME).exists():
+            raise
+
+
+def load(
+    name: str, *, alias: str = CHAMPION, cache: Path, uri: str | None = None
+) -> tuple[RegisteredVersion, Path]:
+    """Return the version that an alias points to, and its folder.
+
+    Raises:
+        RegistryError: there is no such model or alias, or its files cannot be had.
+        ArtifactError: the files are not all there, or not as they were registered.
+    """
+    found = find_version(name, alias=alias, uri=uri)
+    return found, fetch(found, cache=cache, uri=uri)
+
+
+def verify_folder(folder: Path, *, digest: str) -> Manifest:
+    """Compare an exported folder with the manifest in it, and that with a digest.
+
+    Raises:
+        ArtifactError: a file, or the manifest, is missing.
+        TamperedArtifactError: bytes differ.
+    """
+    manifest = read_manifest(folder)
+    found = content_digest(manifest.files)
+    if found != digest:
+        raise TamperedArtifactError(
+            "a registered model's manifest is of other content than its version says",
+            expected=digest,
+            found=found,
+            where=folder / MANIFEST_NAME,
+            fix="delete the version and register the model again: run its pipeline",
+        )
+    prefix = f"{manifest.facts['directory']}/"
+    for entry in manifest.files:
+        if entry.role == "content":
+            path = folder / entry.path.removeprefix(prefix)
+            if not path.exists():
+                raise _gone(path)
+            check_sha256(path, entry)
+    return manifest
+
+
+def _known_version(found: Any, *, alias: str) -> RegisteredVersion:
+    tags = {str(key): str(value) for key, value in found.tags.items()}
+    if DIGEST_TAG not in tags:
+        raise RegistryError(
+            f"models:/{found.name}@{alias} was not registered by this project",
+            expected=f"a version with the tag {DIGEST_TAG}",
+            found=f"version {found.version} with the tags {', '.join(tags) or 'none'}",
+            fix="move the alias to a version that a pipeline registered",
+        )
+    return RegisteredVersion(
+        name=found.name,
+        version=int(found.version),
+        alias=alias,
+        digest=tags[DIGEST_TAG],
+        source=found.source,
+        tags=tags,
+    )
+
+
+def _require_store(uri: str) -> None:
+    """Refuse a database file that is not there: a client would make an empty one."""
+    path = Path(uri.removeprefix(SQLITE_PREFIX))
+    if uri.startswith(SQLITE_PREFIX) and not path.exists():
+        raise RegistryError(
+            "there is no model store yet",
+            expected="an MLflow database",
+            found="no such file",
+            where=path,
+            fix="train a model first (`make demo`), or set MLFLOW_TRACKING_URI",
+        )
+
+
+def _copy_files(found: RegisteredVersion, destination: Path, *, uri: str) -> None:
+    parts = urlsplit(found.source)
+    try:
+        if parts.scheme in ("", "file"):
+            shutil.copytree(unquote(parts.path), destination)
+            return
+        from mlflow.artifacts import download_artifacts
+
+        destination.mkdir()
+        download_artifacts(artifact_uri=found.source, dst_path=str(destination), tracking_uri=uri)
+    except Exception as exc:  # whatever a store of files, local or not, raises
+        raise RegistryError(
+            f"the files of {found.uri} cannot be had",
+            expected="the folder that was registered",
+            found=str(exc).partition("\n")[0],
+            where=found.source,
+            fix="see that the store answers and holds them, or run the model's pipeline with "
+            "another MLflow store: it registers the model there",
+        ) from exc
+
+
+def _gone(path: Path) -> ArtifactError:
+    return ArtifactError(
+        f"{path.name} of a registered model is gone",
+        expected="every file that was registered",
+        found="no such file",
+        where=path,
+        fix="delete the version and register the model again: run its pipeline",
+    )

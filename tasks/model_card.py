@@ -1,0 +1,194 @@
+"""The card of an exported model, ``README.md``: made from the manifests of all it was made from.
+
+Its text depends on those alone, never on when or where it was written. What was pruned since is
+left out. Two callers: export_model, and register_model, which adds the scores that came later.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from model.artifact import Manifest
+from model.config import SamplingConfig
+from model.errors import ArtifactError
+from model.store import ArtifactStore
+from tasks.corpus.licences import LICENCES, UNKNOWN_LICENCE, Licence
+from tasks.funnel import Funnel, funnel
+from tasks.lineage import ancestors
+
+DATA_STAGES = ("filter_documents", "duplicate_clusters", "evaluation_ngrams", "select_quality")
+TRAINED_BY_PROJECT = "made by this project; no third-party text"
+LIMITS = (
+    "It is small: it writes fluent text and knows little. What it states may be false.",
+    "It saw one language, and nothing newer than its source.",
+    "It repeats what its source contains, unwanted opinions and errors included; nothing was "
+    "done to make its answers safe for people who depend on them.",
+    "Beyond its context, the earliest text is forgotten.",
+)
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The manifests a card tells of: a trained model, and all it was made from, nearest first."""
+
+    trained: Manifest
+    ancestors: Sequence[Manifest]
+
+    @classmethod
+    def of(cls, trained: Manifest, store: ArtifactStore) -> Lineage:
+        """Return the lineage of a train_model artifact."""
+        return cls(trained, tuple(ancestors(trained, store)))
+
+    def of_stage(self, *stages: str) -> list[Manifest]:
+        """Return the ancestors of some stages."""
+        return [item for item in self.ancestors if item.artifact.stage in stages]
+
+    @property
+    def trainings(self) -> list[Manifest]:
+        """The trainings that led to the model, the last one first."""
+        return [self.trained, *self.of_stage("train_model")]
+
+
+def model_card(
+    lineage: Lineage, *, scores: Iterable[Manifest] = (), sampling: SamplingConfig
+) -> str:
+    """Return the card of a trained model.
+
+    Args:
+        scores: of artifacts that measured it.
+        sampling: what runtimes sample with unless told otherwise.
+    """
+    licences = _licences(lineage)
+    sections = [
+        _front_matter(lineage, licences),
+        f"# {_name(lineage)}",
+        "A small language model, trained from scratch by *LLM from scratch*. It is a stock Qwen3: "
+        "transformers, vLLM and llama.cpp (`model.gguf`, where it is here) load it as it is.",
+        f"```python\n{_EXAMPLE}\n```",
+        "## Network",
+        _listed(_network(lineage.trained)),
+        "## Data",
+        _listed(licences),
+        *_corpus(lineage),
+        "## Training",
+        *(_training(item) for item in lineage.trainings),
+        "## Scores",
+        _scores(lineage.trained, scores),
+        "## Writing with it",
+        "Conversations are ChatML; the template is in the tokenizer's files. A text begins with "
+        "`<|endoftext|>` and ends with it; a turn ends with `<|im_end|>`. Sampling defaults:",
+        _listed(sampling.model_dump()),
+        "## Limits",
+        "\n".join(f"- {text}" for text in LIMITS),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+_EXAMPLE = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+messages = [{"role": "user", "content": "Who are you?"}]
+ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
+print(tokenizer.decode(model.generate(**ids)[0]))"""
+
+
+def _front_matter(lineage: Lineage, licences: Mapping[str, str]) -> str:
+    data_sets = [name for name in licences if "/" in name]
+    lines = ["library_name: transformers", "pipeline_tag: text-generation"]
+    if data_sets:
+        lines += ["datasets:", *(f"- {name}" for name in data_sets)]
+    language = next((item.derivation.config.get("language") for item in _filters(lineage)), None)
+    if language:
+        lines.append(f"language: {language}")
+    return "\n".join(["---", *lines, "---"])
+
+
+def _filters(lineage: Lineage) -> list[Manifest]:
+    return lineage.of_stage("filter_documents")
+
+
+def _name(lineage: Lineage) -> str:
+    size = lineage.trained.derivation.config.get("model", {}).get("size", "")
+    return " ".join(word for word in (lineage.trained.artifact.name, size) if word)
+
+
+def _network(trained: Manifest) -> dict[str, Any]:
+    config = trained.derivation.config.get("model", {})
+    geometry = config.get("geometry", {})
+    plain = {name: value for name, value in config.items() if name != "geometry"}
+    return {**plain, **geometry} | {
+        name: trained.facts[name] for name in ("parameters",) if name in trained.facts
+    }
+
+
+def _licences(lineage: Lineage) -> dict[str, str]:
+    """Return the sources a model learned from, and their terms."""
+    found: dict[str, str] = {}
+    for item in lineage.ancestors:
+        config = item.derivation.config
+        if "repo" in config:
+            terms: Licence = LICENCES.get(str(config["repo"]), UNKNOWN_LICENCE)
+            found[str(config["repo"])] = f"{terms.identifier}: {terms.terms}"
+        elif config.get("kind") == "demo":
+            found["demo"] = TRAINED_BY_PROJECT
+        elif config.get("kind") == "local":
+            found["local files"] = f"{UNKNOWN_LICENCE.identifier}: {UNKNOWN_LICENCE.terms}"
+    return found
+
+
+def _corpus(lineage: Lineage) -> list[str]:
+    """Return where the documents went, and the settings that sent them there."""
+    try:
+        documents = _documents(funnel(lineage.ancestors))
+    except ArtifactError:  # a stage was pruned, or never ran
+        documents = "Where its documents went is no longer known."
+    settings: dict[str, Any] = {}
+    for stage in DATA_STAGES:
+        for item in lineage.of_stage(stage)[:1]:
+            settings |= {f"{stage}.{key}": value for key, value in item.derivation.config.items()}
+    return [documents, "Settings:", _listed(settings)] if settings else [documents]
+
+
+def _documents(found: Funnel) -> str:
+    rows = ["| stage | what | documents | % of source |", "|---|---|--:|--:|"]
+    rows += [
+        f"| {row.stage} | {row.what} | {row.documents:,} | {row.percent:.1f} |"
+        for row in found.rows()
+    ]
+    return "\n".join([*rows, "", f"{found.num_training_tokens:,} tokens for training."])
+
+
+def _training(trained: Manifest) -> str:
+    config = {
+        name: value
+        for name, value in trained.derivation.config.get("train", {}).items()
+        if value is not None
+    }
+    seen = {f"{name} seen": f"{count:,}" for name, count in trained.counts.items()}
+    return f"### {trained.artifact.name}\n\n{_listed(seen | config)}"
+
+
+def _scores(trained: Manifest, scores: Iterable[Manifest]) -> str:
+    """Return every number that was measured, of the training's own validation and of scorings."""
+    names = ("validation_loss", "validation_bits_per_byte")
+    rows = {f"training: {name}": trained.facts[name] for name in names if name in trained.facts}
+    for item in scores:
+        rows |= {
+            f"{item.artifact.stage}: {name}": value
+            for name, value in item.facts.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+    lines = [f"| {name} | {value:.4f} |" for name, value in rows.items()]
+    note = "Bits per byte compare only between models measured on the same validation documents."
+    return "\n".join(["| score | value |", "|---|--:|", *lines, "", note])
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return "\n".join(
+        f"- {name}: {value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in settings.items()
+    )
