@@ -78,14 +78,9 @@ class BatchEngine:
         self._waiting: list[Writing] = []
 
     @property
-    def num_running(self) -> int:
-        """Return how many texts hold a row."""
-        return len(self._rows)
-
-    @property
-    def num_waiting(self) -> int:
-        """Return how many texts wait for a row."""
-        return len(self._waiting)
+    def is_busy(self) -> bool:
+        """Say whether any text runs or waits."""
+        return bool(self._rows or self._waiting)
 
     def join(self, writing: Writing) -> None:
         """Have a text written from the next step on that has a free row.
@@ -93,15 +88,7 @@ class BatchEngine:
         Raises:
             TokenizerError: the prompt is empty or holds an id outside of the vocabulary.
         """
-        vocab_size = self.decoder.architecture.vocab_size
-        outside = [index for index in writing.prompt if not 0 <= index < vocab_size]
-        if not writing.prompt or outside:
-            raise TokenizerError(
-                "a model cannot go on from this prompt",
-                expected=f"at least one id, each from 0 to {vocab_size - 1}",
-                found=f"id {outside[0]}" if outside else "no ids",
-                fix="start with <|endoftext|>, and use the tokenizer the model was trained with",
-            )
+        require_prompt(writing.prompt, vocab_size=self.decoder.architecture.vocab_size)
         if writing.finish is None:
             self._waiting.append(writing)
 
@@ -158,3 +145,19 @@ class BatchEngine:
                 break
             admitted.append(self._waiting.pop(0))
         return admitted
+
+
+def require_prompt(ids: Sequence[int], *, vocab_size: int) -> None:
+    """Refuse a prompt that a model cannot read.
+
+    Raises:
+        TokenizerError: the prompt is empty or holds an id outside of the vocabulary.
+    """
+    outside = [index for index in ids if not 0 <= index < vocab_size]
+    if not ids or outside:
+        raise TokenizerError(
+            "a model cannot go on from this prompt",
+            expected=f"at least one id, each from 0 to {vocab_size - 1}",
+            found=f"id {outside[0]}" if outside else "no ids",
+            fix="start with <|endoftext|>, and use the tokenizer the model was trained with",
+        )

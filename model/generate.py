@@ -7,7 +7,7 @@ positions from zero on. Conversations instead lose their oldest turns: ``model.c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 
 from model.batch_engine import BatchEngine, Writing
 from model.decoder import Decoder
@@ -85,7 +85,7 @@ def stream_ids(
     num_tokens: int,
     sampling: Sampling,
     stop_ids: Collection[int] = (),
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Yield the ids a model writes after a prompt, each as soon as it is drawn.
 
     Raises:
@@ -112,7 +112,7 @@ def stream_text(
     sampling: Sampling,
     stop_ids: Collection[int] = (),
     stops: Sequence[str] = (),
-) -> Iterator[str]:
+) -> Generator[str, None, None]:
     """Yield the text a model writes after a prompt, in pieces of whole characters.
 
     Args:
