@@ -1,26 +1,26 @@
-"""Writing text with a model, one token at a time.
+"""Writing text with a model: ids or text, at once or as a stream, one prompt or many.
 
-Plain sampling that runs the whole window again for every token: right for samples and tests. A
-sequence longer than the context is continued from its last ``context_tokens`` tokens alone, which
-then take the positions from zero on.
+Greedy text equals what the whole forward pass would choose token by token. A sequence longer than
+the context is continued from its last ``context_tokens`` tokens alone, which then take the
+positions from zero on. Conversations instead lose their oldest turns: ``model.conversation``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Generator, Sequence
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor
-
-from model.errors import TokenizerError
+from model.batch_engine import BatchEngine, Writing
+from model.decoder import Decoder
 from model.gpt import GPT
+from model.sampling import Sampling
+from model.text_stream import TextStream
+from model.tokenizer import Tokenizer
+
+BATCH_ROWS = 16
 
 
-@torch.inference_mode()
 def generate(
-    model: GPT,
+    model: GPT | Decoder,
     ids: Sequence[int],
     *,
     num_tokens: int,
@@ -41,39 +41,99 @@ def generate(
     Raises:
         TokenizerError: the prompt is empty or holds an id outside of the vocabulary.
     """
-    _require_prompt(ids, vocab_size=model.architecture.vocab_size)
-    generator = torch.Generator().manual_seed(seed)
-    device = model.head_weight.device
-    written: list[int] = []
-    while len(written) < num_tokens:
-        window = [*ids, *written][-model.architecture.context_tokens :]
-        hidden = model.hidden(torch.tensor([window], device=device))[0, -1]
-        logits = F.linear(hidden, model.head_weight).float().cpu()
-        token = pick_token(logits, temperature=temperature, top_k=top_k, generator=generator)
-        if token in stop_ids:
-            break
-        written.append(token)
-    return written
+    sampling = Sampling(
+        temperature=temperature, top_k=top_k, top_p=1, repetition_penalty=1, seed=seed
+    )
+    stream = stream_ids(model, ids, num_tokens=num_tokens, sampling=sampling, stop_ids=stop_ids)
+    return list(stream)
 
 
-def pick_token(
-    logits: Float[Tensor, " V"], *, temperature: float, top_k: int, generator: torch.Generator
-) -> int:
-    """Return one token drawn from the ``top_k`` likeliest; the likeliest at temperature 0."""
-    if temperature == 0:
-        return int(logits.argmax())
-    num_candidates = min(top_k or len(logits), len(logits))
-    values, candidates = logits.topk(num_candidates)
-    probabilities = (values / temperature).softmax(dim=-1)
-    return int(candidates[torch.multinomial(probabilities, 1, generator=generator)])
+def generate_batch(
+    model: GPT | Decoder,
+    prompts: Sequence[Sequence[int]],
+    *,
+    num_tokens: int,
+    sampling: Sampling,
+    stop_ids: Collection[int] = (),
+    max_rows: int = BATCH_ROWS,
+) -> list[list[int]]:
+    """Return what a model writes after each of many prompts, in their order.
+
+    Args:
+        sampling: of every prompt; the prompt of index i is drawn with ``seed`` + i.
+        max_rows: texts written side by side; the others wait for a row.
+
+    Raises:
+        TokenizerError: a prompt is empty or holds an id outside of the vocabulary.
+    """
+    engine = BatchEngine(_decoder(model), max_rows=max_rows)
+    writings = []
+    for index, prompt in enumerate(prompts):
+        seed = None if sampling.seed is None else sampling.seed + index
+        own = sampling.model_copy(update={"seed": seed})
+        writings.append(Writing(prompt, max_tokens=num_tokens, sampling=own, stop_ids=stop_ids))
+        engine.join(writings[-1])
+    while engine.step():
+        pass
+    return [writing.written for writing in writings]
 
 
-def _require_prompt(ids: Sequence[int], *, vocab_size: int) -> None:
-    outside = [index for index in ids if not 0 <= index < vocab_size]
-    if not ids or outside:
-        raise TokenizerError(
-            "a model cannot go on from this prompt",
-            expected=f"at least one id, each from 0 to {vocab_size - 1}",
-            found=f"id {outside[0]}" if outside else "no ids",
-            fix="start with <|endoftext|>, and use the tokenizer the model was trained with",
-        )
+def stream_ids(
+    model: GPT | Decoder,
+    ids: Sequence[int],
+    *,
+    num_tokens: int,
+    sampling: Sampling,
+    stop_ids: Collection[int] = (),
+) -> Generator[int, None, None]:
+    """Yield the ids a model writes after a prompt, each as soon as it is drawn.
+
+    Raises:
+        TokenizerError: the prompt is empty or holds an id outside of the vocabulary.
+    """
+    engine = BatchEngine(_decoder(model), max_rows=1)
+    writing = Writing(ids, max_tokens=num_tokens, sampling=sampling, stop_ids=stop_ids)
+    engine.join(writing)
+    try:
+        while writing.finish is None:
+            for _, token in engine.step():
+                if token is not None:
+                    yield token
+    finally:
+        engine.leave(writing)
+
+
+def stream_text(
+    model: GPT | Decoder,
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    *,
+    num_tokens: int,
+    sampling: Sampling,
+    stop_ids: Collection[int] = (),
+    stops: Sequence[str] = (),
+) -> Generator[str, None, None]:
+    """Yield the text a model writes after a prompt, in pieces of whole characters.
+
+    Args:
+        stops: writing ends before the first of these texts.
+
+    Raises:
+        TokenizerError: the prompt is empty or holds an id outside of the vocabulary.
+    """
+    text = TextStream(tokenizer, stops=stops)
+    for token in stream_ids(
+        model, ids, num_tokens=num_tokens, sampling=sampling, stop_ids=stop_ids
+    ):
+        piece = text.push(token)
+        if piece:
+            yield piece
+        if text.is_stopped:
+            return
+    rest = text.close()
+    if rest:
+        yield rest
+
+
+def _decoder(model: GPT | Decoder) -> Decoder:
+    return model if isinstance(model, Decoder) else Decoder(model)

@@ -1,0 +1,82 @@
+"""A small exported model for tests of what writes and serves, and the server around it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import uvicorn
+
+from model.config import ExportConfig
+from model.export import export
+from model.gpt import GPT
+from model.model_host import ModelHost
+from model.model_sources import FolderSource, ModelSource
+from model.server import ServerConfig, create_app
+from model.tokenizer import SPECIAL_TOKENS
+from tests.small_model import random_model
+from tests.small_tokenizer import VOCAB_SIZE, train_small_tokenizer
+
+PATIENCE_SECONDS = 60
+
+
+def write_export(folder: Path, *, seed: int = 1, context_tokens: int = 256) -> GPT:
+    """Export a model that at temperature 0 never writes a special token: it never ends itself."""
+    tokenizer = folder.parent / "tokenizer"
+    if not tokenizer.exists():
+        train_small_tokenizer(tokenizer)
+    model = random_model(seed, vocab_size=VOCAB_SIZE, tied=False, context_tokens=context_tokens)
+    with torch.no_grad():
+        assert model.lm_head is not None
+        model.lm_head.weight[: len(SPECIAL_TOKENS)] = 0
+    export(model, tokenizer, destination=folder, config=ExportConfig())
+    return model
+
+
+class RunningServer:
+    """A server in a thread of this process."""
+
+    def __init__(self, url: str, host: ModelHost) -> None:
+        self.url = url
+        self.host = host
+
+    @property
+    def num_open(self) -> int:
+        return self.host.served.thread.num_open
+
+
+@contextmanager
+def chat_server(
+    source: ModelSource | Path, *, api_key: str | None = None, **config: object
+) -> Iterator[RunningServer]:
+    if isinstance(source, Path):
+        source = FolderSource(source)
+    settings = ServerConfig.model_validate({"port": 0} | config)
+    app = create_app(source, settings, api_key=api_key)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+        )
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        eventually(lambda: server.started or not thread.is_alive())
+        assert server.started
+        try:
+            yield RunningServer(f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.host)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def eventually(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so that other threads bring about."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    pause = threading.Event()
+    while not is_so():
+        assert time.monotonic() < deadline, "it never came to be so"
+        pause.wait(0.01)
