@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from model.store import git_commit, package_versions
+from tasks.machine import processor_name
 from tasks.pipeline import num_cores
 
 
@@ -16,19 +17,10 @@ def describe() -> str:
     versions = ", ".join(f"{name} {version}" for name, version in package_versions().items())
     return (
         f"`python -m {' '.join([_module(), *sys.argv[1:]])}`, {datetime.now(UTC):%Y-%m-%d}, "
-        f"commit {(git_commit() or 'unknown')[:10]}, {num_cores()} cores of {_processor()}, "
+        f"commit {(git_commit() or 'unknown')[:10]}, {num_cores()} cores of {processor_name()}, "
         f"{platform.system()}; {versions}"
     )
 
 
 def _module() -> str:
     return f"benchmarks.{Path(sys.argv[0]).stem}"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -13,6 +13,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import urllib.error
 import urllib.request
@@ -105,6 +106,8 @@ def prefect_api() -> Iterator[None]:
         yield
         return
     server = SubprocessASGIServer()
+    # Prefect passes a SIGTERM on to the handler before it: the default one would leave the server.
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     server.start(timeout=get_current_settings().server.ephemeral.startup_timeout_seconds)
     try:
         with _api_address(server.api_url):
@@ -114,6 +117,7 @@ def prefect_api() -> Iterator[None]:
                 APILogWorker.drain_all()
     finally:
         server.stop()
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

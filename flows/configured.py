@@ -16,9 +16,10 @@ from prefect import Flow
 from prefect.runtime import flow_run
 
 from flows.overrides import all_optional, groups_of, resolve
-from flows.presets import PrepareConfig, Preset
+from flows.presets import PrepareConfig, Preset, PretrainConfig
 from model.artifact import Manifest
 from model.store import ArtifactStore
+from tasks.budget import Horizon, measured_horizon, planned_horizon
 from tasks.pipeline import Pipeline, task_runner
 from tasks.plan import Plan, make_plan, outcome_text
 from tasks.reports import report_mlflow_run
@@ -36,6 +37,7 @@ class Session:
 
     pipeline: Pipeline
     tracking: TrackedPipeline
+    plan: Plan
 
     @property
     def store(self) -> ArtifactStore:
@@ -79,16 +81,19 @@ def configured_flow(config: type[PrepareConfig], *, dag: Dag) -> Callable[[Body]
 
 def plan_flow(dag: Dag, config: PrepareConfig, store: ArtifactStore) -> Plan:
     """Walk the DAG without running anything and return what a run would do."""
+    config, horizon = _with_horizon(config, store, horizon_of=planned_horizon)
     pipeline = Pipeline(store, config.run)
     dag(pipeline, config)
-    return make_plan(pipeline, vocab_size=config.tokenizer.vocab_size)
+    notes = (horizon.text,) if horizon else ()
+    return make_plan(pipeline, vocab_size=config.tokenizer.vocab_size, notes=notes)
 
 
 def _run(body: Body, dag: Dag, config: PrepareConfig) -> None:
     let_logs_through()
     store = ArtifactStore(data_root())
+    config, horizon = _with_horizon(config, store, horizon_of=measured_horizon)
     plan = plan_flow(dag, config, store)
-    logger.info("plan:\n%s", plan.text())
+    logger.info("plan:\n%s", "\n".join([plan.text(), *([horizon.text] if horizon else [])]))
     plan.require_disk(store.root)
     name = f"{config.preset}-{flow_run.name or 'run'}"
     with (
@@ -98,11 +103,23 @@ def _run(body: Body, dag: Dag, config: PrepareConfig) -> None:
         task_runner(config.run) as runner,
     ):
         pipeline = Pipeline(store, config.run, runner=runner, tracking_run_id=tracking.run_id)
-        home = store.link_run(name, [step.artifact for step in plan.steps])
+        measured = [horizon.measurement] if horizon and horizon.measurement else []
+        home = store.link_run(name, [*measured, *(step.artifact for step in plan.steps)])
         (home / "config.json").write_text(config.model_dump_json(indent=1))
-        body(Session(pipeline, tracking), config)
+        body(Session(pipeline, tracking, plan), config)
         report_mlflow_run(tracking)
         logger.info("done:\n%s", outcome_text(pipeline.finish(), store))
+
+
+def _with_horizon(
+    config: PrepareConfig, store: ArtifactStore, *, horizon_of: Callable[..., Horizon]
+) -> tuple[PrepareConfig, Horizon | None]:
+    """Return the config with what its budget buys, if it has one."""
+    if not isinstance(config, PretrainConfig) or not config.train.budget_minutes:
+        return config, None
+    vocab_size = config.tokenizer.vocab_size
+    horizon = horizon_of(config.train, model=config.model, vocab_size=vocab_size, store=store)
+    return config.model_copy(update={"train": horizon.train}), horizon
 
 
 def _signature(config: type[PrepareConfig]) -> inspect.Signature:

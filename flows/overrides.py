@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
-from flows.presets import PRESETS, PrepareConfig, PretrainConfig
+from flows.presets import LADDERS, PRESETS, LadderConfig, PrepareConfig, PretrainConfig
+from model import dial
 from model.config import Config
 from model.errors import ConfigError
-from model.train_config import TrainConfig, rows_per_step
+from model.train_config import TrainConfig, check_machines, rows_per_step
 
 ConfigT = TypeVar("ConfigT", bound=PrepareConfig)
 
@@ -89,10 +90,15 @@ def resolve(
     if preset not in PRESETS:
         raise unknown_key(preset, PRESETS, kind="preset")
     merged = PRESETS[preset]().model_dump(mode="json", include=set(kind.model_fields))
+    if issubclass(kind, LadderConfig):
+        merged["train"] |= dict.fromkeys(TrainConfig.HORIZONS)
+        merged["sweep"] = LADDERS[preset].model_dump(mode="json")
     for group, overrides in groups.items():
         given = overrides.given() if isinstance(overrides, Overrides) else overrides
         chosen = {name: value for name, value in given.items() if value is not None}
         _check_names(kind, group, chosen)
+        if issubclass(kind, LadderConfig):
+            _check_ladder(group, chosen)
         if group == "train" and chosen.keys() & set(TrainConfig.HORIZONS):
             merged["train"] |= dict.fromkeys(TrainConfig.HORIZONS)
         merged[group] = merged.get(group, {}) | chosen
@@ -102,9 +108,24 @@ def resolve(
         raise _invalid(exc) from exc
     _check(config)
     if isinstance(config, PretrainConfig):
-        rows_per_step(config.train, config.model)
-        return config.model_copy(update={"train": config.train.with_horizon_in_steps()})
+        train = dial.resolve(config.train, config.model, config.tokenizer.vocab_size)
+        rows_per_step(train, config.model)
+        check_machines(train)
+        return config.model_copy(update={"train": train})
     return config
+
+
+def _check_ladder(group: str, chosen: Mapping[str, Any]) -> None:
+    """Refuse settings of one training where a ladder has several."""
+    own = {"model": {"size"}, "train": set(TrainConfig.HORIZONS)}
+    for name in sorted(chosen.keys() & own.get(group, set())):
+        raise ConfigError(
+            "each training of a ladder has its own size and horizon",
+            expected="sweep.sizes, and sweep.tokens_per_param or sweep.tokens",
+            found=f"{group}.{name}={chosen[name]}",
+            where=f"{group}.{name}",
+            fix="leave it out and set those of the sweep",
+        )
 
 
 def _check(config: PrepareConfig) -> None:

@@ -24,6 +24,7 @@ from tasks.config import (
     RunConfig,
     ShardsConfig,
     SourceConfig,
+    SweepConfig,
     TokenizerConfig,
     ValidationConfig,
 )
@@ -65,6 +66,13 @@ class PretrainConfig(PrepareConfig):
     registry: RegistryConfig = RegistryConfig()
 
 
+class LadderConfig(PrepareConfig):
+    """Everything that shapes a ladder of trainings; size and horizon of each come from sweep."""
+
+    train: TrainConfig = TrainConfig()
+    sweep: SweepConfig = SweepConfig()
+
+
 def demo() -> PretrainConfig:
     """A project-made corpus and a model of about 1M parameters: minutes on two cores."""
     return PretrainConfig(
@@ -77,7 +85,6 @@ def demo() -> PretrainConfig:
         train=TrainConfig(
             steps=380,
             batch_tokens_per_step=4_096,
-            learning_rate=4e-3,
             micro_batch_rows=16,
             validate_every_steps=100,
             validation_tokens=2**15,
@@ -101,7 +108,6 @@ def sample() -> PretrainConfig:
         train=TrainConfig(
             steps=150,
             batch_tokens_per_step=16_384,
-            learning_rate=3e-3,
             micro_batch_rows=4,
             validate_every_steps=50,
             validation_tokens=2**15,
@@ -133,9 +139,6 @@ def full() -> PretrainConfig:
 def _big_train(*, tokens: int) -> TrainConfig:
     return TrainConfig(
         tokens=tokens,
-        batch_tokens_per_step=2**19,
-        learning_rate=1.8e-3,  # AdamW at 110M matmul parameters and 0.5M-token batches
-        warmup_steps=700,  # llm.c's 124M recipe
         micro_batch_rows=64,
         validate_every_steps=250,
         validation_tokens=2**21,
@@ -145,5 +148,16 @@ def _big_train(*, tokens: int) -> TrainConfig:
 
 PRESETS = {"demo": demo, "sample": sample, "gpu-hour": gpu_hour, "full": full}
 
+LADDERS = {
+    "demo": SweepConfig(
+        sizes=("1m", "1m", "1m", "10m"), tokens=(200_000, 400_000, 800_000, 200_000)
+    ),
+    "sample": SweepConfig(
+        sizes=("1m", "1m", "1m", "10m"), tokens=(500_000, 1_000_000, 2_000_000, 1_000_000)
+    ),
+    "gpu-hour": SweepConfig(sizes=("10m", "27m", "49m", "135m")),
+    "full": SweepConfig(sizes=("27m", "49m", "135m", "375m")),
+}
 
-assert set(PRESETS) == set(get_args(Preset))
+
+assert set(PRESETS) == set(LADDERS) == set(get_args(Preset))

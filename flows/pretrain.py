@@ -14,6 +14,7 @@ from flows.prepare import Corpus, prepare_corpus
 from flows.presets import PretrainConfig
 from model.artifact import Artifact
 from tasks.export_model import ExportModel, export_model
+from tasks.outcome import report_outcome
 from tasks.pipeline import Pipeline
 from tasks.register_model import register_model
 from tasks.reports import (
@@ -83,6 +84,12 @@ def pretrain(session: Session, config: PretrainConfig) -> None:
     report_data(session.tracking, session.manifests())
     report_page(session.tracking, made.corpus.report, session.store)
     report_training(session.tracking, made.trained, session.store)
+    report_outcome(
+        session.tracking,
+        made.trained,
+        expected=session.plan.training_of(made.trained),
+        store=session.store,
+    )
     report_scores(session.tracking, made.scores, session.store)
     register_model(
         session.tracking,

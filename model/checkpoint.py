@@ -5,9 +5,11 @@
         optimizer.safetensors  tensors of the optimizer's state
         state.json             CheckpointState: loop, random generators, the optimizer's rest
         checkpoint.json        written last: step, derivation key, sha256 of the other files
+        validation.json        after the validation of its step, if there was one: the loss
 
 A checkpoint is written under a temporary name, synced and renamed, so a kill leaves the one before.
-Nothing is pickled. Rank 0 writes; every rank reads.
+Nothing is pickled. Rank 0 writes; every rank reads. ``model.checkpoint_writer`` writes while
+training goes on.
 """
 
 from __future__ import annotations
@@ -15,79 +17,32 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import json
 import logging
-import random
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from model.batches import LoaderState
 from model.config import Config
 from model.errors import ArtifactError, CheckpointError, DiskSpaceError, is_disk_full
 from model.gpt import GPT
+from model.snapshot import CheckpointState, LoopState, Snapshot, join_tensors
 from model.store import sha256_of, sync, write_synced
-from model.weights import load_model, save_model
+from model.weights import load_model, save_weights
 
 logger = logging.getLogger(__name__)
 
 STATE_NAME = "state.json"
 OPTIMIZER_NAME = "optimizer.safetensors"
 SEAL_NAME = "checkpoint.json"
+VALIDATION_NAME = "validation.json"
+CHECKPOINT_PATTERN = "step-" + "[0-9]" * 8
 FULL_DISK_WORDS = f"(os error {errno.ENOSPC})"  # how safetensors reports it: no errno, only text
-
-
-@dataclass
-class LoopState:
-    """What the training loop knows beside weights and optimizer; saved whole."""
-
-    loader: LoaderState
-    step: int = 0  # optimizer steps done
-    tokens: int = 0  # positions the model was trained on, padding included
-    targets: int = 0  # tokens whose prediction was trained
-    best_validation_loss: float | None = None
-
-
-class RandomState(Config):
-    """The process-wide random generators. Training draws from none; later parts may."""
-
-    python: list[Any]
-    numpy: list[Any]
-    torch: str = Field(description="hex digits")
-
-    @classmethod
-    def take(cls) -> RandomState:
-        """Return the generators' present state."""
-        kind, keys, *rest = np.random.get_state()
-        return cls(
-            python=list(random.getstate()),
-            numpy=[kind, np.asarray(keys).tolist(), *rest],
-            torch=bytes(torch.get_rng_state().tolist()).hex(),
-        )
-
-    def restore(self) -> None:
-        """Put the generators back to this state."""
-        version, numbers, gauss = self.python
-        random.setstate((version, tuple(numbers), gauss))
-        np.random.set_state(tuple(self.numpy))
-        torch.set_rng_state(torch.tensor(list(bytes.fromhex(self.torch)), dtype=torch.uint8))
-
-
-class CheckpointState(Config):
-    """The content of ``state.json``."""
-
-    loop: LoopState
-    random: RandomState
-    optimizer: dict[str, Any] = Field(description="state_dict less its tensors")
-    num_processes: int = Field(description="when it was written; another number may read it")
 
 
 class Seal(Config):
@@ -97,6 +52,9 @@ class Seal(Config):
     derivation_key: str
     step: int
     sha256: dict[str, str]
+    taken_from: str | None = Field(
+        default=None, description="derivation key of the training that wrote it, if not this one"
+    )
 
 
 class Checkpoints:
@@ -105,13 +63,17 @@ class Checkpoints:
     Args:
         directory: holds one directory per checkpoint.
         derivation_key: of the training; checkpoints of another are refused.
-        keep: how many of the newest stay.
+        keep: how many of the newest stay, beside the best and the trunk.
+        flat_steps: the last checkpoint at or before this step is the trunk: it stays.
     """
 
-    def __init__(self, directory: Path, *, derivation_key: str, keep: int) -> None:
+    def __init__(
+        self, directory: Path, *, derivation_key: str, keep: int, flat_steps: int = 0
+    ) -> None:
         self.directory = directory
         self.derivation_key = derivation_key
         self.keep = keep
+        self.flat_steps = flat_steps
 
     def path(self, step: int) -> Path:
         """Return where the checkpoint of a step lies."""
@@ -119,59 +81,102 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Return the steps of all checkpoints, damaged ones too, oldest first."""
-        paths = self.directory.glob("step-" + "[0-9]" * 8)
+        paths = self.directory.glob(CHECKPOINT_PATTERN)
         return sorted(int(path.name.removeprefix("step-")) for path in paths)
 
     def save(
         self, model: GPT, optimizer: torch.optim.Optimizer, loop: LoopState, *, num_processes: int
     ) -> Path:
-        """Write a checkpoint, drop the oldest ones, and return its directory.
+        """Take a snapshot of a training, write it, and return its directory.
+
+        Raises:
+            DiskSpaceError: as ``write`` does.
+        """
+        return self.write(Snapshot.take(model, optimizer, loop, num_processes=num_processes))
+
+    def write(self, snapshot: Snapshot) -> Path:
+        """Write a checkpoint, drop those no longer kept, and return its directory.
 
         Raises:
             DiskSpaceError: the disk is full; the checkpoints before are as they were.
         """
-        target = self.path(loop.step)
+        with self._publishing(snapshot.step) as directory:
+            host = snapshot.to_host()
+            save_weights(host.weights, host.architecture, directory)
+            save_file(host.optimizer, directory / OPTIMIZER_NAME)
+            write_synced(directory / STATE_NAME, host.state.model_dump_json().encode())
+            self._seal(directory, step=snapshot.step)
+        self._drop()
+        return self.path(snapshot.step)
+
+    def take_over(self, source: Path, *, step: int) -> None:
+        """Copy a checkpoint of another training, and seal it as one of this.
+
+        Raises:
+            CheckpointError: it is damaged.
+            DiskSpaceError: the disk is full.
+        """
+        seal = _read_seal(source)
+        damage = "it has no readable seal" if seal is None else _changed_file(source, seal)
+        if seal is None or damage:
+            raise CheckpointError(
+                "a checkpoint to go on from is damaged", found=damage, where=source
+            )
+        with self._publishing(step) as directory:
+            for name in seal.sha256:
+                shutil.copyfile(source / name, directory / name)
+            self._seal(directory, step=step, taken_from=seal.taken_from or seal.derivation_key)
+
+    @contextlib.contextmanager
+    def _publishing(self, step: int) -> Iterator[Path]:
+        """Yield a temporary directory that becomes the checkpoint of a step by one rename."""
+        target = self.path(step)
         temporary = target.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         with _full_disk_named(temporary):
             temporary.mkdir(parents=True)
-            self._write(temporary, model, optimizer, loop, num_processes=num_processes)
+            yield temporary
             if target.exists():  # damaged, and made again
                 shutil.rmtree(target)
             temporary.rename(target)
             sync(self.directory)
-        self._drop_oldest()
-        return target
 
-    def _write(
-        self,
-        directory: Path,
-        model: GPT,
-        optimizer: torch.optim.Optimizer,
-        loop: LoopState,
-        *,
-        num_processes: int,
-    ) -> None:
-        save_model(model, directory)
-        tensors, rest = split_tensors(optimizer.state_dict())
-        save_file(tensors, directory / OPTIMIZER_NAME)
-        state = CheckpointState(
-            loop=loop, random=RandomState.take(), optimizer=rest, num_processes=num_processes
-        )
-        write_synced(directory / STATE_NAME, state.model_dump_json().encode())
+    def _seal(self, directory: Path, *, step: int, taken_from: str | None = None) -> None:
         paths = sorted(directory.iterdir())
         for path in paths:
             sync(path)
         seal = Seal(
             derivation_key=self.derivation_key,
-            step=loop.step,
+            step=step,
             sha256={path.name: sha256_of(path) for path in paths},
+            taken_from=taken_from,
         )
         write_synced(directory / SEAL_NAME, seal.model_dump_json(indent=1).encode())
 
-    def _drop_oldest(self) -> None:
-        for step in self.steps()[: -self.keep]:
-            shutil.rmtree(self.path(step))
+    def mark_validated(self, step: int, *, loss: float) -> None:
+        """Note the validation loss beside the checkpoint of a step, if there is one."""
+        if self.path(step).is_dir():
+            with _full_disk_named(self.path(step) / VALIDATION_NAME):
+                write_synced(self.path(step) / VALIDATION_NAME, json.dumps(loss).encode())
+            self._drop()
+
+    def best(self) -> int | None:
+        """Return the step of the checkpoint with the lowest validation loss noted."""
+        losses = {}
+        for step in self.steps():
+            with contextlib.suppress(OSError, ValueError):
+                losses[step] = float(json.loads((self.path(step) / VALIDATION_NAME).read_text()))
+        return min(losses, key=losses.__getitem__) if losses else None
+
+    def trunk(self) -> int | None:
+        """Return the step of the last checkpoint whose learning rates knew nothing of the end."""
+        return max((step for step in self.steps() if step <= self.flat_steps), default=None)
+
+    def _drop(self) -> None:
+        kept = {*self.steps()[-self.keep :], self.best(), self.trunk()}
+        for step in self.steps():
+            if step not in kept:
+                shutil.rmtree(self.path(step))
 
     def newest(self) -> int | None:
         """Return the step of the newest whole checkpoint; the log names damaged ones it passes by.
@@ -194,17 +199,11 @@ class Checkpoints:
         return None
 
     def _damage(self, path: Path) -> str | None:
-        try:
-            seal = Seal.model_validate_json((path / SEAL_NAME).read_bytes())
-        except (OSError, ValidationError) as exc:
-            return f"{SEAL_NAME} cannot be read: {exc}".splitlines()[0]
+        seal = _read_seal(path)
+        if seal is None:
+            return f"{SEAL_NAME} cannot be read"
         self._require_own(seal, where=path)
-        for name, expected in seal.sha256.items():
-            if not (path / name).is_file():
-                return f"{name} is gone"
-            if sha256_of(path / name) != expected:
-                return f"{name} holds other bytes than were written"
-        return None
+        return _changed_file(path, seal)
 
     def _require_own(self, seal: Seal, *, where: Path) -> None:
         if seal.derivation_key != self.derivation_key:
@@ -240,33 +239,20 @@ class Checkpoints:
         return dataclasses.replace(state.loop)
 
 
-def split_tensors(state_dict: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split an optimizer's ``state_dict`` into named tensors and the JSON-ready rest.
-
-    Example:
-        State ``mean`` of parameter 3 becomes tensor ``3.mean``.
-    """
-    tensors: dict[str, Tensor] = {}
-    numbers: dict[str, dict[str, Any]] = {}
-    for index, state in state_dict["state"].items():
-        numbers[str(index)] = {}
-        for name, value in state.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value.detach().cpu().contiguous()
-            else:
-                numbers[str(index)][name] = value
-    return tensors, {"state": numbers, "param_groups": state_dict["param_groups"]}
+def _read_seal(path: Path) -> Seal | None:
+    try:
+        return Seal.model_validate_json((path / SEAL_NAME).read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
-def join_tensors(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, Any]:
-    """Return the ``state_dict`` that ``split_tensors`` took apart."""
-    state: dict[int, dict[str, Any]] = {
-        int(index): dict(numbers) for index, numbers in rest["state"].items()
-    }
-    for key, tensor in tensors.items():
-        index, name = key.split(".", maxsplit=1)
-        state[int(index)][name] = tensor
-    return {"state": state, "param_groups": rest["param_groups"]}
+def _changed_file(path: Path, seal: Seal) -> str | None:
+    for name, expected in seal.sha256.items():
+        if not (path / name).is_file():
+            return f"{name} is gone"
+        if sha256_of(path / name) != expected:
+            return f"{name} holds other bytes than were written"
+    return None
 
 
 @contextlib.contextmanager

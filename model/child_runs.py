@@ -1,9 +1,9 @@
-"""What the scoring and exporting processes are given, and how they end. No torch.
+"""What the scoring, exporting and measuring processes are given, and how they end. No torch.
 
-    config.json   ScoreRun or ExportRun, written by whoever starts ``python -m model.score`` or
-                  ``python -m model.export`` with ``--config <path>``
+    config.json   ScoreRun, ExportRun or MeasureRun, written by whoever starts ``python -m
+                  model.score``, ``model.export`` or ``model.measure`` with ``--config <path>``
     result.json   ChildResult, beside the config, only if the process failed: when it succeeds, the
-                  artifact's manifest says so
+                  artifact's manifest, or the measurement, says so
 
 The config may lie in the artifact's work directory; neither file counts as content.
 """
@@ -19,23 +19,19 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError
 
 from model.artifact import Derivation
-from model.config import Config, ExportConfig, ScoreConfig
+from model.config import Config, ExportConfig, ModelConfig, ScoreConfig
 from model.errors import ConfigError, LLMError
 from model.run_config import RESULT_NAME, ErrorReport
 from model.store import ArtifactStore, Work, write_synced
+from model.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.json"
 
 
-class ChildRun(Config):
-    """One process that makes one artifact. Paths are relative to the data root."""
-
-    data_root: str = Field(description="directory of the artifact store")
-    derivation: Derivation = Field(description="of the artifact that this process makes")
-    model: str = Field(description="directory with model.safetensors and architecture.json")
-    tokenizer: str = Field(description="directory with tokenizer.json")
+class ConfigFile(Config):
+    """A config that one process writes and another reads."""
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -55,6 +51,15 @@ class ChildRun(Config):
                 fix="let the flow write it, or mend the named field",
             ) from exc
 
+
+class ChildRun(ConfigFile):
+    """One process that makes one artifact. Paths are relative to the data root."""
+
+    data_root: str = Field(description="directory of the artifact store")
+    derivation: Derivation = Field(description="of the artifact that this process makes")
+    model: str = Field(description="directory with model.safetensors and architecture.json")
+    tokenizer: str = Field(description="directory with tokenizer.json")
+
     def path(self, relative: str) -> Path:
         """Return where a path of this run lies."""
         return Path(self.data_root) / relative
@@ -71,6 +76,26 @@ class ExportRun(ChildRun):
     """Export of one model."""
 
     export: ExportConfig
+
+
+class MeasureRun(ConfigFile):
+    """Measuring how fast a model trains on this machine."""
+
+    model: ModelConfig
+    train: TrainConfig = Field(description="its batch, optimizer and precision; not its horizon")
+    vocab_size: int
+    destination: str = Field(description="file that takes the Speed, written by rank 0")
+
+
+class Speed(Config):
+    """How fast a model trains."""
+
+    tokens_per_second: float = Field(description="over whole optimizer steps, all processes")
+    step_seconds: float = Field(description="one optimizer step")
+    micro_batch_seconds: float = Field(description="one forward and backward pass of it")
+    micro_batches_per_step: int = Field(description="per process")
+    device: str
+    precision: str
 
 
 class ChildResult(Config):

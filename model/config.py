@@ -62,10 +62,12 @@ def _geometry(
     )
 
 
-# MLP about 8/3 of the width, rounded up to a multiple of 128; heads of 128 from width 512 on.
+# MLP about 8/3 of the width, rounded up to a multiple of 128; heads of 128 from width 512 on. The
+# smallest two have small vocabularies, so that a head of their own costs little:
+# docs/decisions/011-small-sizes-untied.md. Without the embedding table they have 1 and 10 million.
 GEOMETRIES: dict[str, Geometry] = {
-    "1m": _geometry(128, 4, mlp_width=384, head_dim=32, tied=True),
-    "10m": _geometry(320, 6, mlp_width=896, head_dim=64, tied=True),
+    "1m": _geometry(128, 4, mlp_width=384, head_dim=32, tied=False),
+    "10m": _geometry(320, 6, mlp_width=896, head_dim=64, tied=False),
     "27m": _geometry(384, 8, mlp_width=1024, head_dim=64, tied=True),
     "49m": _geometry(512, 10, mlp_width=1408, head_dim=128, tied=True),
     "135m": _geometry(768, 12, mlp_width=2048, head_dim=128, tied=False),

@@ -5,6 +5,10 @@ world and no process group exists. Rank 0 decides whether there is anything to t
 as long as another run holds the artifact's lock: the others wait for its word at the rendezvous
 store, and only then the process group is made. So no collective is under way while rank 0 waits,
 and collective time-outs stay short enough to notice a dead peer.
+
+When a process dies, torchrun ends the others and starts all again, each attempt in this same way.
+What an attempt said at the store must not be heard by the next: either rank 0 keeps the store, and
+it dies with rank 0, or torchrun's agent does, and each attempt has its own names there.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ logger = logging.getLogger(__name__)
 COLLECTIVE_TIMEOUT = timedelta(minutes=15)  # longer than any checkpoint rank 0 writes alone
 DECISION_TIMEOUT = timedelta(days=30)  # as long as another run may take to make the same artifact
 DECISION_KEY = "decision"
+HEARD_KEY = "heard"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 CPU = torch.device("cpu")
 
@@ -48,6 +53,8 @@ class World:
     local_rank: int = 0
     local_size: int = 1
     device: torch.device = CPU
+    launch: str | None = None  # torchrun's id; the same in all attempts of one launch
+    num_restarts_left: int = 0  # how often torchrun would still start all processes again
 
     @classmethod
     def from_environment(cls) -> World:
@@ -63,7 +70,9 @@ class World:
         )
         has_gpu = torch.cuda.is_available()
         device = torch.device("cuda", local_rank) if has_gpu else CPU
-        return cls(rank, size, local_rank, local_size, device)
+        restarts_left = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) - _attempt()
+        launch = os.environ.get("TORCHELASTIC_RUN_ID")
+        return cls(rank, size, local_rank, local_size, device, launch, restarts_left)
 
     @property
     def is_main(self) -> bool:
@@ -87,17 +96,28 @@ class World:
     @cached_property
     def _store(self) -> Store:
         store, _, _ = next(iter(rendezvous("env://")))
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):  # it outlives the attempt
+            return PrefixStore(f"attempt-{_attempt()}", store)
         return store
 
+    def meet(self) -> None:
+        """Find the others at the store, which rank 0 may be the one to open."""
+        if self.size > 1:
+            _ = self._store
+
     def announce(self, decision: str) -> None:
-        """Tell the other processes what rank 0 decided."""
+        """Tell the other processes what rank 0 decided, and stay until they have heard."""
         if self.size > 1:
             self._store.set(DECISION_KEY, decision)
+            others = [f"{HEARD_KEY}-{rank}" for rank in range(1, self.size)]
+            self._store.wait(others, COLLECTIVE_TIMEOUT)
 
     def await_decision(self) -> str:
         """Return what rank 0 decided, however long that takes."""
         self._store.wait([DECISION_KEY], DECISION_TIMEOUT)
-        return self._store.get(DECISION_KEY).decode()
+        decision = self._store.get(DECISION_KEY).decode()
+        self._store.set(f"{HEARD_KEY}-{self.rank}", "")
+        return decision
 
     @contextlib.contextmanager
     def process_group(self) -> Iterator[None]:
@@ -139,7 +159,10 @@ class World:
             return module
         ids = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(
-            module, device_ids=ids, gradient_as_bucket_view=True
+            module,
+            device_ids=ids,
+            gradient_as_bucket_view=True,
+            broadcast_buffers=False,  # rotary tables: the same everywhere from the start
         )
 
     def sum_tensor(self, tensor: Tensor) -> Tensor:
@@ -161,6 +184,11 @@ class World:
     def from_main(self, value: int | None) -> int:
         """Return rank 0's value in all processes."""
         return self.sum((value or 0) if self.is_main else 0)
+
+
+def _attempt() -> int:
+    """Return how often torchrun's agent here has started its processes again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 class StopRequest:

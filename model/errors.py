@@ -18,6 +18,8 @@ Every message says what was expected, what was found, where, and what to do.
     ├── CheckpointError          a checkpoint cannot be read, or belongs to another run
     ├── TrainingError            training cannot go on (too few tokens, non-finite loss)
     └── ChildError               a training, scoring or export process ended badly
+        ├── ChildKilledError     it died of a signal, without a word
+        └── ChildInterruptedError   it was asked to stop, and saved its work
 
 A bug in this project raises AssertionError or a built-in error instead.
 """
@@ -131,6 +133,14 @@ class TrainingError(LLMError):
 
 class ChildError(LLMError):
     """A training, scoring or export process ended badly."""
+
+
+class ChildKilledError(ChildError):
+    """A process died of a signal, without a word: another attempt may go well."""
+
+
+class ChildInterruptedError(ChildError):
+    """A process was asked to stop, and saved its work; it is no failure."""
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -24,7 +24,7 @@ import torch
 from model.child_runs import ExportRun, make_artifact, parse_config_path, run_child
 from model.config import Architecture, ExportConfig, ScoreConfig
 from model.errors import ConfigError, TokenizerError
-from model.gpt import EMBEDDING_STD, GPT
+from model.gpt import GPT, TIED_EMBEDDING_STD
 from model.store import Work, write_synced
 from model.tokenizer import IM_END, TOKENIZER_FILE, Tokenizer
 from model.weights import WEIGHTS_NAME, load_model, save_tensors
@@ -59,7 +59,7 @@ def export(
     _write_json(destination / "config.json", settings)
     _write_json(destination / "generation_config.json", generation_settings(tokenizer))
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    save_tensors(model, destination / WEIGHTS_NAME, dtype=dtype)
+    save_tensors(model.state_dict(), destination / WEIGHTS_NAME, dtype=dtype)
 
 
 def network_settings(
@@ -89,7 +89,7 @@ def network_settings(
         "attention_bias": False,
         "attention_dropout": 0.0,
         "use_sliding_window": False,
-        "initializer_range": EMBEDDING_STD,
+        "initializer_range": TIED_EMBEDDING_STD,
         "use_cache": True,
         "bos_token_id": tokenizer.end_of_text_id,
         "eos_token_id": tokenizer.end_of_text_id,

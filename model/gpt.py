@@ -27,7 +27,8 @@ from model.attention import Scope, attend, scope_of
 from model.config import Architecture
 from model.errors import ConfigError
 
-EMBEDDING_STD = 0.02  # Qwen3's initializer_range (its public config.json); also GPT-2's
+TIED_EMBEDDING_STD = 0.02  # Qwen3's initializer_range (its public config.json); also GPT-2's
+EMBEDDING_STD = 1.0  # unit scale, like what blocks add: docs/decisions/011-small-sizes-untied.md
 CHUNK_LOGITS = {"cpu": 2**23, "cuda": 2**28}  # logits that stand at once in the loss
 
 RunBlock = Callable[..., Tensor]
@@ -191,7 +192,7 @@ class GPT(nn.Module):
     """The language model. Call ``init_weights`` before training, or load weights.
 
     Example:
-        ``GPT(ModelConfig(size="1m").architecture(vocab_size=4096))`` has 1.4 million parameters.
+        ``GPT(ModelConfig(size="1m").architecture(vocab_size=4096))`` has 1.9 million parameters.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -235,10 +236,12 @@ class GPT(nn.Module):
 
         Matrices that read the stream are normal with standard deviation width^-0.5, so that their
         outputs start at unit scale; those that write to it are zero, so that every block starts as
-        the identity. An own head starts at zero: the first loss is exactly ln(vocabulary).
+        the identity. An own head starts at zero: the first loss is exactly ln(vocabulary); only a
+        table that is the head, too, has to be small.
         Source: nanochat ``gpt.py`` (zero output projections); modded-nanogpt record 5 (zero head).
         """
         generator = torch.Generator().manual_seed(seed)
+        table_std = TIED_EMBEDDING_STD if self.architecture.tied else EMBEDDING_STD
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
                 value = torch.ones(parameter.shape)
@@ -246,7 +249,7 @@ class GPT(nn.Module):
                 value = torch.zeros(parameter.shape)
             else:
                 is_table = name.endswith("embed_tokens.weight")
-                std = EMBEDDING_STD if is_table else self.architecture.width**-0.5
+                std = table_std if is_table else self.architecture.width**-0.5
                 value = torch.randn(parameter.shape, generator=generator) * std
             parameter.copy_(value)
 

@@ -1,6 +1,7 @@
-"""The optimizer, its learning rate and its gradient clipping.
+"""The optimizer of a whole model, its learning rate and its gradient clipping.
 
-``learning_rate`` is a pure function of the step, so that resuming needs no scheduler state.
+Muon moves the block matrices, AdamW the embedding table, the head and the norms. The learning rate
+is a pure function of the step, so that resuming needs no scheduler state.
 """
 
 # pyright: reportPrivateImportUsage=false
@@ -8,7 +9,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, overload
 
@@ -16,40 +16,47 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from model.adamw import adamw_step
+from model.dial import Recipe, recipe
+from model.distributed import World
 from model.errors import ConfigError
 from model.gpt import GPT
+from model.hardware import compute_dtype
+from model.muon import MuonStep
+from model.stacks import stacks_of
 from model.train_config import TrainConfig
 
 
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Return the learning rate of an optimizer step, counted from zero.
+def learning_rate_factor(step: int, config: TrainConfig) -> float:
+    """Return the share of the peak learning rate at an optimizer step, counted from zero.
 
     Linear warmup that reaches the peak at step ``warmup_steps - 1``, flat, then linear decay over
     the last ``decay_frac`` of the horizon, aimed at the final rate one step after the last; where
     warmup and decay overlap, the lower rate wins. No step has rate zero.
 
     Raises:
-        ConfigError: the horizon of ``config`` is not given in steps.
+        ConfigError: the horizon of ``config`` is not given in steps, or its warmup is not given.
     """
-    if config.steps is None:
+    if config.steps is None or config.warmup_steps is None:
         raise ConfigError(
-            "the learning rate needs a horizon in steps",
-            expected="train.steps",
-            found=f"train.tokens={config.tokens}",
-            fix="resolve the config with with_horizon_in_steps() first",
+            "the learning rate needs a horizon in steps and a warmup",
+            expected="train.steps and train.warmup_steps",
+            found=f"train.steps={config.steps}, train.warmup_steps={config.warmup_steps}, "
+            f"train.tokens={config.tokens}",
+            fix="resolve the config with model.dial.resolve() first",
         )
     warmup = (step + 1) / config.warmup_steps if step < config.warmup_steps else 1.0
     decay_steps = config.decay_frac * config.steps
     left = max(0, config.steps - step)
     progress = 1.0 if left >= decay_steps else left / decay_steps
     final = config.final_learning_rate_frac
-    return config.learning_rate * min(warmup, final + (1.0 - final) * progress)
+    return min(warmup, final + (1.0 - final) * progress)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group the same learning rate."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Give every parameter group this share of its own peak learning rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = factor * group["peak_learning_rate"]
 
 
 @torch.no_grad()
@@ -66,55 +73,74 @@ def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float) -> Fl
     return norm
 
 
-def build_optimizer(model: GPT, config: TrainConfig) -> AdamW:
-    """Return AdamW over a model's parameters.
-
-    Weight decay applies to block matrices and to an untied head. The embedding table, tied or not,
-    and the norms are left alone. Source: OLMo-core's model ladder (all but embeddings decay).
-    """
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        is_matrix = parameter.ndim > 1 and not name.endswith("embed_tokens.weight")
-        (decayed if is_matrix else kept).append(parameter)
-    return AdamW(
-        [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": kept, "weight_decay": 0.0},
-        ],
-        learning_rate=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        epsilon=config.epsilon,
-    )
-
-
-class AdamW(torch.optim.Optimizer):
-    """Adam with decoupled weight decay, over whole lists of tensors at once.
-
-    Source: arXiv 1711.05101, algorithm 2, with decay scaled by the learning rate as torch does.
-    State per parameter: ``num_steps``, ``mean`` and ``mean_square``, in the parameter's type.
+def build_optimizer(model: GPT, config: TrainConfig, world: World) -> Optimizer:
+    """Return the optimizer of a model's parameters, with what the config leaves to the dial.
 
     Args:
-        parameters: parameters, or groups that may each set ``weight_decay``.
-        learning_rate: the ``lr`` of every group until someone sets another.
+        world: the processes that share Muon's work; its products have the training's precision.
+    """
+    settings = recipe(config, model.architecture)
+    groups = _groups(model, settings, config)
+    return Optimizer(groups, world=world, dtype=compute_dtype(config.precision, world.device))
+
+
+def _groups(model: GPT, settings: Recipe, config: TrainConfig) -> list[dict[str, Any]]:
+    """Return the parameter groups; an embedding table that is the head, too, is no head."""
+    parts: dict[str, list[nn.Parameter]] = {"matrix": [], "embedding": [], "head": [], "norm": []}
+    for name, parameter in model.named_parameters():
+        parts[_part(name, parameter)].append(parameter)
+    adamw = {"betas": (settings.beta1, settings.beta2), "epsilon": config.epsilon}
+    rates = {
+        "matrix": (settings.learning_rate, settings.weight_decay),
+        "embedding": (settings.embedding_learning_rate, settings.embedding_weight_decay),
+        "head": (settings.head_learning_rate, settings.head_weight_decay),
+        "norm": (settings.norm_learning_rate, 0.0),
+    }
+    muon = {
+        "momentum": config.momentum,
+        "start_momentum": config.start_momentum,
+        "momentum_warmup_steps": config.momentum_warmup_steps,
+    }
+    return [
+        {"params": parameters, "part": part, "peak_learning_rate": rate, "weight_decay": decay}
+        | (muon if part == "matrix" and config.optimizer == "muon" else adamw)
+        for part, parameters in parts.items()
+        for rate, decay in [rates[part]]
+        if parameters
+    ]
+
+
+def _part(name: str, parameter: nn.Parameter) -> str:
+    if parameter.ndim == 1:
+        return "norm"
+    if name.endswith("embed_tokens.weight"):
+        return "embedding"
+    return "head" if name.endswith("lm_head.weight") else "matrix"
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Muon or AdamW for each group of parameters, as one optimizer with one state.
+
+    A group with ``momentum`` has Muon, one with ``betas`` AdamW. The state is the same in all
+    processes. A parameter without a gradient is left alone.
+
+    Args:
+        groups: each has ``params``, ``peak_learning_rate``, ``weight_decay`` and the settings of
+            its algorithm, as ``build_optimizer`` gives them.
+        world: the processes that share Muon's work.
+        dtype: what Muon's products are computed in.
     """
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        groups: list[dict[str, Any]],
         *,
-        learning_rate: float,
-        betas: tuple[float, float] = (0.9, 0.95),
-        epsilon: float = 1e-10,
-        weight_decay: float = 0.1,
+        world: World | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        defaults = {
-            "lr": learning_rate,
-            "betas": betas,
-            "epsilon": epsilon,
-            "weight_decay": weight_decay,
-        }
-        super().__init__(parameters, defaults)
+        self.world, self.dtype = world or World(), dtype
+        super().__init__(groups, defaults={})
+        set_learning_rate(self, 1.0)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -129,39 +155,26 @@ class AdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            self._step_group(group)
+        self.update(torch.ones((), device=self.world.device))
         return loss
 
-    def _step_group(self, group: dict[str, Any]) -> None:
-        parameters = [item for item in group["params"] if item.grad is not None]
-        if not parameters:
-            return
-        gradients = [item.grad for item in parameters]
-        states = [self._state_of(item) for item in parameters]
-        for state in states:
-            state["num_steps"] += 1
-        means = [state["mean"] for state in states]
-        squares = [state["mean_square"] for state in states]
-        beta1, beta2 = group["betas"]
-        rate = group["lr"]
+    @torch.no_grad()
+    def update(self, factor: Float[Tensor, ""]) -> None:
+        """Update every parameter that has a gradient, if ``factor`` is 1; do nothing if it is 0.
 
-        torch._foreach_mul_(parameters, 1.0 - rate * group["weight_decay"])
-        torch._foreach_lerp_(means, gradients, 1.0 - beta1)
-        torch._foreach_mul_(squares, beta2)
-        torch._foreach_addcmul_(squares, gradients, gradients, 1.0 - beta2)
-
-        steps = [state["num_steps"] for state in states]
-        denominators = torch._foreach_sqrt(squares)
-        torch._foreach_div_(denominators, [math.sqrt(1.0 - beta2**step) for step in steps])
-        torch._foreach_add_(denominators, group["epsilon"])
-        sizes = [-rate / (1.0 - beta1**step) for step in steps]
-        torch._foreach_addcdiv_(parameters, means, denominators, sizes)
-
-    def _state_of(self, parameter: nn.Parameter) -> dict[str, Any]:
-        state = self.state[parameter]
-        if not state:
-            state["num_steps"] = 0
-            state["mean"] = torch.zeros_like(parameter)
-            state["mean_square"] = torch.zeros_like(parameter)
-        return state
+        Nothing waits for the device. Muon's directions travel while AdamW computes.
+        """
+        applies = factor > 0
+        stacks = [
+            stack for group in self.param_groups for stack in stacks_of(group, self.state, applies)
+        ]
+        begun = [
+            MuonStep.begin(stack, dtype=self.dtype, world=self.world)
+            for stack in stacks
+            if "momentum" in stack.group
+        ]
+        for stack in stacks:
+            if "betas" in stack.group:
+                adamw_step(stack)
+        for step in begun:
+            step.finish()

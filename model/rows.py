@@ -3,14 +3,17 @@
 ``rows.arrow`` is an Arrow IPC stream file of one record batch with one column
 ``segments: list<struct<shard: int32, start: int64, length: int32>>``. A row is a sample of
 context + 1 tokens: its segments one after the other, each a slice of a shard's flat tokens. Shorter
-rows are padded by the reader. Schema metadata, each value JSON: format_version, context_tokens,
-num_rows, num_targets, num_padding. ``tasks.tokens.packing`` decides on the rows, ``model.shards``
-reads them.
+rows are padded by the reader. Every token is a target, except a row's first, and the first of a
+later segment that is not ``<|endoftext|>``: such a segment goes on in a document that the row does
+not hold, and nothing before it tells how. Schema metadata, each value JSON: format_version,
+context_tokens, num_rows, num_targets, num_padding. ``tasks.tokens.packing`` decides on the rows,
+``model.shards`` reads them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -43,12 +46,15 @@ class Segments:
     """Training rows as slices of shards.
 
     Row ``r`` has segments ``row_offsets[r]`` up to, not including, ``row_offsets[r + 1]``.
+    ``num_masked_starts`` counts the segments, beside the first of a row, whose first token is no
+    target; which ones they are the tokens say.
     """
 
     row_offsets: Int64Array
     shard: Int32Array
     start: Int64Array
     length: Int32Array
+    num_masked_starts: int = 0
 
     @property
     def num_rows(self) -> int:
@@ -57,12 +63,62 @@ class Segments:
 
     @property
     def num_targets(self) -> int:
-        """Return the tokens predicted over all rows: every token of a row but its first."""
-        return int(self.length.sum(dtype=np.int64)) - self.num_rows
+        """Return the tokens predicted over all rows."""
+        return int(self.length.sum(dtype=np.int64)) - self.num_rows - self.num_masked_starts
 
     def num_padding(self, context_tokens: int) -> int:
         """Return the tokens that readers pad rows of context + 1 tokens with."""
         return self.num_rows * context_tokens - self.num_targets
+
+    def slices(self, rows: Int64Array, *, width: int) -> RowSlices:
+        """Return where the tokens of some rows come from and go to, without a loop over them.
+
+        Args:
+            rows: numbers of rows, in any order.
+            width: tokens from the beginning of one row to that of the next, where they go.
+        """
+        first, counts = self.row_offsets[rows], self.row_offsets[rows + 1] - self.row_offsets[rows]
+        row_ends = np.cumsum(counts)
+        leading = row_ends - counts  # of the segments: those that begin a row
+        numbers = np.arange(int(counts.sum())) + np.repeat(first - leading, counts)
+        length = self.length[numbers]
+        ends = np.cumsum(length, dtype=np.int64)
+        tokens_before = np.append(0, ends)[leading]
+        row_starts = np.arange(len(rows)) * width - tokens_before
+        is_inner = np.ones(len(numbers), dtype=np.bool_)
+        is_inner[leading] = False
+        return RowSlices(
+            shard=self.shard[numbers],
+            start=self.start[numbers],
+            length=length,
+            place=ends - length + np.repeat(row_starts, counts),
+            is_inner=is_inner,
+            row_lengths=np.append(0, ends)[row_ends] - tokens_before,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class RowSlices:
+    """The segments of some rows, one after the other.
+
+    Args:
+        shard: that a segment is a slice of, from ``start``, ``length`` tokens.
+        place: of its first token, in rows that lie end to end.
+        is_inner: whether another segment comes before it in its row.
+        row_lengths: tokens of each row.
+    """
+
+    shard: Int32Array
+    start: Int64Array
+    length: Int32Array
+    place: Int64Array
+    is_inner: npt.NDArray[np.bool_]
+    row_lengths: Int64Array
+
+    def __iter__(self) -> Iterator[tuple[int, int, int, int]]:
+        """Yield shard, start, length and place of each slice."""
+        columns = (self.shard, self.start, self.length, self.place)
+        return zip(*(column.tolist() for column in columns), strict=True)
 
 
 def write_rows(path: Path, segments: Segments, *, context_tokens: int) -> None:
@@ -101,7 +157,7 @@ def open_rows(path: Path, *, context_tokens: int) -> Segments:
             name: view_values(column.values.field(name), _SEGMENT_TYPE.field(name).type)
             for name in ("shard", "start", "length")
         }
-        found_context_tokens = metadata["context_tokens"]
+        found_context_tokens, num_targets = metadata["context_tokens"], metadata["num_targets"]
     except (KeyError, TypeError, AttributeError) as exc:
         raise foreign_file(path, found=exc) from exc
     if found_context_tokens != context_tokens:
@@ -112,4 +168,5 @@ def open_rows(path: Path, *, context_tokens: int) -> Segments:
             where=path,
             fix="write the shards again with this context, or train with theirs",
         )
-    return Segments(row_offsets=offsets.astype(np.int64), **fields)
+    segments = Segments(row_offsets=offsets.astype(np.int64), **fields)
+    return replace(segments, num_masked_starts=segments.num_targets - num_targets)

@@ -1,13 +1,15 @@
 """What a training process is given and what it answers: two JSON files, no torch.
 
     config.json   TrainRun, written by whoever starts ``python -m model.train --config <path>``
-    result.json   TrainResult, written by rank 0 beside the config, last and by rename
+    result.json   TrainResult, written by rank 0 beside the config, last and by rename;
+                  result-<rank>.json where another process had to give up
 
 The flow writes the first and reads the second; ``model.train`` does the opposite.
 """
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -90,16 +92,22 @@ class ErrorReport(Config):
     found: str | None = None
     where: str | None = None
     fix: str | None = None
+    is_lasting: bool = Field(
+        default=False, description="starting again, with nothing changed, would end the same way"
+    )
 
     @classmethod
     def of(cls, error: Exception) -> Self:
-        """Return the report of any exception; the parts of an ``LLMError`` stay apart."""
+        """Return the report of any exception; the parts of an ``LLMError`` stay apart.
+
+        An ``LLMError`` is for its reader to mend. Any other may be the echo of a process that died.
+        """
         if not isinstance(error, LLMError):
             return cls(type=type(error).__name__, problem=str(error) or repr(error))
         parts = ("expected", "found", "where", "fix")
         values = {name: getattr(error, name) for name in parts}
         texts = {name: str(value) for name, value in values.items() if value is not None}
-        return cls(type=type(error).__name__, problem=error.problem, **texts)
+        return cls(type=type(error).__name__, problem=error.problem, is_lasting=True, **texts)
 
 
 class TrainResult(Config):
@@ -114,6 +122,14 @@ class TrainResult(Config):
         default_factory=dict, description="last value of each metric, if complete"
     )
     error: ErrorReport | None = Field(default=None, description="what went wrong, if failed")
+    launch: str | None = Field(
+        default=None, description="torchrun's id of the launch that ended so; none without torchrun"
+    )
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether starting again would change nothing, or was asked not to happen."""
+        return self.state != "failed" or (self.error is not None and self.error.is_lasting)
 
     @classmethod
     def complete(cls, artifact: Artifact, counts: dict[str, int], facts: dict[str, Any]) -> Self:
@@ -127,6 +143,27 @@ class TrainResult(Config):
         """Read a result; a missing file is the caller's to interpret."""
         return cls.model_validate_json(path.read_bytes())
 
-    def write(self, directory: Path) -> None:
-        """Write ``result.json`` whole or not at all."""
-        write_synced(directory / RESULT_NAME, self.model_dump_json(indent=1).encode())
+    def write(self, directory: Path, *, rank: int = 0) -> None:
+        """Write the result of a process whole or not at all."""
+        write_synced(directory / result_name(rank), self.model_dump_json(indent=1).encode())
+
+
+def result_name(rank: int) -> str:
+    """Return the name of the file in which a process says how it ended."""
+    return f"result-{rank}.json" if rank else RESULT_NAME
+
+
+def settled_result(directory: Path, *, launch: str | None = None) -> TrainResult | None:
+    """Return what a training's processes settled: rank 0's word, or that of one that gave up.
+
+    Args:
+        directory: of the config.
+        launch: only what this launch of torchrun settled.
+    """
+    paths = [directory / RESULT_NAME, *sorted(directory.glob("result-*.json"))]
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            result = TrainResult.load(path)
+            if result.is_settled and (launch is None or result.launch == launch):
+                return result
+    return None

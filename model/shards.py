@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +32,8 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from model.arrow_streams import (
+    Access,
     foreign_file,
-    missing_file,
     read_stream,
     to_array,
     to_list_array,
@@ -42,9 +42,10 @@ from model.arrow_streams import (
     write_stream,
 )
 from model.config import Config
-from model.errors import ArtifactError, ConfigError, TamperedArtifactError, TokenizerError
-from model.rows import ROWS_FILE, open_rows
-from model.tokenizer import MAX_VOCAB_SIZE, PAD, SPECIAL_TOKENS
+from model.errors import ArtifactError, ConfigError, TokenizerError
+from model.recorded_files import RecordedFiles, read_plain_manifest
+from model.rows import ROWS_FILE, RowSlices, open_rows
+from model.tokenizer import END_OF_TEXT, MAX_VOCAB_SIZE, PAD, SPECIAL_TOKENS
 
 BoolArray = npt.NDArray[np.bool_]
 Int32Array = npt.NDArray[np.int32]
@@ -55,7 +56,7 @@ UInt16Array = npt.NDArray[np.uint16]
 MAX_SHARD_TOKENS: Final = 2**31 - 1  # offsets of an Arrow list are int32
 _FILE_INDEX_SHIFT: Final = 32
 PAD_ID: Final = SPECIAL_TOKENS.index(PAD)
-MANIFEST_FILE: Final = "manifest.json"
+END_OF_TEXT_ID: Final = SPECIAL_TOKENS.index(END_OF_TEXT)
 
 
 def doc_identities(file_index: Int64Array, row: Int64Array) -> Int64Array:
@@ -162,13 +163,16 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.arrow"
 
 
-def open_shard(path: Path) -> Shard:
+def open_shard(path: Path, *, access: Access = "any") -> Shard:
     """Map a token shard into memory.
+
+    Args:
+        access: ``random`` where rows are read in a shuffled order.
 
     Raises:
         ArtifactError: the file is missing, cut short, or no token shard of this format.
     """
-    batch, metadata = read_stream(path)
+    batch, metadata = read_stream(path, access=access)
     header_fields = {name: metadata.get(name) for name in ShardHeader.model_fields}
     try:
         header = ShardHeader.model_validate(header_fields)
@@ -198,12 +202,23 @@ def open_shard(path: Path) -> Shard:
 class RowBlock:
     """Training rows, padded to one length.
 
-    Shape: both ``[n, context + 1]``. ``mask`` is True where the token is a target: never a row's
-    first token, never padding, and only where the loss mask says so if that was asked for.
+    Shape: all ``[n, context + 1]``. ``mask`` is True where the token is a target: never a row's
+    first token, never padding, no document's token that nothing before it leads to, and only where
+    the loss mask says so if that was asked for. ``begins`` is True where a document, a piece of
+    one, or padding begins.
     """
 
     ids: UInt16Array
     mask: BoolArray
+    begins: BoolArray
+
+    @property
+    def documents(self) -> Int32Array:
+        """Return the number of the document in its row that each token belongs to.
+
+        Pieces of one document count apart, and padding counts as one more.
+        """
+        return np.cumsum(self.begins, axis=1, dtype=np.int32) - 1
 
 
 class ShardSet:
@@ -234,8 +249,8 @@ class ShardSet:
         self.directory = directory
         self.context_tokens = context_tokens
         self.loss_on = loss_on
-        self._manifest = _read_manifest(directory)
-        self._files = _Digests(directory, self._manifest if verify else None)
+        self._manifest = read_plain_manifest(directory)
+        self._files = RecordedFiles(directory, self._manifest if verify else None)
         self._files.verify(ROWS_FILE)
         self._segments = open_rows(directory / ROWS_FILE, context_tokens=context_tokens)
         self._paths = sorted(directory.glob("shard-*.arrow"))
@@ -274,36 +289,47 @@ class ShardSet:
             IndexError: there is no such row.
             TamperedArtifactError: a shard read for the first time differs from the manifest.
         """
-        shape = (len(indices), self.context_tokens + 1)
-        block = RowBlock(
-            ids=np.full(shape, PAD_ID, dtype=np.uint16), mask=np.zeros(shape, dtype=np.bool_)
-        )
-        segments = self._segments
-        for position, row in enumerate(indices):
-            if not 0 <= row < self.num_rows:
-                raise IndexError(f"row {row} of {self.num_rows} in {self.directory}")
-            filled = 0
-            for index in range(segments.row_offsets[row], segments.row_offsets[row + 1]):
-                filled += self._copy_segment(
-                    index, block.ids[position], block.mask[position], filled
-                )
-        block.mask[:, 0] = False
-        return block
+        rows = np.asarray(indices, dtype=np.int64)
+        self._require_present(rows)
+        width = self.context_tokens + 1
+        slices = self._segments.slices(rows, width=width)
+        ids = np.full((len(rows), width), PAD_ID, dtype=np.uint16)
+        self._copy(slices, ids)
+        mask = np.arange(width) < slices.row_lengths[:, None]
+        begins = (ids == END_OF_TEXT_ID) & mask
+        inner = slices.place[slices.is_inner]
+        mask.reshape(-1)[inner] = begins.reshape(-1)[inner]
+        mask[:, 0] = False
+        begins.reshape(-1)[slices.place] = True
+        is_padded = slices.row_lengths < width
+        begins[is_padded, slices.row_lengths[is_padded]] = True
+        if self.loss_on == "mask":
+            self._apply_loss_mask(slices, mask)
+        return RowBlock(ids=ids, mask=mask, begins=begins)
 
-    def _copy_segment(self, index: int, ids: UInt16Array, mask: BoolArray, filled: int) -> int:
-        shard = self._shard(int(self._segments.shard[index]))
-        start = int(self._segments.start[index])
-        length = int(self._segments.length[index])
-        ids[filled : filled + length] = shard.tokens[start : start + length]
-        wanted = True if self.loss_on == "all" else shard.loss_mask_slice(start, start + length)
-        mask[filled : filled + length] = wanted
-        return length
+    def _copy(self, slices: RowSlices, ids: UInt16Array) -> None:
+        """Copy tokens, one slice after the other: faster than a gather by index (measured)."""
+        tokens = {number: self._shard(number).tokens for number in set(slices.shard.tolist())}
+        flat = ids.reshape(-1)
+        for number, start, length, place in slices:
+            flat[place : place + length] = tokens[number][start : start + length]
+
+    def _apply_loss_mask(self, slices: RowSlices, mask: BoolArray) -> None:
+        flat = mask.reshape(-1)
+        for number, start, length, place in slices:
+            wanted = self._shard(number).loss_mask_slice(start, start + length)
+            flat[place : place + length] &= wanted
+
+    def _require_present(self, rows: Int64Array) -> None:
+        missing = rows[(rows < 0) | (rows >= self.num_rows)]
+        if len(missing):
+            raise IndexError(f"row {missing[0]} of {self.num_rows} in {self.directory}")
 
     def _shard(self, number: int) -> Shard:
         if number not in self._shards:
             path = self._paths[number]
             self._files.verify(path.name)
-            shard = open_shard(path)
+            shard = open_shard(path, access="random")
             self._require_same_tokenizer(shard)
             self._shards[number] = shard
         return self._shards[number]
@@ -331,33 +357,6 @@ class ShardSet:
             )
 
 
-class _Digests:
-    """Compares files with the sha256 their manifest records, each once."""
-
-    def __init__(self, directory: Path, manifest: Mapping[str, Any] | None) -> None:
-        self._directory = directory
-        entries = None if manifest is None else manifest.get("files", [])
-        self._expected = None if entries is None else {e["path"]: e["sha256"] for e in entries}
-
-    def verify(self, name: str) -> None:
-        if self._expected is None:
-            return
-        path = self._directory / name
-        if not path.is_file():
-            raise missing_file(path)
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        expected = self._expected.get(name)
-        if found != expected:
-            raise TamperedArtifactError(
-                f"{name} is not the file that its manifest records",
-                expected=f"sha256 {expected or '(not in the manifest)'}",
-                found=f"sha256 {found}",
-                where=path,
-                fix="delete the artifact and let write_shards run again; check the disk",
-            )
-
-
 def _loss_mask_view(batch: pa.RecordBatch) -> UInt8Array | None:
     if "loss_mask" not in batch.schema.names:
         return None
@@ -365,23 +364,6 @@ def _loss_mask_view(batch: pa.RecordBatch) -> UInt8Array | None:
     if column.type != pa.list_(pa.bool_()):
         raise TypeError(f"a column of {column.type} instead of {pa.list_(pa.bool_())}")
     return np.frombuffer(column.values.buffers()[1], dtype=np.uint8)
-
-
-def _read_manifest(directory: Path) -> dict[str, Any] | None:
-    """Return the store's manifest as plain JSON, or None where there is none."""
-    path = directory / MANIFEST_FILE
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as exc:
-        raise ArtifactError(
-            "a manifest cannot be read",
-            expected="JSON",
-            found=exc,
-            where=path,
-            fix="delete the artifact and let its stage run again",
-        ) from exc
 
 
 def _require_ids_fit(tokens: UInt16Array, *, header: ShardHeader, where: Path) -> None:

@@ -4,8 +4,8 @@ One JSON object per line, append-only:
 
     {"time": 1795000000.0, "kind": "train", "step": 20, "train/loss": 5.1, ...}
 
-``kind`` is start, resume, train, validation, checkpoint, sample or end; ``step`` counts optimizer
-steps done; keys with a slash are metrics. A run that was killed wrote steps it will do again:
+``kind`` is one of ``EventKind``; ``step`` counts optimizer steps done; keys with a slash are
+metrics, ``message`` is for a person. A run that was killed wrote steps it will do again:
 ``read_events`` returns what holds. The file is the record; MLflow is a copy that may be late or
 gone without training noticing, and ``replay`` completes it. No torch here: flows read events.
 """
@@ -30,7 +30,10 @@ from model.errors import ArtifactError
 logger = logging.getLogger(__name__)
 
 EVENTS_NAME = "events.jsonl"
-EventKind = Literal["start", "resume", "train", "validation", "checkpoint", "sample", "end"]
+EventKind = Literal[
+    "start", "resume", "train", "validation", "checkpoint", "sample", "end",
+    "smoke_run", "extended", "repetition", "micro_batch", "skipped",
+]  # fmt: skip
 Event = dict[str, Any]
 
 FLUSH_SECONDS = 3.0

@@ -6,6 +6,11 @@
 The config is a ``TrainRun``. Run again after a kill or a signal, training goes on from its newest
 checkpoint. Exit status: 0 complete, 75 interrupted, else failed (torchrun turns all but 0 into 1);
 ``result.json`` beside the config says more.
+
+With torchrun's ``--max-restarts`` all processes are started again when one died. It would do so too
+after a failure that lasts and after an interruption: the next attempt then finds the word of the
+one before and leaves, and an interrupted one leaves, with status 0. What happened is for the reader
+of ``result.json``.
 """
 
 from __future__ import annotations
@@ -17,9 +22,19 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from model.child_runs import CONFIG_NAME, parse_config_path
 from model.distributed import StopRequest, World, die_with_parent
-from model.run_config import EXIT_INTERRUPTED, RESULT_NAME, ErrorReport, TrainResult, TrainRun
+from model.run_config import (
+    EXIT_INTERRUPTED,
+    RESULT_NAME,
+    ErrorReport,
+    TrainResult,
+    TrainRun,
+    result_name,
+    settled_result,
+)
 from model.store import ArtifactStore, Work
 from model.trainer import TRAINER_LOGS, TrainingInterruptedError, train
+
+logger = logging.getLogger(__name__)
 
 LOGS = {*TRAINER_LOGS, CONFIG_NAME, RESULT_NAME}
 
@@ -33,8 +48,10 @@ def main(arguments: list[str] | None = None) -> None:
         level=logging.INFO if world.is_main else logging.WARNING,
         format=f"%(asctime)s %(levelname)s [{world.rank}] %(message)s",
     )
-    if world.is_main:
-        (path.parent / RESULT_NAME).unlink(missing_ok=True)  # of an earlier attempt
+    if world.launch and (settled := settled_result(path.parent, launch=world.launch)):
+        logger.warning("not started again: training was %s before", settled.state)
+        world.leave(0)
+    (path.parent / result_name(world.rank)).unlink(missing_ok=True)  # of an earlier attempt
     result = TrainResult(state="failed")
     with StopRequest() as stop:
         try:
@@ -45,17 +62,26 @@ def main(arguments: list[str] | None = None) -> None:
             result = TrainResult(state="failed", error=ErrorReport.of(error))
             raise
         finally:
-            if world.is_main and path.parent.is_dir():  # a work directory has moved by now
-                result.write(path.parent)
+            _report(result, path.parent, world)
     # Others than rank 0 leave with 0: torchrun kills all after the first failure.
     is_interrupted = world.is_main and result.state == "interrupted"
-    world.leave(EXIT_INTERRUPTED if is_interrupted else 0)
+    is_again = world.num_restarts_left > 0
+    world.leave(EXIT_INTERRUPTED if is_interrupted and not is_again else 0)
+
+
+def _report(result: TrainResult, directory: Path, world: World) -> None:
+    """Write rank 0's result, and that of another process that found what only a reader can mend."""
+    is_wanted = world.is_main or (result.state == "failed" and result.is_settled)
+    if is_wanted and directory.is_dir():  # a work directory has moved by now
+        named = result.model_copy(update={"launch": world.launch})
+        named.write(directory, rank=world.rank)
 
 
 def make(run: TrainRun, world: World, stop: StopRequest) -> TrainResult:
     """Make the artifact of a run: rank 0 in the store, the others beside it."""
     if run.when_parent_dies == "die":
         die_with_parent()
+    world.meet()
     store = ArtifactStore(Path(run.data_root))
     artifact = run.derivation.artifact
     if not world.is_main:
@@ -63,7 +89,11 @@ def make(run: TrainRun, world: World, stop: StopRequest) -> TrainResult:
             train(run, directory=store.work_path(artifact), world=world, stop=stop)
         return TrainResult(state="complete", artifact=artifact)
 
+    has_trained = False
+
     def body(work: Work) -> None:
+        nonlocal has_trained
+        has_trained = True
         work.logs |= LOGS
         work.mlflow_run_id = run.tracking.run_id
         world.announce("train")
@@ -72,7 +102,8 @@ def make(run: TrainRun, world: World, stop: StopRequest) -> TrainResult:
         TrainResult.complete(artifact, work.counts, work.facts).write(work.path)
 
     manifest = store.build(run.derivation, body, resume=True)
-    world.announce("leave")  # heard only where the body did not run
+    if not has_trained:
+        world.announce("leave")
     return TrainResult.complete(artifact, manifest.counts, manifest.facts)
 
 

@@ -15,34 +15,98 @@ CompileMode = Literal["auto", "on", "off"]
 
 
 class TrainConfig(Config):
-    """The optimisation: horizon, batch, AdamW, schedule, and how often to look and to save."""
+    """The optimisation: horizon, batch, optimizer, schedule, how often to look and to save.
 
-    HORIZONS: ClassVar = ("tokens", "steps")
+    What is ``None`` follows from the model: ``model.dial.resolve`` fills it.
+    """
+
+    HORIZONS: ClassVar = ("tokens", "steps", "budget_minutes")
 
     tokens: int | None = Field(
-        default=None, gt=0, description="horizon in training tokens; give this or steps, not both"
+        default=None,
+        gt=0,
+        description="horizon in training tokens; unset, with no other horizon = the dial's",
     )
     steps: int | None = Field(default=None, gt=0, description="horizon in optimizer steps")
-    batch_tokens_per_step: int = Field(
-        default=65_536, gt=0, description="tokens per optimizer step over all processes"
+    budget_minutes: float | None = Field(
+        default=None,
+        gt=0,
+        description="horizon in minutes of optimizer steps on this machine, whose speed is "
+        "measured first; start, validation and checkpoints come on top",
     )
-    learning_rate: float = Field(default=1e-3, gt=0, description="peak AdamW learning rate")
+    batch_tokens_per_step: int | None = Field(
+        default=None,
+        gt=0,
+        description="tokens per optimizer step over all processes; unset = the dial's",
+    )
+    optimizer: Literal["muon", "adamw"] = Field(
+        default="muon",
+        description="of the block matrices; all other parameters have AdamW either way",
+    )
+    learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        description="peak rate of block matrices, with adamw of everything; unset = the dial's",
+    )
+    embedding_learning_rate: float | None = Field(
+        default=None, gt=0, description="peak rate of the embedding table; unset = the dial's"
+    )
+    head_learning_rate: float | None = Field(
+        default=None, gt=0, description="peak rate of an untied head; unset = the dial's"
+    )
+    norm_learning_rate: float | None = Field(
+        default=None, gt=0, description="peak rate of norm weights; unset = the dial's"
+    )
     final_learning_rate_frac: float = Field(
         default=0.0, ge=0, le=1, description="learning rate at the end, as a share of the peak"
     )
-    warmup_steps: int = Field(default=40, ge=0, description="steps of linear warmup from zero")
+    warmup_steps: int | None = Field(
+        default=None, ge=0, description="steps of linear warmup from zero; unset = the dial's"
+    )
     decay_frac: float = Field(
         default=0.65, ge=0, le=1, description="share of the horizon, at its end, with linear decay"
     )
-    weight_decay: float = Field(default=0.1, ge=0, description="decoupled decay of matrices")
-    beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW first-moment decay")
-    beta2: float = Field(default=0.95, ge=0, lt=1, description="AdamW second-moment decay")
+    weight_decay: float | None = Field(
+        default=None, ge=0, description="decoupled decay of block matrices; unset = the dial's"
+    )
+    embedding_weight_decay: float | None = Field(
+        default=None, ge=0, description="decoupled decay of the embedding table; unset = the dial's"
+    )
+    head_weight_decay: float | None = Field(
+        default=None, ge=0, description="decoupled decay of an untied head; unset = the dial's"
+    )
+    momentum: float = Field(default=0.95, ge=0, lt=1, description="Muon's momentum after warmup")
+    start_momentum: float = Field(
+        default=0.85, ge=0, lt=1, description="Muon's momentum at the first step"
+    )
+    momentum_warmup_steps: int = Field(
+        default=300, ge=0, description="steps over which Muon's momentum rises to its final value"
+    )
+    beta1: float | None = Field(
+        default=None, ge=0, lt=1, description="AdamW first-moment decay; unset = the dial's"
+    )
+    beta2: float | None = Field(
+        default=None, ge=0, lt=1, description="AdamW second-moment decay; unset = the dial's"
+    )
     epsilon: float = Field(default=1e-10, gt=0, description="AdamW denominator floor")
     gradient_clip_norm: float = Field(default=1.0, gt=0, description="global gradient norm limit")
+    spike_sigmas: float = Field(
+        default=6.0,  # OLMo-core's SkipStepOptimizer
+        gt=0,
+        description="a step is skipped whose loss or gradient norm is this many standard "
+        "deviations above the mean of the last 128 steps",
+    )
+    max_skipped_steps: Annotated[int, RUNTIME_ONLY] = Field(
+        default=10, ge=0, description="skipped steps within 128 that do not stop training"
+    )
     seed: int = Field(default=1, ge=0, lt=2**32, description="initialisation and order of rows")
     loss_on: Literal["all", "mask"] = Field(
         default="all",
         description="targets that count: all tokens, or those the shards' loss_mask marks",
+    )
+    attention: Literal["causal", "document"] = Field(
+        default="causal",
+        description="what a token sees: all before it in its row, or only those of its document",
     )
     precision: Precision = Field(
         default="auto",
@@ -54,10 +118,24 @@ class TrainConfig(Config):
         "enough to win back the time of compiling; where it fails, steps run uncompiled",
     )
     processes: Annotated[int, RUNTIME_ONLY] = Field(
-        default=0, ge=0, description="training processes; 0 = one per GPU, or one on CPU"
+        default=0,
+        ge=0,
+        description="training processes of each machine; 0 = one per GPU, or one on CPU",
+    )
+    nodes: Annotated[int, RUNTIME_ONLY] = Field(
+        default=1, gt=0, description="machines that train together, on one shared data root"
+    )
+    rendezvous: Annotated[str | None, RUNTIME_ONLY] = Field(
+        default=None,
+        description="host:port on this machine at which the others find it, if nodes > 1",
+    )
+    max_restarts: Annotated[int, RUNTIME_ONLY] = Field(
+        default=2, ge=0, description="how often training starts again after a process of it died"
     )
     micro_batch_rows: Annotated[int, RUNTIME_ONLY] = Field(
-        default=16, gt=0, description="rows per forward pass and process"
+        default=16,
+        gt=0,
+        description="rows per forward pass and process; halved while memory is short",
     )
     validate_every_steps: Annotated[int, RUNTIME_ONLY] = Field(
         default=250, gt=0, description="steps between validations"
@@ -69,17 +147,32 @@ class TrainConfig(Config):
         default=500, gt=0, description="steps between checkpoints"
     )
     keep_checkpoints: Annotated[int, RUNTIME_ONLY] = Field(
-        default=3, gt=0, description="newest checkpoints kept on disk"
+        default=3,
+        gt=0,
+        description="newest checkpoints kept on disk, beside the one with the best validation loss "
+        "and the last one at constant learning rate",
     )
     log_every_steps: Annotated[int, RUNTIME_ONLY] = Field(
         default=10, gt=0, description="steps between recorded training metrics"
+    )
+    smoke_run: Annotated[Literal["auto", "always", "never"], RUNTIME_ONLY] = Field(
+        default="auto",
+        description="try a few steps, a checkpoint and a validation before training begins; auto "
+        "does so before more than an hour",
+    )
+    extend: Annotated[Literal["auto", "never"], RUNTIME_ONLY] = Field(
+        default="auto",
+        description="go on from a finished training that differs in its horizon alone; the result "
+        "is the same",
     )
 
     def with_horizon_in_steps(self) -> Self:
         """Return this config with its horizon given as ``steps`` only.
 
+        A budget stays one: ``tasks.budget`` knows what steps it buys.
+
         Raises:
-            ConfigError: not exactly one of ``tokens`` and ``steps`` is given.
+            ConfigError: not exactly one horizon is given, or the batch is not.
         """
         given = {name: getattr(self, name) for name in self.HORIZONS if getattr(self, name)}
         if len(given) != 1:
@@ -89,10 +182,26 @@ class TrainConfig(Config):
                 found=", ".join(f"train.{name}={value}" for name, value in given.items()) or "none",
                 fix="set one of them and leave the others out",
             )
-        if self.steps:
+        if self.steps or self.budget_minutes:
             return self
-        steps = math.ceil((self.tokens or 0) / self.batch_tokens_per_step)
+        steps = math.ceil((self.tokens or 0) / batch_tokens_of(self))
         return self.model_copy(update={"tokens": None, "steps": max(1, steps)})
+
+
+def batch_tokens_of(train: TrainConfig) -> int:
+    """Return the tokens of an optimizer step, over all processes.
+
+    Raises:
+        ConfigError: they are left to the dial, and nobody asked it.
+    """
+    if train.batch_tokens_per_step is None:
+        raise ConfigError(
+            "the batch of a training is not known yet",
+            expected="train.batch_tokens_per_step",
+            found="none",
+            fix="resolve the config with model.dial.resolve() first",
+        )
+    return train.batch_tokens_per_step
 
 
 def rows_per_step(train: TrainConfig, model: ModelConfig) -> int:
@@ -101,22 +210,39 @@ def rows_per_step(train: TrainConfig, model: ModelConfig) -> int:
     Raises:
         ConfigError: the batch is no whole number of rows, or its rows no multiple of processes.
     """
-    rows, rest = divmod(train.batch_tokens_per_step, model.context_tokens)
+    rows, rest = divmod(batch_tokens_of(train), model.context_tokens)
     if rest or not rows:
         raise ConfigError(
             "a batch must be a whole number of rows",
             expected="train.batch_tokens_per_step a multiple of model.context_tokens",
-            found=f"{train.batch_tokens_per_step} and {model.context_tokens}",
+            found=f"{batch_tokens_of(train)} and {model.context_tokens}",
             where="train.batch_tokens_per_step and model.context_tokens",
             fix=f"set train.batch_tokens_per_step to {max(1, rows) * model.context_tokens}",
         )
-    if rows % max(1, train.processes):
+    if rows % (max(1, train.processes) * train.nodes):
         raise ConfigError(
             "the rows of a batch must spread evenly over the processes",
             expected="train.batch_tokens_per_step / model.context_tokens a multiple of "
-            "train.processes",
-            found=f"{rows} rows and {train.processes} processes",
-            where="train.batch_tokens_per_step and train.processes",
+            "train.processes * train.nodes",
+            found=f"{rows} rows and {train.processes} processes on each of {train.nodes} machines",
+            where="train.batch_tokens_per_step, train.processes and train.nodes",
             fix="change one of them",
         )
     return rows
+
+
+def check_machines(train: TrainConfig) -> None:
+    """Check that machines that train together know where to meet.
+
+    Raises:
+        ConfigError: there are several, and no ``host:port``.
+    """
+    host, _, port = (train.rendezvous or "").rpartition(":")
+    if train.nodes > 1 and not (host and port.isdigit()):
+        raise ConfigError(
+            "several machines need a place to meet",
+            expected="train.rendezvous=<host>:<port>, an address of the machine the flow runs on",
+            found=f"train.nodes={train.nodes} and train.rendezvous={train.rendezvous}",
+            where="train.nodes and train.rendezvous",
+            fix="name this machine as the others see it, with a free port, such as node-0:29400",
+        )

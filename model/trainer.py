@@ -9,52 +9,45 @@ mean over the targets of all of it.
 from __future__ import annotations
 
 import contextlib
-import logging
-import math
-import statistics
-from dataclasses import dataclass
+import gc
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
 
+from model.accumulation import Accumulator
 from model.attention import backend_name
 from model.batches import Batch
-from model.checkpoint import Checkpoints, LoopState
+from model.checkpoint import Checkpoints
+from model.checkpoint_writer import CheckpointWriter
 from model.compiling import compile_model
 from model.distributed import StopRequest, World
-from model.errors import TrainingError
 from model.evaluate import Evaluation, evaluate
-from model.generate import generate
-from model.gpt import GPT, next_token_loss
+from model.extension import flat_steps, take_over
+from model.guards import Guard, StepNumbers, StepOutcome, name_rows, require_targets
 from model.hardware import (
-    Speedometer,
+    collecting_by_hand,
     compute_dtype,
     device_name,
     peak_flops_per_second,
     prepare_memory,
     share_threads,
 )
-from model.optim import build_optimizer, clip_gradients, learning_rate, set_learning_rate
+from model.optim import build_optimizer, clip_gradients, learning_rate_factor, set_learning_rate
+from model.recorder import Recorder, Summary
 from model.run_config import TrainRun
+from model.smoke_run import smoke_run
+from model.snapshot import LoopState, MicroBatch
 from model.tokenizer import Tokenizer
-from model.tracker import EVENTS_NAME, EventKind, Tracker, metric_points, read_events
+from model.tracker import EVENTS_NAME
+from model.train_config import batch_tokens_of
 from model.training_inputs import build_model, build_reader, open_shards
 from model.weights import save_model
-
-logger = logging.getLogger(__name__)
 
 MODEL_DIRECTORY = "model"
 CHECKPOINTS_DIRECTORY = "checkpoints"
 TRAINER_LOGS = {EVENTS_NAME, CHECKPOINTS_DIRECTORY}  # written beside the model, and not content
-SAMPLE_TOKENS = 64
-SAMPLE_TEMPERATURE = 0.8
-SAMPLE_TOP_K = 50
-MAX_NAMED_ROWS = 8
 
 
 class TrainingInterruptedError(Exception):
@@ -65,52 +58,23 @@ class TrainingInterruptedError(Exception):
         self.step = step
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a finished training has to say for its manifest."""
-
-    counts: dict[str, int]
-    facts: dict[str, Any]
-    metrics: dict[str, float]
-
-
-@dataclass(frozen=True)
-class StepOutcome:
-    """What one step left on the device; reading it waits for the device."""
-
-    step: int
-    rows: npt.NDArray[np.int64]
-    learning_rate: float
-    loss: Float[Tensor, ""]
-    gradient_norm: Float[Tensor, ""]
-
-
-class RowLoss(nn.Module):
-    """The loss as one module, so that whatever part of the model it uses is synchronised."""
-
-    def __init__(self, model: GPT) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self,
-        ids: Int[Tensor, "B T1"],
-        mask: Bool[Tensor, "B T1"],
-        documents: Int[Tensor, "B T1"] | None = None,
-    ) -> Float[Tensor, ""]:
-        """Return the summed negative log-likelihood of the marked tokens."""
-        return next_token_loss(self.model, ids, mask, documents)
-
-
 def train(run: TrainRun, *, directory: Path, world: World, stop: StopRequest) -> Summary:
     """Connect this process with the others, train, and take the connection down.
 
     Args and errors are those of ``Trainer`` and its ``fit``.
     """
+
+    def attempt(run: TrainRun, directory: Path) -> Summary:
+        return Trainer(run, directory=directory, world=world, stop=stop).fit()
+
     stop.listen()
     prepare_memory(world.device)
     with world.process_group():
-        return Trainer(run, directory=directory, world=world, stop=stop).fit()
+        try:
+            smoke_run(run, directory=directory, world=world, attempt=attempt)
+        except TrainingInterruptedError as interruption:
+            raise TrainingInterruptedError(step=0) from interruption
+        return attempt(run, directory)
 
 
 class Trainer:
@@ -130,26 +94,53 @@ class Trainer:
     def __init__(self, run: TrainRun, *, directory: Path, world: World, stop: StopRequest) -> None:
         self.run, self.train, self.directory = run, run.train, directory
         self.world, self.stop = world, stop
-        self.num_threads = share_threads(world)
+        num_threads = share_threads(world)
         self.dtype = compute_dtype(run.train.precision, world.device)
         self.tokenizer = Tokenizer.load(run.path(run.tokenizer))
         self.validation = open_shards(run, run.validation, self.tokenizer)
         self.reader = build_reader(run, self.tokenizer, world)
         self.model = build_model(run, self.tokenizer).to(world.device)
         self.compiling = self._compile()
-        self.optimizer = build_optimizer(self.model, run.train)
-        self.row_loss = world.wrap(RowLoss(self.model))
+        self.optimizer = build_optimizer(self.model, run.train, world)
+        self.accumulator = Accumulator(
+            self.model, world=world, dtype=self.dtype, rows=run.train.micro_batch_rows
+        )
         self.loop = LoopState(loader=self.reader.start())
+        self.guard = Guard(
+            spike_sigmas=run.train.spike_sigmas,
+            max_skipped_steps=run.train.max_skipped_steps,
+            device=world.device,
+        )
+        self.reads_every_step = world.device.type == "cpu"  # elsewhere that waits for the device
         self.checkpoints = Checkpoints(
             directory / CHECKPOINTS_DIRECTORY,
             derivation_key=run.derivation.key,
             keep=run.train.keep_checkpoints,
+            flat_steps=flat_steps(run.train),
         )
-        self.tracker = (
-            Tracker(directory / EVENTS_NAME, tracking=run.tracking) if world.is_main else None
+        self.writer = CheckpointWriter(self.checkpoints)
+        self.recorder = Recorder(
+            run,
+            directory=directory,
+            world=world,
+            circumstances={
+                "num_steps": self.num_steps,
+                "num_processes": world.size,
+                "device": device_name(world.device),
+                "precision": str(self.dtype).removeprefix("torch."),
+                "threads_per_process": num_threads,
+                "compiling": self.compiling,
+                "attention": backend_name(
+                    world.device,
+                    by_documents=run.train.attention == "document",
+                    is_compiled=self.model.model.training_block is not None,
+                ),
+                "peak_flops_per_second": peak_flops_per_second(device_name(world.device))
+                or "unknown",
+                "num_params": self.model.num_params(),
+                "epochs": round(max(self.reader.num_epochs(self.num_steps)), 3),
+            },
         )
-        self.speed = Speedometer()
-        self.unread: list[StepOutcome] = []
 
     def _compile(self) -> str:
         rows = self.reader.rows_per_step // self.world.size
@@ -160,6 +151,7 @@ class Trainer:
             self.world.device,
             rows=min(rows, self.train.micro_batch_rows),
             dtype=self.dtype,
+            by_documents=self.train.attention == "document",
             planned_flops=tokens * self.model.flops_per_token(),
         )
 
@@ -174,86 +166,53 @@ class Trainer:
 
         Raises:
             TrainingInterruptedError: a signal asked to stop; a checkpoint holds the work.
-            TrainingError: the loss is not finite, or a batch has no targets.
+            TrainingError: the loss is not finite, too many steps were spikes, a batch has no
+                targets, or one row does not fit into memory.
             CheckpointError: the newest checkpoint belongs to another training.
             DiskSpaceError: a checkpoint does not fit on the disk.
         """
-        self._start_or_resume()
-        with contextlib.closing(self.reader.stream(self.loop.loader)) as batches:
-            while self.loop.step < self.num_steps:
-                outcome = self.step(next(batches))
-                self.maybe_record(outcome)
-                is_stopping = self.world.any(self.stop.is_set)
-                self.maybe_checkpoint(is_stopping=is_stopping)
-                if is_stopping and self.loop.step < self.num_steps:
-                    self._interrupt()
-                self.maybe_validate()
+        with self.writer, collecting_by_hand():
+            self._start_or_resume()
+            with contextlib.closing(self.reader.stream(self.loop.loader)) as batches:
+                while self.loop.step < self.num_steps:
+                    outcome = self.step(next(batches))
+                    self.maybe_record(outcome)
+                    is_stopping = self.world.any(self.stop.is_set)
+                    self.maybe_checkpoint(is_stopping=is_stopping)
+                    if is_stopping and self.loop.step < self.num_steps:
+                        self._interrupt()
+                    self.maybe_validate()
         return self._finish()
 
     # One step
 
     def step(self, batch: Batch) -> StepOutcome:
-        """Take one optimizer step on a batch."""
+        """Take one optimizer step on a batch; on a GPU, nothing here waits for the device."""
+        step = self.loop.step + 1
         num_targets = self.world.sum(batch.num_targets)
-        _require_targets(num_targets, step=self.loop.step + 1, rows=batch.rows)
-        rate = learning_rate(self.loop.step, self.train)
-        loss = self._backward(batch, num_targets=num_targets)
+        require_targets(num_targets, step=step, rows=batch.rows)
+        loss = self.accumulator.backward(batch, num_targets=num_targets)
         norm = clip_gradients(self.model.parameters(), max_norm=self.train.gradient_clip_norm)
-        outcome = StepOutcome(self.loop.step + 1, batch.rows, rate, loss, norm)
-        self.unread.append(outcome)
-        if self.world.device.type == "cpu":
-            self._require_finite()
-        set_learning_rate(self.optimizer, rate)
-        self.optimizer.step()
+        factor = self.guard.judge(step, loss=loss, gradient_norm=norm)
+        set_learning_rate(self.optimizer, learning_rate_factor(self.loop.step, self.train))
+        rate = self.optimizer.param_groups[0]["lr"]  # of the block matrices
+        self.optimizer.update(factor)
         self.optimizer.zero_grad(set_to_none=True)
-        self.loop.step += 1
-        self.loop.tokens += self.train.batch_tokens_per_step
+        outcome = StepOutcome(step, batch.rows, rate, loss, norm, factor)
+        self.guard.note(outcome)
+        if self.reads_every_step:
+            self.read_outcomes()
+        self.loop.step = step
+        self.loop.tokens += batch_tokens_of(self.train)
         self.loop.targets += num_targets
         self.loop.loader = batch.state
         return outcome
 
-    def _backward(self, batch: Batch, *, num_targets: int) -> Float[Tensor, ""]:
-        """Accumulate the gradient of the global mean loss, and return that loss."""
-        rows = self.train.micro_batch_rows
-        micro_batches = list(zip(batch.ids.split(rows), batch.mask.split(rows), strict=True))
-        total = torch.zeros((), device=self.world.device)
-        for index, (ids, mask) in enumerate(micro_batches):
-            with self._synchronised(is_last=index == len(micro_batches) - 1):
-                with self._autocast():
-                    loss = self.row_loss(self._to_device(ids), self._to_device(mask))
-                # Gradients are averaged over processes, the loss is a mean over all of them.
-                (loss * (self.world.size / num_targets)).backward()
-            total += loss.detach() / num_targets
-        return self.world.sum_tensor(total)
-
-    def _synchronised(self, *, is_last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Exchange gradients with the last micro-batch only."""
-        if isinstance(self.row_loss, nn.parallel.DistributedDataParallel) and not is_last:
-            return self.row_loss.no_sync()
-        return contextlib.nullcontext()
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.world.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16
-        )
-
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.world.device, non_blocking=True)
-
-    def _require_finite(self) -> None:
-        """Check every step whose numbers were not read yet; on the CPU, that is before its update.
-
-        On a GPU reading would wait for the device at every step, so it is done where numbers are
-        needed anyway: before they are recorded, and before a checkpoint keeps what they spoilt.
-        Losses and gradients are sums over all processes: each finds the same and all stop.
-        """
-        if not self.unread:
-            return
-        numbers = torch.stack([torch.stack((i.loss, i.gradient_norm)) for i in self.unread])
-        for outcome, pair in zip(self.unread, numbers.tolist(), strict=True):
-            if not all(map(math.isfinite, pair)):
-                raise _not_finite(outcome, loss=pair[0], gradient_norm=pair[1])
-        self.unread.clear()
+    def read_outcomes(self) -> None:
+        """Wait for the device, and see what became of every step since this was last done."""
+        for numbers in self.guard.read():
+            if not numbers.is_applied:
+                self.recorder.record("skipped", step=numbers.step, **_skipped(numbers))
 
     # What may follow a step
 
@@ -262,46 +221,60 @@ class Trainer:
         step = outcome.step
         if step % self.train.log_every_steps and step not in (1, self.num_steps):
             return
-        self._require_finite()
-        tokens_per_second = self.speed.lap(self.loop.tokens)
-        self._record(
+        self.read_outcomes()
+        self.recorder.record(
             "train",
-            {
+            step=step,
+            **{
                 "train/loss": outcome.loss.item(),
                 "train/learning_rate": outcome.learning_rate,
                 "train/gradient_norm": outcome.gradient_norm.item(),
                 "train/tokens": self.loop.tokens,
-                "perf/tokens_per_second": tokens_per_second,
-                **self._mfu(tokens_per_second),
+                "train/skipped_steps": self.guard.num_skipped,
+                **self.recorder.lap(self.loop, model=self.model, dtype=self.dtype),
             },
         )
 
     def maybe_checkpoint(self, *, is_stopping: bool) -> None:
-        """Save, every so many steps, at the last, and before stopping."""
+        """Save, every so many steps, where decay begins, at the last, and before stopping.
+
+        The file is written while training goes on; the last one is waited for.
+        """
         step = self.loop.step
-        is_due = step % self.train.checkpoint_every_steps == 0 or step == self.num_steps
+        self._record_written(self.writer.finished())
+        is_due = step % self.train.checkpoint_every_steps == 0 or step in (
+            self.checkpoints.flat_steps,
+            self.num_steps,
+        )
         if not (is_due or is_stopping):
             return
-        self._require_finite()
+        self.read_outcomes()
+        self.loop.guard = self.guard.state()
         if self.world.is_main:
-            path = self.checkpoints.save(
-                self.model, self.optimizer, self.loop, num_processes=self.world.size
-            )
-            self._record("checkpoint", {"path": path.relative_to(self.directory).as_posix()})
-        self.speed.restart(self.loop.tokens)
+            self._record_written(self.writer.wait())
+            self.writer.begin(self.model, self.optimizer, self.loop, num_processes=self.world.size)
+            if is_stopping or step == self.num_steps:
+                self._record_written(self.writer.wait())
+        gc.collect()
+        self.recorder.speed.restart(self.loop.tokens)
+
+    def _record_written(self, steps: Iterable[int]) -> None:
+        for step in steps:
+            path = self.checkpoints.path(step).relative_to(self.directory)
+            self.recorder.record("checkpoint", step=step, path=path.as_posix())
 
     def maybe_validate(self) -> None:
         """Measure the validation loss, every so many steps and at the last."""
         step = self.loop.step
         if step % self.train.validate_every_steps and step != self.num_steps:
             return
-        with self._autocast():
+        with self.accumulator.autocast():
             share = evaluate(
                 self.model,
                 self.validation,
                 self.tokenizer.bytes_per_token,
                 max_tokens=self.train.validation_tokens,
-                batch_rows=self.train.micro_batch_rows,
+                batch_rows=self.accumulator.rows,
                 rank=self.world.rank,
                 world_size=self.world.size,
             )
@@ -312,9 +285,11 @@ class Trainer:
             "validation/loss": total.loss,
             "validation/bits_per_byte": total.bits_per_byte,
         }
-        self._record("validation", metrics)
-        self._write_sample()
-        self.speed.restart(self.loop.tokens)
+        self.recorder.record("validation", step=step, **metrics)
+        if self.world.is_main:
+            self.writer.mark_validated(step, loss=total.loss)
+        self.recorder.write_sample(self.model, self.tokenizer, step=step)
+        self.recorder.speed.restart(self.loop.tokens)
 
     def _sum_evaluation(self, share: Evaluation) -> Evaluation:
         sums = torch.tensor(
@@ -323,143 +298,76 @@ class Trainer:
         nll_nats, num_targets, num_bytes = self.world.sum_tensor(sums).tolist()
         return Evaluation(nll_nats, int(num_targets), int(num_bytes))
 
-    def _write_sample(self) -> None:
-        if not (self.world.is_main and self.run.sample_prompts):
-            return
-        prompt = self.run.sample_prompts[0]
-        end = self.tokenizer.end_of_text_id
-        ids = generate(
-            self.model,
-            [end, *self.tokenizer.encode(prompt)],
-            num_tokens=SAMPLE_TOKENS,
-            temperature=SAMPLE_TEMPERATURE,
-            top_k=SAMPLE_TOP_K,
-            seed=self.train.seed,
-            stop_ids=(end,),
-        )
-        self._record("sample", {"prompt": prompt, "text": self.tokenizer.decode(ids)})
-
-    def _mfu(self, tokens_per_second: float) -> dict[str, float]:
-        """Return the share of the hardware's peak in use, where that peak is known."""
-        device = self.world.device
-        peak = peak_flops_per_second(device_name(device))
-        if peak is None or self.dtype != torch.bfloat16:
-            return {}
-        used = tokens_per_second * self.model.flops_per_token()
-        return {"perf/mfu": used / (peak * self.world.size)}
-
-    def _record(self, kind: EventKind, values: dict[str, Any]) -> None:
-        if self.tracker is None:
-            return
-        self.tracker.record(kind, step=self.loop.step, **values)
-        numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
-        shown = ", ".join(f"{key} {value:.5g}" for key, value in numbers.items()) or values
-        logger.info("step %d of %d: %s: %s", self.loop.step, self.num_steps, kind, shown)
-
     # Beginning and end
 
     def _start_or_resume(self) -> None:
-        newest = self.checkpoints.newest() if self.world.is_main else None
+        newest = self._newest_checkpoint() if self.world.is_main else None
         step = self.world.from_main(newest)
         if step:
             self.loop = self.checkpoints.load(step, self.model, self.optimizer)
+            self.guard.restore(self.loop.guard)
         else:
-            self.reader.warn_of_repetition(self.num_steps)
-        self._record("resume" if step else "start", self._circumstances())
-        self.speed.restart(self.loop.tokens)
+            self._warn_of_repetition()
+        self._fit_micro_batch()
+        kind = "resume" if step else "start"
+        self.recorder.record(kind, step=step, **self.recorder.circumstances)
+        self.recorder.speed.restart(self.loop.tokens)
         if step:  # the checkpoint was written before the validation of its step
             self.maybe_validate()
 
-    def _circumstances(self) -> dict[str, Any]:
-        return {
-            "num_steps": self.num_steps,
-            "num_processes": self.world.size,
-            "device": device_name(self.world.device),
-            "precision": str(self.dtype).removeprefix("torch."),
-            "threads_per_process": self.num_threads,
-            "compiling": self.compiling,
-            "attention": backend_name(
-                self.world.device,
-                by_documents=False,
-                is_compiled=self.model.model.training_block is not None,
-            ),
-            "peak_flops_per_second": peak_flops_per_second(device_name(self.world.device))
-            or "unknown",
-            "num_params": self.model.num_params(),
-        }
+    def _newest_checkpoint(self) -> int | None:
+        newest = self.checkpoints.newest()
+        if newest or self.train.extend == "never":
+            return newest
+        trunk = take_over(self.run, self.checkpoints, circumstances=self.recorder.circumstances)
+        if trunk is None:
+            return None
+        origin = trunk.manifest.artifact.relative_path
+        message = (
+            f"training goes on from step {trunk.step} of {origin}, which differs in its horizon "
+            "alone"
+        )
+        self.recorder.record("extended", step=trunk.step, artifact=origin, message=message)
+        return trunk.step
+
+    def _warn_of_repetition(self) -> None:
+        epochs = self.recorder.circumstances["epochs"]
+        if epochs > 1:
+            message = f"{self.num_steps} steps read the training rows {epochs:.2f} times"
+            self.recorder.record("repetition", step=0, epochs=epochs, message=message)
+
+    def _fit_micro_batch(self) -> None:
+        """Find out how many rows fit into memory; a resumed training begins with what it found."""
+        asked, before = self.train.micro_batch_rows, self.loop.micro_batch
+        own = self.reader.rows_per_step // self.world.size
+        first = before.used if before and before.asked == asked else min(asked, own)
+        self.accumulator.rows = first
+        self.accumulator.fit_into_memory(self.reader.read(self.loop.loader), self.optimizer)
+        used = self.accumulator.rows
+        self.loop.micro_batch = MicroBatch(asked=asked, used=used)
+        if used < first:
+            message = (
+                f"micro-batches of {first} rows do not fit into memory: {used} rows at a time; "
+                "the global batch stays as it is"
+            )
+            self.recorder.record("micro_batch", step=self.loop.step, rows=used, message=message)
 
     def _interrupt(self) -> None:
-        self._record("end", {"state": "interrupted"})
-        self._close()
+        self.recorder.record("end", step=self.loop.step, state="interrupted")
+        self.recorder.close()
         raise TrainingInterruptedError(self.loop.step)
 
     def _finish(self) -> Summary:
         if self.world.is_main:
             save_model(self.model, self.directory / MODEL_DIRECTORY)
-        self._record("end", {"state": "complete"})
-        self._close()
-        counts = {"steps": self.loop.step, "tokens": self.loop.tokens, "targets": self.loop.targets}
-        if not self.world.is_main:
-            return Summary(counts, facts={}, metrics={})
-        return self._summary(counts)
-
-    def _summary(self, counts: dict[str, int]) -> Summary:
-        events = read_events(self.directory / EVENTS_NAME)
-        metrics = {point.key: point.value for event in events for point in metric_points(event)}
-        by_step = {
-            event["step"]: {point.key: point.value for point in metric_points(event)}
-            for event in events
-            if event["kind"] == "validation"
-        }
-        kept = [
-            {"step": step, "path": f"{CHECKPOINTS_DIRECTORY}/{self.checkpoints.path(step).name}"}
-            | {"metrics": by_step.get(step, {})}
-            for step in self.checkpoints.steps()
-        ]
-        speeds = [event["perf/tokens_per_second"] for event in events if event["kind"] == "train"]
-        facts = {
-            "validation_loss": metrics["validation/loss"],
-            "validation_bits_per_byte": metrics["validation/bits_per_byte"],
-            "best_validation_loss": self.loop.best_validation_loss,
-            "checkpoints": kept,
-            "tokens_per_second": statistics.median(speeds),
-            "metrics": metrics,
-        }
-        return Summary(counts, facts=facts | self._circumstances(), metrics=metrics)
-
-    def _close(self) -> None:
-        if self.tracker is not None:
-            self.tracker.close()
+        self.recorder.record("end", step=self.loop.step, state="complete")
+        self.recorder.close()
+        return self.recorder.summary(self.loop, self.checkpoints)
 
 
-def _require_targets(num_targets: int, *, step: int, rows: npt.NDArray[np.int64]) -> None:
-    if num_targets == 0:
-        raise TrainingError(
-            "a batch has no token to learn from",
-            expected="at least one target per batch",
-            found="every token is masked",
-            where=f"step {step}, {_name_rows(rows)}",
-            fix="set train.loss_on=all, or leave documents without targets out of the shards",
-        )
-
-
-def _not_finite(outcome: StepOutcome, *, loss: float, gradient_norm: float) -> TrainingError:
-    return TrainingError(
-        "the loss or its gradient is not finite",
-        expected="finite numbers",
-        found=f"loss {loss}, gradient norm {gradient_norm}",
-        where=f"step {outcome.step}, {_name_rows(outcome.rows)}",
-        fix="lower train.learning_rate, raise train.warmup_steps, or set train.precision=float32; "
-        "the checkpoints before are good",
+def _skipped(numbers: StepNumbers) -> dict[str, Any]:
+    message = (
+        f"step {numbers.step} was skipped for a spike: loss {numbers.loss:.5g}, gradient norm "
+        f"{numbers.gradient_norm:.5g}, {name_rows(numbers.rows)}"
     )
-
-
-def _name_rows(rows: npt.NDArray[np.int64]) -> str:
-    """Name the rows of a batch by mixture part, the first few of each."""
-    names = []
-    for part in np.unique(rows[:, 0]).tolist():
-        own = rows[rows[:, 0] == part, 1].tolist()
-        more = f" and {len(own) - MAX_NAMED_ROWS} more" if len(own) > MAX_NAMED_ROWS else ""
-        first = ", ".join(map(str, own[:MAX_NAMED_ROWS]))
-        names.append(f"rows {first}{more} of mixture part {part}")
-    return "; ".join(names)
+    return {"loss": numbers.loss, "gradient_norm": numbers.gradient_norm, "message": message}

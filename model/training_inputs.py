@@ -50,13 +50,15 @@ def build_reader(run: TrainRun, tokenizer: Tokenizer, world: World) -> BatchRead
             found=f"train.tokens={run.train.tokens}",
             fix="resolve the config with with_horizon_in_steps()",
         )
-    spread = run.train.model_copy(update={"processes": world.size})  # 0 has become a number
+    # Where 0 processes were asked for, there is a number now.
+    spread = run.train.model_copy(update={"processes": world.size, "nodes": 1})
     parts = [Part(open_shards(run, part.shards, tokenizer), part.weight) for part in run.mixture]
     return BatchReader(
         parts,
         seed=run.train.seed,
         rows_per_step=rows_per_step(spread, run.model),
         world=world,
+        attention=run.train.attention,
     )
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -27,17 +28,23 @@ ARCHITECTURE_NAME = "architecture.json"
 
 def save_model(model: GPT, directory: Path) -> None:
     """Write a model to a directory; equal parameters give equal bytes."""
+    save_weights(model.state_dict(), model.architecture, directory)
+
+
+def save_weights(
+    tensors: Mapping[str, Tensor], architecture: Architecture, directory: Path
+) -> None:
+    """Write the ``state_dict`` of a model to a directory."""
     directory.mkdir(parents=True, exist_ok=True)
-    save_tensors(model, directory / WEIGHTS_NAME, dtype=torch.float32)
-    text = model.architecture.model_dump_json(indent=1)
+    save_tensors(tensors, directory / WEIGHTS_NAME, dtype=torch.float32)
+    text = architecture.model_dump_json(indent=1)
     write_synced(directory / ARCHITECTURE_NAME, text.encode())
 
 
-def save_tensors(model: GPT, path: Path, *, dtype: torch.dtype) -> None:
+def save_tensors(state_dict: Mapping[str, Tensor], path: Path, *, dtype: torch.dtype) -> None:
     """Write a model's parameters to one safetensors file."""
     tensors = {
-        name: tensor.detach().to("cpu", dtype).contiguous()
-        for name, tensor in model.state_dict().items()
+        name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state_dict.items()
     }
     save_file(tensors, path, metadata={"format": "pt"})  # transformers refuses files without it
 

@@ -2,12 +2,15 @@
 
 Called from the main thread of a flow, where the TerminationSignal of a cancelled Prefect run and a
 Ctrl-C arrive as exceptions: both stop the child before they go on.
+
+    <stage>/.launch/<name>-<key12>-<time>-<pid>/   config, log and result of one child; stays if it
+                                                   failed, until newer ones push it out
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
+import fcntl
 import logging
 import os
 import shutil
@@ -15,11 +18,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 from model.config import Config
-from model.errors import ChildError
-from model.run_config import RESULT_NAME
+from model.errors import ChildError, ChildInterruptedError, ChildKilledError
+from model.run_config import settled_result
 from model.store import Work, write_synced
 from tasks.pipeline import project_root
 
@@ -28,8 +33,12 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 22  # below the 30 s Prefect waits before it kills, above a checkpoint's time
 LOG_TAIL_LINES = 15
+KEPT_LAUNCHES = 5  # of failed children of a stage, for whoever reads their logs
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 CONFIG_NAME = "config.json"
+LOG_NAME = "child.log"
+LOCK_NAME = "lock"
+ASKED_TO_STOP = (-signal.SIGTERM, -signal.SIGINT)
 # Threads that wait for each other must sleep, not spin: on cores shared with anything else,
 # spinning made a training step three times slower.
 CHILD_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -45,10 +54,11 @@ class Child:
 
     def __init__(self, work: Work, config: Config) -> None:
         launches = work.path.parent / ".launch"
-        self.directory = launches / f"{work.path.stem}-{os.getpid()}"
-        self.directory.mkdir(parents=True, exist_ok=True)
+        sweep_launches(launches, keep=KEPT_LAUNCHES)
+        started = time.strftime("%Y%m%d-%H%M%S")
+        self.directory = _new_directory(launches, f"{work.path.stem}-{started}-{os.getpid()}")
         self.config = self.directory / CONFIG_NAME
-        self.log = self.directory / "child.log"
+        self.log = self.directory / LOG_NAME
         write_synced(self.config, config.model_dump_json(indent=1).encode())
 
     def run(
@@ -56,25 +66,30 @@ class Child:
         module: str,
         *,
         launcher: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
         watch: Callable[[], None] | None = None,
     ) -> None:
         """Run ``python [launcher] -m module --config ...`` to its end.
 
         Args:
             launcher: interpreter arguments in front of the module, such as torchrun's.
+            environment: variables on top of this process's own.
             watch: called about twice a second while the child runs.
 
         Raises:
-            ChildError: the child ended with another exit code than zero.
+            ChildInterruptedError: the child was asked to stop and did.
+            ChildKilledError: the child, or its launcher, died of a signal.
+            ChildError: the child failed.
         """
         command = [sys.executable, *launcher, "-m", module, "--config", str(self.config)]
-        with self.log.open("wb") as log:
+        with self.log.open("ab") as log, (self.directory / LOCK_NAME).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel frees it when this process dies
             process = subprocess.Popen(
                 command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=project_root(),
-                env=CHILD_ENVIRONMENT | os.environ,
+                env={**CHILD_ENVIRONMENT, **os.environ, **(environment or {})},
                 preexec_fn=_end_with_parent,
             )
             try:
@@ -85,26 +100,31 @@ class Child:
             except BaseException:
                 stop(process)
                 raise
-        if process.returncode:
-            raise self._failure(module, process.returncode)
+        failure = self._failure(module, process.returncode)
+        if failure:
+            raise failure
         shutil.rmtree(self.directory)
 
-    def _failure(self, module: str, code: int) -> ChildError:
-        result = self.directory / RESULT_NAME
-        said = json.loads(result.read_bytes()) if result.exists() else {}
-        if said.get("state") == "interrupted":
-            return ChildError(
-                f"{module} was asked to stop and saved its work at step {said['step']}",
+    def _failure(self, module: str, code: int) -> ChildError | None:
+        """Return how a child failed; a launcher's exit code of zero does not say that it did not.
+
+        What one of its processes settled counts. An error that is not for a reader to mend may be
+        the echo of another process's death: then the exit code counts, with the log's last lines.
+        """
+        said = settled_result(self.directory)
+        if said and said.state == "interrupted":
+            return ChildInterruptedError(
+                f"{module} was asked to stop and saved its work at step {said.step}",
                 fix="run again: it goes on from there",
             )
-        report = said.get("error")
-        if report:
-            return ChildError(
-                f"{module} stopped: {report['problem']}",
-                **{part: report.get(part) for part in ("expected", "found", "where", "fix")},
-            )
+        if said and said.error:
+            parts = said.error.model_dump(include={"expected", "found", "where", "fix"})
+            return ChildError(f"{module} stopped: {said.error.problem}", **parts)
+        if code == 0:
+            return None
         lines = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-        return ChildError(
+        is_killed = code < 0 and code not in ASKED_TO_STOP
+        return (ChildKilledError if is_killed else ChildError)(
             f"{module} ended with exit code {code}",
             expected="exit code 0",
             found="\n    ".join(["its last lines were", *lines]),
@@ -112,6 +132,38 @@ class Child:
             fix="mend what its message names and run again: finished stages and checkpoints are "
             "kept",
         )
+
+
+def _new_directory(parent: Path, name: str) -> Path:
+    """Make a directory of this name, or of this name and a number."""
+    parent.mkdir(parents=True, exist_ok=True)
+    attempt = 0
+    while True:
+        path = parent / (f"{name}-{attempt}" if attempt else name)
+        with suppress(FileExistsError):
+            path.mkdir()
+            return path
+        attempt += 1
+
+
+def sweep_launches(launches: Path, *, keep: int) -> None:
+    """Remove the launch directories of children whose flows are gone, all but the newest few."""
+    paths = [path for path in launches.glob("*") if path.is_dir()]
+    paths.sort(key=lambda path: path.stat().st_mtime)
+    for path in paths[: max(0, len(paths) - keep)]:
+        if not _is_locked(path / LOCK_NAME):
+            shutil.rmtree(path, ignore_errors=True)  # another flow may sweep at the same time
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open("r") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 def _end_with_parent() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from model.config import RUNTIME_ONLY, Config
+from model.config import RUNTIME_ONLY, Config, ModelSize
 
 EDU_LABELS_REVISION = "72df4c92fb1b48beceb16016e8f695ec40a6c3a5"  # fineweb-edu-llama3-annotations
 FINEWEB_REVISION = "9bb295ddab0e05d785b879661af7260fed5140fc"  # HuggingFaceFW/fineweb
@@ -299,11 +299,19 @@ class TokenizerConfig(Config):
     )
 
 
+Packing = Literal["best_fit", "concat"]
+
+
 class ShardsConfig(Config):
     """How token shards and training rows are cut."""
 
     shard_tokens: int = Field(
         default=50_000_000, gt=0, description="tokens per shard, about: two bytes each"
+    )
+    packing: Packing = Field(
+        default="best_fit",
+        description="training rows. best_fit: whole documents, or full pieces of longer ones; "
+        "concat: one stream of tokens, cut anywhere, as validation rows always are",
     )
 
 
@@ -344,4 +352,26 @@ class RunConfig(Config):
     )
     experiment: Annotated[str, RUNTIME_ONLY] = Field(
         default="llm-from-scratch", min_length=1, description="MLflow experiment"
+    )
+    dollars_per_hour: Annotated[float, RUNTIME_ONLY] = Field(
+        default=0.0, ge=0, description="price of this machine; 0 = no cost is shown"
+    )
+
+
+class SweepConfig(Config):
+    """A ladder of trainings on one corpus; each size appears as often as it has horizons."""
+
+    sizes: tuple[ModelSize, ...] = Field(
+        default=("27m", "49m", "135m", "375m"),
+        min_length=2,
+        description="model size of each training, the smallest compute first",
+    )
+    tokens_per_param: float = Field(
+        default=12.0,  # nanochat's default ratio, counted the same way
+        gt=0,
+        description="horizon of each training in tokens per matrix weight (blocks and head)",
+    )
+    tokens: tuple[int, ...] = Field(
+        default=(),
+        description="horizon of each training in tokens, one per size; empty = tokens_per_param",
     )

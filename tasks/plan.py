@@ -7,21 +7,21 @@ consequences: a run that cannot fit is refused.
 from __future__ import annotations
 
 import shutil
-import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
 
-from model.config import Architecture, Config
+from model.artifact import Artifact
+from model.config import Config
 from model.errors import DiskSpaceError
 from model.store import ArtifactStore
 from tasks.download import Download
-from tasks.pipeline import Pipeline, Step, memory_bytes, num_cores
+from tasks.pipeline import Pipeline, Step, memory_bytes
 from tasks.publish_corpus import DATASET
 from tasks.tables import render
-from tasks.train_model import TrainModel, num_gpus, num_processes
+from tasks.training_estimate import NO_PREDICTION, TrainingEstimate, estimate_trainings
 
 # Bytes each stage leaves per byte of raw zstd parquet, measured on FineWeb-like text: filtered text
 # is compressed the same way, a token takes two bytes and 4.4 bytes of text, text shrinks to 0.66.
@@ -36,24 +36,6 @@ DISK_PER_RAW_BYTE = {
 RAW_BYTES_PER_DOCUMENT = 2_100  # sample-10BT: 30.6 GB in 14.87 M documents
 DEMO_RAW_BYTES_PER_DOCUMENT = 250
 DISK_MARGIN = 1.05
-TRAINING_BYTES_PER_PARAM = 16  # fp32 weights, gradients and two AdamW moments
-CHECKPOINT_BYTES_PER_PARAM = 12  # weights and moments
-WEIGHT_BYTES = 4
-STATED_GPU_FLOPS_PER_SECOND = 400e12  # an H200 at about 40 % of its bf16 peak
-STATED_CPU_FLOPS_PER_SECOND = 50e9  # per core with AVX-512, fp32
-
-
-@dataclass(frozen=True)
-class TrainingEstimate:
-    """What the training of a plan amounts to."""
-
-    num_tokens: int
-    num_params: int
-    flops: float
-    seconds: float
-    rate_source: str
-    memory_bytes: int
-    disk_bytes: int
 
 
 @dataclass(frozen=True)
@@ -63,7 +45,8 @@ class Plan:
     steps: tuple[Step, ...]
     disk_bytes: int
     data_memory_bytes: int
-    training: TrainingEstimate | None
+    trainings: tuple[TrainingEstimate, ...]
+    notes: tuple[str, ...] = ()
 
     def text(self) -> str:
         """Return the plan as a table and a few lines."""
@@ -83,15 +66,20 @@ class Plan:
             f"new on disk: about {_size(self.disk_bytes)}",
             f"memory: data stages at most {_size(self.data_memory_bytes)}",
         ]
-        if self.training:
-            training = self.training
-            lines[1] += f", training about {_size(training.memory_bytes)} and activations"
-            lines.append(
-                f"training: {training.num_tokens:,} tokens, {training.num_params:,} parameters, "
-                f"{training.flops:.2e} FLOPs, about {_duration(training.seconds)} "
-                f"({training.rate_source})"
-            )
-        return lines
+        if self.trainings:
+            memory = max(training.memory_bytes for training in self.trainings)
+            lines[1] += f", training about {_size(memory)} and activations"
+            lines += [_training_text(training) for training in self.trainings]
+            if not all(training.prediction for training in self.trainings):
+                lines.append(NO_PREDICTION)
+        if len(self.trainings) > 1:
+            lines.append(_total_text(self.trainings))
+        return [*lines, *self.notes]
+
+    def training_of(self, artifact: Artifact) -> TrainingEstimate | None:
+        """Return what was expected of a training; nothing of one that was there already."""
+        same = (item for item in self.trainings if item.artifact.key == artifact.key)
+        return next(same, None)
 
     def require_disk(self, root: Path) -> None:
         """Refuse a run that the disk below ``root`` cannot hold.
@@ -113,15 +101,26 @@ class Plan:
             )
 
 
-def make_plan(pipeline: Pipeline, *, vocab_size: int) -> Plan:
-    """Return the plan of a pipeline that was walked without a task runner."""
+def make_plan(pipeline: Pipeline, *, vocab_size: int, notes: Sequence[str] = ()) -> Plan:
+    """Return the plan of a pipeline that was walked without a task runner.
+
+    Args:
+        notes: lines to end it with.
+    """
     steps = tuple(pipeline.steps.values())
-    training = _estimate_training(steps, pipeline.store, vocab_size=vocab_size)
+    trainings = estimate_trainings(
+        steps,
+        pipeline.store,
+        vocab_size=vocab_size,
+        dollars_per_hour=pipeline.run.dollars_per_hour,
+    )
     return Plan(
         steps=steps,
-        disk_bytes=_estimate_disk(steps, pipeline.store) + (training.disk_bytes if training else 0),
+        disk_bytes=_estimate_disk(steps, pipeline.store)
+        + sum(training.disk_bytes for training in trainings),
         data_memory_bytes=memory_bytes(pipeline.run),
-        training=training,
+        trainings=trainings,
+        notes=tuple(notes),
     )
 
 
@@ -196,55 +195,26 @@ def _bytes_below(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
-def _estimate_training(
-    steps: tuple[Step, ...], store: ArtifactStore, *, vocab_size: int
-) -> TrainingEstimate | None:
-    waiting = [
-        step.config
-        for step in steps
-        if isinstance(step.config, TrainModel) and step.status.state != "complete"
-    ]
-    if not waiting:
-        return None
-    (config,) = waiting
-    network = config.model.architecture(vocab_size)
-    num_tokens = (config.train.steps or 0) * config.train.batch_tokens_per_step
-    flops = float(num_tokens) * network.flops_per_token()
-    rate, rate_source = _training_rate(config, network, store)
-    copies = config.train.keep_checkpoints + 1
-    return TrainingEstimate(
-        num_tokens=num_tokens,
-        num_params=network.num_params(),
-        flops=flops,
-        seconds=num_tokens / rate,
-        rate_source=rate_source,
-        memory_bytes=TRAINING_BYTES_PER_PARAM * network.num_params(),
-        disk_bytes=(copies * CHECKPOINT_BYTES_PER_PARAM + 2 * WEIGHT_BYTES) * network.num_params(),
+def _training_text(training: TrainingEstimate) -> str:
+    """Return a training, its cost and what it should score, as a line."""
+    cost = f", ${training.dollars:,.2f}" if training.dollars else ""
+    expected = f"; predicted: {training.prediction.text()}" if training.prediction else ""
+    return (
+        f"training {training.artifact.name}: {training.num_tokens:,} tokens, "
+        f"{training.num_params:,} parameters, {training.flops:.2e} FLOPs, "
+        f"about {duration(training.seconds)}{cost} "
+        f"(at {training.tokens_per_second:,.0f} tokens/s, {training.rate_source}){expected}"
     )
 
 
-def _training_rate(
-    config: TrainModel, network: Architecture, store: ArtifactStore
-) -> tuple[float, str]:
-    """Return tokens per second, measured by an earlier run on this machine or stated."""
-    host = f"@{socket.gethostname()}"
-    semantic = config.model.semantic()
-    for manifest in sorted(
-        store.manifests("train_model"), key=lambda item: item.origin.created_at, reverse=True
-    ):
-        rate = manifest.facts.get("tokens_per_second")
-        same = manifest.derivation.config.get("model") == semantic
-        if rate and same and manifest.origin.created_by.endswith(host):
-            day = manifest.origin.created_at[:10]
-            return float(rate), f"at {rate:,.0f} tokens/s, measured here on {day}"
-    if num_gpus():
-        speed = STATED_GPU_FLOPS_PER_SECOND * num_processes(config.train)
-        source = "stated for an H200 at 40 % of its peak"
-    else:
-        speed = STATED_CPU_FLOPS_PER_SECOND * num_cores()
-        source = "stated for CPU cores with AVX-512"
-    rate = speed / network.flops_per_token()
-    return rate, f"at {rate:,.0f} tokens/s, {source}"
+def _total_text(trainings: Sequence[TrainingEstimate]) -> str:
+    dollars = sum(training.dollars for training in trainings)
+    cost = f", ${dollars:,.2f}" if dollars else ""
+    return (
+        f"all {len(trainings)} trainings, one after the other: "
+        f"{sum(training.flops for training in trainings):.2e} FLOPs, "
+        f"about {duration(sum(training.seconds for training in trainings))}{cost}"
+    )
 
 
 def _size(num_bytes: float) -> str:
@@ -254,7 +224,8 @@ def _size(num_bytes: float) -> str:
     return f"{num_bytes / 1e3:.0f} kB"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
     for unit, scale in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 2 * scale:
             return f"{seconds / scale:.1f} {unit}"

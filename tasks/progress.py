@@ -127,6 +127,8 @@ class TrainingProgress:
             for key, value in event.items()
             if "/" in key and isinstance(value, int | float)
         }
+        if "message" in event:
+            logger.warning("training: %s", event["message"])
         if event.get("kind") in ("resume", "checkpoint", "validation"):
             logger.info("%s at %s", event["kind"], self.line())
 

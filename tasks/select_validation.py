@@ -11,11 +11,12 @@ from model.config import Config
 from model.store import Work
 from tasks.config import ValidationConfig
 from tasks.corpus.duck import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
+from tasks.corpus.language import MODEL_ALGORITHM
 from tasks.corpus.validation_split import select_validation as select
 from tasks.download import raw_file
 from tasks.stage import Share, Stage
 
-STEP_VERSION = 1
+STEP_VERSION = 2  # 2: texts without a language label are judged by the language model
 
 
 class SelectValidation(Config):
@@ -48,5 +49,9 @@ select_validation = Stage(
     version=STEP_VERSION,
     build=build,
     scope="corpus",
-    algorithms={"key": KEY_ALGORITHM, "normalisation": str(NORMALISATION_VERSION)},
+    algorithms={
+        "key": KEY_ALGORITHM,
+        "normalisation": str(NORMALISATION_VERSION),
+        "language_model": MODEL_ALGORITHM,
+    },
 )

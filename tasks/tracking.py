@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from prefect.context import FlowRunContext
 from prefect.exceptions import CancelledRun
 from prefect.runtime import deployment, flow_run
@@ -24,6 +25,7 @@ from prefect.settings import PREFECT_UI_URL
 from pydantic import BaseModel
 
 from model.artifact import Artifact, Manifest
+from model.errors import ChildInterruptedError
 from model.store import ArtifactStore, git_commit
 from model.tracker import EVENTS_NAME, read_events
 from tasks.tracking_data import data_sets, data_tags
@@ -92,9 +94,17 @@ class TrackedPipeline:
         """Tag the run."""
         self.attempt("tags", lambda runs, run_id: runs.set_tags(run_id, tags))
 
-    def record_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
-        """Log one value per metric."""
-        self.attempt("metrics", lambda runs, run_id: runs.log_values(run_id, metrics, step=step))
+    def record_description(self, text: str) -> None:
+        """Show markdown on the page of the run."""
+        self.record_tags({MLFLOW_RUN_NOTE: text})
+
+    def record_metrics(
+        self, metrics: Mapping[str, float], *, step: int = 0, run_id: str | None = None
+    ) -> None:
+        """Log one value per metric, to this run or to one nested in it."""
+        self.attempt(
+            "metrics", lambda runs, own: runs.log_values(run_id or own, metrics, step=step)
+        )
 
     def record_text(self, text: str, name: str) -> None:
         """Keep a text as a file of the run."""
@@ -134,14 +144,32 @@ class TrackedPipeline:
         model of the run, by reference, with its metrics. The pipeline's own run gets the final
         metrics and the training run's id.
         """
-        manifest = store.read_manifest(trained)
         events = read_events(store.path(trained) / EVENTS_NAME)
-        complete = partial(complete_training, manifest=manifest, directory=store.path(trained))
-        training_run_id = self.attempt("training run", complete)
+        training_run_id = self._complete(trained, store)
         if training_run_id:
             self.record_tags({TRAINING_RUN_TAG: training_run_id})
         self.record_metrics(final_metrics(events), step=max(event["step"] for event in events))
         return training_run_id
+
+    def complete_nested_training(self, trained: Artifact, store: ArtifactStore) -> str | None:
+        """See that a finished training, one of several, has a finished run nested in this one.
+
+        A run of an earlier pipeline moves here: the newest ladder shows all of its trainings.
+        """
+        training_run_id = self._complete(trained, store)
+        if training_run_id:
+            self.attempt("nesting", lambda runs, own: runs.nest(training_run_id, parent_run_id=own))
+        return training_run_id
+
+    def _complete(self, trained: Artifact, store: ArtifactStore) -> str | None:
+        return self.attempt(
+            "training run",
+            partial(
+                complete_training,
+                manifest=store.read_manifest(trained),
+                directory=store.path(trained),
+            ),
+        )
 
     def _open(
         self, *, experiment: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]
@@ -200,7 +228,8 @@ def pipeline_run(
     try:
         yield tracked
     except BaseException as error:
-        is_failure = isinstance(error, Exception) and not isinstance(error, CancelledRun)
+        is_stopped = isinstance(error, CancelledRun | ChildInterruptedError)
+        is_failure = isinstance(error, Exception) and not is_stopped
         status, word = ("FAILED", "failed") if is_failure else ("KILLED", "stopped")
         first_line = str(error).partition("\n")[0]
         tracked._close(status, outcome=f"{word}: {type(error).__name__}: {first_line}")

@@ -241,8 +241,12 @@ class RunStore:
 
     def adopt(self, run_id: str, *, parent_run_id: str) -> None:
         """Make a run a running child of another, whatever it was before."""
-        self.client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent_run_id)
+        self.nest(run_id, parent_run_id=parent_run_id)
         self.client.update_run(run_id, status="RUNNING")
+
+    def nest(self, run_id: str, *, parent_run_id: str) -> None:
+        """Make a run a child of another."""
+        self.client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent_run_id)
 
     def log_values(self, run_id: str, values: Mapping[str, float], *, step: int) -> None:
         """Log one value of each metric, now."""

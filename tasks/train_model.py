@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import logging
-import os
-from contextlib import suppress
-from importlib.metadata import version
+from collections.abc import Sequence
 from typing import Annotated
 
+from model.artifact import Artifact
 from model.config import (
     RUNTIME_ONLY,
     Config,
     MixturePart,
     ModelConfig,
 )
+from model.errors import ConfigError
 from model.run_config import TrainRun
 from model.store import Work
 from model.train_config import TrainConfig
 from tasks.child import Child
+from tasks.launchers import choose_launcher
 from tasks.progress import TrainingProgress
 from tasks.stage import Share, Stage
 from tasks.tracking_training import training_run
 
-try:
-    import pynvml
-except ImportError:  # installed on Linux only
-    pynvml = None
-
 logger = logging.getLogger(__name__)
 
 STEP_VERSION = 1
-SHUTDOWN_SECONDS = 20  # torchrun kills its ranks this long after it asked them to stop
 
 
 class TrainModel(Config):
@@ -38,6 +33,7 @@ class TrainModel(Config):
 
     model: ModelConfig
     train: TrainConfig
+    mixture_weights: tuple[float, ...] = ()  # of the training inputs in their order; () = equal
     sample_prompts: Annotated[tuple[str, ...], RUNTIME_ONLY] = ()
     tracking_parent: Annotated[str | None, RUNTIME_ONLY] = None
 
@@ -45,10 +41,10 @@ class TrainModel(Config):
 def build(work: Work, config: TrainModel, share: Share) -> None:  # noqa: ARG001
     """Run the training process to its end."""
     child = Child(work, _run_config(work, config))
-    launcher = torchrun(num_processes(config.train))
+    launcher = choose_launcher(config.train)
     assert config.train.steps
     with TrainingProgress(work.path / "events.jsonl", num_steps=config.train.steps) as progress:
-        child.run("model.train", launcher=launcher, watch=progress.update)
+        launcher.run(child, watch=progress.update)
 
 
 def _run_config(work: Work, config: TrainModel) -> TrainRun:
@@ -60,45 +56,31 @@ def _run_config(work: Work, config: TrainModel) -> TrainRun:
         model=config.model,
         train=config.train,
         tokenizer=tokenizer.relative_path,
-        mixture=tuple(
-            MixturePart(shards=item.relative_path) for item in work.derivation.inputs["training"]
-        ),
+        mixture=mixture_of(work.derivation.inputs["training"], config.mixture_weights),
         validation=validation.relative_path,
         tracking=training_run(work.derivation, parent_run_id=config.tracking_parent),
         sample_prompts=config.sample_prompts,
     )
 
 
-def num_processes(train: TrainConfig) -> int:
-    """Return the training processes of this machine: as asked, else one per visible GPU, else 1."""
-    return train.processes or max(1, num_gpus())
+def mixture_of(training: Sequence[Artifact], weights: Sequence[float]) -> tuple[MixturePart, ...]:
+    """Return the shard sets with their weights, equal ones unless some are given.
 
-
-def num_gpus() -> int:
-    """Return the number of GPUs this process may use; 0 without NVIDIA's driver."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    if pynvml is None:
-        return 0
-    with suppress(pynvml.NVMLError):
-        pynvml.nvmlInit()
-        try:
-            return pynvml.nvmlDeviceGetCount()
-        finally:
-            pynvml.nvmlShutdown()
-    return 0
-
-
-def torchrun(num_processes: int) -> tuple[str, ...]:
-    """Return the interpreter arguments that start a module in so many processes."""
-    if num_processes == 1:
-        return ()
-    flags = ["--standalone", f"--nproc-per-node={num_processes}", "--max-restarts=0"]
-    major, minor = (int(part) for part in version("torch").split(".")[:2])
-    if (major, minor) >= (2, 12):  # the flag is that new
-        flags.append(f"--shutdown-timeout={SHUTDOWN_SECONDS}")
-    return ("-m", "torch.distributed.run", *flags)
+    Raises:
+        ConfigError: there is not one weight for each shard set.
+    """
+    if weights and len(weights) != len(training):
+        raise ConfigError(
+            "every shard set of a mixture needs a weight",
+            expected=f"{len(training)} weights, or none for equal ones",
+            found=f"{len(weights)}: {', '.join(map(str, weights))}",
+            where="mixture_weights",
+            fix="give one weight for each input of train_model in the role training",
+        )
+    return tuple(
+        MixturePart(shards=item.relative_path, weight=weight)
+        for item, weight in zip(training, weights or [1.0] * len(training), strict=True)
+    )
 
 
 train_model = Stage("train_model", version=STEP_VERSION, build=build, scope="child", resume=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from model.config import Config
 from model.store import Work
-from tasks.config import ShardsConfig
+from tasks.config import Packing, ShardsConfig
 from tasks.removals import removal_table
 from tasks.stage import Share, Stage
 from tasks.tokenise import Split
-from tasks.tokens.packing import write_shards as write
 from tasks.tokens.shuffle import ALGORITHM
+from tasks.tokens.training_shards import write_shards as write
 
 STEP_VERSION = 1
 
@@ -24,6 +25,21 @@ class WriteShards(Config):
     context_tokens: int
     seed: int
 
+    @property
+    def packing(self) -> Packing:
+        """How rows are cut; those of validation stay what they are, so that numbers compare."""
+        return "concat" if self.split == "validation" else self.shards.packing
+
+    def semantic(self) -> dict[str, Any]:
+        """Return what identifies the shards: how training rows are packed says nothing of others.
+
+        Rows of validation keep the key that they had before there was a choice.
+        """
+        fields = super().semantic()
+        if self.split == "validation":
+            del fields["shards"]["packing"]
+        return fields
+
 
 def build(work: Work, config: WriteShards, share: Share) -> None:  # noqa: ARG001
     """Write shard-*.arrow and rows.arrow."""
@@ -35,6 +51,7 @@ def build(work: Work, config: WriteShards, share: Share) -> None:  # noqa: ARG00
         seed=config.seed,
         shard_tokens=config.shards.shard_tokens,
         context_tokens=config.context_tokens,
+        packing=config.packing,
         shuffle=config.split == "training",
         destination=work.path,
     )

@@ -64,8 +64,14 @@ class Home:
 def command(flow: str, *arguments: str, preset: str = "demo", **settings: object) -> list[str]:
     """Return the command line of a flow; settings are ``group__field=value``."""
     small = SMALL if preset == "demo" else {}
-    if flow == "prepare":  # it has no such settings
-        small = {name: small[name] for name in small if not name.startswith(("train.", "score."))}
+    left_out = {
+        "prepare": ("train.", "score."),
+        "publish": ("train.", "score."),
+        "sweep": ("train.steps", "score."),
+    }
+    small = {  # settings the flow does not have
+        name: value for name, value in small.items() if not name.startswith(left_out.get(flow, ()))
+    }
     chosen = small | {name.replace("__", "."): value for name, value in settings.items()}
     sets = [part for name, value in chosen.items() for part in ("--set", f"{name}={value}")]
     return [sys.executable, "-m", f"flows.{flow}", "--preset", preset, *sets, *arguments]
@@ -112,3 +118,15 @@ def wait_for_work(home: Home, stage: str, process: subprocess.Popen[bytes]) -> b
             return True
         time.sleep(0.001)
     return False
+
+
+def digests(home: Home) -> dict[str, str]:
+    """Return the content digest of every artifact by stage and name."""
+    return {
+        f"{item.artifact.stage}/{item.artifact.name}": item.content_digest
+        for item in home.store.manifests()
+    }
+
+
+def built_at(home: Home) -> dict[str, str]:
+    return {item.artifact.relative_path: item.origin.created_at for item in home.store.manifests()}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from model import dial
 from model.artifact import Derivation
 from model.config import MixturePart, ModelConfig
 from model.rows import Segments, write_rows
@@ -78,7 +79,8 @@ def small_run(root: Path, *, name: str = "tiny", train: dict[str, object], **fie
         "precision": "float32",
     }
     model = ModelConfig(size="1m", context_tokens=CONTEXT_TOKENS)
-    config = TrainConfig.model_validate(defaults | train)
+    vocab_size = Tokenizer.load(root / "tokenizer").vocab_size
+    config = dial.resolve(TrainConfig.model_validate(defaults | train), model, vocab_size)
     semantic = {"model": model.semantic(), "train": config.semantic()}
     derivation = Derivation(stage="train_model", name=name, version=1, config=semantic)
     run = TrainRun(

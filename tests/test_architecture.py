@@ -24,10 +24,13 @@ GROUND = {"model", "tasks", "flows", "tasks.config"} | {
         "chat",
         "shards",
         "rows",
+        "recorded_files",
         "arrow_streams",
         "run_config",
         "train_config",
+        "dial",
         "child_runs",
+        "scaling",
     )
 }
 # third-party name -> modules (or packages, with a dot at the end) that may import it

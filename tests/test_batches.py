@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import logging
+import itertools
 from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
 from model.batches import BatchReader, LoaderState, Part, interleave, permutation
 from model.distributed import World
@@ -109,6 +110,63 @@ def test_read_returns_the_shards_tokens_and_counts_targets(parts: list[Part]):
     assert batch.num_targets == 4 * 16
 
 
+def test_stream_is_the_same_however_far_ahead_it_reads(parts: list[Part]):
+    reader = reader_of(parts)
+    streams = [reader.stream(reader.start(), ahead=ahead) for ahead in (0, 1, 5)]
+    for _ in range(6):
+        first, *others = [next(stream) for stream in streams]
+        for other in others:
+            assert torch.equal(other.ids, first.ids)
+            assert other.state == first.state
+    for stream in streams:
+        stream.close()
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_stream_over_processes_together_reads_the_same_rows(parts: list[Part], size: int):
+    state = reader_of(parts).start()
+    streams = [
+        reader_of(parts, world=World(rank=rank, size=size)).stream(state, ahead=rank)
+        for rank in range(size)
+    ]
+    alone = reader_of(parts)
+    for _ in range(5):
+        whole, batches = alone.read(state), [next(stream) for stream in streams]
+        merged = torch.empty_like(whole.ids)
+        for rank, batch in enumerate(batches):
+            merged[rank::size] = batch.ids
+        assert torch.equal(merged, whole.ids)
+        assert sum(batch.num_targets for batch in batches) == whole.num_targets
+        state = whole.state
+        assert {batch.state for batch in batches} == {state}
+    for stream in streams:
+        stream.close()
+
+
+def test_stream_hands_on_what_reading_raises(parts: list[Part], monkeypatch: pytest.MonkeyPatch):
+    reader = reader_of(parts)
+    stream = reader.stream(reader.start(), ahead=1)
+
+    def broken(_rows: object) -> None:
+        raise OSError("the disk is gone")
+
+    next(stream)
+    monkeypatch.setattr(parts[0].shards, "rows", broken)
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(itertools.islice(stream, 3))
+
+
+def test_read_for_document_attention_numbers_documents_by_row(parts: list[Part]):
+    reader = BatchReader(parts, seed=1, rows_per_step=4, world=LONE, attention="document")
+    batch = reader.read(reader.start())
+    assert batch.documents is not None
+    begins = batch.ids == 0  # <|endoftext|>
+    begins[:, 0] = True
+    assert torch.equal(batch.documents, begins.cumsum(1) - 1)
+    assert batch.documents.max() >= 1
+    assert reader_of(parts).read(reader.start()).documents is None
+
+
 def test_stream_resumed_from_saved_state_equals_stream_gone_on(parts: list[Part]):
     reader = reader_of(parts)
     stream = reader.stream(reader.start())
@@ -143,15 +201,3 @@ def test_reader_of_fewer_rows_than_a_batch_is_refused_with_numbers(parts: list[P
         reader_of(parts, rows_per_step=18)
     assert "at least 18 rows of 16 tokens (train.batch_tokens_per_step=288)" in str(error.value)
     assert "found: 17 rows" in str(error.value)
-
-
-def test_warn_of_repetition_names_epochs_above_one(
-    parts: list[Part], caplog: pytest.LogCaptureFixture
-):
-    reader = reader_of(parts[:1])
-    with caplog.at_level(logging.WARNING):
-        reader.warn_of_repetition(2)  # 8 of 10 rows
-        assert caplog.messages == []
-        reader.warn_of_repetition(5)
-    assert "read the 10 rows" in caplog.messages[0]
-    assert caplog.messages[0].endswith("2.00 times")

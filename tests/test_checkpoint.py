@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +15,16 @@ import torch
 from safetensors import SafetensorError
 
 from model.batches import LoaderState
-from model.checkpoint import Checkpoints, LoopState, join_tensors, split_tensors
+from model.checkpoint import Checkpoints, Seal
+from model.checkpoint_writer import CheckpointWriter
+from model.distributed import World
 from model.errors import CheckpointError, DiskSpaceError
 from model.gpt import GPT, next_token_loss
-from model.optim import AdamW, build_optimizer
+from model.optim import Optimizer, build_optimizer
+from model.snapshot import LoopState, join_tensors, split_tensors
 from model.train_config import TrainConfig
 from model.weights import load_model
+from tests.small_disk import small_disk
 from tests.small_model import random_ids, random_model
 
 KEY = "a" * 64
@@ -34,7 +39,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def take_steps(model: GPT, optimizer: AdamW, *, seeds: range) -> None:
+def take_steps(model: GPT, optimizer: Optimizer, *, seeds: range) -> None:
     for seed in seeds:
         ids = random_ids(2, 9, seed=seed)
         next_token_loss(model, ids, torch.ones_like(ids, dtype=torch.bool)).backward()
@@ -42,9 +47,9 @@ def take_steps(model: GPT, optimizer: AdamW, *, seeds: range) -> None:
         optimizer.zero_grad(set_to_none=True)
 
 
-def trained(num_steps: int = 3) -> tuple[GPT, AdamW]:
+def trained(num_steps: int = 3) -> tuple[GPT, Optimizer]:
     model = random_model()
-    optimizer = build_optimizer(model, TrainConfig(steps=10))
+    optimizer = build_optimizer(model, TrainConfig(steps=10), World())
     take_steps(model, optimizer, seeds=range(num_steps))
     return model, optimizer
 
@@ -69,7 +74,7 @@ def test_load_of_a_checkpoint_goes_on_bit_for_bit(tmp_path: Path):
     take_steps(model, optimizer, seeds=range(10, 13))
 
     resumed = random_model(seed=9)
-    resumed_optimizer = build_optimizer(resumed, TrainConfig(steps=10))
+    resumed_optimizer = build_optimizer(resumed, TrainConfig(steps=10), World())
     loop = checkpoints.load(3, resumed, resumed_optimizer)
     take_steps(resumed, resumed_optimizer, seeds=range(10, 13))
 
@@ -197,3 +202,106 @@ def test_save_on_a_full_disk_names_it_and_leaves_the_one_before(
     assert "bytes free" in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
     assert checkpoints.newest() == 10
+
+
+def test_save_keeps_the_best_and_the_last_flat_one(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, derivation_key=KEY, keep=1, flat_steps=25)
+    model, optimizer = trained()
+    losses = {10: 4.0, 20: 3.0, 30: 2.0, 40: 2.5, 50: 2.5, 60: 2.5}
+    for step, loss in losses.items():
+        checkpoints.save(model, optimizer, loop_at(step), num_processes=1)
+        checkpoints.mark_validated(step, loss=loss)
+    assert checkpoints.steps() == [20, 30, 60]
+    assert (checkpoints.trunk(), checkpoints.best(), checkpoints.newest()) == (20, 30, 60)
+
+
+def test_take_over_seals_a_copy_that_says_where_it_is_from(tmp_path: Path):
+    save_steps(tmp_path / "first", 10)
+    other = Checkpoints(tmp_path / "second", derivation_key="b" * 64, keep=2)
+    other.take_over(tmp_path / "first" / "step-00000010", step=10)
+    assert other.newest() == 10
+    seal = Seal.model_validate_json((other.path(10) / "checkpoint.json").read_bytes())
+    assert (seal.derivation_key, seal.taken_from) == ("b" * 64, KEY)
+    third = Checkpoints(tmp_path / "third", derivation_key="c" * 64, keep=2)
+    third.take_over(other.path(10), step=10)
+    seal = Seal.model_validate_json((third.path(10) / "checkpoint.json").read_bytes())
+    assert seal.taken_from == KEY
+
+
+def test_take_over_of_a_damaged_checkpoint_is_refused(tmp_path: Path):
+    save_steps(tmp_path / "first", 10)
+    (tmp_path / "first" / "step-00000010" / "state.json").write_text("{}")
+    other = Checkpoints(tmp_path / "second", derivation_key="b" * 64, keep=2)
+    with pytest.raises(CheckpointError, match="damaged") as error:
+        other.take_over(tmp_path / "first" / "step-00000010", step=10)
+    assert "state.json holds other bytes" in str(error.value)
+    assert other.newest() is None
+
+
+def test_writer_writes_what_was_there_when_it_began(tmp_path: Path):
+    model, optimizer = trained()
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    reference, reference_optimizer = trained()
+    take_steps(reference, reference_optimizer, seeds=range(10, 13))
+    checkpoints = Checkpoints(tmp_path, derivation_key=KEY, keep=1)
+    with CheckpointWriter(checkpoints) as writer:
+        go_on = threading.Event()
+        writer._pool.submit(go_on.wait)  # the thread is busy until training has gone on
+        writer.begin(model, optimizer, loop_at(3), num_processes=1)
+        take_steps(model, optimizer, seeds=range(10, 13))
+        assert writer.finished() == []
+        go_on.set()
+        assert writer.wait() == [3]
+        assert writer.wait() == []
+    found = load_model(checkpoints.path(3)).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+    resumed = random_model(seed=9)
+    resumed_optimizer = build_optimizer(resumed, TrainConfig(steps=10))
+    checkpoints.load(3, resumed, resumed_optimizer)
+    take_steps(resumed, resumed_optimizer, seeds=range(10, 13))
+    assert all(map(torch.equal, resumed.parameters(), reference.parameters()))
+
+
+def test_writer_on_a_full_disk_says_so_when_asked_and_leaves_the_one_before(tmp_path: Path):
+    model, optimizer = trained()
+    measure = Checkpoints(tmp_path / "measure", derivation_key=KEY, keep=1)
+    measured = measure.save(model, optimizer, loop_at(1), num_processes=1)
+    num_bytes = sum(path.stat().st_size for path in measured.iterdir())
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with small_disk(disk, num_bytes=int(1.6 * num_bytes) + 2**16):
+        checkpoints = Checkpoints(disk, derivation_key=KEY, keep=3)
+        with CheckpointWriter(checkpoints) as writer:
+            writer.begin(model, optimizer, loop_at(10), num_processes=1)
+            assert writer.wait() == [10]
+            writer.begin(model, optimizer, loop_at(20), num_processes=1)
+            with pytest.raises(DiskSpaceError, match="while a checkpoint was written"):
+                writer.wait()
+        assert [path.name for path in disk.iterdir()] == ["step-00000010"]
+        assert checkpoints.newest() == 10
+
+
+def save_and_fail(checkpoints: Checkpoints) -> None:
+    model, optimizer = trained()
+    with CheckpointWriter(checkpoints) as writer:
+        writer.begin(model, optimizer, loop_at(3), num_processes=1)
+        writer.mark_validated(3, loss=2.0)
+        raise ValueError("of training")
+
+
+def test_writer_left_by_an_error_finishes_its_checkpoint_first(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, derivation_key=KEY, keep=1)
+    with pytest.raises(ValueError, match="of training"):
+        save_and_fail(checkpoints)
+    assert (checkpoints.newest(), checkpoints.best()) == (3, 3)
+
+
+def test_writer_that_fails_while_training_fails_leaves_the_first_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "file").write_text("in the way of a directory")
+    checkpoints = Checkpoints(tmp_path / "file", derivation_key=KEY, keep=1)
+    with pytest.raises(ValueError, match="of training"):
+        save_and_fail(checkpoints)
+    assert "the last checkpoint was not written" in caplog.text

@@ -59,6 +59,7 @@ def test_child_that_reports_an_error_raises_its_words(work: Work, stub: Path) ->
     stub.write_text(
         "import sys, json, pathlib\n"
         "error = dict(type='TrainingError', problem='too few tokens', expected='9', found='3')\n"
+        "error |= dict(is_lasting=True)\n"
         "path = pathlib.Path(sys.argv[2]).parent / 'result.json'\n"
         "path.write_text(json.dumps(dict(state='failed', error=error)))\n"
         "sys.exit(1)\n"

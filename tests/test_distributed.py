@@ -6,14 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from model.distributed import StopRequest, World
-from tests.small_training import ROOT
+from tests.small_training import ROOT, make_data_root, small_run, write_config
 
 
 def test_world_from_an_empty_environment_is_alone(monkeypatch: pytest.MonkeyPatch):
@@ -81,6 +83,77 @@ def test_two_processes_agree(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     answers = [(tmp_path / f"rank-{rank}").read_text() for rank in (0, 1)]
     assert answers == ["[21, 42, True, False, [1.0, 1.0]]"] * 2
+
+
+COUNT = """
+import sys
+from collections import Counter
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from model.distributed import StopRequest, World
+from model.run_config import TrainRun
+from model.trainer import train
+
+buckets = []
+
+def exchange(_state, bucket):
+    buckets.append((bucket.index(), bucket.is_last()))
+    done = dist.all_reduce(bucket.buffer().div_(2), async_op=True).get_future()
+    return done.then(lambda future: future.value()[0])
+
+class CountingWorld(World):
+    def wrap(self, module):
+        wrapped = super().wrap(module)
+        wrapped.register_comm_hook(None, exchange)
+        return wrapped
+
+torch.set_num_threads(1)
+world = CountingWorld.from_environment()
+run = TrainRun.load(Path(sys.argv[1]))
+directory = Path(sys.argv[2], f"rank-{world.rank}")
+directory.mkdir(parents=True)
+with torch.profiler.profile() as profile, StopRequest() as stop:
+    train(run, directory=directory, world=world, stop=stop)
+names = [event.name for event in profile.events() if event.name.startswith("gloo:")]
+said = {"buckets": buckets, "collectives": Counter(names)}
+Path(sys.argv[2], f"said-{world.rank}").write_text(repr(said))
+world.leave(0)
+"""
+
+
+def collectives(directory: Path, *, micro_batch_rows: int) -> dict[str, Any]:
+    """Train two processes and return their exchanges of buckets, and how often each collective."""
+    run = small_run(directory / "data", train={"steps": 3, "micro_batch_rows": micro_batch_rows})
+    here = directory / f"micro-{micro_batch_rows}"
+    config = write_config(run, here)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    script = here / "count.py"
+    script.write_text(COUNT)
+    done = subprocess.run(
+        [sys.executable, *launcher, str(script), str(config), str(here)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = [(here / f"said-{rank}").read_text() for rank in (0, 1)]
+    assert said[0] == said[1]
+    return eval(said[0], {"Counter": Counter})
+
+
+@pytest.mark.slow
+def test_accumulation_exchanges_each_bucket_once_a_step_and_nothing_more(tmp_path: Path):
+    make_data_root(tmp_path / "data")
+    at_once = collectives(tmp_path, micro_batch_rows=2)
+    in_two = collectives(tmp_path, micro_batch_rows=1)
+    assert in_two == at_once
+    lasts = [index for index, is_last in in_two["buckets"] if is_last]
+    assert len(lasts) == 3  # steps; after the first, DDP sorts parameters into buckets anew
+    assert lasts[1] > 0
+    every = [index for last in lasts for index in range(last + 1)]
+    assert [index for index, _ in in_two["buckets"]] == every
 
 
 def test_stop_request_notes_a_signal_and_gives_the_handler_back():

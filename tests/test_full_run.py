@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
-from tests.flow_process import Home, run_flow, running_flow, wait_for_work
+from tests.flow_process import Home, built_at, digests, run_flow, running_flow
 
 STAGES = (
     "download",
@@ -28,18 +26,6 @@ STAGES = (
     "score_model",
     "export_model",
 )
-
-
-def digests(home: Home) -> dict[str, str]:
-    """Return the content digest of every artifact by stage and name."""
-    return {
-        f"{item.artifact.stage}/{item.artifact.name}": item.content_digest
-        for item in home.store.manifests()
-    }
-
-
-def built_at(home: Home) -> dict[str, str]:
-    return {item.artifact.relative_path: item.origin.created_at for item in home.store.manifests()}
 
 
 @pytest.fixture(scope="module")
@@ -153,28 +139,6 @@ def test_full_run_with_moved_data_root_makes_nothing(copied: Home, tmp_path: Pat
     copied.data.rename(moved.data)
     assert run_flow(moved, "pretrain").returncode == 0
     assert built_at(moved) == before
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1_200)
-def test_run_killed_during_each_stage_loses_only_that_and_ends_the_same(
-    finished: Home, tmp_path: Path
-) -> None:
-    home = Home(tmp_path)
-    survivors: dict[str, str] = {}
-    for stage in STAGES:
-        if len(home.store.manifests(stage)) == len(finished.store.manifests(stage)):
-            continue  # ran beside the stage before and was done when that was killed
-        with running_flow(home, "pretrain") as process:
-            assert wait_for_work(home, stage, process), f"{stage} never began"
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        now = built_at(home)
-        assert survivors.items() <= now.items(), f"made again after the kill before {stage}"
-        survivors = now
-    assert run_flow(home, "pretrain").returncode == 0
-    assert survivors.items() <= built_at(home).items()
-    assert digests(home) == digests(finished)
 
 
 @pytest.mark.slow

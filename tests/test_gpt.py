@@ -94,6 +94,17 @@ def test_init_weights_blocks_start_as_identity():
     assert torch.equal(ours.hidden(ids), ours.model.norm(ours.model.embed_tokens(ids)))
 
 
+@pytest.mark.parametrize(("tied", "scale"), [(True, 0.02), (False, 1.0)])
+def test_init_weights_an_untied_stream_starts_at_unit_scale(tied, scale):
+    ours = GPT(small_architecture(tied=tied, width=96, num_heads=6))
+    ours.init_weights(1)
+    stream = ours.model.embed_tokens(random_ids(2, 16))
+    assert stream.pow(2).mean().sqrt().item() == pytest.approx(scale, rel=0.1)
+    block = ours.model.layers[0]
+    read = block.mlp.up_proj(block.post_attention_layernorm(stream))
+    assert read.pow(2).mean().sqrt().item() == pytest.approx(1.0, rel=0.1)
+
+
 def test_next_token_loss_of_untied_model_starts_at_log_vocabulary():
     ours = GPT(small_architecture(tied=False))
     ours.init_weights(1)

@@ -11,10 +11,11 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import pytest
@@ -22,11 +23,15 @@ import pytest
 from deployments.addresses import HOST, Addresses
 from deployments.deploy import PROJECT
 from deployments.local_stack import stack_environment, usage
+from model.run_config import TrainResult
 from tasks.config import FINEWEB_REVISION, SourceConfig
 from tasks.corpus.demo_corpus import generate_shard
 from tasks.tracking_store import tracking_uri
 from tests.hub_server import HubServer
+from tests.launched_training import last_step, processes_of
 from tests.servers import free_port
+
+T = TypeVar("T")
 
 STACK = [sys.executable, "-m", "deployments.local_stack"]
 PREFECT = str(Path(sys.executable).parent / "prefect")
@@ -239,6 +244,49 @@ def assert_tracked(stack: RunningStack, *, model: str) -> None:
     assert all(re.fullmatch("[0-9a-f]{32}", item["digest"]) for item in inputs)
     found = ask(f"{api}/registered-models/get?name={model}")["registered_model"]
     assert {item["alias"] for item in found["aliases"]} >= {"candidate"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_cancelled_run_saves_its_training_and_leaves_no_process(stack: RunningStack) -> None:
+    train = {"steps": 100_000, "checkpoint_every_steps": 100_000, "processes": 2}
+    parameters = {**SMALL, "train": train, "data": {"seed": 2}}
+    words = [
+        word
+        for key, value in parameters.items()
+        for word in ("--param", f"{key}={json.dumps(value)}")
+    ]
+    stack.prefect("deployment", "run", "pretrain/demo", *words).communicate()
+    work = wait_until(lambda: training_at_step(stack, 10))
+    configs = (work.parent / ".launch").glob("*/config.json")
+    config = max(configs, key=lambda path: path.stat().st_mtime)
+    assert set(processes_of(config)) == {"agent", "0", "1"}
+
+    api = stack.addresses.prefect_api
+    running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+    (flow_run,) = ask(f"{api}/flow_runs/filter", running)
+    address = f"{api}/flow_runs/{flow_run['id']}"
+    ask(f"{address}/set_state", {"state": {"type": "CANCELLING"}})
+    wait_until(lambda: ask(address)["state"]["type"] == "CANCELLED")
+    wait_until(lambda: not processes_of(config))
+    assert TrainResult.load(config.with_name("result.json")).state == "interrupted"
+    assert list((work / "checkpoints").iterdir())
+
+
+def training_at_step(stack: RunningStack, step: int) -> Path | None:
+    """Return the directory of a training in progress that has done a step."""
+    root = Path(stack.environment["LLM_DATA_ROOT"])
+    for events in root.glob("train_model/*.work/events.jsonl"):
+        if last_step(events) >= step:
+            return events.parent
+    return None
+
+
+def wait_until(ask_again: Callable[[], T]) -> T:
+    """Return the first answer that is true."""
+    while not (answer := ask_again()):
+        time.sleep(0.1)
+    return answer
 
 
 @pytest.mark.slow

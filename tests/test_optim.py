@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 import torch
 
+from model.checkpoint import join_tensors, split_tensors
+from model.distributed import World
 from model.errors import ConfigError
-from model.optim import AdamW, build_optimizer, clip_gradients, learning_rate, set_learning_rate
+from model.gpt import GPT
+from model.optim import (
+    Optimizer,
+    build_optimizer,
+    clip_gradients,
+    learning_rate_factor,
+    set_learning_rate,
+)
 from model.train_config import TrainConfig
 from tests.small_model import random_ids, random_model
 
@@ -23,14 +35,46 @@ def _give_gradients(parameters: list[torch.nn.Parameter], *, seed: int, scale: f
         item.grad = scale * torch.randn(item.shape, generator=generator)
 
 
+def _adamw(parameters: list[torch.nn.Parameter], **settings: Any) -> Optimizer:
+    group = {
+        "params": parameters,
+        "peak_learning_rate": 0.01,
+        "betas": (0.9, 0.95),
+        "epsilon": 1e-10,
+        "weight_decay": 0.1,
+    }
+    return Optimizer([group | settings])
+
+
+def _train(network: GPT, optimizer: Optimizer, *, steps: range, factor: float = 1.0) -> None:
+    """Take steps on gradients that depend on the step and the weights alone."""
+    for step in steps:
+        optimizer.zero_grad()
+        ids = random_ids(2, 17, seed=step)
+        torch.nn.functional.cross_entropy(network(ids[:, :-1]).mT, ids[:, 1:]).backward()
+        set_learning_rate(optimizer, 1.0 / (1 + step))
+        optimizer.update(torch.tensor(factor))
+
+
+def _bits(network: GPT, optimizer: Optimizer) -> list[bytes]:
+    """Return every bit of weights and state: unlike equal numbers, zeros of both signs differ."""
+    tensors, _ = split_tensors(optimizer.state_dict())
+    values = [*network.state_dict().values(), *(tensors[name] for name in sorted(tensors))]
+    return [item.numpy().tobytes() for item in values]
+
+
+def _same(one: list[torch.nn.Parameter], other: list[torch.nn.Parameter]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
 def test_adamw_fifty_steps_equal_torch():
     ours, theirs = _parameters(), _parameters()
     settings = {"betas": (0.8, 0.95), "weight_decay": 0.1}
-    mine = AdamW(ours, learning_rate=0.01, epsilon=1e-8, **settings)
+    mine = _adamw(ours, epsilon=1e-8, **settings)
     reference = torch.optim.AdamW(theirs, lr=0.01, eps=1e-8, **settings)
     for step in range(50):
-        set_learning_rate(mine, 0.01 * (1 + step % 3))
-        set_learning_rate(reference, 0.01 * (1 + step % 3))
+        set_learning_rate(mine, 1 + step % 3)
+        reference.param_groups[0]["lr"] = 0.01 * (1 + step % 3)
         _give_gradients(ours, seed=step)
         _give_gradients(theirs, seed=step)
         if step % 7 == 3:  # a parameter without a gradient keeps its own count of steps
@@ -44,54 +88,107 @@ def test_adamw_fifty_steps_equal_torch():
 def test_adamw_first_step_worked_example():
     weight = torch.nn.Parameter(torch.tensor([2.0, 2.0]))
     weight.grad = torch.tensor([3.0, -0.1])
-    AdamW([weight], learning_rate=0.1, weight_decay=0.5).step()
+    _adamw([weight], peak_learning_rate=0.1, weight_decay=0.5).step()
     # Decay takes 0.1 * 0.5 of the weight; the first step is one learning rate against the sign.
     assert weight.tolist() == pytest.approx([1.9 - 0.1, 1.9 + 0.1])
 
 
-def test_adamw_restored_state_goes_on_bit_for_bit():
-    straight, broken = _parameters(), _parameters()
-    whole = AdamW(straight, learning_rate=0.01)
-    before = AdamW(broken, learning_rate=0.01)
+def test_step_is_an_update_with_factor_one():
+    ours, theirs = _parameters(), _parameters()
+    stepped, updated = _adamw(ours), _adamw(theirs)
     for step in range(3):
-        _give_gradients(straight, seed=step)
-        _give_gradients(broken, seed=step)
-        whole.step()
-        before.step()
-    after = AdamW(broken, learning_rate=0.5)
-    after.load_state_dict(before.state_dict())
-    _give_gradients(straight, seed=9)
-    _give_gradients(broken, seed=9)
-    whole.step()
-    after.step()
-    assert all(torch.equal(a, b) for a, b in zip(straight, broken, strict=True))
+        _give_gradients(ours, seed=step)
+        _give_gradients(theirs, seed=step)
+        assert stepped.step(lambda: 0.25) == 0.25
+        updated.update(torch.ones(()))
+    assert _same(ours, theirs)
 
 
-def test_build_optimizer_decays_block_matrices_and_untied_head_only():
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+@pytest.mark.parametrize("steps_before", [0, 3])
+def test_update_with_factor_zero_leaves_every_bit(name, steps_before):
     network = random_model(tied=False)
-    optimizer = build_optimizer(network, TrainConfig(steps=10, weight_decay=0.3))
+    config = TrainConfig.model_validate({"steps": 10, "optimizer": name})
+    optimizer = build_optimizer(network, config, World())
+    _train(network, optimizer, steps=range(steps_before))
+    before = _bits(network, optimizer)
+    _train(network, optimizer, steps=range(7, 8), factor=0.0)
+    for item in network.parameters():
+        item.grad = torch.full_like(item, float("nan"))
+    optimizer.update(torch.zeros(()))
+    after = _bits(network, optimizer)
+    if steps_before:
+        assert after == before
+    else:  # state has come to be, and holds nothing
+        assert after[: len(before)] == before
+        assert not any(b"".join(after[len(before) :]))
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_state_through_a_file_goes_on_bit_for_bit(name):
+    config = TrainConfig.model_validate({"steps": 10, "optimizer": name})
+    straight, broken = random_model(tied=False), random_model(tied=False)
+    whole = build_optimizer(straight, config, World())
+    _train(straight, whole, steps=range(6))
+    before = build_optimizer(broken, config, World())
+    _train(broken, before, steps=range(3))
+    tensors, rest = split_tensors(before.state_dict())
+    after = build_optimizer(broken, config, World())
+    after.load_state_dict(join_tensors(tensors, json.loads(json.dumps(rest))))
+    _train(broken, after, steps=range(3, 6))
+    assert _bits(broken, after) == _bits(straight, whole)
+
+
+def test_build_optimizer_every_parameter_has_the_rate_and_decay_of_its_part():
+    network = random_model(tied=False)
+    given = {
+        "learning_rate": 0.1,
+        "embedding_learning_rate": 0.2,
+        "head_learning_rate": 0.3,
+        "norm_learning_rate": 0.4,
+        "weight_decay": 0.5,
+        "embedding_weight_decay": 0.6,
+        "head_weight_decay": 0.7,
+    }
+    optimizer = build_optimizer(network, TrainConfig.model_validate(given), World())
     names = {item: name for name, item in network.named_parameters()}
-    decay = {
-        names[item]: group["weight_decay"]
+    found = {
+        names[item]: (group["peak_learning_rate"], group["weight_decay"], "momentum" in group)
         for group in optimizer.param_groups
         for item in group["params"]
     }
-    assert decay.keys() == set(names.values())
-    assert decay["lm_head.weight"] == 0.3
-    assert decay["model.layers.1.mlp.down_proj.weight"] == 0.3
-    assert decay["model.embed_tokens.weight"] == 0.0
-    assert decay["model.layers.0.self_attn.q_norm.weight"] == 0.0
-    assert decay["model.norm.weight"] == 0.0
+    assert found.keys() == set(names.values())
+    assert found["model.layers.1.mlp.down_proj.weight"] == (0.1, 0.5, True)
+    assert found["model.embed_tokens.weight"] == (0.2, 0.6, False)
+    assert found["lm_head.weight"] == (0.3, 0.7, False)
+    assert found["model.layers.0.self_attn.q_norm.weight"] == (0.4, 0.0, False)
+    assert found["model.norm.weight"] == (0.4, 0.0, False)
+    set_learning_rate(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.1, 0.15, 0.2]
 
 
-def test_build_optimizer_learns_one_batch_by_heart():
-    network = random_model()
-    config = TrainConfig(steps=60, learning_rate=0.02, warmup_steps=5)
-    optimizer = build_optimizer(network, config)
+def test_build_optimizer_adamw_decays_block_matrices_and_untied_head_only():
+    network = random_model(tied=False)
+    config = TrainConfig(optimizer="adamw", learning_rate=0.25)
+    optimizer = build_optimizer(network, config, World())
+    decay = {group["part"]: group["weight_decay"] for group in optimizer.param_groups}
+    assert decay == {"matrix": 0.1, "embedding": 0.0, "head": 0.1, "norm": 0.0}
+    assert {group["peak_learning_rate"] for group in optimizer.param_groups} == {0.25}
+    assert not any("momentum" in group for group in optimizer.param_groups)
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_build_optimizer_learns_one_batch_by_heart(name, tied):
+    network = random_model(tied=tied)
+    given = {"learning_rate": 0.02, "embedding_learning_rate": 0.02, "head_learning_rate": 0.02}
+    given |= {"steps": 60, "optimizer": name, "warmup_steps": 5, "weight_decay": 0.0}
+    config = TrainConfig.model_validate(given)
+    optimizer = build_optimizer(network, config, World())
     ids = random_ids(4, 16)
     losses = []
     for step in range(60):
-        set_learning_rate(optimizer, learning_rate(step, config))
+        set_learning_rate(optimizer, learning_rate_factor(step, config))
         loss = torch.nn.functional.cross_entropy(network(ids[:, :-1]).mT, ids[:, 1:])
         optimizer.zero_grad()
         loss.backward()
@@ -118,28 +215,26 @@ def test_build_optimizer_learns_one_batch_by_heart():
     ],
 )
 def test_learning_rate_table(step, expected):
-    config = TrainConfig(
-        steps=20, learning_rate=2.0, warmup_steps=4, decay_frac=0.5, final_learning_rate_frac=0.1
-    )
-    assert learning_rate(step, config) == pytest.approx(2.0 * expected)
+    config = TrainConfig(steps=20, warmup_steps=4, decay_frac=0.5, final_learning_rate_frac=0.1)
+    assert learning_rate_factor(step, config) == pytest.approx(expected)
 
 
 def test_learning_rate_overlapping_warmup_and_decay_takes_the_lower():
-    config = TrainConfig(steps=10, learning_rate=1.0, warmup_steps=8, decay_frac=1.0)
-    rates = [learning_rate(step, config) for step in range(10)]
+    config = TrainConfig(steps=10, warmup_steps=8, decay_frac=1.0)
+    rates = [learning_rate_factor(step, config) for step in range(10)]
     assert rates == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
 
 
 def test_learning_rate_without_warmup_and_decay_is_flat():
-    config = TrainConfig(steps=10, learning_rate=0.3, warmup_steps=0, decay_frac=0.0)
-    assert {learning_rate(step, config) for step in range(10)} == {0.3}
+    config = TrainConfig(steps=10, warmup_steps=0, decay_frac=0.0)
+    assert {learning_rate_factor(step, config) for step in range(10)} == {1.0}
 
 
 def test_learning_rate_horizon_in_tokens_is_refused():
     with pytest.raises(ConfigError, match="horizon in steps") as caught:
-        learning_rate(0, TrainConfig(tokens=1_000_000))
+        learning_rate_factor(0, TrainConfig(tokens=1_000_000))
     assert "train.tokens=1000000" in str(caught.value)
-    assert "with_horizon_in_steps" in str(caught.value)
+    assert "model.dial.resolve" in str(caught.value)
 
 
 @pytest.mark.parametrize("scale", [0.01, 100.0])

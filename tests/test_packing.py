@@ -1,90 +1,12 @@
+"""Which slices make up a row: concat-and-chunk, and best-fit, against counts by brute force."""
+
 from collections import Counter
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.errors import ArtifactError, CorpusError
-from model.shards import ShardHeader, ShardSet, doc_identities, open_shard, write_shard
-from tasks.tokens.packing import pack_concat, write_shards
-
-SETTINGS = {
-    "split": "train",
-    "seed": 1,
-    "shard_tokens": 40,
-    "context_tokens": 8,
-    "shuffle": True,
-}
-
-
-def write_tokens(directory, name, documents, *, fingerprint="f1", loss_mask=None):
-    """Write one token file: documents as {row: ids}."""
-    path = directory / f"{name.replace('/', '_')}.tokens.arrow"
-    tokens = np.array([token for ids in documents.values() for token in ids], dtype=np.uint16)
-    write_shard(
-        path,
-        docs=np.array(list(documents), dtype=np.int64),
-        lengths=np.array([len(ids) for ids in documents.values()], dtype=np.int64),
-        tokens=tokens,
-        header=ShardHeader(
-            tokenizer_fingerprint=fingerprint, vocab_size=500, split="train", seed=0, files=(name,)
-        ),
-        loss_mask=loss_mask,
-    )
-    return path
-
-
-def write_corpus(directory, corpus):
-    return [write_tokens(directory, name, documents) for name, documents in corpus.items()]
-
-
-def write_removed(directory, removed, name="removed.parquet"):
-    table = pa.table(
-        {
-            "file": pa.array([file for file, _ in removed], pa.string()),
-            "row": pa.array([row for _, row in removed], pa.int64()),
-            "kind": pa.array(["exact"] * len(removed), pa.string()),
-        }
-    )
-    pq.write_table(table, directory / name)
-    return directory / name
-
-
-def random_corpus(*, num_files=3, num_docs=40, seed=0):
-    rng = np.random.default_rng(seed)
-    return {
-        f"data/{number}.parquet": {
-            row * 3: [0, *rng.integers(1, 500, rng.integers(0, 12)).tolist()]
-            for row in range(num_docs)
-        }
-        for number in range(num_files)
-    }
-
-
-def read_documents(directory):
-    """Every document of every shard in order, as (file, row, ids)."""
-    found = []
-    for path in sorted(directory.glob("shard-*.arrow")):
-        shard = open_shard(path)
-        pieces = np.split(shard.tokens, shard.offsets[1:-1])
-        for doc, piece in zip(shard.docs.tolist(), pieces, strict=True):
-            found.append((shard.header.files[doc >> 32], doc % 2**32, tuple(piece.tolist())))
-    return found
-
-
-def flat_documents(corpus):
-    return [
-        (file, row, tuple(ids))
-        for file, documents in corpus.items()
-        for row, ids in documents.items()
-    ]
-
-
-def digest(directory):
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
+from tasks.tokens.packing import pack_best_fit, pack_concat
 
 
 def test_pack_concat_two_shards_cuts_rows_that_share_one_token():
@@ -107,242 +29,104 @@ def test_pack_concat_any_shards_every_token_but_the_first_is_a_target_once(count
     assert targets == expected
 
 
-def test_write_shards_in_order_packs_one_stream(tmp_path):
-    corpus = {"b": {0: [0, 1, 2], 5: [0, 3]}, "a": {7: [0, 4, 5, 6]}}
-    out = tmp_path / "out"
-    counts = write_shards(
-        write_corpus(tmp_path, corpus),
-        (),
-        split="validation",
-        seed=3,
-        shard_tokens=100,
-        context_tokens=4,
-        shuffle=False,
-        destination=out,
-    )
-    assert read_documents(out) == [("a", 7, (0, 4, 5, 6)), ("b", 0, (0, 1, 2)), ("b", 5, (0, 3))]
-    shards = ShardSet(out, context_tokens=4)
-    assert shards.rows([0, 1]).ids.tolist() == [[0, 4, 5, 6, 0], [0, 1, 2, 0, 3]]
-    assert counts.files == ("a", "b")
-    assert (counts.num_shards, counts.num_docs, counts.num_removed) == (1, 3, 0)
-    assert (counts.num_tokens, counts.num_rows, counts.num_targets, counts.num_padding) == (
-        9,
-        2,
-        8,
-        0,
-    )
-    header = open_shard(out / "shard-00000.arrow").header
-    assert (header.split, header.seed, header.files) == ("validation", 3, ("a", "b"))
+def lengths_of(*shards):
+    return [np.array(lengths, dtype=np.int32) for lengths in shards]
 
 
-@settings(deadline=None, max_examples=25)
-@given(data=st.data())
-def test_write_shards_any_corpus_holds_each_kept_document_once(tmp_path_factory, data):
-    directory = tmp_path_factory.mktemp("corpus")
-    document = st.lists(st.integers(0, 499), min_size=1, max_size=15)
-    documents = st.dictionaries(st.integers(0, 2**32 - 1), document, max_size=12)
-    corpus = data.draw(st.dictionaries(st.sampled_from("abcd"), documents, min_size=1))
-    everything = flat_documents(corpus)
-    removed = data.draw(st.sets(st.sampled_from([d[:2] for d in everything]))) if everything else ()
-    kept = [found for found in everything if found[:2] not in removed]
-    num_tokens = sum(len(ids) for *_, ids in kept)
-    sizes = {
-        "shard_tokens": data.draw(st.integers(1, 60)),
-        "seed": data.draw(st.integers(0, 2**32 - 1)),
-        "shuffle": data.draw(st.booleans()),
-    }
-    paths, table = write_corpus(directory, corpus), write_removed(directory, sorted(removed))
-    out = directory / "out"
-    if num_tokens < 9:
-        with pytest.raises(CorpusError, match=f"found: {num_tokens} tokens in {len(kept)} doc"):
-            write_shards(paths, [table], **(SETTINGS | sizes), destination=out)
-        return
-    counts = write_shards(paths, [table], **(SETTINGS | sizes), destination=out)
-    assert Counter(read_documents(out)) == Counter(kept)
-    assert (counts.num_docs, counts.num_removed) == (len(kept), len(removed))
-    assert counts.num_tokens == num_tokens
-    assert counts.num_targets == num_tokens - counts.num_shards
-
-
-def test_write_shards_rows_give_each_token_but_the_first_as_target_once(tmp_path):
-    out = tmp_path / "out"
-    counts = write_shards(write_corpus(tmp_path, random_corpus()), (), **SETTINGS, destination=out)
-    assert counts.num_shards > 10
-    shards = ShardSet(out, context_tokens=8)
-    block = shards.rows(range(shards.num_rows))
-    targets = block.ids[block.mask].tolist()
-    expected = [
-        token
-        for path in sorted(out.glob("shard-*"))
-        for token in open_shard(path).tokens[1:].tolist()
-    ]
-    assert targets == expected
-    assert len(targets) == counts.num_targets == shards.num_targets
-    assert counts.num_rows * 8 - counts.num_targets == counts.num_padding
-
-
-def test_write_shards_files_in_any_order_gives_equal_bytes(tmp_path):
-    paths = write_corpus(tmp_path, random_corpus())
-    removed = [("data/1.parquet", 9), ("data/0.parquet", 0), ("data/1.parquet", 9)]
-    table = write_removed(tmp_path, removed)
-    for name, order in (("a", paths), ("b", paths[::-1])):
-        counts = write_shards(order, [table], **SETTINGS, destination=tmp_path / name)
-        assert counts.num_removed == 2
-    assert digest(tmp_path / "a") == digest(tmp_path / "b")
-
-
-def test_write_shards_other_seed_gives_another_order_of_the_same(tmp_path):
-    paths = write_corpus(tmp_path, random_corpus())
-    write_shards(paths, (), **SETTINGS, destination=tmp_path / "a")
-    write_shards(paths, (), **(SETTINGS | {"seed": 2}), destination=tmp_path / "b")
-    first, second = read_documents(tmp_path / "a"), read_documents(tmp_path / "b")
-    assert first != second
-    assert sorted(first) == sorted(second)
-
-
-def test_write_shards_one_document_more_leaves_the_order_of_the_others(tmp_path):
-    corpus = random_corpus()
-    write_shards(write_corpus(tmp_path, corpus), (), **SETTINGS, destination=tmp_path / "a")
-    corpus["added.parquet"] = {0: [0, 1, 2]}
-    write_shards(write_corpus(tmp_path, corpus), (), **SETTINGS, destination=tmp_path / "b")
-    others = [found for found in read_documents(tmp_path / "b") if found[0] != "added.parquet"]
-    assert others == read_documents(tmp_path / "a")
-
-
-def test_write_shards_shuffled_mixes_files_in_every_shard(tmp_path):
-    corpus = random_corpus(num_files=2, num_docs=400)
-    write_shards(
-        write_corpus(tmp_path, corpus),
-        (),
-        **(SETTINGS | {"shard_tokens": 1000}),
-        destination=tmp_path / "out",
-    )
-    shards = [open_shard(path) for path in sorted((tmp_path / "out").glob("shard-*"))]
-    sizes = [shard.num_tokens for shard in shards]
-    assert max(sizes) <= 1000 + 12
-    assert max(sizes) - min(sizes) <= 2 * 12  # a longest document at each end
-    for shard in shards:
-        assert 0.3 < (shard.docs >> 32).mean() < 0.7
-        assert abs(np.corrcoef(np.arange(shard.num_docs), shard.docs % 2**32)[0, 1]) < 0.3
-
-
-def test_write_shards_document_larger_than_a_shard_stays_whole(tmp_path):
-    corpus = {"a": {0: [0, 1], 1: [0] * 200, 2: [0, 2]}}
-    counts = write_shards(
-        write_corpus(tmp_path, corpus), (), **SETTINGS, destination=tmp_path / "out"
-    )
-    assert sorted(read_documents(tmp_path / "out")) == sorted(flat_documents(corpus))
-    assert counts.num_shards <= 3
-    assert all(open_shard(path).num_docs for path in (tmp_path / "out").glob("shard-*"))
-
-
-def test_write_shards_validation_of_several_files_keeps_file_and_row(tmp_path):
-    path = tmp_path / "tokens.arrow"
-    docs = doc_identities(np.array([1, 0, 1]), np.array([4, 8, 2]))
-    write_shard(
-        path,
-        docs=docs,
-        lengths=np.array([3, 3, 3]),
-        tokens=np.array([0, 1, 1, 0, 2, 2, 0, 3, 3], dtype=np.uint16),
-        header=ShardHeader(
-            tokenizer_fingerprint="f", vocab_size=9, split="validation", seed=0, files=("a", "b")
-        ),
-    )
-    write_shards([path], (), **(SETTINGS | {"shuffle": False}), destination=tmp_path / "out")
-    assert read_documents(tmp_path / "out") == [
-        ("a", 8, (0, 2, 2)),
-        ("b", 2, (0, 3, 3)),
-        ("b", 4, (0, 1, 1)),
+def text_of(shard_lengths):
+    """Flat tokens of each shard, each written as (shard, document, place in it)."""
+    return [
+        [(s, d, place) for d, length in enumerate(lengths) for place in range(length)]
+        for s, lengths in enumerate(shard_lengths)
     ]
 
 
-def test_write_shards_too_few_tokens_raises_with_numbers(tmp_path):
-    paths = write_corpus(tmp_path, {"a": {0: [0] * 5, 1: [0] * 3}})
-    words = r"at least 9 tokens(.|\n)*found: 8 tokens in 2 documents"
-    with pytest.raises(CorpusError, match=words):
-        write_shards(paths, (), **SETTINGS, destination=tmp_path / "out")
+def rows_as_read(segments, text):
+    """Each row as its tokens, and whether each token is a target, by the rule of model.rows."""
+    for first, stop in zip(segments.row_offsets[:-1], segments.row_offsets[1:], strict=True):
+        tokens, is_target = [], []
+        for index in range(first, stop):
+            start = int(segments.start[index])
+            piece = text[segments.shard[index]][start : start + int(segments.length[index])]
+            assert len(piece) == segments.length[index]
+            begins_document = piece[0][2] == 0
+            is_target += [bool(tokens) and begins_document] + [True] * (len(piece) - 1)
+            tokens += piece
+        yield tokens, is_target
 
 
-def test_write_shards_all_removed_raises_corpus_error(tmp_path):
-    paths = write_corpus(tmp_path, {"a": {0: [0] * 50}})
-    removed = write_removed(tmp_path, [("a", 0)])
-    with pytest.raises(CorpusError, match="0 tokens in 0 documents"):
-        write_shards(paths, [removed], **SETTINGS, destination=tmp_path / "out")
+def learned(segments, text):
+    """What each target follows and is: (token before, next token of its document or "end")."""
+    for tokens, is_target in rows_as_read(segments, text):
+        for before, token, counts in zip(tokens, tokens[1:], is_target[1:], strict=False):
+            if counts:
+                yield before, "end" if token[2] == 0 else token
 
 
-def test_write_shards_two_tokenizers_raises_with_both(tmp_path):
-    paths = [
-        write_tokens(tmp_path, "a", {0: [0] * 20}),
-        write_tokens(tmp_path, "b", {0: [0] * 20}, fingerprint="f2"),
-    ]
-    with pytest.raises(ArtifactError, match=r"different tokenizers\n  expected: f1 (.|\n)*f2"):
-        write_shards(paths, (), **SETTINGS, destination=tmp_path / "out")
+def test_pack_best_fit_worked_example():
+    # Context 5: 7 is a full piece of 5 and a remainder of 2, which takes 3; 4 stands alone; 2 fits
+    # beside the remainder; the last document of the shard ends in the token the shard begins with.
+    rows = pack_best_fit(lengths_of([7, 4, 2]), 5)
+    assert rows.row_offsets.tolist() == [0, 1, 2, 5]
+    assert rows.start.tolist() == [0, 7, 5, 11, 0]
+    assert rows.length.tolist() == [6, 5, 2, 2, 1]
+    assert (rows.num_targets, rows.num_padding(5), rows.num_masked_starts) == (13, 2, 0)
 
 
-@pytest.mark.parametrize(
-    ("removed", "words"),
-    [
-        ([("a", 1)], r"1 removed documents\n  found: 0 of them among 1"),
-        ([("z", 0)], r"file without tokens(.|\n)*found: z"),
-        ([(None, 0)], r"file without tokens(.|\n)*found: NULL"),
-    ],
+def test_pack_best_fit_second_remainder_of_a_row_keeps_the_end_of_the_first():
+    rows = pack_best_fit(lengths_of([11, 11]), 8)
+    assert rows.row_offsets.tolist() == [0, 1, 2, 5]
+    assert rows.start[2:].tolist() == [8, 19, 0]
+    assert rows.length[2:].tolist() == [4, 3, 1]  # 3 and their end; 3; their end
+    assert (rows.num_masked_starts, rows.num_targets) == (1, 22)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=12), min_size=1, max_size=4),
+    st.integers(1, 17),
 )
-def test_write_shards_foreign_removals_raises(tmp_path, removed, words):
-    paths = write_corpus(tmp_path, {"a": {0: [0] * 20}})
-    table = write_removed(tmp_path, removed)
-    with pytest.raises(ArtifactError, match=words):
-        write_shards(paths, [table], **SETTINGS, destination=tmp_path / "out")
+def test_pack_best_fit_any_documents_every_token_and_every_end_is_learned_once(
+    shard_lengths, context_tokens
+):
+    segments = pack_best_fit(lengths_of(*shard_lengths), context_tokens)
+    text = text_of(shard_lengths)
+    expected = Counter()
+    for tokens in text:
+        for before, token in zip(tokens, [*tokens[1:], (0, 0, 0)], strict=True):
+            expected[before, "end" if token[2] == 0 else token] += 1
+    assert Counter(learned(segments, text)) == expected
+    rows = list(rows_as_read(segments, text))
+    assert all(2 <= len(tokens) <= context_tokens + 1 for tokens, _ in rows)
+    assert all(any(is_target) for _, is_target in rows)
+    num_targets = sum(sum(is_target) for _, is_target in rows)
+    assert num_targets == segments.num_targets == sum(map(sum, shard_lengths))
+    assert segments.num_padding(context_tokens) == len(rows) * context_tokens - num_targets
 
 
-def test_write_shards_several_removals_leave_out_what_any_of_them_names(tmp_path):
-    corpus = random_corpus(num_files=1)
-    (path,) = write_corpus(tmp_path, corpus)
-    name = "data/0.parquet"
-    tables = [
-        write_removed(tmp_path, [(name, 0), (name, 3)], "copies.parquet"),
-        write_removed(tmp_path, [(name, 3), (name, 9)], "quality.parquet"),
-        write_removed(tmp_path, [], "none.parquet"),
-    ]
-    counts = write_shards([path], tables, **SETTINGS, destination=tmp_path / "out")
-    assert (counts.num_docs, counts.num_removed) == (37, 3)
-    left = {row for _, row, _ in read_documents(tmp_path / "out")}
-    assert left == set(range(0, 120, 3)) - {0, 3, 9}
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(2, 17))
+def test_pack_best_fit_any_documents_cuts_none_that_fits(lengths, context_tokens):
+    segments = pack_best_fit(lengths_of(lengths), context_tokens)
+    pieces = Counter()
+    for tokens, _ in rows_as_read(segments, text_of([lengths])):
+        # A lone first token is the end of what stands before it.
+        documents = Counter(document for _, document, _ in tokens)
+        pieces.update(d for d, count in documents.items() if count > 1 or lengths[d] == 1)
+    for document, length in enumerate(lengths):
+        if 1 < length <= context_tokens:
+            assert pieces[document] == 1
 
 
-def test_write_shards_missing_removals_raises_artifact_error(tmp_path):
-    paths = write_corpus(tmp_path, {"a": {0: [0] * 20}})
-    with pytest.raises(ArtifactError, match="removals cannot be read"):
-        write_shards(paths, [tmp_path / "no.parquet"], **SETTINGS, destination=tmp_path / "out")
+def test_pack_best_fit_long_tailed_lengths_pads_little():
+    rng = np.random.default_rng(0)
+    lengths = np.exp(rng.normal(np.log(400), 1.0, 20_000)).astype(np.int32) + 1  # like web pages
+    segments = pack_best_fit(np.array_split(lengths, 3), 1024)
+    assert segments.num_targets == lengths.sum()
+    assert segments.num_padding(1024) < 0.005 * segments.num_rows * 1024
 
 
-def test_write_shards_file_given_twice_raises_naming_it(tmp_path):
-    path = write_tokens(tmp_path, "a", {0: [0] * 20})
-    with pytest.raises(ArtifactError, match=r"twice(.|\n)*found: a"):
-        write_shards([path, path], (), **SETTINGS, destination=tmp_path / "out")
-
-
-def test_write_shards_document_twice_in_a_file_raises(tmp_path):
-    path = tmp_path / "tokens.arrow"
-    write_shard(
-        path,
-        docs=np.array([1, 1]),
-        lengths=np.array([10, 10]),
-        tokens=np.zeros(20, dtype=np.uint16),
-        header=ShardHeader(
-            tokenizer_fingerprint="f", vocab_size=9, split="train", seed=0, files=("a",)
-        ),
-    )
-    with pytest.raises(ArtifactError, match="a document is there twice"):
-        write_shards([path], (), **SETTINGS, destination=tmp_path / "out")
-
-
-def test_write_shards_with_loss_mask_raises_rather_than_drop_it(tmp_path):
-    mask = np.ones(20, dtype=np.bool_)
-    path = write_tokens(tmp_path, "a", {0: [0] * 20}, loss_mask=mask)
-    with pytest.raises(ArtifactError, match="has a loss mask"):
-        write_shards([path], (), **SETTINGS, destination=tmp_path / "out")
-
-
-def test_write_shards_no_token_file_raises(tmp_path):
-    with pytest.raises(ArtifactError, match="there is no token file"):
-        write_shards([], (), **SETTINGS, destination=tmp_path / "out")
+def test_pack_best_fit_documents_of_one_length_come_together_in_shuffled_order():
+    segments = pack_best_fit(lengths_of([5] * 6), 10)
+    assert segments.start.tolist() == [0, 5, 10, 15, 20, 25, 0]  # two a row, and the last end
+    assert segments.row_offsets.tolist() == [0, 2, 4, 7]

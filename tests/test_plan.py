@@ -8,11 +8,24 @@ import pytest
 
 from flows.configured import plan_flow
 from flows.overrides import resolve
-from flows.presets import PretrainConfig
+from flows.presets import LadderConfig, PretrainConfig
 from flows.pretrain import pretrain_model
+from flows.sweep import train_ladder
+from model.artifact import Artifact
 from model.errors import DiskSpaceError
+from model.scaling import LadderPoint, Prediction, ScalingCurve, ScalingFit
 from model.store import ArtifactStore
-from tasks.plan import Plan, TrainingEstimate, settings_text
+from tasks.outcome import outcome_text, predicted_metrics
+from tasks.plan import Plan, settings_text
+from tasks.training_estimate import NO_PREDICTION, TrainingEstimate
+from tests.small_pipeline import make
+
+POINTS = (
+    LadderPoint(
+        name="1m", size="1m", num_params=1, tokens=1, flops=1e12, bits_per_byte=1.2,
+        is_on_frontier=True,
+    ),
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -22,8 +35,7 @@ def demo_plan(tmp_path: Path) -> Plan:
 
 
 def test_plan_of_demo_counts_tokens_parameters_and_flops(demo_plan: Plan) -> None:
-    training = demo_plan.training
-    assert training
+    (training,) = demo_plan.trainings
     assert training.num_tokens == 100 * 4_096
     assert training.num_params == 1_017_216  # as the trained model counts itself
     network = resolve("demo", kind=PretrainConfig).model.architecture(1_280)
@@ -39,15 +51,107 @@ def test_plan_names_every_stage_and_why(demo_plan: Plan) -> None:
 
 
 def test_plan_that_needs_more_than_the_disk_has_raises(tmp_path: Path) -> None:
-    training = TrainingEstimate(1, 1, 1.0, 1.0, "stated", 1, 1)
-    plan = Plan(steps=(), disk_bytes=10**18, data_memory_bytes=1, training=training)
+    plan = Plan(steps=(), disk_bytes=10**18, data_memory_bytes=1, trainings=())
     with pytest.raises(DiskSpaceError, match="cannot hold this run") as caught:
         plan.require_disk(tmp_path / "not" / "there" / "yet")
     assert caught.value.where == tmp_path
     assert "free" in str(caught.value.found)
 
 
+def test_plan_of_a_priced_machine_says_time_cost_and_that_nothing_is_predicted(
+    tmp_path: Path,
+) -> None:
+    config = resolve(
+        "demo", kind=PretrainConfig, train={"steps": 100}, run={"dollars_per_hour": 3.6}
+    )
+    plan = plan_flow(pretrain_model, config, ArtifactStore(tmp_path / "data"))
+    (training,) = plan.trainings
+    assert training.dollars == pytest.approx(training.seconds / 1000)
+    text = plan.text()
+    assert f"${training.dollars:,.2f}" in text
+    assert NO_PREDICTION in text
+
+
+def test_plan_of_a_ladder_has_a_line_for_each_training_and_the_sum(tmp_path: Path) -> None:
+    config = resolve("demo", kind=LadderConfig)
+    plan = plan_flow(train_ladder, config, ArtifactStore(tmp_path / "data"))
+    assert [training.artifact.name for training in plan.trainings] == [
+        "1m-201k", "1m-401k", "1m-803k", "10m-201k",
+    ]  # fmt: skip
+    text = plan.text()
+    assert "all 4 trainings, one after the other" in text
+    assert text.count(NO_PREDICTION) == 1
+    one = plan.trainings[0]
+    assert plan.training_of(one.artifact) == one
+
+
+def test_plan_predicts_by_a_ladder_on_the_same_validation_rows_only(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "data")
+    config = resolve("demo", kind=PretrainConfig)
+    step = next(
+        step
+        for step in plan_flow(pretrain_model, config, store).steps
+        if step.stage.name == "train_model"
+    )
+    (validation,) = step.derivation.inputs["validation"]
+    store.path(validation).mkdir(parents=True)
+    curve = ScalingCurve(floor=0.2, factor=1.0, exponent=0.5, reference_flops=1e12)
+    fit = ScalingFit(
+        form="L", why="", curve=curve, alternatives=(), points=POINTS, degrees_of_freedom=1,
+        residual_bits_per_byte=0.0, next_rung=None,
+    )  # fmt: skip
+    make_fit(store, validation, fit)
+    (training,) = plan_flow(pretrain_model, config, store).trainings
+    assert training.prediction
+    assert training.prediction.kind == "fitted"
+    assert training.prediction.bits_per_byte == pytest.approx(curve.at(training.flops))
+    other = resolve("demo", kind=PretrainConfig, validation={"num_documents": 399})
+    (training,) = plan_flow(pretrain_model, other, store).trainings
+    assert training.prediction is None
+
+
+def make_fit(store: ArtifactStore, validation: Artifact, fit: ScalingFit) -> None:
+    made = make(store, "fit_scaling", "ladder", files={"fit.json": fit.model_dump_json()})
+    inputs = made.derivation.model_copy(update={"inputs": {"validation": (validation,)}})
+    manifest = made.model_copy(update={"derivation": inputs})
+    (store.path(made.artifact) / "manifest.json").write_text(manifest.model_dump_json())
+
+
+def test_outcome_text_sets_actual_beside_predicted(tmp_path: Path) -> None:
+    manifest = make(
+        ArtifactStore(tmp_path),
+        "train_model",
+        "base",
+        counts={"tokens": 60_000, "steps": 60},
+        facts={"validation_bits_per_byte": 0.9, "tokens_per_second": 1_000.0},
+    )
+    expected = TrainingEstimate(
+        artifact=manifest.artifact,
+        num_tokens=60_000,
+        num_params=1,
+        flops=1.0,
+        tokens_per_second=500.0,
+        rate_source="stated",
+        memory_bytes=1,
+        disk_bytes=1,
+        dollars_per_hour=60.0,
+        prediction=Prediction(1.0, None, None, "fitted", "ladder"),
+    )
+    assert outcome_text(manifest, expected).splitlines() == [
+        "training base, predicted against actual:",
+        "  bits per byte: predicted 1.0000 (fitted), actual 0.9000 (-10.0%)",
+        "  time: predicted 2.0 minutes at 500 tokens/s, actual 60 seconds at 1,000 tokens/s",
+        "  cost: predicted $2.00, actual $1.00",
+    ]
+    assert predicted_metrics(manifest, expected) == {
+        "predicted/tokens_per_second": 500.0,
+        "predicted/bits_per_byte": 1.0,
+        "cost/dollars": 1.0,
+    }
+
+
 def test_settings_text_has_one_line_per_setting() -> None:
-    text = settings_text(resolve("demo", kind=PretrainConfig))
+    text = settings_text(resolve("demo", kind=PretrainConfig, train={"learning_rate": 0.004}))
     assert "train.learning_rate = 0.004" in text.splitlines()
+    assert "train.batch_tokens_per_step = 4096" in text.splitlines()
     assert "preset = 'demo'" in text.splitlines()

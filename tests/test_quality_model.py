@@ -55,32 +55,11 @@ from tasks.stage import Share, Stage
 from tasks.train_quality_model import labelled_documents
 from tasks.train_quality_model import train_quality_model as training_stage
 from tests.hub_server import HubServer
+from tests.quality_labels import make_labelled, make_text
 from tests.small_pipeline import make, make_small_pipeline
 
 BITS = 14
 SHARE = Share(threads=2, memory_bytes=500_000_000)
-SHARED_WORDS = "the of and to in is that was for on with as it by at from this be are or"
-GOOD_WORDS = "cell energy theory planet river history number language acid orbit empire"
-BAD_WORDS = "buy cheap casino click free now bonus deal shipping winner login cart"
-
-
-def make_text(chance: random.Random, *, good: bool, noise: float = 0.5) -> str:
-    """Return a text in which one word in six tells its kind, more or less reliably."""
-    kinds = (GOOD_WORDS.split(), BAD_WORDS.split())
-    own, other = kinds if good else kinds[::-1]
-    telling = [chance.choice(other if chance.random() < noise * 0.5 else own) for _ in range(10)]
-    words = chance.choices(SHARED_WORDS.split(), k=50) + telling
-    chance.shuffle(words)
-    return " ".join(words)
-
-
-def make_labelled(path: Path, *, count: int, seed: int = 1, noise: float = 0.5) -> Path:
-    chance = random.Random(seed)
-    labels = [chance.random() < 0.4 for _ in range(count)]
-    texts = [make_text(chance, good=good, noise=noise) for good in labels]
-    scores = pa.array([chance.uniform(3, 5) if good else chance.uniform(0, 2.9) for good in labels])
-    pq.write_table(pa.table({"text": texts, "score": scores}), path, row_group_size=100)
-    return path
 
 
 def local(path: Path, **settings) -> QualityModelConfig:

@@ -39,7 +39,7 @@ def write(path, documents=DOCUMENTS, *, header=HEADER, loss_mask=None):
     return path
 
 
-def segments(*rows):
+def segments(*rows, num_masked_starts=0):
     """Segments from rows written as lists of (shard, start, length)."""
     flat = [segment for row in rows for segment in row]
     columns = list(zip(*flat, strict=True)) if flat else [(), (), ()]
@@ -48,6 +48,7 @@ def segments(*rows):
         shard=np.array(columns[0], dtype=np.int32),
         start=np.array(columns[1], dtype=np.int64),
         length=np.array(columns[2], dtype=np.int32),
+        num_masked_starts=num_masked_starts,
     )
 
 
@@ -55,7 +56,7 @@ def write_set(directory, *, loss_mask=None):
     """Two shards of 9 tokens each (0..8 and 100..108) and three rows of context 4."""
     for number, first in enumerate((0, 100)):
         write(directory / shard_name(number), [range(first, first + 9)], loss_mask=loss_mask)
-    rows = segments([(0, 0, 5)], [(1, 4, 5)], [(0, 7, 2), (1, 0, 1)])
+    rows = segments([(0, 0, 5)], [(1, 4, 5)], [(0, 7, 2), (1, 0, 1)], num_masked_starts=1)
     write_rows(directory / "rows.arrow", rows, context_tokens=4)
     return directory
 
@@ -246,14 +247,29 @@ def test_rows_of_segments_are_joined_and_padded(tmp_path):
         [7, 8, 100, PAD_ID, PAD_ID],
     ]
     assert block.mask.astype(int).tolist() == [
-        [0, 1, 1, 0, 0],
+        [0, 1, 0, 0, 0],
         [0, 1, 1, 1, 1],
         [0, 1, 1, 1, 1],
-        [0, 1, 1, 0, 0],
+        [0, 1, 0, 0, 0],
     ]
-    assert (shards.num_rows, shards.num_targets) == (3, 10)
+    assert (shards.num_rows, shards.num_targets) == (3, 9)
     assert (shards.vocab_size, shards.tokenizer_fingerprint) == (1000, "f1")
     assert shards.rows([]).ids.shape == (0, 5)
+
+
+def test_rows_begin_documents_at_end_of_text_at_segments_and_at_padding(tmp_path):
+    write(tmp_path / shard_name(0), [[0, 5], [0, 6, 7], [0, 8, 9]])
+    rows = segments(
+        [(0, 0, 5)], [(0, 4, 2), (0, 1, 1)], [(0, 6, 2), (0, 2, 3)], num_masked_starts=1
+    )
+    write_rows(tmp_path / "rows.arrow", rows, context_tokens=4)
+    shards = ShardSet(tmp_path, context_tokens=4)
+    block = shards.rows([0, 1, 2])
+    assert block.ids.tolist() == [[0, 5, 0, 6, 7], [7, 0, 5, PAD_ID, PAD_ID], [8, 9, 0, 6, 7]]
+    assert block.documents.tolist() == [[0, 0, 1, 1, 1], [0, 1, 2, 3, 3], [0, 0, 1, 1, 1]]
+    # Targets: an end of text inside a row, and not 5, before which its document is missing.
+    assert block.mask.astype(int).tolist() == [[0, 1, 1, 1, 1], [0, 1, 0, 0, 0], [0, 1, 1, 1, 1]]
+    assert shards.num_targets == block.mask.sum()
 
 
 def test_rows_with_loss_mask_asked_for_marks_only_those(tmp_path):
@@ -262,7 +278,7 @@ def test_rows_with_loss_mask_asked_for_marks_only_those(tmp_path):
     assert shards.rows([0, 1, 2]).mask.astype(int).tolist() == [
         [0, 1, 0, 1, 0],
         [0, 1, 0, 0, 1],
-        [0, 1, 1, 0, 0],
+        [0, 1, 0, 0, 0],
     ]
 
 
@@ -280,15 +296,16 @@ def test_rows_number_outside_raises_index_error(tmp_path, row):
 
 
 def test_write_rows_reads_back_with_counts(tmp_path):
-    rows = segments([(0, 0, 5)], [(1, 4, 5)], [(0, 7, 2), (1, 0, 1)])
+    rows = segments([(0, 0, 5)], [(1, 4, 5)], [(0, 7, 2), (1, 0, 1)], num_masked_starts=1)
     write_rows(tmp_path / "rows.arrow", rows, context_tokens=4)
     found = open_rows(tmp_path / "rows.arrow", context_tokens=4)
     for name in ("row_offsets", "shard", "start", "length"):
         assert getattr(found, name).tolist() == getattr(rows, name).tolist()
     metadata = pa.ipc.open_stream((tmp_path / "rows.arrow").read_bytes()).schema.metadata
     assert metadata[b"num_rows"] == b"3"
-    assert metadata[b"num_targets"] == b"10"
-    assert metadata[b"num_padding"] == b"2"
+    assert metadata[b"num_targets"] == b"9"
+    assert metadata[b"num_padding"] == b"3"
+    assert (found.num_targets, found.num_masked_starts) == (9, 1)
     assert metadata[b"context_tokens"] == b"4"
 
 

@@ -13,6 +13,7 @@ from model.errors import CorpusError, SourceError
 from tasks.config import ValidationConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
+from tasks.corpus.language import detect_language
 from tasks.corpus.validation_split import select_validation
 
 
@@ -50,6 +51,7 @@ def select(tmp_path, files: dict[str, list[dict]], limits, *, num_documents, see
 def python_choice(files: dict[str, list[dict]], *, num_documents: int, seed: int) -> list[tuple]:
     """Return (file, row) of the chosen documents, computed without DuckDB."""
     first: dict[int, tuple[str, int]] = {}
+    refused: dict[tuple[str, int], bool] = {}
     for file in sorted(files):
         for row, fields in enumerate(files[file]):
             text = fields["text"]
@@ -59,6 +61,9 @@ def python_choice(files: dict[str, list[dict]], *, num_documents: int, seed: int
                 continue
             if fields["language"] and (fields["language_score"] or 1) < 0.65:
                 continue
+            if None in (fields["language"], fields["language_score"]):
+                found = detect_language(text)
+                refused[(file, row)] = not found or found.label != "en" or found.score < 0.65
             words = "".join(re.findall(r"\w+", text.lower())) or text
             first.setdefault(md5_number(words), (file, row))
 
@@ -67,8 +72,8 @@ def python_choice(files: dict[str, list[dict]], *, num_documents: int, seed: int
         parts = (text[:8], text[8:12], text[12:16], text[16:20], text[20:])
         return md5_number(f"{seed}:{'-'.join(parts)}")
 
-    chosen = sorted(first, key=place)[:num_documents]
-    return sorted(first[key] for key in chosen)
+    taken = [first[key] for key in sorted(first, key=place) if not refused.get(first[key])]
+    return sorted(taken[:num_documents])
 
 
 def md5_number(text: str) -> int:
@@ -112,7 +117,7 @@ def test_select_validation_chosen_rows_keep_every_column(tmp_path, limits):
         assert row == {**files[row["file"]][row["row"]], "file": row["file"], "row": row["row"]}
 
 
-def test_select_validation_only_the_language_or_unknown_is_eligible(tmp_path, limits):
+def test_select_validation_only_the_language_or_unlabelled_is_eligible(tmp_path, limits):
     plain = [document(f"plain {i}") for i in range(3)]
     rest = [
         document("unknown", language=None, language_score=None),
@@ -126,6 +131,26 @@ def test_select_validation_only_the_language_or_unknown_is_eligible(tmp_path, li
     ]
     counts, _ = select(tmp_path, {"f": plain + rest}, limits, num_documents=2)
     assert (counts.num_in, counts.num_eligible, counts.num_distinct) == (11, 6, 5)
+
+
+def test_select_validation_unlabelled_texts_are_judged_by_the_language_model(tmp_path, limits):
+    english, german = (
+        "This is a plain sentence about a small house and its garden, number",
+        "Dies ist ein einfacher Satz über ein kleines Haus und seinen Garten, Nummer",
+    )
+    texts = [f"{text} {i}" for i in range(20) for text in (english, german)]
+    files = {"f": [document(text, language=None, language_score=None) for text in texts]}
+    _, table = select(tmp_path, files, limits, num_documents=15)
+    assert table.num_rows == 15
+    assert all(text.startswith("This") for text in table["text"].to_pylist())
+    with pytest.raises(CorpusError, match="too few documents in the language") as caught:
+        select(
+            tmp_path,
+            {"f": [*files["f"][:2], *files["f"][1::2]]},
+            limits,
+            num_documents=2,
+        )
+    assert caught.value.found == "1 that are labelled so, or that the language model finds to be so"
 
 
 def test_select_validation_copies_leave_one_the_first_by_file_and_row(tmp_path, limits):

@@ -2,13 +2,14 @@
 
 The choice looks at raw documents, before any filter, and orders texts by a seeded hash of their
 words, so filter and deduplication settings leave it alone and a new document displaces a chosen
-one only by hashing lower. Keeping look-alikes out of training is ``exact_duplicates``'s part.
+one only by hashing lower. Texts that came without a language are judged by the language model when
+their turn comes. Keeping look-alikes out of training is ``exact_duplicates``'s part.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +26,20 @@ from tasks.corpus.duck import (
     reading,
     write_parquet,
 )
+from tasks.corpus.language import detect_language
 
 # FineWeb's own (arXiv 2406.17557). Not the filter's setting: changing that leaves the rows alone.
 MIN_LANGUAGE_SCORE = 0.65
+WINDOW_PER_CHOICE = 2  # places looked at at once for each document still wanted
 MIN_CANDIDATES_PER_CHOICE = 2  # at least half of the different texts stay for training
 
 _COUNT_CANDIDATES = "SELECT count(*), count(DISTINCT key) FROM candidates"
+_PLACES = """
+SELECT document
+FROM texts_in_order
+WHERE place >= $first AND place < $last
+ORDER BY place
+"""
 _COUNT_RAW = "SELECT count(*) FROM read_parquet($raws, hive_partitioning = false)"
 
 
@@ -65,7 +74,7 @@ def select_validation(
 
     Args:
         raw_files: name inside the source and path of each raw file, in any order.
-        language: the label a document must have, unless it has none.
+        language: the label a document must have, its own or the language model's.
         seed: of the order in which texts are taken.
         destination: an existing directory.
 
@@ -75,7 +84,9 @@ def select_validation(
     """
     ordered = sorted(raw_files, key=lambda named: named[0])
     with limits.connect() as connection:
-        connection.execute("CREATE TEMP TABLE candidates (document BIGINT, key UUID)")
+        connection.execute(
+            "CREATE TEMP TABLE candidates (document BIGINT, key UUID, is_labelled BOOLEAN)"
+        )
         for place, (_, path) in enumerate(ordered):
             rule = {"language": language, "min_language_score": min_language_score}
             with reading(path):
@@ -85,13 +96,51 @@ def select_validation(
                 )
         num_eligible, num_distinct = fetch_one(connection, _COUNT_CANDIDATES)
         _refuse_too_few(num_distinct, config=config, files=[file for file, _ in ordered])
-        choice = {"seed": seed, "num_documents": config.num_documents}
-        connection.execute(read_sql("validation_choice"), choice)
+        connection.execute(read_sql("validation_order"), {"seed": seed})
+        _choose(
+            connection,
+            [path for _, path in ordered],
+            num_documents=config.num_documents,
+            accepts=lambda text: _is_in(text, language, min_score=min_language_score),
+        )
         num_in, num_kept = _write(connection, ordered, destination=destination)
     assert num_kept == config.num_documents, f"{num_kept} chosen"
     counts = ValidationCounts(num_in, num_eligible, num_distinct, num_kept)
     logging.getLogger(__name__).info("held out for validation: %s", counts)
     return counts
+
+
+def _choose(
+    connection: DuckDBPyConnection,
+    paths: list[Path],
+    *,
+    num_documents: int,
+    accepts: Callable[[str], bool],
+) -> None:
+    """Fill table chosen with the first documents in order that are labelled or accepted."""
+    connection.execute("CREATE TEMP TABLE chosen (document BIGINT)")
+    num_chosen, first = 0, 0
+    while num_chosen < num_documents:
+        last = first + WINDOW_PER_CHOICE * (num_documents - num_chosen)
+        window = {"first": first, "last": last}
+        places = connection.execute(_PLACES, window).fetchall()
+        if not places:
+            raise _too_few_in_the_language(num_chosen, wanted=num_documents, paths=paths)
+        with reading(*paths):
+            unlabelled = connection.execute(
+                read_sql("validation_unlabelled"),
+                {"raws": list(map(parquet_path, paths)), **window},
+            ).fetchall()
+        refused = {document for document, text in unlabelled if not accepts(text)}
+        taken = [document for (document,) in places if document not in refused]
+        taken = taken[: num_documents - num_chosen]
+        connection.execute("INSERT INTO chosen SELECT unnest($taken::BIGINT[])", {"taken": taken})
+        num_chosen, first = num_chosen + len(taken), last
+
+
+def _is_in(text: str, language: str, *, min_score: float) -> bool:
+    found = detect_language(text)
+    return found is not None and found.label == language and found.score >= min_score
 
 
 def _write(
@@ -123,4 +172,14 @@ def _refuse_too_few(num_distinct: int, *, config: ValidationConfig, files: list[
         where=", ".join(files),
         fix=f"lower validation.num_documents to {num_distinct // MIN_CANDIDATES_PER_CHOICE:,} "
         "or less, or give the source more documents",
+    )
+
+
+def _too_few_in_the_language(num_chosen: int, *, wanted: int, paths: list[Path]) -> CorpusError:
+    return CorpusError(
+        "the source holds too few documents in the language",
+        expected=f"{wanted:,} documents to hold out (validation.num_documents)",
+        found=f"{num_chosen:,} that are labelled so, or that the language model finds to be so",
+        where=", ".join(map(str, paths)),
+        fix="lower validation.num_documents, or give the source more documents in filter.language",
     )

@@ -1,110 +1,23 @@
-"""Token files to training shards: leave out removed documents, shuffle, cut shards, cut rows.
+"""Which slices of which shards make up each training row.
 
-Reads the ``tokens.arrow`` of every source file and the tables of removals, and writes
-``shard-00000.arrow``, … and ``rows.arrow``. Every kept document lands in exactly one shard, whole.
-The shuffle is global: all documents are put in the order of ``tasks.tokens.shuffle``, and that
-order is cut into shards of about equal size. Memory holds one shard and some forty bytes per
-document; token files stay mapped on disk.
+A row is ``context`` inputs, each with the token after it as its target. ``pack_best_fit`` keeps
+documents whole where they fit: rows begin with a document, or go on in one that is longer than a
+row. ``pack_concat`` cuts the flat stream of tokens every ``context`` tokens, wherever that falls.
+Both learn every token once and the end of every document, and throw nothing away.
+
+Only lengths are looked at: ``tasks.tokens.training_shards`` is the caller.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from model.errors import ArtifactError, CorpusError
-from model.rows import ROWS_FILE, Segments, write_rows
-from model.shards import (
-    Int32Array,
-    Int64Array,
-    Shard,
-    ShardHeader,
-    UInt16Array,
-    doc_identities,
-    open_shard,
-    shard_name,
-    split_identities,
-    write_shard,
-)
-from tasks.tokens.shuffle import document_hashes
-
-
-@dataclass(frozen=True)
-class ShardCounts:
-    """What went into the shards; documents in = ``num_docs`` + ``num_removed``."""
-
-    num_shards: int
-    num_docs: int
-    num_tokens: int
-    num_removed: int
-    num_rows: int
-    num_targets: int
-    num_padding: int
-    files: tuple[str, ...]
-
-
-def write_shards(
-    token_files: Sequence[Path],
-    removed: Sequence[Path],
-    *,
-    split: str,
-    seed: int,
-    shard_tokens: int,
-    context_tokens: int,
-    shuffle: bool,
-    destination: Path,
-) -> ShardCounts:
-    """Write the training shards and rows of a corpus.
-
-    The bytes depend on the documents, the seed and the sizes, not on the order of ``token_files``.
-
-    Args:
-        token_files: one ``tokens.arrow`` per source file.
-        removed: tables of (file, row) to leave out; a document may be in several.
-        shard_tokens: tokens per shard, about: a document is never cut.
-        shuffle: False keeps documents ordered by file name and row.
-        destination: directory that takes the files; made if missing.
-
-    Raises:
-        ArtifactError: the token files, or the removals, do not belong together.
-        CorpusError: the kept documents do not fill one row.
-    """
-    corpus = _Corpus.open(token_files)
-    kept = corpus.kept_documents(removed)
-    if shuffle:
-        kept = kept[np.argsort(corpus.hashes(kept, seed=seed), kind="stable")]
-    num_tokens = int(corpus.lengths[kept].sum(dtype=np.int64))
-    _require_one_row(num_tokens, context_tokens=context_tokens, num_docs=len(kept))
-    destination.mkdir(parents=True, exist_ok=True)
-    header = corpus.header.model_copy(update={"split": split, "seed": seed, "files": corpus.files})
-    shard_token_counts: list[int] = []
-    for documents in _cut(kept, lengths=corpus.lengths, shard_tokens=shard_tokens):
-        tokens = corpus.gather(documents)
-        write_shard(
-            destination / shard_name(len(shard_token_counts)),
-            docs=corpus.docs[documents],
-            lengths=corpus.lengths[documents].astype(np.int64),
-            tokens=tokens,
-            header=header,
-        )
-        shard_token_counts.append(len(tokens))
-    segments = pack_concat(shard_token_counts, context_tokens)
-    write_rows(destination / ROWS_FILE, segments, context_tokens=context_tokens)
-    return ShardCounts(
-        num_shards=len(shard_token_counts),
-        num_docs=len(kept),
-        num_tokens=num_tokens,
-        num_removed=len(corpus.docs) - len(kept),
-        num_rows=segments.num_rows,
-        num_targets=segments.num_targets,
-        num_padding=segments.num_padding(context_tokens),
-        files=corpus.files,
-    )
+from model.rows import Segments
+from model.shards import BoolArray, Int32Array, Int64Array
+from tasks.tokens.best_fit import best_fit_rows
 
 
 def pack_concat(shard_token_counts: Sequence[int], context_tokens: int) -> Segments:
@@ -132,163 +45,137 @@ def pack_concat(shard_token_counts: Sequence[int], context_tokens: int) -> Segme
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Corpus:
-    """All documents of all token files, numbered through as they were given."""
+def pack_best_fit(shard_lengths: Sequence[Int32Array], context_tokens: int) -> Segments:
+    """Return rows that hold whole documents, or full pieces of longer ones, next to no padding.
 
-    sources: tuple[Shard, ...]
-    source_starts: Int64Array  # number of each source's first document
-    files: tuple[str, ...]
-    docs: Int64Array  # identity under ``files``, not that of the source
-    lengths: Int32Array
+    A document of ``n`` tokens is ``n`` inputs: its tokens; and ``n`` targets: its tokens but the
+    first, and the ``<|endoftext|>`` that ends it. A document longer than the context is cut every
+    ``context`` inputs; full pieces are rows of their own, and what remains of it, like every
+    shorter document, is an item that is packed best-fit-decreasing. The ``<|endoftext|>`` that ends
+    an item is the first token of the document after it in the row, or where none follows the token
+    after it in the shard, which is one as well. So as many tokens are targets as there are tokens.
+
+    Args:
+        shard_lengths: tokens of each document of each shard, in the order of the shard.
+        context_tokens: inputs of a row.
+
+    Example:
+        >>> rows = pack_best_fit([np.array([7, 2], dtype=np.int32)], 5)
+        >>> rows.row_offsets.tolist(), rows.start.tolist(), rows.length.tolist()
+        ([0, 1, 4], [0, 5, 7, 0], [6, 2, 2, 1])
+    """
+    documents = _Documents.of(shard_lengths, context_tokens)
+    full, packed = _full_pieces(documents), _packed_items(documents)
+    pieces = _Pieces(
+        row_offsets=np.concatenate([full.row_offsets, full.num_pieces + packed.row_offsets[1:]]),
+        document=np.concatenate([full.document, packed.document]),
+        start=np.concatenate([full.start, packed.start]),
+        inputs=np.concatenate([full.inputs, packed.inputs]),
+    )
+    shard_tokens = np.array([lengths.sum(dtype=np.int64) for lengths in shard_lengths])
+    return _with_ends(pieces, documents, shard_tokens=shard_tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class _Documents:
+    """All documents of all shards, and how each is cut."""
+
+    context_tokens: int
+    shard: Int32Array
+    start: Int32Array  # in its shard, which has fewer than 2**31 tokens
+    num_full: Int32Array  # pieces that fill a row
+    rest: Int32Array  # inputs after those
 
     @classmethod
-    def open(cls, token_files: Sequence[Path]) -> _Corpus:
-        sources = tuple(map(open_shard, token_files))
-        _require_same_making(sources)
-        names = [name for source in sources for name in source.header.files]
-        files = tuple(sorted(set(names)))
-        if len(files) != len(names):
-            twice = sorted(name for name in files if names.count(name) > 1)
-            raise _mismatch("a source file is there twice", found=", ".join(twice))
-        corpus = cls(
-            sources=sources,
-            source_starts=np.cumsum([0, *(source.num_docs for source in sources[:-1])]),
-            files=files,
-            docs=np.concatenate([_renumbered(source, files=files) for source in sources]),
-            lengths=np.concatenate([np.diff(source.offsets) for source in sources]),
+    def of(cls, shard_lengths: Sequence[Int32Array], context_tokens: int) -> _Documents:
+        lengths = np.concatenate(shard_lengths)
+        starts = [np.cumsum(item, dtype=np.int32) - item for item in shard_lengths]
+        numbers = np.arange(len(shard_lengths), dtype=np.int32)
+        return cls(
+            context_tokens=context_tokens,
+            shard=np.repeat(numbers, [len(item) for item in shard_lengths]),
+            start=np.concatenate(starts),
+            num_full=lengths // context_tokens,
+            rest=lengths % context_tokens,
         )
-        if len(np.unique(corpus.docs)) != len(corpus.docs):
-            raise _mismatch("a document is there twice", found="two rows of one file and row")
-        return corpus
+
+
+@dataclass(frozen=True, eq=False)
+class _Pieces:
+    """Pieces of documents by row, without the token that each learns last."""
+
+    row_offsets: Int64Array
+    document: Int32Array
+    start: Int32Array  # in the shard
+    inputs: Int32Array
 
     @property
-    def header(self) -> ShardHeader:
-        return self.sources[0].header
-
-    def kept_documents(self, removed: Sequence[Path]) -> Int64Array:
-        """Return the numbers of the documents that stay, ordered by file name and row."""
-        in_order = np.argsort(self.docs, kind="stable")
-        stays = np.ones(len(in_order), dtype=bool)
-        for table in removed:
-            left_out = _removed_docs(table, files=self.files)
-            found = np.isin(self.docs[in_order], left_out)
-            if found.sum() != len(left_out):
-                raise _mismatch(
-                    "removals name documents that the token files do not hold",
-                    expected=f"{len(left_out)} removed documents",
-                    found=f"{found.sum()} of them among {len(found)} documents",
-                    where=table,
-                )
-            stays &= ~found
-        return in_order[stays]
-
-    def hashes(self, documents: Int64Array, *, seed: int) -> np.ndarray:
-        file_index, row = split_identities(self.docs[documents])
-        return document_hashes(file_index, row, files=self.files, seed=seed)
-
-    def gather(self, documents: Int64Array) -> UInt16Array:
-        """Return the tokens of these documents, one after the other.
-
-        They are copied in the order in which they lie on disk, not in that of the shuffle.
-        """
-        lengths = self.lengths[documents].astype(np.int64)
-        targets = np.cumsum(lengths) - lengths
-        tokens = np.empty(int(lengths.sum()), dtype=np.uint16)
-        on_disk = np.argsort(documents)
-        bounds = np.searchsorted(documents[on_disk], [*self.source_starts, len(self.docs)])
-        for number, source in enumerate(self.sources):
-            mine = on_disk[bounds[number] : bounds[number + 1]]
-            starts = source.offsets[documents[mine] - self.source_starts[number]]
-            spans = zip(
-                starts.tolist(), lengths[mine].tolist(), targets[mine].tolist(), strict=True
-            )
-            for start, length, target in spans:
-                tokens[target : target + length] = source.tokens[start : start + length]
-        return tokens
+    def num_pieces(self) -> int:
+        return len(self.document)
 
 
-def _cut(documents: Int64Array, *, lengths: Int32Array, shard_tokens: int) -> Iterator[Int64Array]:
-    """Yield the documents of each shard: equal shares of all tokens, never an empty one."""
-    ends = np.cumsum(lengths[documents], dtype=np.int64)
-    num_tokens = int(ends[-1])
-    num_shards = -(-num_tokens // shard_tokens)
-    shares = [num_tokens * number // num_shards for number in range(1, num_shards)]
-    cuts = np.unique(np.searchsorted(ends, shares, side="right"))
-    for part in np.split(documents, cuts):
-        if len(part):
-            yield part
-
-
-def _renumbered(source: Shard, *, files: tuple[str, ...]) -> Int64Array:
-    """Return the identities of a source's documents, with file indices into all ``files``."""
-    index_of = {name: index for index, name in enumerate(files)}
-    indices = np.array([index_of[name] for name in source.header.files], dtype=np.int64)
-    file_index, row = split_identities(source.docs)
-    return doc_identities(indices[file_index], row)
-
-
-def _removed_docs(path: Path, *, files: tuple[str, ...]) -> Int64Array:
-    """Return the identities of the documents to leave out, each once, in order."""
-    try:
-        table = pq.read_table(path, columns=["file", "row"], read_dictionary=["file"])
-    except (OSError, pa.ArrowException) as exc:
-        raise _mismatch("the removals cannot be read", found=exc, where=path) from exc
-    table = table.unify_dictionaries().combine_chunks()
-    if not table.num_rows:
-        return np.empty(0, dtype=np.int64)
-    names = table["file"].chunk(0)
-    unknown = set(names.dictionary.to_pylist()) - set(files)
-    if unknown or names.null_count:
-        raise _mismatch(
-            "removals name a file without tokens",
-            expected=", ".join(files),
-            found=", ".join(sorted(unknown)) or "NULL",
-            where=path,
-        )
-    indices = np.array([files.index(name) for name in names.dictionary.to_pylist()])
-    file_index = indices[names.indices.to_numpy()]
-    return np.unique(doc_identities(file_index, table["row"].to_numpy()))
-
-
-def _require_same_making(sources: tuple[Shard, ...]) -> None:
-    if not sources:
-        raise _mismatch("there is no token file", found="an empty list")
-    expected = sources[0].header.tokenizer_fingerprint
-    for source in sources:
-        if source.header.tokenizer_fingerprint != expected:
-            raise _mismatch(
-                "token files were made by different tokenizers",
-                expected=f"{expected} as in {sources[0].path}",
-                found=source.header.tokenizer_fingerprint,
-                where=source.path,
-            )
-        if source.loss_mask_bits is not None:
-            raise _mismatch(
-                "a token file has a loss mask, which text shards would lose",
-                expected="columns doc, tokens",
-                found="column loss_mask",
-                where=source.path,
-            )
-
-
-def _require_one_row(num_tokens: int, *, context_tokens: int, num_docs: int) -> None:
-    if num_tokens < context_tokens + 1:
-        raise CorpusError(
-            "the kept documents do not fill one training row",
-            expected=f"at least {context_tokens + 1} tokens, model.context_tokens and one more",
-            found=f"{num_tokens} tokens in {num_docs} documents",
-            fix="take more source documents, loosen the filters, or lower model.context_tokens",
-        )
-
-
-def _mismatch(
-    problem: str, *, found: object, expected: object = None, where: object = None
-) -> ArtifactError:
-    return ArtifactError(
-        problem,
-        expected=expected or "token files and removals of one corpus, each file once",
-        found=found,
-        where=where,
-        fix="run the earlier stages again with one tokenizer and one list of files",
+def _full_pieces(documents: _Documents) -> _Pieces:
+    """Return the pieces that fill a row, each as a row of its own."""
+    counts = documents.num_full
+    document = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    number = np.arange(len(document), dtype=np.int64)
+    number -= np.repeat(np.cumsum(counts, dtype=np.int64) - counts, counts)
+    context_tokens = documents.context_tokens
+    return _Pieces(
+        row_offsets=np.arange(len(document) + 1, dtype=np.int64),
+        document=document,
+        start=documents.start[document] + (number * context_tokens).astype(np.int32),
+        inputs=np.full(len(document), context_tokens, dtype=np.int32),
     )
+
+
+def _packed_items(documents: _Documents) -> _Pieces:
+    """Return what does not fill a row, packed into rows; in each the remainders come first.
+
+    A remainder's ``<|endoftext|>`` cannot be the beginning of another remainder, so that it counts
+    as part of its size. Documents are taken in their order, which is a shuffled one: chance alone
+    decides which of equal size come together.
+    """
+    is_item, is_remainder = documents.rest > 0, documents.num_full > 0
+    items = np.concatenate(
+        [np.flatnonzero(is_item & is_remainder), np.flatnonzero(is_item & ~is_remainder)]
+    ).astype(np.int32)
+    sizes = documents.rest[items] + is_remainder[items]
+    row = best_fit_rows(sizes, capacity=documents.context_tokens)
+    items = items[np.argsort(row, kind="stable")]
+    offset = documents.num_full[items] * np.int32(documents.context_tokens)
+    return _Pieces(
+        row_offsets=np.append(0, np.cumsum(np.bincount(row), dtype=np.int64)),
+        document=items,
+        start=documents.start[items] + offset,
+        inputs=documents.rest[items],
+    )
+
+
+def _with_ends(pieces: _Pieces, documents: _Documents, *, shard_tokens: Int64Array) -> Segments:
+    """Return the pieces as segments that hold each piece's last target as well.
+
+    It is the token after the piece, unless a document follows in the row, whose first token it is.
+    After the last token of a shard comes the ``<|endoftext|>`` at its beginning.
+    """
+    shard = documents.shard[pieces.document]
+    goes_on = _goes_on(pieces, documents)
+    needs_end = np.zeros(pieces.num_pieces, dtype=np.bool_)
+    needs_end[pieces.row_offsets[1:] - 1] = True
+    needs_end[:-1] |= goes_on[1:]
+    at_shard_end = pieces.start.astype(np.int64) + pieces.inputs == shard_tokens[shard]
+    wraps = np.flatnonzero(needs_end & at_shard_end)
+    return Segments(
+        row_offsets=pieces.row_offsets + np.searchsorted(wraps, pieces.row_offsets),
+        shard=np.insert(shard, wraps + 1, shard[wraps]),
+        start=np.insert(pieces.start, wraps + 1, 0).astype(np.int64),
+        length=np.insert(pieces.inputs + (needs_end & ~at_shard_end), wraps + 1, 1),
+        num_masked_starts=int(goes_on.sum()),
+    )
+
+
+def _goes_on(pieces: _Pieces, documents: _Documents) -> BoolArray:
+    """Say which pieces go on in a document inside a row, after another piece."""
+    goes_on = pieces.start != documents.start[pieces.document]
+    goes_on[pieces.row_offsets[:-1]] = False
+    return goes_on

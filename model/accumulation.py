@@ -1,0 +1,156 @@
+"""Gradients of one global batch, a micro-batch at a time.
+
+How many rows go forward and backward together changes the memory it takes and nothing else: the
+loss is the mean over the targets of the whole batch, over all processes. ``model.trainer`` is the
+caller.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from model.batches import Batch
+from model.distributed import World
+from model.errors import TrainingError
+from model.gpt import GPT, next_token_loss
+
+logger = logging.getLogger(__name__)
+
+CPU_ALLOCATOR_WORDS = "can't allocate memory"  # torch.OutOfMemoryError is for devices only
+
+
+class RowLoss(nn.Module):
+    """The loss as one module, so that whatever part of the model it uses is synchronised."""
+
+    def __init__(self, model: GPT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        ids: Int[Tensor, "B T1"],
+        mask: Bool[Tensor, "B T1"],
+        documents: Int[Tensor, "B T1"] | None,
+    ) -> Float[Tensor, ""]:
+        """Return the summed negative log-likelihood of the marked tokens."""
+        return next_token_loss(self.model, ids, mask, documents)
+
+
+class Accumulator:
+    """Adds up the gradients of a global batch.
+
+    Args:
+        model: whose parameters take the gradients.
+        dtype: that products are computed in.
+        rows: of a micro-batch, at most.
+    """
+
+    def __init__(self, model: GPT, *, world: World, dtype: torch.dtype, rows: int) -> None:
+        self.world, self.dtype, self.rows = world, dtype, rows
+        self._alone = RowLoss(model)
+        self._together = world.wrap(self._alone)
+
+    def backward(self, batch: Batch, *, num_targets: int) -> Float[Tensor, ""]:
+        """Add the gradient of the global mean loss, and return that loss.
+
+        Args:
+            num_targets: of the global batch.
+        """
+        total = torch.zeros((), device=self.world.device)
+        starts = range(0, len(batch.ids), self.rows)
+        for start in starts:
+            with self._exchanging(is_last=start == starts[-1]):
+                loss = self._loss(self._together, batch, start)
+                # Gradients are averaged over processes, the loss is a mean over all of them.
+                (loss * (self.world.size / num_targets)).backward()
+            total += loss.detach() / num_targets
+        return self.world.sum_tensor(total)
+
+    def _loss(self, row_loss: nn.Module, batch: Batch, start: int) -> Float[Tensor, ""]:
+        tensors = (
+            None if item is None else self._to_device(item[start : start + self.rows])
+            for item in (batch.ids, batch.mask, batch.documents)
+        )
+        with self.autocast():
+            return row_loss(*tensors)
+
+    def _exchanging(self, *, is_last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Exchange gradients with the last micro-batch only."""
+        if isinstance(self._together, nn.parallel.DistributedDataParallel) and not is_last:
+            return self._together.no_sync()
+        return contextlib.nullcontext()
+
+    def autocast(self) -> torch.autocast:
+        """Return the context that computes in the training's precision."""
+        return torch.autocast(
+            self.world.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16
+        )
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.world.device, non_blocking=True)
+
+    def fit_into_memory(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
+        """Halve the rows of a micro-batch until they fit into every process's memory.
+
+        All processes try together and come to the same number. No gradient stays.
+
+        Raises:
+            TrainingError: not even one row fits.
+        """
+        while self.world.any(_runs_out_of_memory(lambda: self._try(batch, optimizer))):
+            gc.collect()  # tensors of the passes given up
+            if self.world.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if self.rows == 1:
+                raise TrainingError(
+                    "one row does not fit into memory",
+                    expected="room for the forward and backward pass of one row",
+                    found="out of memory",
+                    where=self.world.device,
+                    fix="choose a smaller model.size or model.context_tokens",
+                )
+            self.rows //= 2
+
+    def _try(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
+        """Go forward and backward twice, in the memory a later step has.
+
+        Set aside are the optimizer's two moments, unless it has them already, and in a CPU's memory
+        a checkpoint being written: weights and moments again. On a GPU that one finds its own way.
+        """
+        parameters = [item for item in self._alone.parameters() if item.requires_grad]
+        copies = (0 if optimizer.state else 2) + (3 if self.world.device.type == "cpu" else 0)
+        room = [torch.empty_like(item) for item in parameters for _ in range(copies)]
+        try:
+            for _ in range(2):  # the second time beside the gradients of the first
+                loss = self._loss(self._alone, batch, 0)
+                loss.backward()
+                loss.item()
+        finally:
+            del room
+            optimizer.zero_grad(set_to_none=True)
+
+
+def _runs_out_of_memory(attempt: Callable[[], None]) -> bool:
+    try:
+        attempt()
+    except (RuntimeError, MemoryError) as exc:  # torch.OutOfMemoryError is a RuntimeError
+        if not is_out_of_memory(exc):
+            raise
+        logger.info("%s", str(exc).partition("\n")[0] or repr(exc))
+        return True
+    return False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that a device or the machine has no memory left to give."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and CPU_ALLOCATOR_WORDS in str(error)

@@ -1,0 +1,133 @@
+"""The dial: what a model size implies for its training, as pure functions of the architecture.
+
+A user chooses a size; batch, learning rates, weight decay, warmup and default horizon follow from
+it, each unless it is given. Rates follow the batch that is really used. None of them depends on the
+horizon, so that a finished training can be made longer.
+
+Called by the flow before any key is made, and by ``model.optim``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from model.config import Architecture, ModelConfig
+from model.train_config import TrainConfig
+
+TOKENS_PER_PARAM = 12  # of matrices and head; nanochat's default, optimum about 10.5
+REFERENCE_PARAMS = 110_100_480  # matrices and head of the 135m size with 32,768 tokens
+REFERENCE_WIDTH = 768  # of the same size: all rates below were found there
+REFERENCE_BATCH_TOKENS = 2**19  # and at this batch: nanochat, modded-nanogpt track 3
+BATCH_EXPONENT = 0.383  # nanochat base_train.py
+
+RATES = tuple(
+    f"{part}learning_rate" for part in ("", "embedding_", "head_", "norm_")
+)  # with adamw, the first is that of all unless they are given
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train one architecture; the fields are those of ``TrainConfig``."""
+
+    batch_tokens_per_step: int
+    learning_rate: float
+    embedding_learning_rate: float
+    head_learning_rate: float
+    norm_learning_rate: float
+    weight_decay: float
+    embedding_weight_decay: float
+    head_weight_decay: float
+    warmup_steps: int
+    beta1: float
+    beta2: float
+
+
+def recipe(train: TrainConfig, architecture: Architecture) -> Recipe:
+    """Return the dial's recipe with what ``train`` gives in its place."""
+    batch = train.batch_tokens_per_step or batch_tokens(architecture)
+    dialled = _adamw if train.optimizer == "adamw" else _muon
+    implied = dialled(architecture, batch)
+    names = [field.name for field in dataclasses.fields(Recipe)]
+    given = {name: value for name in names if (value := getattr(train, name)) is not None}
+    if train.optimizer == "adamw" and train.learning_rate:
+        given = dict.fromkeys(RATES, train.learning_rate) | given
+    return dataclasses.replace(implied, **given)
+
+
+def resolve(train: TrainConfig, model: ModelConfig, vocab_size: int) -> TrainConfig:
+    """Return the config with every unset value filled and its horizon in steps.
+
+    Raises:
+        ConfigError: more than one horizon is given.
+    """
+    architecture = model.architecture(vocab_size)
+    filled = train.model_copy(update=dataclasses.asdict(recipe(train, architecture)))
+    if not any(getattr(train, name) for name in TrainConfig.HORIZONS):
+        filled = filled.model_copy(update={"tokens": default_tokens(architecture)})
+    return filled.with_horizon_in_steps()
+
+
+def default_tokens(architecture: Architecture) -> int:
+    """Return the horizon in tokens that uses compute best for a size."""
+    return TOKENS_PER_PARAM * architecture.num_matmul_params()
+
+
+def batch_tokens(architecture: Architecture) -> int:
+    """Return the tokens of an optimizer step, a power of two.
+
+    It grows with the default horizon to the power 0.383. Source: nanochat ``base_train.py``.
+
+    Example:
+        The 135m size with 32,768 tokens has 2^19.
+    """
+    growth = (architecture.num_matmul_params() / REFERENCE_PARAMS) ** BATCH_EXPONENT
+    return max(architecture.context_tokens, 2 ** round(math.log2(REFERENCE_BATCH_TOKENS * growth)))
+
+
+def _muon(architecture: Architecture, batch: int) -> Recipe:
+    """Return the reference's rates, scaled to this width and to a larger batch.
+
+    The root law holds above the reference batch. It would shrink rates below it, and training on
+    batches of 4,096 tokens needs them whole: docs/decisions/011-small-sizes-untied.md. Decay takes
+    the same share of the weights over the default horizon at every size and batch.
+    """
+    batch_scale = max(1.0, (batch / REFERENCE_BATCH_TOKENS) ** 0.5)
+    scale = batch_scale * (architecture.width / REFERENCE_WIDTH) ** -0.5  # nanochat
+    params = architecture.num_matmul_params()
+    reference_steps = REFERENCE_PARAMS / REFERENCE_BATCH_TOKENS
+    step_share = reference_steps / (params / batch)  # of a step in the horizon, by the reference's
+    return Recipe(
+        batch_tokens_per_step=batch,
+        learning_rate=0.02 * batch_scale,  # nanochat
+        embedding_learning_rate=0.3 * scale,  # nanochat
+        head_learning_rate=0.008 * scale,  # nanochat
+        norm_learning_rate=0.015 * scale,  # nanochat
+        weight_decay=0.05 / batch_scale * step_share,  # modded-nanogpt track 3
+        embedding_weight_decay=0.001,  # nanochat
+        head_weight_decay=0.01,  # nanochat
+        warmup_steps=40,  # nanochat
+        beta1=0.8,  # nanochat and modded-nanogpt track 3
+        beta2=0.95,  # modded-nanogpt track 3
+    )
+
+
+def _adamw(architecture: Architecture, batch: int) -> Recipe:
+    """Return the rates of OLMo-core's model ladder, scaled to this batch."""
+    size = architecture.num_matmul_params() / 108e6  # the ladder's reference
+    ladder_batch = 2048 * 160 * size ** (2 / 3)  # OLMo-core's model ladder
+    rate = 0.5 * 0.0047 * size ** (-1 / 3) * (batch / ladder_batch) ** 0.5  # same
+    return Recipe(
+        batch_tokens_per_step=batch,
+        learning_rate=rate,
+        embedding_learning_rate=rate,
+        head_learning_rate=rate,
+        norm_learning_rate=rate,
+        weight_decay=0.1,  # OLMo-core's model ladder: all but embeddings and norms
+        embedding_weight_decay=0.0,
+        head_weight_decay=0.1,
+        warmup_steps=max(1, architecture.num_matmul_params() // batch),  # 1 token per parameter
+        beta1=0.9,
+        beta2=0.95,
+    )

@@ -1,0 +1,135 @@
+"""Measure how fast a model trains on this machine: the process behind the measure_speed stage.
+
+    python -m model.measure --config <path>
+    python -m torch.distributed.run --standalone --nproc-per-node=N -m model.measure --config <path>
+
+The config is a ``MeasureRun``; rank 0 writes a ``Speed``. Whole optimizer steps are taken on random
+tokens, with the training's own model, loss, optimizer and precision. Where a step has many equal
+micro-batches, some of them stand for all.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.accumulation import Accumulator
+from model.batches import Batch, LoaderState
+from model.child_runs import MeasureRun, Speed, parse_config_path, run_child
+from model.distributed import World, die_with_parent
+from model.gpt import GPT
+from model.hardware import compute_dtype, device_name, share_threads
+from model.optim import build_optimizer, clip_gradients
+from model.store import write_synced
+from model.train_config import batch_tokens_of, rows_per_step
+
+logger = logging.getLogger(__name__)
+
+MEASURED_SECONDS = 10.0
+LEAST_STEPS = 3
+MOST_STEPS = 50
+MOST_MICRO_BATCHES = 8  # of a measured step
+
+
+class SpeedTrial:
+    """Training steps on random tokens, against a clock.
+
+    Args:
+        run: what would be trained.
+        world: this process among the others.
+    """
+
+    def __init__(self, run: MeasureRun, world: World) -> None:
+        self.run, self.train, self.world = run, run.train, world
+        share_threads(world)
+        self.dtype = compute_dtype(run.train.precision, world.device)
+        self.model = GPT(run.model.architecture(run.vocab_size))
+        self.model.init_weights(run.train.seed)
+        self.model = self.model.to(world.device)
+        self.optimizer = build_optimizer(self.model, run.train, world)
+        spread = run.train.model_copy(update={"processes": world.size})
+        self.num_rows = rows_per_step(spread, run.model) // world.size
+        rows = min(self.num_rows, run.train.micro_batch_rows)
+        self.accumulator = Accumulator(self.model, world=world, dtype=self.dtype, rows=rows)
+
+    def measure(self) -> Speed:
+        """Return the speed of whole steps."""
+        self.accumulator.fit_into_memory(self._random_batch(1), self.optimizer)
+        num_all = -(-self.num_rows // self.accumulator.rows)
+        num_some = min(num_all, MOST_MICRO_BATCHES)
+        self._step(1)  # compilation, allocator, optimizer state
+        first = self._step(num_some)
+        wanted = max(LEAST_STEPS, min(MOST_STEPS, int(MEASURED_SECONDS / first)))
+        num_steps = self.world.from_main(wanted)
+        some = statistics.median(self._step(num_some) for _ in range(num_steps))
+        each = some
+        if num_some > 1:
+            one = statistics.median(self._step(1) for _ in range(num_steps))
+            each = max(0.0, some - one) / (num_some - 1)
+        seconds = some + (num_all - num_some) * each
+        return Speed(
+            tokens_per_second=batch_tokens_of(self.train) / seconds,
+            step_seconds=seconds,
+            micro_batch_seconds=each,
+            micro_batches_per_step=num_all,
+            device=device_name(self.world.device),
+            precision=str(self.dtype).removeprefix("torch."),
+        )
+
+    def _step(self, num_micro_batches: int) -> float:
+        """Take a step of so many micro-batches and return the seconds it took."""
+        batch = self._random_batch(num_micro_batches)
+        started = self._clock()
+        targets = self.world.size * batch.num_targets
+        self.accumulator.backward(batch, num_targets=targets)
+        clip_gradients(self.model.parameters(), max_norm=self.train.gradient_clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return self._clock() - started
+
+    def _random_batch(self, num_micro_batches: int) -> Batch:
+        num_rows = min(self.num_rows, num_micro_batches * self.accumulator.rows)
+        shape = (num_rows, self.run.model.context_tokens + 1)
+        return Batch(
+            ids=torch.randint(self.run.vocab_size, shape),
+            mask=torch.ones(shape, dtype=torch.bool),
+            num_targets=num_rows * self.run.model.context_tokens,
+            rows=np.zeros((num_rows, 2), dtype=np.int64),
+            state=LoaderState(fingerprint="", num_rows=0, part_rows=()),
+        )
+
+    def _clock(self) -> float:
+        if self.world.device.type == "cuda":
+            torch.cuda.synchronize(self.world.device)
+        return time.perf_counter()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure as a config file says, and return the exit status."""
+    path = parse_config_path(arguments, description=__doc__)
+    world = World.from_environment()
+    logging.basicConfig(level=logging.INFO if world.is_main else logging.WARNING)
+    if world.size > 1:  # torchrun's agent passes no signal on once it is killed itself
+        die_with_parent()
+
+    def make(config: Path) -> None:
+        run = MeasureRun.load(config)
+        with world.process_group():
+            speed = SpeedTrial(run, world).measure()
+        if world.is_main:
+            write_synced(Path(run.destination), speed.model_dump_json(indent=1).encode())
+
+    status = run_child(path, make)
+    if world.size > 1:
+        world.leave(status)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Muon: momentum whose direction, for a matrix, is orthogonalised before it is applied.
+
+A step takes all matrices of one shape as a stack. Every process keeps all momentum, so that any one
+can write a checkpoint; the orthogonalisation, which is nearly all of the work, is spread: each
+process takes a slice of the stack, and the results are gathered. Called by ``model.optim``.
+
+Source: Keller Jordan, "Muon: an optimizer for hidden layers in neural networks", 2024.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from model.distributed import World
+from model.stacks import Stack
+
+# An iteration maps a singular value s to a s + b s^3 + c s^5. Source: as above.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+NUM_ITERATIONS = 5
+SMALLEST_NORM = 1e-7  # a gradient of zero stays zero
+
+
+def orthogonalise(
+    matrices: Float[Tensor, "N R C"], *, dtype: torch.dtype
+) -> Float[Tensor, "N R C"]:
+    """Return nearly U V^T of each matrix U S V^T: all singular values come to lie around one.
+
+    Args:
+        dtype: what the products are computed in, and the type of the result.
+    """
+    norms = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True)
+    x = (matrices / norms.clamp(min=SMALLEST_NORM)).to(dtype)
+    is_tall = x.shape[1] > x.shape[2]
+    if is_tall:  # the product of the shorter side with itself is the smaller one
+        x = x.mT.contiguous()
+    a, b, c = COEFFICIENTS
+    for _ in range(NUM_ITERATIONS):
+        square = x @ x.mT
+        polynomial = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x.mT if is_tall else x
+
+
+def momentum_at(
+    num_steps: Float[Tensor, " N"], *, start: float, final: float, warmup_steps: int
+) -> Float[Tensor, " N"]:
+    """Return the momentum of a step, counted from zero: linear from start to final, then flat."""
+    progress = (num_steps / max(1, warmup_steps)).clamp(max=1.0)
+    return start + (final - start) * progress
+
+
+@dataclass(frozen=True)
+class MuonStep:
+    """A step of one stack that has begun: its directions may still travel between processes."""
+
+    stack: Stack
+    directions: Float[Tensor, "M R C"]  # at least as many as the stack has matrices
+    work: dist.Work | None
+
+    @classmethod
+    def begin(cls, stack: Stack, *, dtype: torch.dtype, world: World) -> MuonStep:
+        """Move the momentum, and send this process's share of the directions on its way."""
+        for parameter, state in zip(stack.parameters, stack.states, strict=True):
+            if not state:
+                state["num_steps"] = parameter.new_zeros(())
+                state["momentum"] = torch.zeros_like(parameter)
+        group, gradients, num_steps = stack.group, stack.gradients(), stack.state("num_steps")
+        momentum = momentum_at(
+            num_steps,
+            start=group["start_momentum"],
+            final=group["momentum"],
+            warmup_steps=group["momentum_warmup_steps"],
+        ).view(-1, 1, 1)
+        buffer = gradients.lerp(stack.state("momentum"), momentum)
+        ahead = gradients.lerp_(buffer, momentum)  # Nesterov's look one step ahead
+        stack.set_state("num_steps", num_steps + 1)
+        stack.set_state("momentum", buffer)
+        if world.size == 1:
+            return cls(stack, orthogonalise(ahead, dtype=dtype), None)
+        return cls(stack, *_share_out(ahead, dtype=dtype, world=world))
+
+    def finish(self) -> None:
+        """Await the directions and apply them, scaled by the shape of the matrices."""
+        if self.work is not None:
+            self.work.wait()
+        stack, rate = self.stack, self.stack.group["lr"]
+        directions = self.directions[: len(stack.parameters)]
+        num_rows, num_columns = directions.shape[1:]
+        size = rate * max(1.0, num_rows / num_columns) ** 0.5
+        values = stack.values().mul_(1.0 - rate * stack.group["weight_decay"])
+        stack.set_values(values.add_(directions, alpha=-size))
+
+
+def _share_out(
+    matrices: Float[Tensor, "N R C"], *, dtype: torch.dtype, world: World
+) -> tuple[Float[Tensor, "M R C"], dist.Work | None]:
+    """Orthogonalise this process's slice and begin to gather all; M is a multiple of processes."""
+    per_process = -(-len(matrices) // world.size)
+    own = matrices[world.rank * per_process : (world.rank + 1) * per_process]
+    share = matrices.new_zeros((per_process, *matrices.shape[1:]), dtype=dtype)
+    if len(own):
+        share[: len(own)] = orthogonalise(own, dtype=dtype)
+    gathered = share.new_empty((world.size * per_process, *matrices.shape[1:]))
+    return gathered, dist.all_gather_into_tensor(gathered, share, async_op=True)

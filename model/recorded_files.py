@@ -1,0 +1,76 @@
+"""Files of an artifact against its manifest, for readers that need no store.
+
+A GPU node may be given a directory of shards without the data root it comes from: the manifest is
+read as plain JSON, and may be missing. ``model.shards`` is the caller.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from model.arrow_streams import missing_file
+from model.artifact import MANIFEST_NAME
+from model.errors import ArtifactError, TamperedArtifactError
+
+
+def read_plain_manifest(directory: Path) -> dict[str, Any] | None:
+    """Return the store's manifest as plain JSON, or None where there is none.
+
+    Raises:
+        ArtifactError: it is no JSON.
+    """
+    path = directory / MANIFEST_NAME
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as exc:
+        raise ArtifactError(
+            "a manifest cannot be read",
+            expected="JSON",
+            found=exc,
+            where=path,
+            fix="delete the artifact and let its stage run again",
+        ) from exc
+
+
+class RecordedFiles:
+    """Compares files with the sha256s that their manifest records.
+
+    Args:
+        directory: holds the files.
+        manifest: theirs; ``None`` compares nothing.
+    """
+
+    def __init__(self, directory: Path, manifest: Mapping[str, Any] | None) -> None:
+        self._directory = directory
+        entries = None if manifest is None else manifest.get("files", [])
+        self._expected = None if entries is None else {e["path"]: e["sha256"] for e in entries}
+
+    def verify(self, name: str) -> None:
+        """Compare one file.
+
+        Raises:
+            ArtifactError: it is missing.
+            TamperedArtifactError: it is not the file that was recorded.
+        """
+        if self._expected is None:
+            return
+        path = self._directory / name
+        if not path.is_file():
+            raise missing_file(path)
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        expected = self._expected.get(name)
+        if found != expected:
+            raise TamperedArtifactError(
+                f"{name} is not the file that its manifest records",
+                expected=f"sha256 {expected or '(not in the manifest)'}",
+                found=f"sha256 {found}",
+                where=path,
+                fix="delete the artifact and let write_shards run again; check the disk",
+            )

@@ -1,0 +1,141 @@
+"""What a training says of itself: events, samples of its writing, and the summary at its end.
+
+Rank 0 records; the same calls do nothing in the other processes, so that the loop need not ask.
+``model.trainer`` is the caller; ``model.tracker`` owns the file and the way to MLflow.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.checkpoint import Checkpoints
+from model.distributed import World
+from model.generate import generate
+from model.gpt import GPT
+from model.hardware import Speedometer, device_name, peak_flops_per_second
+from model.run_config import TrainRun
+from model.snapshot import LoopState
+from model.tokenizer import Tokenizer
+from model.tracker import EVENTS_NAME, EventKind, Tracker, metric_points, read_events
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_TOKENS = 64
+SAMPLE_TEMPERATURE = 0.8
+SAMPLE_TOP_K = 50
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a finished training has to say for its manifest."""
+
+    counts: dict[str, int]
+    facts: dict[str, Any]
+    metrics: dict[str, float]
+
+
+class Recorder:
+    """The records of one training.
+
+    Args:
+        run: the training.
+        directory: takes ``events.jsonl``.
+        world: this process among the others; only rank 0 writes.
+        circumstances: what every start and resume says of machine and precision.
+    """
+
+    def __init__(
+        self, run: TrainRun, *, directory: Path, world: World, circumstances: Mapping[str, Any]
+    ) -> None:
+        self.run, self.world = run, world
+        self.path = directory / EVENTS_NAME
+        self.circumstances = dict(circumstances)
+        self.speed = Speedometer()
+        self._tracker = Tracker(self.path, tracking=run.tracking) if world.is_main else None
+
+    def record(self, kind: EventKind, *, step: int, **values: Any) -> None:
+        """Append an event, pass its metrics on, and show it in the log."""
+        if self._tracker is None:
+            return
+        self._tracker.record(kind, step=step, **values)
+        if "message" in values:
+            logger.warning("step %d of %d: %s", step, self.run.train.steps, values["message"])
+            return
+        numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
+        shown = ", ".join(f"{key} {value:.5g}" for key, value in numbers.items()) or values
+        logger.info("step %d of %d: %s: %s", step, self.run.train.steps, kind, shown)
+
+    def lap(self, loop: LoopState, *, model: GPT, dtype: torch.dtype) -> dict[str, float]:
+        """Return the speed since the last record, as metrics.
+
+        The share of the hardware's peak is among them where that peak is known.
+        """
+        tokens_per_second = self.speed.lap(loop.tokens)
+        metrics = {"perf/tokens_per_second": tokens_per_second}
+        peak = peak_flops_per_second(device_name(self.world.device))
+        if peak is not None and dtype == torch.bfloat16:
+            used = tokens_per_second * model.flops_per_token()
+            metrics["perf/mfu"] = used / (peak * self.world.size)
+        return metrics
+
+    def write_sample(self, model: GPT, tokenizer: Tokenizer, *, step: int) -> None:
+        """Let the model go on from the run's first prompt, if there is one."""
+        if not (self.world.is_main and self.run.sample_prompts):
+            return
+        prompt = self.run.sample_prompts[0]
+        end = tokenizer.end_of_text_id
+        ids = generate(
+            model,
+            [end, *tokenizer.encode(prompt)],
+            num_tokens=SAMPLE_TOKENS,
+            temperature=SAMPLE_TEMPERATURE,
+            top_k=SAMPLE_TOP_K,
+            seed=self.run.train.seed,
+            stop_ids=(end,),
+        )
+        self.record("sample", step=step, prompt=prompt, text=tokenizer.decode(ids))
+
+    def summary(self, loop: LoopState, checkpoints: Checkpoints) -> Summary:
+        """Return what there is to say about the finished training; on rank 0, from its events."""
+        counts = {"steps": loop.step, "tokens": loop.tokens, "targets": loop.targets}
+        if not self.world.is_main:
+            return Summary(counts, facts={}, metrics={})
+        events = read_events(self.path)
+        metrics = {point.key: point.value for event in events for point in metric_points(event)}
+        by_step = {
+            event["step"]: {point.key: point.value for point in metric_points(event)}
+            for event in events
+            if event["kind"] == "validation"
+        }
+        best, trunk = checkpoints.best(), checkpoints.trunk()
+        kept = [
+            {"step": step, "path": f"{checkpoints.directory.name}/{checkpoints.path(step).name}"}
+            | {"is_best": step == best, "is_trunk": step == trunk}
+            | {"metrics": by_step.get(step, {})}
+            for step in checkpoints.steps()
+        ]
+        speeds = [event["perf/tokens_per_second"] for event in events if event["kind"] == "train"]
+        facts = {
+            "validation_loss": metrics["validation/loss"],
+            "validation_bits_per_byte": metrics["validation/bits_per_byte"],
+            "best_validation_loss": loop.best_validation_loss,
+            "checkpoints": kept,
+            "tokens_per_second": statistics.median(speeds),
+            "metrics": metrics,
+        }
+        for event in events:
+            if event["kind"] == "extended":
+                facts["extended_from"] = {"artifact": event["artifact"], "step": event["step"]}
+        return Summary(counts, facts=facts | self.circumstances, metrics=metrics)
+
+    def close(self) -> None:
+        """Give MLflow its last metrics."""
+        if self._tracker is not None:
+            self._tracker.close()

@@ -1,0 +1,190 @@
+"""Scaling laws: the validation score a model of some size should reach after so many tokens.
+
+Two sources, never mixed. A *ladder* of trainings on the same validation rows gives a curve of bits
+per byte over compute (``tasks.fit_scaling`` fits it). Without one, published constants give a rough
+figure, made for other text, another tokenizer and larger models: it is always marked as stated.
+
+    fit.json   ScalingFit, written by the fit_scaling stage, read by whoever predicts
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from model.config import Config, ModelSize
+
+FIT_NAME = "fit.json"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A predicted validation score.
+
+    Args:
+        bits_per_byte: the figure itself.
+        low: lower end of what the source allows, ``None`` where it says nothing of its spread.
+        high: upper end.
+        kind: from a ladder trained on the same validation rows, or from published constants.
+        source: in words, for whoever reads the figure.
+    """
+
+    bits_per_byte: float
+    low: float | None
+    high: float | None
+    kind: Literal["fitted", "stated"]
+    source: str
+
+    def text(self) -> str:
+        """Return the figure, its range and its source."""
+        spread = ""
+        if self.low is not None and self.high is not None:
+            spread = f", between {self.low:.4f} and {self.high:.4f}"
+        return f"{self.bits_per_byte:.4f} bits per byte{spread} ({self.source})"
+
+
+class LadderPoint(Config):
+    """One finished training of a ladder."""
+
+    name: str
+    size: ModelSize
+    num_params: int
+    tokens: int = Field(description="training tokens")
+    flops: float = Field(description="floating-point operations of the whole training")
+    bits_per_byte: float = Field(description="validation score at the end")
+    is_on_frontier: bool = Field(description="no training of less compute scored as low")
+
+
+class ScalingCurve(Config):
+    """Bits per byte over compute: ``floor + factor * (flops / reference_flops) ** -exponent``."""
+
+    floor: float = Field(ge=0, description="bits per byte that no compute gets below")
+    factor: float = Field(ge=0, description="bits per byte above the floor at the reference")
+    exponent: float = Field(gt=0)
+    reference_flops: float = Field(gt=0)
+
+    def at(self, flops: float) -> float:
+        """Return the bits per byte that so much compute buys."""
+        return self.floor + self.factor * (flops / self.reference_flops) ** -self.exponent
+
+
+class NextRung(Config):
+    """The training after the last of a ladder, and what it should reach."""
+
+    size: ModelSize
+    tokens: int
+    flops: float
+    bits_per_byte: float | None = Field(description="null where no curve could be fitted")
+    low: float | None
+    high: float | None
+
+
+class ScalingFit(Config):
+    """A curve through the trainings of a ladder, and how far it can be trusted."""
+
+    form: str = Field(description="the fitted formula; C is compute in FLOPs")
+    why: str = Field(description="why this form, or why there is no curve")
+    curve: ScalingCurve | None
+    alternatives: tuple[ScalingCurve, ...] = Field(
+        description="fits without each of the trainings, and of the other form: their predictions "
+        "span the range that is given with a figure"
+    )
+    points: tuple[LadderPoint, ...]
+    degrees_of_freedom: int = Field(description="trainings on the frontier less fitted constants")
+    residual_bits_per_byte: float | None = Field(
+        description="root mean square of what the curve leaves, per degree of freedom; null where "
+        "the curve goes through all points because it must"
+    )
+    next_rung: NextRung | None
+
+    def predict(self, flops: float, *, source: str) -> Prediction | None:
+        """Return what so much compute should reach, or ``None`` without a curve.
+
+        Args:
+            source: names the ladder.
+        """
+        if self.curve is None:
+            return None
+        value = self.curve.at(flops)
+        low, high = self.span(flops)
+        reach = _reach(flops, [point.flops for point in self.points])
+        text = f"{source}: {self.form} through {self._num_used()} trainings{reach}"
+        return Prediction(value, low, high, "fitted", text)
+
+    def span(self, flops: float) -> tuple[float | None, float | None]:
+        """Return the least and the most that the curve and its alternatives say."""
+        if self.curve is None or not self.alternatives:
+            return None, None
+        values = [curve.at(flops) for curve in (self.curve, *self.alternatives)]
+        return min(values), max(values)
+
+    def _num_used(self) -> int:
+        return sum(point.is_on_frontier for point in self.points)
+
+
+def _reach(flops: float, known: list[float]) -> str:
+    """Say how far outside of the ladder a prediction lies."""
+    least, most = min(known), max(known)
+    if flops > most:
+        return f", {flops / most:.1f}x the compute of the largest"
+    if flops < least:
+        return f", {flops / least:.2g}x the compute of the smallest"
+    return ""
+
+
+@dataclass(frozen=True)
+class PublishedLaw:
+    """Nats per token as ``floor + a / params ** alpha + b / tokens ** beta``."""
+
+    floor: float
+    a: float
+    alpha: float
+    b: float
+    beta: float
+
+    def nats_per_token(self, *, num_params: int, num_tokens: int) -> float:
+        """Return the loss of a model of so many parameters after so many tokens."""
+        return self.floor + self.a / num_params**self.alpha + self.b / num_tokens**self.beta
+
+
+# Hoffmann et al., arXiv 2203.15556, approach 3: models of 70M to 16B parameters on 5B to 500B
+# tokens of MassiveText. Besiroglu et al., arXiv 2404.10102, fitted the same runs again.
+CHINCHILLA = PublishedLaw(floor=1.69, a=406.4, alpha=0.34, b=410.7, beta=0.28)
+CHINCHILLA_AGAIN = PublishedLaw(floor=1.8172, a=482.01, alpha=0.3478, b=2085.43, beta=0.3658)
+CHINCHILLA_LEAST_PARAMS = 70_000_000
+CHINCHILLA_LEAST_TOKENS = 5_000_000_000
+
+
+def stated_prediction(
+    *, num_params: int, num_tokens: int, vocab_size: int, bytes_per_token: float
+) -> Prediction | None:
+    """Return what published constants say, or ``None`` where they say nothing of use.
+
+    They are nats per token of another tokenizer on other text. The figure is that of the second
+    fit, the range is what the two fits of the same runs make of it: outside of the sizes they were
+    made on, they drift apart. Far below, both claim more than a uniform guess costs.
+
+    Args:
+        bytes_per_token: of the own tokenizer, by which nats per token become bits per byte.
+    """
+    laws = (CHINCHILLA_AGAIN, CHINCHILLA)
+    nats = [law.nats_per_token(num_params=num_params, num_tokens=num_tokens) for law in laws]
+    if max(nats) >= math.log(vocab_size):
+        return None
+    bits = [value / math.log(2) / bytes_per_token for value in nats]
+    is_inside = num_params >= CHINCHILLA_LEAST_PARAMS and num_tokens >= CHINCHILLA_LEAST_TOKENS
+    text = "stated: Chinchilla's law (arXiv 2203.15556, 2404.10102), for other text"
+    if not is_inside:
+        text += f", {_shortfall(num_params, num_tokens)} below the runs it was fitted on: rough"
+    return Prediction(bits[0], min(bits), max(bits), "stated", text)
+
+
+def _shortfall(num_params: int, num_tokens: int) -> str:
+    shares = {
+        "parameters": CHINCHILLA_LEAST_PARAMS / num_params,
+        "tokens": CHINCHILLA_LEAST_TOKENS / num_tokens,
+    }
+    return " and ".join(f"{share:.1f}x in {what}" for what, share in shares.items() if share > 1)

@@ -1,0 +1,127 @@
+"""A few steps tried out before hours are spent: forward, backward, checkpoint, validation, sample.
+
+It is a training of its own in a directory that is removed, resumed once from its checkpoint. What
+fails in it would have failed later. The training after it starts from its seed as if nothing had
+been.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from model.checkpoint import CHECKPOINT_PATTERN
+from model.config import TrackingConfig
+from model.distributed import World
+from model.hardware import compute_dtype, device_name, peak_flops_per_second, share_threads
+from model.run_config import TrainRun
+from model.snapshot import RandomState
+from model.tokenizer import Tokenizer
+from model.tracker import EVENTS_NAME, Tracker
+from model.train_config import TrainConfig, batch_tokens_of
+
+logger = logging.getLogger(__name__)
+
+SMOKE_DIRECTORY = "smoke_run"
+SMOKE_STEPS = 2
+LONG_SECONDS = 3600.0
+USED_SHARE = 0.4  # of the peak: 0.42 is reported for this shape on one H200 (modded-nanogpt)
+MATRIX_WIDTH = 512
+NUM_PRODUCTS = 5
+
+
+def smoke_run(
+    run: TrainRun, *, directory: Path, world: World, attempt: Callable[[TrainRun, Path], object]
+) -> None:
+    """Try a training out before it begins, if it is to be long; resumed ones have been tried.
+
+    Args:
+        directory: of the training.
+        attempt: trains a run in a directory to its end; its errors go on up.
+    """
+    place = directory / SMOKE_DIRECTORY
+    if world.is_main:
+        shutil.rmtree(place, ignore_errors=True)  # of a killed one
+    if not world.from_main(_is_wanted(run, directory, world) if world.is_main else None):
+        return
+    before, started = RandomState.take(), time.perf_counter()
+    place.mkdir(exist_ok=True)
+    tried = _shortened(run)
+    try:
+        for _ in range(2):  # the second time it resumes, from the checkpoint of the last step
+            attempt(tried, place)
+    except Exception as error:
+        error.add_note(f"in the smoke run before {run.train.steps} steps of training")
+        raise
+    finally:
+        if world.is_main:
+            shutil.rmtree(place, ignore_errors=True)
+        gc.collect()
+        if world.device.type == "cuda":
+            torch.cuda.empty_cache()
+    before.restore()
+    if world.is_main:
+        seconds = time.perf_counter() - started
+        logger.info("smoke run: %d steps went well in %.1f seconds", SMOKE_STEPS, seconds)
+        Tracker(directory / EVENTS_NAME, tracking=TrackingConfig()).record(
+            "smoke_run", step=0, seconds=round(seconds, 3)
+        )
+
+
+def _is_wanted(run: TrainRun, directory: Path, world: World) -> int:
+    if run.train.smoke_run == "never" or any(directory.glob(f"checkpoints/{CHECKPOINT_PATTERN}")):
+        return 0
+    if run.train.smoke_run == "always":
+        return 1
+    seconds = planned_seconds(run, world)
+    logger.info("training is planned for about %.2g hours", seconds / 3600)
+    return int(seconds > LONG_SECONDS)
+
+
+def planned_seconds(run: TrainRun, world: World) -> float:
+    """Return about how long a training will take, from its FLOPs and the hardware's speed.
+
+    A GPU that is in the table is taken to use its usual share of the peak; other hardware is asked
+    for a few matrix products.
+    """
+    vocab_size = Tokenizer.load(run.path(run.tokenizer)).vocab_size
+    num_tokens = (run.train.steps or 0) * batch_tokens_of(run.train)
+    flops = run.model.architecture(vocab_size).flops_per_token() * num_tokens
+    peak = peak_flops_per_second(device_name(world.device))
+    speed = USED_SHARE * peak if peak else _measured_flops_per_second(run.train, world)
+    return flops / (speed * world.size)
+
+
+def _measured_flops_per_second(train: TrainConfig, world: World) -> float:
+    share_threads(world)
+    dtype = compute_dtype(train.precision, world.device)
+    matrix = torch.ones(MATRIX_WIDTH, MATRIX_WIDTH, dtype=dtype, device=world.device)
+    result = matrix @ matrix  # the first one warms up
+    started = time.perf_counter()
+    for _ in range(NUM_PRODUCTS):
+        result = matrix @ matrix
+    result[0, 0].item()  # waits for a device
+    return NUM_PRODUCTS * 2 * MATRIX_WIDTH**3 / (time.perf_counter() - started)
+
+
+def _shortened(run: TrainRun) -> TrainRun:
+    """Return a run like this one but of a few steps, that reports nowhere."""
+    changes = {
+        "steps": SMOKE_STEPS,
+        "validate_every_steps": SMOKE_STEPS,
+        "checkpoint_every_steps": SMOKE_STEPS,
+        "log_every_steps": 1,
+        "validation_tokens": min(
+            run.train.validation_tokens, run.train.micro_batch_rows * run.model.context_tokens
+        ),
+        "smoke_run": "never",
+        "extend": "never",
+    }
+    train = run.train.model_copy(update=changes)
+    return run.model_copy(update={"train": train, "tracking": TrackingConfig()})

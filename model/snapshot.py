@@ -1,0 +1,171 @@
+"""The state of a training at one step, copied so that training may go on while it is written.
+
+``Snapshot.take`` copies tensors where they are, which on a GPU costs no more than the copying;
+``to_host`` brings them to memory, in whatever thread writes them. ``model.checkpoint`` owns the
+files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from model.batches import LoaderState
+from model.config import Architecture, Config
+from model.gpt import GPT
+from model.guards import GuardState
+
+
+class MicroBatch(Config):
+    """Rows of a micro-batch: as the config asked, and as memory allowed."""
+
+    asked: int
+    used: int
+
+
+@dataclass
+class LoopState:
+    """What the training loop knows beside weights and optimizer; saved whole."""
+
+    loader: LoaderState
+    step: int = 0  # optimizer steps done, skipped ones too
+    tokens: int = 0  # positions the model was trained on, padding included
+    targets: int = 0  # tokens whose prediction was trained
+    best_validation_loss: float | None = None
+    guard: GuardState = field(default_factory=GuardState)
+    micro_batch: MicroBatch | None = None
+
+
+class RandomState(Config):
+    """The process-wide random generators. Training draws from none; later parts may."""
+
+    python: list[Any]
+    numpy: list[Any]
+    torch: str = Field(description="hex digits")
+
+    @classmethod
+    def take(cls) -> RandomState:
+        """Return the generators' present state."""
+        kind, keys, *rest = np.random.get_state()
+        return cls(
+            python=list(random.getstate()),
+            numpy=[kind, np.asarray(keys).tolist(), *rest],
+            torch=bytes(torch.get_rng_state().tolist()).hex(),
+        )
+
+    def restore(self) -> None:
+        """Put the generators back to this state."""
+        version, numbers, gauss = self.python
+        random.setstate((version, tuple(numbers), gauss))
+        np.random.set_state(tuple(self.numpy))
+        torch.set_rng_state(torch.tensor(list(bytes.fromhex(self.torch)), dtype=torch.uint8))
+
+
+class CheckpointState(Config):
+    """Everything of a checkpoint that is no tensor."""
+
+    loop: LoopState
+    random: RandomState
+    optimizer: dict[str, Any] = Field(description="state_dict less its tensors")
+    num_processes: int = Field(description="when it was written; another number may read it")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Copies of all that a checkpoint holds."""
+
+    architecture: Architecture
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: CheckpointState
+    is_copied: torch.cuda.Event | None = None  # set where the copies may still be under way
+
+    @property
+    def step(self) -> int:
+        """Steps done when it was taken."""
+        return self.state.loop.step
+
+    @classmethod
+    def take(
+        cls, model: GPT, optimizer: torch.optim.Optimizer, loop: LoopState, *, num_processes: int
+    ) -> Snapshot:
+        """Copy the present state of a training."""
+        tensors, rest = split_tensors(optimizer.state_dict())
+        weights = {name: _copy(tensor) for name, tensor in model.state_dict().items()}
+        moments = {name: _copy(tensor) for name, tensor in tensors.items()}
+        is_copied = None
+        if any(tensor.is_cuda for tensor in weights.values()):
+            is_copied = torch.cuda.Event()
+            is_copied.record()
+        state = CheckpointState(
+            loop=dataclasses.replace(loop),
+            random=RandomState.take(),
+            optimizer=rest,
+            num_processes=num_processes,
+        )
+        return cls(model.architecture, weights, moments, state, is_copied)
+
+    def to_host(self) -> Snapshot:
+        """Return it with its tensors in memory; of the device, only the copying is waited for."""
+        if self.is_copied is None:
+            return self
+        device = next(item.device for item in self.weights.values() if item.is_cuda)
+        stream = torch.cuda.Stream(device)  # beside the one that trains
+        stream.wait_event(self.is_copied)
+        with torch.cuda.stream(stream):
+            return dataclasses.replace(
+                self,
+                weights=_on_host(self.weights),
+                optimizer=_on_host(self.optimizer),
+                is_copied=None,
+            )
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """Copy a tensor to where it is, or to memory when a GPU has no room for it."""
+    try:
+        return tensor.detach().clone(memory_format=torch.contiguous_format)
+    except torch.OutOfMemoryError:
+        return tensor.detach().cpu().contiguous()
+
+
+def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
+
+
+def split_tensors(state_dict: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split an optimizer's ``state_dict`` into named tensors and the JSON-ready rest.
+
+    Example:
+        State ``mean`` of parameter 3 becomes tensor ``3.mean``.
+    """
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, dict[str, Any]] = {}
+    for index, state in state_dict["state"].items():
+        numbers[str(index)] = {}
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{name}"] = value.detach()
+            else:
+                numbers[str(index)][name] = value
+    groups = [dict(group) for group in state_dict["param_groups"]]
+    return tensors, {"state": numbers, "param_groups": groups}
+
+
+def join_tensors(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, Any]:
+    """Return the ``state_dict`` that ``split_tensors`` took apart."""
+    state: dict[int, dict[str, Any]] = {
+        int(index): dict(numbers) for index, numbers in rest["state"].items()
+    }
+    for key, tensor in tensors.items():
+        index, name = key.split(".", maxsplit=1)
+        state[int(index)][name] = tensor
+    return {"state": state, "param_groups": rest["param_groups"]}

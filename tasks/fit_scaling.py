@@ -1,0 +1,87 @@
+"""Stage fit_scaling: the validation score of a ladder of trainings as a curve over compute."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from model.artifact import Manifest
+from model.config import Config, ModelConfig, ModelSize
+from model.scaling import FIT_NAME, LadderPoint, NextRung
+from model.store import Work, write_synced
+from model.tracker import EVENTS_NAME, read_events
+from tasks.ladder import num_flops
+from tasks.scaling_curve import fit_ladder
+from tasks.scaling_picture import scaling_picture, validation_curve
+from tasks.stage import Share, Stage
+
+STEP_VERSION = 1
+PICTURE_NAME = "ladder.png"
+
+
+class FitScaling(Config):
+    """What the curve is fitted for."""
+
+    vocab_size: int = Field(description="of the tokenizer; decides the compute of a token")
+    next_size: ModelSize | None = Field(description="size to predict; null after the largest")
+    next_tokens: int = Field(default=0, description="its horizon")
+
+
+def build(work: Work, config: FitScaling, share: Share) -> None:  # noqa: ARG001
+    """Write fit.json and the picture of it."""
+    manifests = work.input_manifests("trained")
+    points = [ladder_point(item, vocab_size=config.vocab_size) for item in manifests]
+    fit = fit_ladder(points, next_rung=_next_rung(config, manifests[0]))
+    write_synced(work.path / FIT_NAME, fit.model_dump_json(indent=1).encode())
+    curves = {}
+    for manifest, directory in zip(manifests, work.inputs("trained"), strict=True):
+        events = directory / EVENTS_NAME  # a log, which may be gone
+        found = read_events(events) if events.exists() else []
+        curves[manifest.artifact.name] = validation_curve(found)
+    (work.path / PICTURE_NAME).write_bytes(scaling_picture(fit, curves))
+    work.logs.add(PICTURE_NAME)  # other bytes with another matplotlib, and nothing reads it
+    work.counts = {"num_in": len(points), "num_on_frontier": _num_on_frontier(fit.points)}
+    work.facts = fit.model_dump(mode="json", include={"form", "why", "curve", "next_rung"})
+
+
+def ladder_point(manifest: Manifest, *, vocab_size: int) -> LadderPoint:
+    """Return a finished training as a point of its ladder."""
+    model = model_of(manifest)
+    tokens = manifest.counts["tokens"]
+    return LadderPoint(
+        name=manifest.artifact.name,
+        size=model.size,
+        num_params=model.architecture(vocab_size).num_params(),
+        tokens=tokens,
+        flops=num_flops(model, tokens, vocab_size),
+        bits_per_byte=manifest.facts["validation_bits_per_byte"],
+        is_on_frontier=False,
+    )
+
+
+def model_of(manifest: Manifest) -> ModelConfig:
+    """Return the model a training's derivation names."""
+    plain = manifest.derivation.config["model"]
+    return ModelConfig.model_validate(
+        {name: value for name, value in plain.items() if name in ModelConfig.model_fields}
+    )
+
+
+def _next_rung(config: FitScaling, manifest: Manifest) -> NextRung | None:
+    if config.next_size is None:
+        return None
+    model = model_of(manifest).model_copy(update={"size": config.next_size})
+    return NextRung(
+        size=config.next_size,
+        tokens=config.next_tokens,
+        flops=num_flops(model, config.next_tokens, config.vocab_size),
+        bits_per_byte=None,
+        low=None,
+        high=None,
+    )
+
+
+def _num_on_frontier(points: tuple[LadderPoint, ...]) -> int:
+    return sum(point.is_on_frontier for point in points)
+
+
+fit_scaling = Stage("fit_scaling", version=STEP_VERSION, build=build, scope="corpus")

@@ -1,0 +1,93 @@
+"""Stage measure_speed: tokens per second of a training on this machine, before it has a horizon.
+
+Not part of a walk over the DAG: the horizon it gives is part of the keys that a walk derives. The
+measurement is kept, so that the same budget buys the same horizon the next time.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import version
+from typing import Any
+
+from model.child_runs import MeasureRun, Speed
+from model.config import Config, ModelConfig
+from model.store import ArtifactStore, Work
+from model.train_config import TrainConfig
+from tasks.child import Child
+from tasks.launchers import local_arguments
+from tasks.machine import Machine
+from tasks.pipeline import num_cores
+from tasks.stage import Call, Share, Stage
+
+logger = logging.getLogger(__name__)
+
+STEP_VERSION = 1
+SPEED_NAME = "speed.json"
+# Fields of a training that decide how fast it is; its rates and horizon do not.
+TIMED_FIELDS = {
+    "attention",
+    "batch_tokens_per_step",
+    "compile",
+    "micro_batch_rows",
+    "optimizer",
+    "precision",
+}
+
+
+class MeasureSpeed(Config):
+    """What is measured, where."""
+
+    model: ModelConfig
+    train: TrainConfig
+    vocab_size: int
+    machine: Machine
+
+    def semantic(self) -> dict[str, Any]:
+        """Return what decides the speed, on which machine and under which torch."""
+        return super().semantic() | {
+            "train": self.train.model_dump(mode="json", include=TIMED_FIELDS),
+            "torch": version("torch"),
+        }
+
+
+def build(work: Work, config: MeasureSpeed, share: Share) -> None:  # noqa: ARG001
+    """Run the measuring process to its end and keep what it found."""
+    destination = work.path / SPEED_NAME
+    run = MeasureRun(
+        model=config.model,
+        train=config.train,
+        vocab_size=config.vocab_size,
+        destination=str(destination),
+    )
+    Child(work, run).run("model.measure", launcher=local_arguments(config.train))
+    work.facts = Speed.model_validate_json(destination.read_bytes()).model_dump()
+
+
+measure_speed = Stage("measure_speed", version=STEP_VERSION, build=build, scope="corpus")
+
+
+def known_speed(config: MeasureSpeed, store: ArtifactStore) -> Speed | None:
+    """Return what was measured before on this machine, ``None`` if nothing was."""
+    derivation = measure_speed.derive(config.model.size, config=config, inputs={})
+    manifest = store.status(derivation).manifest
+    return Speed.model_validate(manifest.facts) if manifest else None
+
+
+def measured_speed(config: MeasureSpeed, store: ArtifactStore) -> Speed:
+    """Return the speed of a training on this machine; measured now unless it was before.
+
+    Called from the flow's main thread, before its walk: the task is run here.
+
+    Raises:
+        ChildError: the measuring process failed; a training would have, too.
+    """
+    derivation = measure_speed.derive(config.model.size, config=config, inputs={})
+    share = Share(threads=num_cores(), memory_bytes=0)
+    call = Call(measure_speed, derivation, config, share, store.root)
+    state = measure_speed.prefect_task(call, return_state=True)
+    state.result(raise_on_failure=True)
+    speed = known_speed(config, store)
+    assert speed
+    logger.info("%s trains at %.0f tokens/s here", config.model.size, speed.tokens_per_second)
+    return speed

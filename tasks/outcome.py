@@ -1,0 +1,80 @@
+"""What came out of a training beside what was expected of it."""
+
+from __future__ import annotations
+
+import logging
+
+from model.artifact import Artifact, Manifest
+from model.store import ArtifactStore
+from tasks.plan import duration
+from tasks.tracking import TrackedPipeline
+from tasks.training_estimate import TrainingEstimate
+
+logger = logging.getLogger(__name__)
+
+
+def report_outcome(
+    tracked: TrackedPipeline,
+    trained: Artifact,
+    *,
+    expected: TrainingEstimate | None,
+    store: ArtifactStore,
+    training_run_id: str | None = None,
+) -> None:
+    """Log predicted against actual, and keep the predictions among the metrics of the run.
+
+    Args:
+        expected: before the run; ``None`` if the training was there already, then nothing is said.
+        training_run_id: MLflow run of the training; ``None`` means the pipeline's.
+    """
+    if expected is None:
+        return
+    manifest = store.read_manifest(trained)
+    logger.info("%s", outcome_text(manifest, expected))
+    tracked.record_metrics(
+        predicted_metrics(manifest, expected),
+        step=manifest.counts["steps"],
+        run_id=training_run_id,
+    )
+
+
+def predicted_metrics(manifest: Manifest, expected: TrainingEstimate) -> dict[str, float]:
+    """Return what was expected, under keys like those of what came out, and the cost."""
+    found = {"predicted/tokens_per_second": expected.tokens_per_second}
+    if expected.prediction:
+        found["predicted/bits_per_byte"] = expected.prediction.bits_per_byte
+    if expected.dollars_per_hour:
+        found["cost/dollars"] = expected.dollars_per_hour * _seconds(manifest) / 3600
+    return found
+
+
+def outcome_text(manifest: Manifest, expected: TrainingEstimate) -> str:
+    """Return score, time and cost of a training, each beside what was predicted.
+
+    The time is that of optimizer steps, at the median speed, as in the prediction.
+    """
+    bits = manifest.facts["validation_bits_per_byte"]
+    seconds = _seconds(manifest)
+    speed = manifest.facts["tokens_per_second"]
+    score = f"not predicted, actual {bits:.4f}"
+    if expected.prediction:
+        value = expected.prediction.bits_per_byte
+        score = (
+            f"predicted {value:.4f} ({expected.prediction.kind}), actual {bits:.4f} "
+            f"({bits / value - 1:+.1%})"
+        )
+    lines = [
+        f"training {manifest.artifact.name}, predicted against actual:",
+        f"  bits per byte: {score}",
+        f"  time: predicted {duration(expected.seconds)} at "
+        f"{expected.tokens_per_second:,.0f} tokens/s, actual {duration(seconds)} at {speed:,.0f} "
+        "tokens/s",
+    ]
+    if expected.dollars_per_hour:
+        actual = expected.dollars_per_hour * seconds / 3600
+        lines.append(f"  cost: predicted ${expected.dollars:,.2f}, actual ${actual:,.2f}")
+    return "\n".join(lines)
+
+
+def _seconds(manifest: Manifest) -> float:
+    return manifest.counts["tokens"] / manifest.facts["tokens_per_second"]

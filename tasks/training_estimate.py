@@ -1,0 +1,133 @@
+"""What the trainings of a plan amount to: tokens, FLOPs, time, cost, and the score to expect.
+
+Made before a run; afterwards ``tasks.outcome`` sets what came out beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from model.artifact import Artifact, Manifest
+from model.scaling import FIT_NAME, Prediction, ScalingFit, stated_prediction
+from model.store import ArtifactStore
+from model.train_config import batch_tokens_of
+from tasks.pipeline import Step
+from tasks.speed import tokens_per_second
+from tasks.train_model import TrainModel
+
+TRAINING_BYTES_PER_PARAM = 16  # fp32 weights, gradients and two AdamW moments
+CHECKPOINT_BYTES_PER_PARAM = 12  # weights and moments
+WEIGHT_BYTES = 4
+STATED_BYTES_PER_TOKEN = 4.4  # FineWeb-like text in a vocabulary of 32,768
+NO_PREDICTION = (
+    "bits per byte: no prediction; published constants say nothing this far below the runs they "
+    "come from, and no ladder was trained on these validation rows (flow sweep)"
+)
+
+
+@dataclass(frozen=True)
+class TrainingEstimate:
+    """What one training of a plan amounts to."""
+
+    artifact: Artifact
+    num_tokens: int
+    num_params: int
+    flops: float
+    tokens_per_second: float
+    rate_source: str
+    memory_bytes: int
+    disk_bytes: int
+    dollars_per_hour: float
+    prediction: Prediction | None
+
+    @property
+    def seconds(self) -> float:
+        """Optimizer steps alone: validation and checkpoints come on top."""
+        return self.num_tokens / self.tokens_per_second
+
+    @property
+    def dollars(self) -> float:
+        """Price of the time; 0 where the machine has none."""
+        return self.dollars_per_hour * self.seconds / 3600
+
+
+def estimate_trainings(
+    steps: Sequence[Step], store: ArtifactStore, *, vocab_size: int, dollars_per_hour: float
+) -> tuple[TrainingEstimate, ...]:
+    """Return an estimate for each training that a walk has yet to run."""
+    return tuple(
+        _estimate(
+            step,
+            step.config,
+            store,
+            vocab_size=vocab_size,
+            bytes_per_token=_bytes_per_token(steps),
+            dollars_per_hour=dollars_per_hour,
+        )
+        for step in steps
+        if isinstance(step.config, TrainModel) and step.status.state != "complete"
+    )
+
+
+def _estimate(
+    step: Step,
+    config: TrainModel,
+    store: ArtifactStore,
+    *,
+    vocab_size: int,
+    bytes_per_token: float,
+    dollars_per_hour: float,
+) -> TrainingEstimate:
+    network = config.model.architecture(vocab_size)
+    num_params = network.num_params()
+    num_tokens = (config.train.steps or 0) * batch_tokens_of(config.train)
+    flops = float(num_tokens) * network.flops_per_token()
+    rate, source = tokens_per_second(config, vocab_size=vocab_size, store=store)
+    fitted = newest_fit(step.derivation.inputs["validation"], store)
+    copies = config.train.keep_checkpoints + 1
+    return TrainingEstimate(
+        artifact=step.artifact,
+        num_tokens=num_tokens,
+        num_params=num_params,
+        flops=flops,
+        tokens_per_second=rate,
+        rate_source=source,
+        memory_bytes=TRAINING_BYTES_PER_PARAM * num_params,
+        disk_bytes=(copies * CHECKPOINT_BYTES_PER_PARAM + 2 * WEIGHT_BYTES) * num_params,
+        dollars_per_hour=dollars_per_hour,
+        prediction=(fitted and fitted[1].predict(flops, source=f"fitted, {fitted[0].name}"))
+        or stated_prediction(
+            num_params=num_params,
+            num_tokens=num_tokens,
+            vocab_size=vocab_size,
+            bytes_per_token=bytes_per_token,
+        ),
+    )
+
+
+def newest_fit(
+    validation: Sequence[Artifact], store: ArtifactStore
+) -> tuple[Artifact, ScalingFit] | None:
+    """Return the newest ladder with a curve that was scored on the same validation rows."""
+    keys = [item.key for item in validation]
+
+    def is_comparable(manifest: Manifest) -> bool:
+        return [item.key for item in manifest.derivation.inputs["validation"]] == keys
+
+    fits = filter(is_comparable, store.manifests("fit_scaling"))
+    for manifest in sorted(fits, key=lambda item: item.origin.created_at, reverse=True):
+        path = store.path(manifest.artifact) / FIT_NAME
+        fit = ScalingFit.model_validate_json(path.read_bytes())
+        if fit.curve:
+            return manifest.artifact, fit
+    return None
+
+
+def _bytes_per_token(steps: Sequence[Step]) -> float:
+    """Return bytes of text per token of the validation documents, where they are encoded."""
+    for step in steps:
+        manifest = step.status.manifest
+        if step.artifact.stage == "tokenise" and step.artifact.name == "validation" and manifest:
+            return manifest.counts["num_bytes"] / manifest.counts["num_tokens"]
+    return STATED_BYTES_PER_TOKEN
