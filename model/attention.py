@@ -9,6 +9,11 @@ the row's: rotary angles depend on distances alone, so a document is treated ali
 begins. ``model.gpt`` is the caller.
 """
 
+# pyright: reportPrivateImportUsage=false
+# torch names the backward pass of its softmax with an underscore only.
+
+from __future__ import annotations
+
 import itertools
 import math
 from collections.abc import Callable, Iterator
