@@ -10,7 +10,9 @@ begins. ``model.gpt`` is the caller.
 """
 
 # pyright: reportPrivateImportUsage=false
-# torch names the gradient of its softmax with an underscore only.
+# torch names the backward pass of its softmax with an underscore only.
+
+from __future__ import annotations
 
 import itertools
 import math
@@ -107,7 +109,9 @@ def blockwise(
     In bf16, forward and backward took 0.5 to 0.6 of the time of torch 2.13's flash attention
     (one core of an EPYC with avx512_bf16, 1,024 tokens, heads of 64 and 128, 2026-11-22).
     """
-    gathered, _ = _blockwise(q, k, v, documents)
+    gathered: Tensor = _Blockwise.apply(  # pyright: ignore[reportAssignmentType]
+        q, k, v, documents
+    )
     return gathered
 
 
@@ -206,13 +210,17 @@ def _(_gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, *_others: Tensor | Non
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs, output[1])
-    ctx.set_materialize_grads(False)
+class _Blockwise(torch.autograd.Function):
+    """Ties the two operators together; compilers take each as it is."""
 
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
+        gathered, kept = _blockwise(q, k, v, documents)
+        ctx.save_for_backward(q, k, v, documents, kept)
+        return gathered
 
-def _backward(ctx: Any, of_gathered: Tensor, _of_kept: Tensor | None) -> tuple[Any, ...]:
-    return (*_blockwise_backward(of_gathered, *ctx.saved_tensors), None)
-
-
-_blockwise.register_autograd(_backward, setup_context=_keep)
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        return (*_blockwise_backward(gradient, *ctx.saved_tensors), None)

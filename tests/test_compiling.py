@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._inductor.config
 
 from model.compiling import MIN_CPU_FLOPS, compile_model
 from model.distributed import StopRequest, World
@@ -64,13 +65,13 @@ def test_compile_model_that_fails_says_so_and_trains(
 def test_compile_model_without_a_compiler_says_so_and_trains(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "no-compiler"),))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     torch._dynamo.reset()
     ours = random_model()
     expected = _gradients(ours)
     ours.zero_grad()
-    with caplog.at_level(logging.WARNING):
+    missing = torch._inductor.config.patch({"cpp.cxx": (str(tmp_path / "no-compiler"),)})
+    with missing, caplog.at_level(logging.WARNING):
         how = compile_model(ours, "on", CPU, rows=2)
     torch._dynamo.reset()
     assert how.startswith("eager: compiling failed: ")
