@@ -83,7 +83,7 @@ def demo() -> PretrainConfig:
         tokenizer=TokenizerConfig(vocab_size=1_280, sample_bytes=4_000_000),
         model=ModelConfig(size="1m", context_tokens=256),
         train=TrainConfig(
-            steps=380,
+            steps=350,
             batch_tokens_per_step=4_096,
             micro_batch_rows=16,
             validate_every_steps=100,

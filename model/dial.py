@@ -20,6 +20,7 @@ TOKENS_PER_PARAM = 12  # of matrices and head; nanochat's default, optimum about
 REFERENCE_PARAMS = 110_100_480  # matrices and head of the 135m size with 32,768 tokens
 REFERENCE_WIDTH = 768  # of the same size: all rates below were found there
 REFERENCE_BATCH_TOKENS = 2**19  # and at this batch: nanochat, modded-nanogpt track 3
+TIED_RATE = 0.0016  # of a table that is the head, too: 0.004 at width 128, measured (decision 011)
 BATCH_EXPONENT = 0.383  # nanochat base_train.py
 
 RATES = tuple(
@@ -101,7 +102,7 @@ def _muon(architecture: Architecture, batch: int) -> Recipe:
     return Recipe(
         batch_tokens_per_step=batch,
         learning_rate=0.02 * batch_scale,  # nanochat
-        embedding_learning_rate=0.3 * scale,  # nanochat
+        embedding_learning_rate=(TIED_RATE if architecture.tied else 0.3) * scale,  # nanochat
         head_learning_rate=0.008 * scale,  # nanochat
         norm_learning_rate=0.015 * scale,  # nanochat
         weight_decay=0.05 / batch_scale * step_share,  # modded-nanogpt track 3

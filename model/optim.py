@@ -20,11 +20,14 @@ from model.adamw import adamw_step
 from model.dial import Recipe, recipe
 from model.distributed import World
 from model.errors import ConfigError
-from model.gpt import GPT
+from model.gpt import GPT, TIED_EMBEDDING_STD
 from model.hardware import compute_dtype
 from model.muon import MuonStep
 from model.stacks import stacks_of
 from model.train_config import TrainConfig
+
+# Of a model, in the order of the groups: block matrices that read the stream or write to it first.
+PARTS = ("matrix", "writer", "embedding", "head", "norm")
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
@@ -85,13 +88,20 @@ def build_optimizer(model: GPT, config: TrainConfig, world: World) -> Optimizer:
 
 
 def _groups(model: GPT, settings: Recipe, config: TrainConfig) -> list[dict[str, Any]]:
-    """Return the parameter groups; an embedding table that is the head, too, is no head."""
-    parts: dict[str, list[nn.Parameter]] = {"matrix": [], "embedding": [], "head": [], "norm": []}
+    """Return the parameter groups; an embedding table that is the head, too, is no head.
+
+    Such a table starts the stream at a small scale. Muon's steps have the same size whatever the
+    gradient's, so matrices that write to the stream move by that scale, or they would drown it.
+    """
+    parts: dict[str, list[nn.Parameter]] = {name: [] for name in PARTS}
     for name, parameter in model.named_parameters():
         parts[_part(name, parameter)].append(parameter)
+    is_muon = config.optimizer == "muon"
+    stream_scale = TIED_EMBEDDING_STD if is_muon and model.architecture.tied else 1.0
     adamw = {"betas": (settings.beta1, settings.beta2), "epsilon": config.epsilon}
     rates = {
         "matrix": (settings.learning_rate, settings.weight_decay),
+        "writer": (settings.learning_rate * stream_scale, settings.weight_decay / stream_scale),
         "embedding": (settings.embedding_learning_rate, settings.embedding_weight_decay),
         "head": (settings.head_learning_rate, settings.head_weight_decay),
         "norm": (settings.norm_learning_rate, 0.0),
@@ -103,7 +113,7 @@ def _groups(model: GPT, settings: Recipe, config: TrainConfig) -> list[dict[str,
     }
     return [
         {"params": parameters, "part": part, "peak_learning_rate": rate, "weight_decay": decay}
-        | (muon if part == "matrix" and config.optimizer == "muon" else adamw)
+        | (muon if part in ("matrix", "writer") and is_muon else adamw)
         for part, parameters in parts.items()
         for rate, decay in [rates[part]]
         if parameters
@@ -115,6 +125,8 @@ def _part(name: str, parameter: nn.Parameter) -> str:
         return "norm"
     if name.endswith("embed_tokens.weight"):
         return "embedding"
+    if name.endswith(("o_proj.weight", "down_proj.weight")):
+        return "writer"
     return "head" if name.endswith("lm_head.weight") else "matrix"
 
 

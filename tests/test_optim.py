@@ -164,7 +164,17 @@ def test_build_optimizer_every_parameter_has_the_rate_and_decay_of_its_part():
     assert found["model.layers.0.self_attn.q_norm.weight"] == (0.4, 0.0, False)
     assert found["model.norm.weight"] == (0.4, 0.0, False)
     set_learning_rate(optimizer, 0.5)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.1, 0.15, 0.2]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.05, 0.1, 0.15, 0.2]
+
+
+def test_build_optimizer_matrices_that_write_to_a_small_stream_move_by_its_scale():
+    settings = TrainConfig(learning_rate=0.1, weight_decay=0.5)
+    optimizer = build_optimizer(random_model(tied=True), settings, World())
+    rates = {group["part"]: group["peak_learning_rate"] for group in optimizer.param_groups}
+    decays = {group["part"]: group["weight_decay"] for group in optimizer.param_groups}
+    assert rates["matrix"] == 0.1
+    assert rates["writer"] == pytest.approx(0.1 * 0.02)
+    assert rates["writer"] * decays["writer"] == pytest.approx(0.1 * 0.5)  # decay is not smaller
 
 
 def test_build_optimizer_adamw_decays_block_matrices_and_untied_head_only():
@@ -172,7 +182,7 @@ def test_build_optimizer_adamw_decays_block_matrices_and_untied_head_only():
     config = TrainConfig(optimizer="adamw", learning_rate=0.25)
     optimizer = build_optimizer(network, config, World())
     decay = {group["part"]: group["weight_decay"] for group in optimizer.param_groups}
-    assert decay == {"matrix": 0.1, "embedding": 0.0, "head": 0.1, "norm": 0.0}
+    assert decay == {"matrix": 0.1, "writer": 0.1, "embedding": 0.0, "head": 0.1, "norm": 0.0}
     assert {group["peak_learning_rate"] for group in optimizer.param_groups} == {0.25}
     assert not any("momentum" in group for group in optimizer.param_groups)
 
@@ -182,12 +192,12 @@ def test_build_optimizer_adamw_decays_block_matrices_and_untied_head_only():
 def test_build_optimizer_learns_one_batch_by_heart(name, tied):
     network = random_model(tied=tied)
     given = {"learning_rate": 0.02, "embedding_learning_rate": 0.02, "head_learning_rate": 0.02}
-    given |= {"steps": 60, "optimizer": name, "warmup_steps": 5, "weight_decay": 0.0}
+    given |= {"steps": 80, "optimizer": name, "warmup_steps": 5, "weight_decay": 0.0}
     config = TrainConfig.model_validate(given)
     optimizer = build_optimizer(network, config, World())
     ids = random_ids(4, 16)
     losses = []
-    for step in range(60):
+    for step in range(80):
         set_learning_rate(optimizer, learning_rate_factor(step, config))
         loss = torch.nn.functional.cross_entropy(network(ids[:, :-1]).mT, ids[:, 1:])
         optimizer.zero_grad()
