@@ -138,6 +138,34 @@ def load(
     return found, fetch(found, cache=cache, uri=uri)
 
 
+class AliasSource:
+    """What an alias points at now, for whoever asks again and again, such as a server.
+
+    Args:
+        name: registered model.
+        cache: directory for the folders of versions.
+        uri: of the MLflow store; unset = ``tracking_uri()``.
+    """
+
+    def __init__(
+        self, name: str, *, alias: str = CHAMPION, cache: Path, uri: str | None = None
+    ) -> None:
+        self.name = name
+        self.alias = alias
+        self._cache = cache
+        self._uri = uri
+
+    def resolve(self) -> tuple[str, Path]:
+        """Return the version and its folder; files are copied only when it is a new one.
+
+        Raises:
+            RegistryError: the alias points at nothing, or the files cannot be had.
+            ArtifactError: the files are not all there, or not as they were registered.
+        """
+        found, folder = load(self.name, alias=self.alias, cache=self._cache, uri=self._uri)
+        return str(found.version), folder
+
+
 def verify_folder(folder: Path, *, digest: str) -> Manifest:
     """Compare an exported folder with the manifest in it, and that with a digest.
 

@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from model.errors import ArtifactError, RegistryError, TamperedArtifactError
-from model.registry import fetch, find_version, load
+from model.registry import AliasSource, fetch, find_version, load
 from tests.registered import Registered, registered_versions
 from tests.servers import free_port, local_mlflow_uri, mlflow_server
 
@@ -43,6 +43,16 @@ def test_find_version_follows_the_alias(two: Registered) -> None:
     for version in (1, 2, 1):
         client.set_registered_model_alias(two.name, "champion", str(version))
         assert find_version(two.name).version == version
+
+
+def test_source_of_an_alias_gives_each_version_its_folder(two: Registered, tmp_path: Path) -> None:
+    client = MlflowClient(tracking_uri=local_mlflow_uri())
+    source = AliasSource(two.name, cache=tmp_path / "cache")
+    for version in ("1", "2", "1"):
+        client.set_registered_model_alias(two.name, "champion", version)
+        found, folder = source.resolve()
+        assert found == version
+        assert (folder / "model.safetensors").read_text() == f"weights {version}"
 
 
 def test_fetch_again_copies_nothing(two: Registered, tmp_path: Path) -> None:
