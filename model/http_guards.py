@@ -138,11 +138,16 @@ async def _of_a_field(_: Request, exc: Exception) -> JSONResponse:
     faults = exc.errors()
     # A union reports every branch it tried; the fault that went deepest is the one meant.
     fault = max(faults, key=lambda item: len(item["loc"]))
-    place = [str(part) for part in fault["loc"] if part != "body"]
+    place = [str(part) for part in fault["loc"] if _is_field(part)]
     if fault["type"] == "json_invalid":
         return error_response(ApiError(f"the body is not JSON: {_cause(fault)}"))
     param = ".".join(place) or None
     return error_response(ApiError(f"{param or 'body'}: {fault['msg']}", param=param))
+
+
+def _is_field(part: str | int) -> bool:
+    """Tell a field or an index from pydantic's name of a union's branch, such as ``list[int]``."""
+    return isinstance(part, int) or (part.isidentifier() and part not in ("body", "str"))
 
 
 def _cause(fault: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from model.gpt import GPT
 from model.model_host import ModelHost
 from model.model_sources import FolderSource, ModelSource
 from model.server import ServerConfig, create_app
-from model.tokenizer import SPECIAL_TOKENS
+from model.tokenizer import SPECIAL_TOKENS, Tokenizer
 from tests.small_model import random_model
 from tests.small_tokenizer import VOCAB_SIZE, train_small_tokenizer
 
@@ -26,14 +26,20 @@ PATIENCE_SECONDS = 60
 
 
 def write_export(folder: Path, *, seed: int = 1, context_tokens: int = 256) -> GPT:
-    """Export a model that at temperature 0 never writes a special token: it never ends itself."""
+    """Export a model that at temperature 0 writes printable ASCII and never ends by itself."""
     tokenizer = folder.parent / "tokenizer"
     if not tokenizer.exists():
         train_small_tokenizer(tokenizer)
     model = random_model(seed, vocab_size=VOCAB_SIZE, tied=False, context_tokens=context_tokens)
+    tokens = Tokenizer.load(tokenizer).token_bytes
+    unwanted = [
+        index
+        for index, token in enumerate(tokens)
+        if index < len(SPECIAL_TOKENS) or not (token.isascii() and token.decode().isprintable())
+    ]
     with torch.no_grad():
         assert model.lm_head is not None
-        model.lm_head.weight[: len(SPECIAL_TOKENS)] = 0
+        model.lm_head.weight[unwanted] = 0  # the likeliest token's logit is above
     export(model, tokenizer, destination=folder, config=ExportConfig())
     return model
 

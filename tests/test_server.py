@@ -1,4 +1,4 @@
-"""model.server, driven by OpenAI's own client: answers, streams, counts, faults, models that change."""
+"""model.server, driven by OpenAI's client: answers, streams, counts, faults, changing models."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_chat_answer_is_the_models_with_its_counts(client, folder):
     answer = client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=20, **GREEDY)
     (choice,) = answer.choices
     assert choice.message.role == "assistant"
-    assert choice.message.content == _expected_text(folder, CHAT, 20).rstrip("\ufffd")
+    assert choice.message.content == _expected_text(folder, CHAT, 20)
     assert choice.finish_reason == "length"
     assert answer.usage.completion_tokens == 20
     assert answer.usage.total_tokens == 20 + answer.usage.prompt_tokens
@@ -92,7 +92,7 @@ def test_completion_goes_on_from_the_raw_text(client, folder):
     text = "In 1984 there were"
     asked = {"model": "tiny", "prompt": text, "max_tokens": 12, **GREEDY}
     answer = client.completions.create(**asked)
-    assert answer.choices[0].text == _expected_text(folder, text, 12).rstrip("\ufffd")
+    assert answer.choices[0].text == _expected_text(folder, text, 12)
     pieces = [event.choices[0].text for event in client.completions.create(**asked, stream=True)]
     assert "".join(pieces) == answer.choices[0].text
 
@@ -168,7 +168,10 @@ BAD_FIELDS = [
     ({"messages": [{"role": "user"}]}, "messages.0.content"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content"),
     ({"messages": [{"role": "user", "content": "word " * 300}]}, "longer than the model can read"),
-    ({"messages": [{"role": "user", "content": "lone \ud800"}]}, "surrogate"),
+    (
+        {"messages": [{"role": "user", "content": "lone \ud800"}]},
+        "messages.0.content: Input should be a valid",
+    ),
     ({"temperature": -0.1}, "temperature"),
     ({"top_p": 0}, "top_p"),
     ({"n": 17}, "n:"),
@@ -253,7 +256,7 @@ def test_health_and_metrics_tell_what_happened(folder):
 def test_key_guards_the_api_and_nothing_else(folder):
     with chat_server(folder, api_key="secret") as server:
         for key in ("wrong", ""):
-            headers = {"authorization": f"Bearer {key}"}
+            headers = {"authorization": f"Bearer {key}".strip()}
             answer = httpx.get(f"{server.url}/v1/models", headers=headers)
             assert answer.status_code == 401
             assert answer.json()["error"]["code"] == "invalid_api_key"
@@ -350,7 +353,7 @@ def test_alias_that_moves_changes_the_model_and_running_answers_end(tmp_path):
         events = list(running)
         assert events[-1].choices[0].finish_reason == "length"
         text = "".join(event.choices[0].delta.content or "" for event in events)
-        assert text.startswith(first[1:-1]) or first.startswith(text[:5])
+        assert text.startswith(first)
 
 
 def test_alias_that_points_nowhere_is_told_and_the_loaded_model_goes_on(tmp_path):
