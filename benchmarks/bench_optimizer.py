@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -287,6 +288,7 @@ def _pairs_table(curves: list[Curve]) -> str:
         head = f"| {seed} | {end.loss:.4f} | {end.bits_per_byte:.4f} | {ours.last.loss:.4f} "
         if reached is None:
             rows.append(head + "| never | - | - | - |")
+            ratios.append([math.inf] * 3)
             continue
         ratio = [reached.step / end.step, reached.cpu_seconds / end.cpu_seconds]
         ratio.append(reached.seconds / end.seconds)
