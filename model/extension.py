@@ -84,10 +84,11 @@ def _arithmetic(circumstances: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _family(derivation: Derivation) -> dict[str, Any]:
-    """Return all that fixes a training but its horizon and its name."""
+    """Return all that fixes a training but its horizon."""
     train = derivation.config.get("train", {})
     kept = {name: value for name, value in train.items() if name not in TrainConfig.HORIZONS}
     return {
+        "name": derivation.name,
         "version": derivation.version,
         "config": derivation.config | {"train": kept},
         "inputs": {role: [item.key for item in items] for role, items in derivation.inputs.items()},

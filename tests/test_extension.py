@@ -32,10 +32,10 @@ def root(tmp_path: Path) -> Path:
     return make_data_root(tmp_path / "data")
 
 
-def made(root: Path, *, name: str, **train: object) -> TrainRun:
+def made(root: Path, **train: object) -> TrainRun:
     """Train to the end: half of the steps at full rate, validated at every step."""
     settings: dict[str, object] = {"decay_frac": 0.5, "validate_every_steps": 1}
-    run = small_run(root, name=name, train=settings | train, when_parent_dies="go_on")
+    run = small_run(root, train=settings | train, when_parent_dies="go_on")
     with StopRequest() as stop:
         make(run, World(), stop)
     return run
@@ -68,9 +68,9 @@ def test_flat_steps_are_those_an_endless_training_has_too(
 def test_longer_training_goes_on_from_the_trunk_and_equals_one_from_scratch(
     root: Path, tmp_path: Path
 ):
-    short = made(root, name="short", steps=6)
-    scratch = made(make_data_root(tmp_path / "other"), name="scratch", steps=12)
-    longer = made(root, name="longer", steps=12)
+    short = made(root, steps=6)
+    scratch = made(make_data_root(tmp_path / "other"), steps=12)
+    longer = made(root, steps=12)
     assert weights(longer) == weights(scratch)
     for key in ("train/loss", "train/gradient_norm", "validation/loss"):
         assert values(longer, key) == values(scratch, key)
@@ -96,17 +96,22 @@ def test_longer_training_goes_on_from_the_trunk_and_equals_one_from_scratch(
 
 
 def trunks(
-    root: Path, train: Mapping[str, object], circumstances: dict[str, str] | None = None
+    root: Path,
+    train: Mapping[str, object],
+    circumstances: Mapping[str, str] | None = None,
+    *,
+    name: str = "tiny",
 ) -> list[int]:
-    run = small_run(root, train={"decay_frac": 0.5, **train})
-    here = {"precision": "float32"} | (circumstances or {})
+    run = small_run(root, name=name, train={"decay_frac": 0.5, **train})
+    here = {"precision": "float32", **(circumstances or {})}
     return [trunk.step for trunk in find_trunks(run, circumstances=here)]
 
 
 def test_find_trunks_offers_those_of_trainings_that_differ_in_their_horizon_alone(root: Path):
-    made(root, name="short", steps=6, checkpoint_every_steps=1)
+    made(root, steps=6, checkpoint_every_steps=1)
     assert trunks(root, {"steps": 12}) == [4]  # and not 5 and 6, where the rate was falling
     assert trunks(root, {"steps": 12, "log_every_steps": 3}) == [4]
+    assert trunks(root, {"steps": 12}, name="another") == []
     assert trunks(root, {"steps": 4}) == []  # flat up to 3
     assert trunks(root, {"steps": 12}, {"precision": "bfloat16"}) == []
     assert trunks(root, {"steps": 12}, {"compiling": "compiled in 9 s"}) == []
@@ -117,11 +122,11 @@ def test_find_trunks_offers_those_of_trainings_that_differ_in_their_horizon_alon
 def test_training_beside_a_damaged_trunk_starts_anew_and_says_so(
     root: Path, caplog: pytest.LogCaptureFixture
 ):
-    short = made(root, name="short", steps=6)
+    short = made(root, steps=6)
     state = artifact_path(short) / "checkpoints" / "step-00000004" / "state.json"
     state.write_text("{}")
     with caplog.at_level(logging.WARNING):
-        longer = made(root, name="longer", steps=7)
+        longer = made(root, steps=7)
     assert "state.json holds other bytes" in caplog.text
     kinds = [event["kind"] for event in read_events(artifact_path(longer) / "events.jsonl")]
     assert kinds[0] == "start"
