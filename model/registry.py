@@ -233,8 +233,10 @@ def _copy_files(found: RegisteredVersion, destination: Path, *, uri: str) -> Non
             return
         from mlflow.artifacts import download_artifacts
 
-        destination.mkdir()
-        download_artifacts(artifact_uri=found.source, dst_path=str(destination), tracking_uri=uri)
+        arrived = download_artifacts(
+            artifact_uri=found.source, dst_path=str(destination.parent), tracking_uri=uri
+        )
+        Path(arrived).rename(destination)  # it comes under the name it has in the store
     except Exception as exc:  # whatever a store of files, local or not, raises
         raise RegistryError(
             f"the files of {found.uri} cannot be had",
