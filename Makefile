@@ -57,11 +57,11 @@ local: $(INSTALLED) ## Prefect server, MLflow server, worker and deployments, un
 deploy: $(INSTALLED) ## (again) register all deployments with the Prefect server that is running
 	@$(RUN) -m deployments.deploy
 
-chat: ## talk to the champion in the terminal
-	@echo "make chat comes with chat fine-tuning (finetune/chat), which is not there yet" >&2; exit 1
+chat: $(INSTALLED) ## talk to the newest model in the terminal; MODEL=<export or models:/name@alias>
+	@$(RUN) -m model.chat_terminal$(if $(MODEL), --model $(MODEL))
 
-serve: ## the champion behind an OpenAI-compatible API
-	@echo "make serve comes with chat fine-tuning (finetune/chat), which is not there yet" >&2; exit 1
+serve: $(INSTALLED) ## OpenAI-compatible API and a page on http://127.0.0.1:8000; MODEL= as for chat
+	@$(RUN) -m model.server$(if $(MODEL), --model $(MODEL))
 
 test: $(INSTALLED) ## the tests
 	$(RUN) -m pytest -q $(AT_ONCE)

@@ -34,7 +34,7 @@ def exported_model(size: ModelSize = "27m", *, vocab_size: int = 32_768) -> Iter
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-        export(model, tokenizer, destination=folder, config=ExportConfig())
+        export(model, tokenizer, destination=folder, config=ExportConfig(gguf="none"))
         yield folder
 
 

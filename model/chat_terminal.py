@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import signal
 import sys
@@ -188,7 +189,7 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 def typed_lines(out: TextIO) -> Iterator[str]:
     """Yield what the user types until Ctrl-D; Ctrl-C only throws the line away."""
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - gives input() a history and its editing keys
+        importlib.import_module("readline")  # gives input() a history and its editing keys
     while True:
         try:
             yield input(PROMPT)
@@ -214,7 +215,10 @@ def chat(source: ModelSource, *, out: TextIO) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Talk to the model the command line names; return the exit status."""
     parser = argparse.ArgumentParser(description="Talk to a model in the terminal.")
-    parser.add_argument("--model", help="folder of an export; the newest one otherwise")
+    parser.add_argument(
+        "--model",
+        help="folder of an export, or models:/<name>@<alias>; the newest export otherwise",
+    )
     options = parser.parse_args(arguments)
     try:
         chat(find_source(options.model), out=sys.stdout)

@@ -15,6 +15,14 @@ from model.gpt import GPT
 from model.weights import WEIGHTS_NAME, load_tensors
 
 CONFIG_NAME = "config.json"
+# What a Qwen3 may be and our network is not: setting -> the only value it knows.
+KNOWN_VALUES: dict[str, Any] = {
+    "model_type": "qwen3",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "use_sliding_window": False,
+    "rope_scaling": None,
+}
 
 
 def load_exported(folder: Path) -> GPT:
@@ -36,6 +44,8 @@ def read_architecture(path: Path) -> Architecture:
     """
     try:
         settings: dict[str, Any] = json.loads(path.read_bytes())
+        _require_known_kind(settings, where=path)
+        rope = settings.get("rope_parameters") or settings
         return Architecture(
             width=settings["hidden_size"],
             num_layers=settings["num_hidden_layers"],
@@ -45,7 +55,7 @@ def read_architecture(path: Path) -> Architecture:
             tied=settings["tie_word_embeddings"],
             vocab_size=settings["vocab_size"],
             context_tokens=settings["max_position_embeddings"],
-            rope_theta=settings["rope_theta"],
+            rope_theta=rope["rope_theta"],
             norm_epsilon=settings["rms_norm_eps"],
         )
     except (OSError, ValueError, KeyError, TypeError) as exc:
@@ -56,3 +66,19 @@ def read_architecture(path: Path) -> Architecture:
             where=path,
             fix="export the model again: run its pipeline",
         ) from exc
+
+
+def _require_known_kind(settings: dict[str, Any], *, where: Path) -> None:
+    rope = settings.get("rope_parameters") or {}
+    known = KNOWN_VALUES | {"num_key_value_heads": settings["num_attention_heads"]}
+    found = {name: settings.get(name, value) for name, value in known.items()}
+    known["rope_type"], found["rope_type"] = "default", rope.get("rope_type", "default")
+    for name, value in known.items():
+        if found[name] != value:
+            raise ArtifactError(
+                "the folder holds another kind of network",
+                expected=f"{name} = {value!r}",
+                found=f"{name} = {found[name]!r}",
+                where=where,
+                fix="name the folder of a model that this project exported",
+            )

@@ -1,7 +1,7 @@
 """Where a server or a terminal finds its model: something that names a version and its folder.
 
 A source is asked again and again while a server runs; when its version changes, the server takes
-the new folder. Here are the sources that need no registry: a folder, and the newest export.
+the new folder. Here: a folder, the newest export, and by its name an alias of the registry.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from typing import Protocol
 
 from model.artifact import Manifest
 from model.errors import ArtifactError
-from model.pretrained import CONFIG_NAME
+from model.exported import CONFIG_NAME
+from model.registry import CHAMPION, AliasSource
 from model.store import ArtifactStore
 from model.weights import WEIGHTS_NAME
 
 EXPORT_STAGE = "export_model"
 EXPORT_FOLDER = "model"  # of such an artifact
 DATA_ROOT_VARIABLE = "LLM_DATA_ROOT"
+REGISTRY_PREFIX = "models:/"
+CACHE_FOLDER = ".registered"  # below the data root: folders of registered versions
 
 
 class ModelSource(Protocol):
@@ -98,8 +101,17 @@ def _rank(manifest: Manifest) -> tuple[bool, str]:
     return "chat" in manifest.artifact.name, manifest.origin.created_at
 
 
-def find_source(folder: str | None) -> ModelSource:
-    """Return the source of a folder, or of the newest export below ``$LLM_DATA_ROOT``."""
-    if folder:
-        return FolderSource(Path(folder))
-    return NewestExport(Path(os.environ.get(DATA_ROOT_VARIABLE) or "data"))
+def find_source(model: str | None) -> ModelSource:
+    """Return the source of what a user names.
+
+    Args:
+        model: an exported folder, or ``models:/<name>@<alias>`` (the champion without an alias);
+            unset: the newest export below ``$LLM_DATA_ROOT``.
+    """
+    data_root = Path(os.environ.get(DATA_ROOT_VARIABLE) or "data")
+    if not model:
+        return NewestExport(data_root)
+    if model.startswith(REGISTRY_PREFIX):
+        name, _, alias = model.removeprefix(REGISTRY_PREFIX).partition("@")
+        return AliasSource(name, alias=alias or CHAMPION, cache=data_root / CACHE_FOLDER)
+    return FolderSource(Path(model))

@@ -13,7 +13,7 @@ answer has the form of OpenAI's. Several at once: ``{"inputs": [request, ...]}``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from model.chat import Message
 from model.config import Config, SamplingConfig
+from model.conversation import conversation_ids
 from model.errors import ConfigError
 from model.exported import load_exported
 from model.generate import generate
-from model.tokenizer import IM_END, IM_START, Tokenizer
+from model.tokenizer import IM_END, Tokenizer
 
 FOLDER = "folder"  # name of MLflow's artifact
 SAMPLING = SamplingConfig()
@@ -69,7 +70,7 @@ class TextModel(PythonModel):
     def answer(self, request: Request) -> dict[str, Any]:
         """Return what the model writes, in the form of OpenAI's answers."""
         if request.messages:
-            ids = prompt_ids(request.messages, self.tokenizer)
+            ids = conversation_ids(request.messages, self.tokenizer)
         else:
             ids = [self.tokenizer.end_of_text_id, *self.tokenizer.encode(request.prompt)]
         written = generate(
@@ -99,19 +100,6 @@ class TextModel(PythonModel):
                 "total_tokens": len(ids) + len(written),
             },
         }
-
-
-def prompt_ids(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
-    """Return a conversation as the ids a model reads, up to the opening of its own turn.
-
-    Spellings of special tokens inside a message stay text: no message can end itself.
-    """
-    start, end = tokenizer.special_id(IM_START), tokenizer.special_id(IM_END)
-    ids = [tokenizer.end_of_text_id]
-    for turn in messages:
-        said = tokenizer.encode(f"{turn.role}\n{turn.content}")
-        ids += [start, *said, end, *tokenizer.encode("\n")]
-    return [*ids, start, *tokenizer.encode("assistant\n")]
 
 
 def read_request(record: Mapping[str, Any]) -> Request:

@@ -17,38 +17,14 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from model.config import Config
+from model.config import SamplingConfig
 
 FIRST_CANDIDATES = 256  # top-p and min-p look at this many likeliest tokens, and more if need be
 
 
-class Sampling(Config):
-    """How tokens are drawn."""
+class Sampling(SamplingConfig):
+    """How one text's tokens are drawn."""
 
-    temperature: float = Field(
-        default=0.7, ge=0, le=100, description="divides the logits; 0 = the likeliest token"
-    )
-    top_k: int = Field(
-        default=0, ge=0, description="draw among this many likeliest tokens; 0 = all"
-    )
-    top_p: float = Field(
-        default=0.9,
-        gt=0,
-        le=1,
-        description="draw among the fewest likeliest tokens of this probability together; 1 = all",
-    )
-    min_p: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="draw among tokens of at least this share of the likeliest's probability",
-    )
-    repetition_penalty: float = Field(
-        default=1.1,
-        gt=0,
-        le=10,
-        description="makes tokens that stand in prompt or answer less likely; 1 = off",
-    )
     seed: int | None = Field(
         default=None, ge=0, lt=2**63, description="the same seed draws the same; unset = any"
     )

@@ -9,7 +9,8 @@
 
 Requests are written side by side; more than ``max_rows`` wait, more than ``max_waiting`` are sent
 away with 429. A client that goes away frees its row. A key in ``$LLM_API_KEY`` guards ``/v1``.
-Without ``--model`` the newest export below ``$LLM_DATA_ROOT`` is served, and followed.
+``--model`` also takes ``models:/<name>@<alias>``; without it the newest export below
+``$LLM_DATA_ROOT`` is served. When the name comes to mean another version, that one is served.
 """
 
 from __future__ import annotations
@@ -219,7 +220,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--model", help="folder of an export; the newest one otherwise")
+    parser.add_argument(
+        "--model",
+        help="folder of an export, or models:/<name>@<alias>; the newest export otherwise",
+    )
     for name, known in ServerConfig.model_fields.items():
         text = f"{known.description} ({known.default})"
         parser.add_argument(f"--{name.replace('_', '-')}", help=text, default=known.default)

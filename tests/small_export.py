@@ -40,7 +40,7 @@ def write_export(folder: Path, *, seed: int = 1, context_tokens: int = 256) -> G
     with torch.no_grad():
         assert model.lm_head is not None
         model.lm_head.weight[unwanted] = 0  # the likeliest token's logit is above
-    export(model, tokenizer, destination=folder, config=ExportConfig())
+    export(model, tokenizer, destination=folder, config=ExportConfig(gguf="none"))
     return model
 
 

@@ -50,6 +50,8 @@ BARE_NODE = {  # what model/ may need on a GPU node; others are imported lazily 
     "torch", "numpy", "pyarrow", "pydantic", "tokenizers", "safetensors", "jaxtyping", "mlflow",
     "gguf",
 }  # fmt: skip
+SERVING = {"fastapi", "starlette", "uvicorn", "prometheus_client"}  # and who needs them:
+SERVES = ("model.server", "model.server_metrics", "model.answering", "model.http_guards")
 
 
 def modules() -> dict[str, Path]:
@@ -128,8 +130,13 @@ def test_import_of_guarded_library_is_in_its_rooms(name: str) -> None:
 def test_import_of_model_package_needs_only_what_a_bare_node_has(name: str) -> None:
     top = {other.partition(".")[0] for other in imported(name)}
     foreign = top - set(sys.stdlib_module_names) - BARE_NODE - {"model", "tasks"}
-    assert not foreign
+    assert not foreign - (SERVING if name in SERVES else set())
     assert not {other for other in imported(name) if other.startswith(("tasks", "flows"))}
+
+
+def test_import_of_serving_rooms_is_theirs_alone() -> None:
+    for name in MODULES.keys() - set(SERVES):
+        assert not imported(name) & set(SERVES), f"{name} would need a web server's packages"
 
 
 @pytest.mark.parametrize("name", MODULES)

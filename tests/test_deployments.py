@@ -177,10 +177,12 @@ def test_make_clean_removes_caches_and_never_data(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["chat", "serve"])
-def test_make_target_of_chat_says_what_it_waits_for(checkout: Path, target: str) -> None:
-    done = make(checkout, target)
-    assert done.returncode
-    assert "comes with chat fine-tuning" in done.stderr
+def test_make_target_of_chat_takes_a_model_or_finds_one(checkout: Path, target: str) -> None:
+    (module,) = re.findall(r"-m (model\.\w+)", make(checkout, "-n", target).stdout)
+    assert (ROOT / f"{module.replace('.', '/')}.py").exists()
+    assert make(checkout, "-n", target, "MODEL=some/folder").stdout.endswith(
+        f"-m {module} --model some/folder\n"
+    )
 
 
 def test_ci_runs_make_targets_that_exist() -> None:
