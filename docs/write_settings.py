@@ -14,9 +14,10 @@ from model.config import Config, RuntimeOnly
 PAGE = Path(__file__).with_name("settings.md")
 HEAD = """# Settings
 
-Set with `--set group.field=value` on the command line, `-p 'group={"field": value}'` for a deployment, or in the form.
-A preset comes first, what is set on top of it; `--dry-run` prints what holds. Settings marked with a dot change how
-something is made, never what: they re-run nothing. Written by `python -m docs.write_settings`.
+Set with `--set group.field=value` on the command line, `-p 'group={"field": value}'` for a
+deployment, or in the form. A preset comes first, what is set on top of it; `--dry-run` prints what
+holds. Settings marked with a dot change how something is made, never what: they re-run nothing.
+Written by `python -m docs.write_settings`.
 """
 
 
