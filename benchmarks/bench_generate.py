@@ -1,9 +1,8 @@
 """Tokens per second of our generation and of transformers' on the same exported model.
 
-    python -m benchmarks.bench_generate [--size 27m] [--tokens 256] [--rounds 3]
+    python -m benchmarks.bench_generate [--size 27m] [--tokens 256] [--rounds 3] [--threads N]
 
-Both write greedily with a cache, from the same prompts, in fp32, on the threads PyTorch takes by
-itself; a round measures one after the other, so that a busy machine is busy for both. Loading is
+Both write greedily with a cache, from the same prompts, in fp32, on the same number of threads; a round measures one after the other, so that a busy machine is busy for both. Loading is
 not measured. The table is Markdown.
 """
 
@@ -35,13 +34,16 @@ def main() -> None:
     parser.add_argument("--size", default="27m", choices=GEOMETRIES)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     print(describe(), f"\n\n{options.tokens} new tokens, {torch.get_num_threads()} threads\n")
     print("| batch | transformers, tokens/s | ours, tokens/s | ratio | same tokens |")
     print("|---|---|---|---|---|")
     with exported_model(options.size) as folder:
         for batch in (1, 8):
-            print(row(folder, batch=batch, num_tokens=options.tokens, rounds=options.rounds))
+            line = row(folder, batch=batch, num_tokens=options.tokens, rounds=options.rounds)
+            print(line, flush=True)
 
 
 def row(folder: Path, *, batch: int, num_tokens: int, rounds: int) -> str:

@@ -17,6 +17,7 @@ from tasks.config import TokenizerConfig
 from tasks.tokens.bpe import train_bpe
 
 NUM_DOCUMENTS, WORDS_PER_DOCUMENT = 3000, 100
+SHARPNESS = 6.4  # logits of a standard deviation of 3.5: an entropy like a trained model's
 LETTERS = "etaoinshrdlucmfwypvbgk"
 
 
@@ -34,6 +35,7 @@ def exported_model(size: ModelSize = "27m", *, vocab_size: int = 32_768) -> Iter
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+            model.model.norm.weight.mul_(SHARPNESS)
         export(model, tokenizer, destination=folder, config=ExportConfig(gguf="none"))
         yield folder
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
@@ -59,27 +60,36 @@ class Candidates:
     probabilities: Float[Tensor, "B K"]
 
 
+Find = Callable[[Tensor, Sequence[Sampling]], Candidates]
+
+
 def pick_tokens(logits: Float[Tensor, "B V"], samplers: Sequence[Sampler]) -> list[int]:
     """Return one token for each row, and note it in the row's sampler."""
     logits = penalised(logits, samplers)
     picked = logits.argmax(dim=-1).tolist()
-    for find in (unlimited, limited):  # rows at temperature 0 stay as they are
-        chosen = [row for row, item in enumerate(samplers) if _way(item.sampling) is find]
-        if chosen:
-            drawing = [samplers[row] for row in chosen]
-            found = find(logits[chosen], [sampler.sampling for sampler in drawing])
-            for row, token in zip(chosen, _drawn(found, drawing), strict=True):
-                picked[row] = token
+    for row, token in _all_drawn(logits, samplers):
+        picked[row] = token
     for sampler, token in zip(samplers, picked, strict=True):
         sampler.seen[token] = None
     return picked
 
 
-def _way(sampling: Sampling) -> Callable[..., Candidates] | None:
-    if sampling.temperature == 0:
-        return None
-    has_limit = sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
-    return limited if has_limit else unlimited
+def _all_drawn(logits: Tensor, samplers: Sequence[Sampler]) -> Iterator[tuple[int, int]]:
+    """Yield row and token of each row that draws, those of one kind together."""
+    kinds: dict[Find, list[int]] = {}
+    for row, sampler in enumerate(samplers):
+        if sampler.sampling.temperature > 0:
+            kinds.setdefault(_find(sampler.sampling), []).append(row)
+    for find, rows in kinds.items():
+        found = find(logits[rows], [samplers[row].sampling for row in rows])
+        tokens = _drawn(found, [samplers[row] for row in rows])
+        yield from zip(rows, tokens, strict=True)
+
+
+def _find(sampling: Sampling) -> Find:
+    if sampling.top_k:
+        return within_top_k
+    return within_limits if sampling.top_p < 1 or sampling.min_p > 0 else unlimited
 
 
 def penalised(logits: Float[Tensor, "B V"], samplers: Sequence[Sampler]) -> Float[Tensor, "B V"]:
@@ -110,38 +120,56 @@ def unlimited(logits: Float[Tensor, "B V"], settings: Sequence[Sampling]) -> Can
     return Candidates(ids, (logits / warmth).softmax(dim=-1))
 
 
-def limited(logits: Float[Tensor, "B V"], settings: Sequence[Sampling]) -> Candidates:
-    """Return what rows with a top-k, top-p or min-p may draw, from the likeliest down.
+def within_top_k(logits: Float[Tensor, "B V"], settings: Sequence[Sampling]) -> Candidates:
+    """Return what rows with a top-k may draw, from the likeliest down."""
+    width = min(max(item.top_k for item in settings), logits.shape[1])
+    values, ids = (logits / _column([item.temperature for item in settings], logits)).topk(width)
+    shares = (values - values[:, :1]).exp()
+    ranks = torch.arange(width, device=shares.device)
+    shares = shares * (ranks < _column([item.top_k for item in settings], shares))
+    return _chosen(ids, shares, _allowed(shares / shares.sum(-1, keepdim=True), settings))
 
-    Sorting a whole vocabulary for every token would cost more than a small model's step, so the
-    likeliest tokens are looked at first, and more only if a row's limits reach beyond them.
+
+def within_limits(logits: Float[Tensor, "B V"], settings: Sequence[Sampling]) -> Candidates:
+    """Return what rows with a top-p or min-p and no top-k may draw, by id.
+
+    Sorting a vocabulary for every token would cost more than a small model's step, so rows whose
+    limits lie among the likeliest tokens are told by those; only the others are sorted.
     """
-    vocab_size = logits.shape[1]
-    logits = logits / _column([item.temperature for item in settings], logits)
-    total = logits.logsumexp(dim=-1, keepdim=True)
-    width = max(item.top_k or FIRST_CANDIDATES for item in settings)
-    while True:
-        width = min(width, vocab_size)
-        values, ids = logits.topk(width)
-        shares = (values - total).exp()  # of the whole vocabulary's probability
-        allowed = _allowed(shares, settings)
-        open_ended = torch.tensor([item.top_k == 0 for item in settings], device=logits.device)
-        if width == vocab_size or not (allowed[:, -1] & open_ended).any():
-            kept = shares * allowed
-            return Candidates(ids, kept / kept.sum(dim=-1, keepdim=True))
-        width *= 8
+    shares = (logits / _column([item.temperature for item in settings], logits)).softmax(dim=-1)
+    likeliest = shares.topk(min(FIRST_CANDIDATES, shares.shape[1])).values
+    least = _least_allowed(likeliest, settings)
+    beyond = (least == likeliest[:, -1]).tolist()
+    wide = [row for row, is_wide in enumerate(beyond) if is_wide]
+    if wide:
+        ordered = shares[wide].cpu().numpy()
+        ordered = torch.from_numpy(-np.sort(-ordered, axis=-1)).to(
+            shares.device
+        )  # torch's is slower
+        least[wide] = _least_allowed(ordered, [settings[row] for row in wide])
+    ids = torch.arange(shares.shape[1], device=shares.device).expand_as(shares)
+    return _chosen(ids, shares, shares >= least[:, None])
 
 
-def _allowed(shares: Float[Tensor, "B K"], settings: Sequence[Sampling]) -> Bool[Tensor, "B K"]:
-    """Say which of the likeliest tokens each row may draw; top-p measures what top-k left."""
-    ranks = torch.arange(shares.shape[1], device=shares.device)
-    top_k = _column([item.top_k or math.inf for item in settings], shares)
-    within = shares * (ranks < top_k)
-    whole = torch.where(top_k == math.inf, torch.ones_like(top_k), within.sum(-1, keepdim=True))
-    before = within.cumsum(dim=-1) - within
-    top_p = _column([math.inf if item.top_p == 1 else item.top_p for item in settings], shares)
-    min_p = _column([item.min_p for item in settings], shares)
-    return (ranks < top_k) & (before < top_p * whole) & (shares >= min_p * shares[:, :1])
+def _least_allowed(
+    ordered: Float[Tensor, "B K"], settings: Sequence[Sampling]
+) -> Float[Tensor, " B"]:
+    """Return the smallest probability a row may draw, of probabilities from the largest down."""
+    last = _allowed(ordered, settings).sum(dim=-1, keepdim=True) - 1
+    return ordered.gather(1, last).squeeze(1)
+
+
+def _allowed(ordered: Float[Tensor, "B K"], settings: Sequence[Sampling]) -> Bool[Tensor, "B K"]:
+    """Say which of some probabilities top-p and min-p allow, the largest of which come first."""
+    before = ordered.cumsum(dim=-1) - ordered
+    top_p = _column([math.inf if item.top_p == 1 else item.top_p for item in settings], ordered)
+    min_p = _column([item.min_p for item in settings], ordered)
+    return (before < top_p) & (ordered >= min_p * ordered[:, :1])
+
+
+def _chosen(ids: Tensor, shares: Tensor, allowed: Tensor) -> Candidates:
+    kept = shares * allowed
+    return Candidates(ids, kept / kept.sum(dim=-1, keepdim=True))
 
 
 def _drawn(choice: Candidates, samplers: Sequence[Sampler]) -> list[int]:

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from model import sampling as sampling_module
-from model.sampling import GREEDY, Sampler, Sampling, limited, penalised, pick_tokens, unlimited
+from model.sampling import GREEDY, Sampler, Sampling, _find, penalised, pick_tokens
 
 SETTINGS = [
     {"top_k": 5},
@@ -50,8 +50,7 @@ def _reference(logits: torch.Tensor, sampling: Sampling, ids: list[int]) -> torc
 
 def _dense(logits: torch.Tensor, sampling: Sampling, ids: list[int]) -> torch.Tensor:
     logits = penalised(logits, [Sampler(sampling, ids)])
-    has_limit = sampling.top_k or sampling.top_p < 1 or sampling.min_p
-    found = (limited if has_limit else unlimited)(logits, [sampling])
+    found = _find(sampling)(logits, [sampling])
     return torch.zeros_like(logits).scatter(1, found.ids, found.probabilities)
 
 
