@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from model.config import ModelConfig
 from model.errors import ConfigError
 from model.train_config import TrainConfig, check_machines, rows_per_step
 from tasks.child import Child
@@ -42,11 +43,12 @@ def test_several_machines_without_a_place_to_meet_are_refused(rendezvous: str | 
 
 
 def test_rows_must_spread_over_the_processes_of_all_machines():
-    run = small_run(Path(), train={"steps": 1, "processes": 2})
-    assert rows_per_step(run.train, run.model) == 4
-    four = run.train.model_copy(update={"nodes": 4})
+    model = ModelConfig(size="1m", context_tokens=16)
+    train = TrainConfig(steps=1, processes=2, batch_tokens_per_step=64)
+    assert rows_per_step(train, model) == 4
+    four = train.model_copy(update={"nodes": 4})
     with pytest.raises(ConfigError, match=r"4 rows and 2 processes on each of 4 machines"):
-        rows_per_step(four, run.model)
+        rows_per_step(four, model)
 
 
 def test_others_text_is_a_command_that_torchrun_and_the_training_understand():

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from model.chat import Message
 from model.errors import ArtifactError
@@ -55,9 +55,8 @@ def _expected_text(folder: Path, prompt: str | list[Message], num_tokens: int) -
             prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
     model = AutoModelForCausalLM.from_pretrained(folder)
-    written = model.generate(
-        **ids, max_new_tokens=num_tokens, do_sample=False, temperature=None, top_k=None
-    )
+    greedy = GenerationConfig(max_new_tokens=num_tokens, do_sample=False, repetition_penalty=1.0)
+    written = model.generate(**ids, generation_config=greedy)
     return tokenizer.decode(written[0, ids["input_ids"].shape[1] :])
 
 
@@ -361,7 +360,7 @@ def test_alias_that_points_nowhere_is_told_and_the_loaded_model_goes_on(tmp_path
     source = Alias(tmp_path / "one")
     with chat_server(source, poll_seconds=0.01) as server, _client(server) as client:
         before = _greedy_text(client)
-        for problem, folder in (("points nowhere", None), ("config.json", tmp_path / "gone")):
+        for problem, folder in (("points nowhere", None), ("cannot be read", tmp_path / "gone")):
             source.folder = folder
             eventually(lambda words=problem: words in (server.host.problem or ""))
             health = httpx.get(f"{server.url}/health")
