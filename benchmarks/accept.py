@@ -99,7 +99,8 @@ def main() -> int:
     if options.preset in ON_A_GPU and not num_gpus():
         print(f"{options.preset}: not run: needs a CUDA device")
         return NOT_RUN
-    groups = parse_settings(options.set)
+    settings = [*options.set, "train.extend=never"]  # what another run trained proves nothing
+    groups = parse_settings(settings)
     config = resolve(options.preset, kind=PretrainConfig, **groups)
     store = ArtifactStore(data_root())
     (step,) = (
@@ -112,8 +113,8 @@ def main() -> int:
         return NOT_RUN
     print(describe())
     started = time.monotonic()
-    stopped_at = interrupt(step, store, options.preset, options.set)
-    code = subprocess.run(_command(options.preset, options.set), cwd=project_root(), check=False)
+    stopped_at = interrupt(step, store, options.preset, settings)
+    code = subprocess.run(_command(options.preset, settings), cwd=project_root(), check=False)
     if code.returncode:
         print(f"FAIL  the second run ended with exit code {code.returncode}")
         return 1

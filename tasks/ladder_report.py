@@ -119,7 +119,7 @@ def _curve_lines(fit: ScalingFit) -> list[str]:
     left = "the curve goes through them because it must"
     if fit.residual_bits_per_byte is not None:
         left = (
-            f"{fit.degrees_of_freedom} degrees of freedom, residual "
+            f"degrees of freedom: {fit.degrees_of_freedom}, residual "
             f"{fit.residual_bits_per_byte:.4f} bits per byte"
         )
     return [

@@ -10,6 +10,7 @@ import logging
 from importlib.metadata import version
 from typing import Any
 
+from model.artifact import Manifest
 from model.child_runs import MeasureRun, Speed
 from model.config import Config, ModelConfig
 from model.store import ArtifactStore, Work
@@ -69,9 +70,14 @@ measure_speed = Stage("measure_speed", version=STEP_VERSION, build=build, scope=
 
 def known_speed(config: MeasureSpeed, store: ArtifactStore) -> Speed | None:
     """Return what was measured before on this machine, ``None`` if nothing was."""
-    derivation = measure_speed.derive(config.model.size, config=config, inputs={})
-    manifest = store.status(derivation).manifest
+    manifest = speed_manifest(config, store)
     return Speed.model_validate(manifest.facts) if manifest else None
+
+
+def speed_manifest(config: MeasureSpeed, store: ArtifactStore) -> Manifest | None:
+    """Return the record of a measurement, ``None`` if there is none."""
+    derivation = measure_speed.derive(config.model.size, config=config, inputs={})
+    return store.status(derivation).manifest
 
 
 def measured_speed(config: MeasureSpeed, store: ArtifactStore) -> Speed:

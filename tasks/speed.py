@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 
+from model.artifact import Manifest
 from model.config import Architecture
 from model.store import ArtifactStore
 from model.train_config import TrainConfig
 from tasks.launchers import num_gpus, num_processes
 from tasks.machine import Machine
-from tasks.measure_speed import MeasureSpeed, known_speed
+from tasks.measure_speed import MeasureSpeed, speed_manifest
 from tasks.pipeline import num_cores
 from tasks.train_model import TrainModel
 
@@ -20,11 +22,13 @@ STATED_CPU_FLOPS_PER_SECOND = 50e9  # per core with AVX-512, fp32
 def tokens_per_second(
     config: TrainModel, *, vocab_size: int, store: ArtifactStore
 ) -> tuple[float, str]:
-    """Return a training's speed and where it is known from: a run, a measurement, or nowhere."""
-    for rate, source in (_of_earlier_run(config, store), _of_trial(config, vocab_size, store)):
-        if rate:
-            return rate, source
-    return stated_tokens_per_second(config.train, config.model.architecture(vocab_size))
+    """Return a training's speed and where it is known from: the newest of what was measured here."""
+    found = [*_of_earlier_runs(config, store), *_of_trial(config, vocab_size, store)]
+    if not found:
+        return stated_tokens_per_second(config.train, config.model.architecture(vocab_size))
+    newest = max(found, key=lambda manifest: manifest.origin.created_at)
+    day = newest.origin.created_at[:10]
+    return float(newest.facts["tokens_per_second"]), f"measured here on {day}"
 
 
 def stated_tokens_per_second(train: TrainConfig, network: Architecture) -> tuple[float, str]:
@@ -38,25 +42,24 @@ def stated_tokens_per_second(train: TrainConfig, network: Architecture) -> tuple
     return speed / network.flops_per_token(), source
 
 
-def _of_earlier_run(config: TrainModel, store: ArtifactStore) -> tuple[float, str]:
+def _of_earlier_runs(config: TrainModel, store: ArtifactStore) -> Iterator[Manifest]:
+    """Yield the trainings of the same model on this host."""
     host = f"@{socket.gethostname()}"
     semantic = config.model.semantic()
-    for manifest in sorted(
-        store.manifests("train_model"), key=lambda item: item.origin.created_at, reverse=True
-    ):
-        rate = manifest.facts.get("tokens_per_second")
-        same = manifest.derivation.config.get("model") == semantic
-        if rate and same and manifest.origin.created_by.endswith(host):
-            return float(rate), f"measured here on {manifest.origin.created_at[:10]}"
-    return 0.0, ""
+    for manifest in store.manifests("train_model"):
+        is_same = manifest.derivation.config.get("model") == semantic
+        is_here = manifest.origin.created_by.endswith(host)
+        if is_same and is_here and manifest.facts.get("tokens_per_second"):
+            yield manifest
 
 
-def _of_trial(config: TrainModel, vocab_size: int, store: ArtifactStore) -> tuple[float, str]:
+def _of_trial(config: TrainModel, vocab_size: int, store: ArtifactStore) -> Iterator[Manifest]:
     trial = MeasureSpeed(
         model=config.model,
         train=config.train,
         vocab_size=vocab_size,
         machine=Machine.here(config.train),
     )
-    speed = known_speed(trial, store)
-    return (speed.tokens_per_second, "measured here by measure_speed") if speed else (0.0, "")
+    manifest = speed_manifest(trial, store)
+    if manifest:
+        yield manifest

@@ -122,13 +122,13 @@ def test_accept_without_a_gpu_says_not_run(tmp_path: Path) -> None:
 @pytest.mark.timeout(1_200)
 def test_accept_interrupts_resumes_and_judges(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    settings = SMALL | {"train.steps": 400, "train.checkpoint_every_steps": 1_000}
+    settings = SMALL | {"train.steps": 200, "train.checkpoint_every_steps": 1_000}
     sets = [part for item in settings.items() for part in ("--set", "{}={}".format(*item))]
     done = accept(home, "demo", *sets)
     assert done.returncode == 1, done.stdout + done.stderr
     said = [line for line in done.stdout.splitlines() if line[:4] in ("PASS", "FAIL")]
     assert [line[:4] for line in said] == ["PASS", "PASS", "PASS", "PASS", "FAIL"], said
-    assert "anchor reached: never" in said[-1]  # 400 small steps are no demo
+    assert "anchor reached: never" in said[-1]  # so few steps are no demo
     assert "verdict: not accepted" in done.stdout
     (trained,) = home.store.manifests("train_model")
     lines = (home.store.path(trained.artifact) / "events.jsonl").read_text().splitlines()

@@ -105,7 +105,7 @@ def test_markdown_names_curve_residual_and_the_next_training(
     text = ladder_markdown(fit)
     network = ModelConfig(size="1m", context_tokens=256).architecture(VOCAB_SIZE)
     assert f"| 1m-1M | {short_count(network.num_params())} | 1M | " in text
-    assert "1 degrees of freedom" in text
+    assert "degrees of freedom: 1" in text
     assert "Next: 10m on 400k tokens" in text
     assert fit_metrics(fit)["fit/floor"] == 0.0
     worse = [*ladder[:1], make_training(store, "1m-3M", tokens=3_000_000, bits=3.0).artifact]
