@@ -22,7 +22,7 @@ STATED_CPU_FLOPS_PER_SECOND = 50e9  # per core with AVX-512, fp32
 def tokens_per_second(
     config: TrainModel, *, vocab_size: int, store: ArtifactStore
 ) -> tuple[float, str]:
-    """Return a training's speed and where it is known from: the newest of what was measured here."""
+    """Return a training's speed and its source: the newest of what was measured here."""
     found = [*_of_earlier_runs(config, store), *_of_trial(config, vocab_size, store)]
     if not found:
         return stated_tokens_per_second(config.train, config.model.architecture(vocab_size))
