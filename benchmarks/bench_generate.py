@@ -3,7 +3,8 @@
     python -m benchmarks.bench_generate [--size 27m] [--tokens 256] [--rounds 3] [--threads N]
 
 Both write greedily with a cache, from the same prompts, in fp32, on the same number of threads; a
-round measures one after the other, so that a busy machine is busy for both. Loading is not measured. The table is Markdown.
+round measures one after the other, so that a busy machine is busy for both. Loading is not
+measured. The table is Markdown.
 """
 
 from __future__ import annotations
