@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from model.batch_engine import BatchEngine, Writing
 from tests.small_export import RunningServer, chat_server, eventually, write_export
 
 pytestmark = pytest.mark.slow
@@ -95,15 +97,32 @@ def test_question_is_answered_by_keyboard_alone_and_survives_a_reload(page):
     assert _stored(page)["turns"] == []
 
 
+@pytest.fixture
+def steps_allowed(monkeypatch) -> Iterator[threading.Semaphore]:
+    """A model that writes as many tokens as it is allowed to, so that no answer ends too soon."""
+    allowed = threading.Semaphore(0)
+    step = BatchEngine.step
+
+    def step_when_allowed(engine: BatchEngine) -> list[tuple[Writing, int | None]]:
+        allowed.acquire()
+        return step(engine)
+
+    monkeypatch.setattr(BatchEngine, "step", step_when_allowed)
+    yield allowed
+    allowed.release(100_000)
+
+
 @pytest.mark.parametrize("by", ["button", "key"])
-def test_answer_streams_and_stops_when_told(page, server, by):
+def test_answer_streams_and_stops_when_told(page, server, steps_allowed, by):
     _set(page, **LONG)
     _ask(page, "Go on for long")
     text = page.locator(".assistant .text")
+    steps_allowed.release(40)
     expect(text).not_to_be_empty()
     expect(page.locator("#stop")).to_be_visible()
     assert server.num_open == 1
     first = text.inner_text()
+    steps_allowed.release(400)
     page.wait_for_function(
         "before => document.querySelector('.assistant .text').textContent.length > before",
         arg=len(first),
@@ -114,6 +133,7 @@ def test_answer_streams_and_stops_when_told(page, server, by):
         page.keyboard.press("Escape")
     expect(page.locator(".assistant .note")).to_have_text("stopped")
     expect(page.locator("#send")).to_be_visible()
+    steps_allowed.release(10)
     eventually(lambda: server.num_open == 0)
     assert text.inner_text().startswith(first)
     assert _stored(page)["turns"][1]["content"].startswith(first)
