@@ -30,7 +30,7 @@ Scope = Tensor | BlockMask | None  # what a token sees besides "not the future":
 
 _Triple = tuple[Tensor, Tensor, Tensor]
 
-BLOCK_QUERIES = 256  # queries at once; 64, 128 and 512 were slower on two cores with 1 MiB of L2
+BLOCK_QUERIES = 256  # queries at once; on one core 128 was about as fast, 64 and 512 mostly slower
 SCORES_AT_ONCE = 2**20  # of a few heads: they stay in the cache
 
 
