@@ -180,5 +180,5 @@ def _invalid(exc: ValidationError) -> ConfigError:
         expected=first["msg"],
         found=first["input"],
         where=where,
-        fix="see `--dry-run` for the resolved settings and their meaning in tasks/config.py",
+        fix="docs/settings.md says what each setting means",
     )
