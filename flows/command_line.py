@@ -29,7 +29,7 @@ from prefect.settings import PREFECT_API_URL, get_current_settings
 from flows.configured import Dag, plan_flow
 from flows.overrides import resolve
 from flows.presets import PRESETS, PrepareConfig
-from model.errors import ConfigError, LLMError
+from model.errors import ConfigError, LLMError, ServerError
 from model.store import ArtifactStore
 from tasks.pipeline import end_quietly
 from tasks.plan import settings_text
@@ -108,7 +108,7 @@ def prefect_api() -> Iterator[None]:
     server = SubprocessASGIServer()
     # Prefect passes a SIGTERM on to the handler before it: the default one would leave the server.
     before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    server.start(timeout=get_current_settings().server.ephemeral.startup_timeout_seconds)
+    _start(server)
     try:
         with _api_address(server.api_url):
             try:
@@ -118,6 +118,21 @@ def prefect_api() -> Iterator[None]:
     finally:
         server.stop()
         signal.signal(signal.SIGTERM, before)
+
+
+def _start(server: SubprocessASGIServer) -> None:
+    patience_seconds = get_current_settings().server.ephemeral.startup_timeout_seconds
+    try:
+        server.start(timeout=patience_seconds)
+    except RuntimeError as exc:
+        raise ServerError(
+            "the temporary Prefect server did not start; nothing was run",
+            expected=f"an answer within {patience_seconds} seconds",
+            found=exc,
+            fix="wait until the machine is less busy, raise "
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, or run `make local` and leave it "
+            "running",
+        ) from exc
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ Every message says what was expected, what was found, where, and what to do.
     │   └── PromotionError       a version is not fit to become the champion
     ├── CheckpointError          a checkpoint cannot be read, or belongs to another run
     ├── TrainingError            training cannot go on (too few tokens, non-finite loss)
+    ├── ServerError              a server that a run needs did not start
     └── ChildError               a training, scoring or export process ended badly
         ├── ChildKilledError     it died of a signal, without a word
         └── ChildInterruptedError   it was asked to stop, and saved its work
@@ -139,6 +140,10 @@ class CheckpointError(LLMError):
 
 class TrainingError(LLMError):
     """Training cannot go on."""
+
+
+class ServerError(LLMError):
+    """A server that a run needs did not start."""
 
 
 class ChildError(LLMError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from flows.command_line import parse_settings, run_command
 from flows.presets import PrepareConfig, PretrainConfig
 from flows.pretrain import pretrain, pretrain_model
 from model.errors import ConfigError
-from tests.flow_process import command
+from tests.flow_process import ROOT, Home, command
 
 
 def run(*arguments: str) -> None:
@@ -85,3 +86,19 @@ def test_flow_parameters_are_a_preset_and_the_groups_of_the_config() -> None:
     properties = pretrain.parameters.properties
     assert set(properties) == set(PretrainConfig.model_fields)
     assert set(PrepareConfig.model_fields) < set(properties)
+
+
+def test_run_whose_prefect_server_is_too_slow_to_start_says_what_to_do(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    done = subprocess.run(
+        command("prepare"),
+        cwd=ROOT,
+        env=home.environment() | {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "the temporary Prefect server did not start; nothing was run" in done.stderr
+    assert "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS" in done.stderr
+    assert "Traceback" not in done.stderr
