@@ -4,7 +4,7 @@
 
 Both write greedily with a cache, from the same prompts, in fp32, on the same number of threads; a
 round measures one after the other, so that a busy machine is busy for both. Loading is not
-measured. The table is Markdown.
+measured. Medians over the rounds; the table is Markdown.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Take the README's pictures from a running local stack.
+"""Take the README's pictures from a running local stack, and from a running server of a model.
 
 make local                          # and at least two finished pretrain runs
-pip install playwright              # in an environment of its own; Chromium from the system
-python docs/take_pictures.py --chromium /usr/bin/chromium
+make serve                          # a chat model
+.venv/bin/python docs/take_pictures.py --chromium /usr/bin/chromium [--only chat]
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 from playwright.sync_api import Page, sync_playwright
 
 PICTURES = Path(__file__).parent / "pictures"
+QUESTIONS = ("Who are you?", "Tell me a short story about a dog.")
+ANSWER_MILLISECONDS = 300_000
 SETTLE_MILLISECONDS = 6_000  # the pages draw their graphs after they have loaded
 
 
@@ -64,6 +66,17 @@ def mlflow_page(mlflow: str) -> dict[str, str]:
     return {"mlflow-compare": f"{mlflow}/#/compare-runs?{query}"}
 
 
+def take_chat(page: Page, url: str) -> None:
+    """Save a picture of the chat page after two questions."""
+    page.set_viewport_size({"width": 900, "height": 700})
+    page.goto(url)
+    for number, question in enumerate(QUESTIONS, start=1):
+        page.get_by_label("Message", exact=True).fill(question)
+        page.keyboard.press("Enter")
+        page.locator(".assistant .note").nth(number - 1).wait_for(timeout=ANSWER_MILLISECONDS)
+    page.screenshot(path=PICTURES / "chat-page.png")
+
+
 def take(page: Page, name: str, url: str) -> None:
     """Save a picture of one page."""
     page.goto(url)
@@ -77,6 +90,8 @@ def main() -> None:
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("--prefect", default="http://127.0.0.1:4200")
     parser.add_argument("--mlflow", default="http://127.0.0.1:5000")
+    parser.add_argument("--chat", default="http://127.0.0.1:8000")
+    parser.add_argument("--only", choices=("stack", "chat"))
     options = parser.parse_args()
     PICTURES.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
@@ -84,8 +99,12 @@ def main() -> None:
             executable_path=options.chromium, args=["--no-sandbox", "--disable-gpu"]
         )
         page = browser.new_page(viewport={"width": 1400, "height": 900})
-        for name, url in (prefect_pages(options.prefect) | mlflow_page(options.mlflow)).items():
-            take(page, name, url)
+        if options.only != "chat":
+            pages = prefect_pages(options.prefect) | mlflow_page(options.mlflow)
+            for name, url in pages.items():
+                take(page, name, url)
+        if options.only != "stack":
+            take_chat(page, options.chat)
         browser.close()
 
 
