@@ -124,7 +124,7 @@ def test_broken_record_fails_with_its_line_or_is_counted(
 @pytest.mark.parametrize("line", ["{", "[1]", '"x"', "\udcff"])
 def test_line_that_is_no_json_object_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "chats.jsonl"
-    path.write_bytes(b"{}"[:0] + f"{line}\n".encode("utf-8", "surrogateescape"))
+    path.write_bytes(f"{line}\n".encode("utf-8", "surrogateescape"))
     with pytest.raises(SourceRecordError, match=r"(?s)\(not_json\).*line 1"):
         sort_out(path)
 
@@ -157,9 +157,9 @@ def test_set_of_broken_records_alone_leaves_nothing_to_train_on(tmp_path: Path) 
 
 def test_opening_decides_the_side_whatever_follows(tmp_path: Path) -> None:
     openings = [f"Question {number}" for number in range(300)]
-    conversations = [
-        turns(text, answer) for text in openings for answer in ("Yes.", "No.")
-    ] + [turns(f"  {text.upper()} ", "Maybe.", system="s") for text in openings]
+    conversations = [turns(text, answer) for text in openings for answer in ("Yes.", "No.")] + [
+        turns(f"  {text.upper()} ", "Maybe.", system="s") for text in openings
+    ]
     path = write_jsonl(tmp_path / "chats.jsonl", conversations)
     counts, tables = sort_out(path, split=Split(frac=0.2, max_held_out=10_000, seed=1))
     sides = [

@@ -137,10 +137,7 @@ def _parquet_records(path: Path) -> Iterator[ChatRecord]:
 
 def _require_messages(schema: pa.Schema, *, where: Path) -> None:
     found = schema.field("messages").type if "messages" in schema.names else None
-    is_list = found is not None and (pa.types.is_list(found) or pa.types.is_large_list(found))
-    turn = found.value_type if is_list else None
-    names = {field.name for field in turn} if turn and pa.types.is_struct(turn) else set()
-    if not {"role", "content"} <= names:
+    if not {"role", "content"} <= _turn_fields(found):
         raise SourceSchemaError(
             "a chat file has no column of messages",
             expected="messages: list of struct with role and content",
@@ -148,6 +145,12 @@ def _require_messages(schema: pa.Schema, *, where: Path) -> None:
             where=where,
             fix="name files of conversations in chat.sets",
         )
+
+
+def _turn_fields(kind: pa.DataType | None) -> set[str]:
+    """Return the names of the fields of a list's structs; none of any other type."""
+    turn = kind.value_type if isinstance(kind, pa.ListType | pa.LargeListType) else None
+    return {field.name for field in turn} if isinstance(turn, pa.StructType) else set()
 
 
 def _jsonl_records(path: Path) -> Iterator[ChatRecord]:
