@@ -13,7 +13,14 @@ from typing import Any, TypeGuard, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
-from flows.presets import LADDERS, PRESETS, ChatModelConfig, LadderConfig, PrepareConfig
+from flows.presets import (
+    LADDERS,
+    PRESETS,
+    ChatModelConfig,
+    LadderConfig,
+    PrepareConfig,
+    PretrainConfig,
+)
 from model import dial
 from model.config import Config, ModelConfig
 from model.errors import ConfigError
@@ -190,6 +197,14 @@ def _check_ladder(group: str, chosen: Mapping[str, Any]) -> None:
 def _check(config: PrepareConfig) -> None:
     if isinstance(config, ChatModelConfig):
         _check_chat(config.chat)
+    if isinstance(config, PretrainConfig) and config.finetune.base:
+        raise ConfigError(
+            "a pretraining goes on with the base model that it makes",
+            expected="no finetune.base",
+            found=config.finetune.base,
+            where="finetune.base",
+            fix="leave it out, or run the flow finetune: python -m flows.finetune",
+        )
     if config.filter.min_words > config.filter.max_words:
         raise ConfigError(
             "no document can have so many and so few words at once",
