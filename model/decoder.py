@@ -109,8 +109,12 @@ class Decoder:
 
         def mix(index: int, qkv: Tensor) -> Tensor:
             cached = self._cache.layers[index]
-            cached[rows, :, positions] = qkv[:, num_heads:]
-            keys, values = cached[:num_rows, :, :longest].split(num_heads, dim=1)
+            if mask is None:
+                cached[:num_rows, :, longest - 1] = qkv[:, num_heads:]
+            else:
+                cached[rows, :, positions] = qkv[:, num_heads:]
+            keys = cached[:num_rows, :num_heads, :longest]
+            values = cached[:num_rows, num_heads:, :longest]
             q = qkv[:, :num_heads, None]
             return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask).flatten(1)
 
@@ -219,6 +223,7 @@ class _Turn:
 class _Layer:
     """The weights of one block; queries and keys are normed together."""
 
+    num_heads: int
     head_dim: int
     attention_norm: _Norm
     qkv: Projection
@@ -237,6 +242,7 @@ class _Layer:
             part.weight.expand(num_heads, -1) for part in (attention.q_norm, attention.k_norm)
         ]
         return cls(
+            num_heads=num_heads,
             head_dim=architecture.head_dim,
             attention_norm=_Norm(block.input_layernorm.weight, epsilon=epsilon),
             qkv=Projection([part.weight.detach() for part in joined]),
@@ -249,8 +255,8 @@ class _Layer:
 
     def turned_qkv(self, x: Float[Tensor, "N C"], turn: _Turn) -> Float[Tensor, "N 3H D"]:
         """Return queries and keys, normed and turned, and values, head after head."""
-        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (-1, self.head_dim))
-        qk = qkv[:, : 2 * qkv.shape[1] // 3]
+        qkv = self.qkv(self.attention_norm(x)).view(len(x), 3 * self.num_heads, self.head_dim)
+        qk = qkv[:, : 2 * self.num_heads]
         turn.write(self.qk_norm(qk), out=qk)
         return qkv
 
