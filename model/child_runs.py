@@ -1,7 +1,7 @@
 """What the scoring, exporting and measuring processes are given, and how they end. No torch.
 
-    config.json   ScoreRun, ExportRun or MeasureRun, written by whoever starts ``python -m
-                  model.score``, ``model.export`` or ``model.measure`` with ``--config <path>``
+    config.json   ScoreRun, ExportRun, HarnessRun or MeasureRun, written by whoever starts ``python
+                  -m model.score``, ``model.export``, ... with ``--config <path>``
     result.json   ChildResult, beside the config, only if the process failed: when it succeeds, the
                   artifact's manifest, or the measurement, says so
 
@@ -65,10 +65,20 @@ class ChildRun(ConfigFile):
         return Path(self.data_root) / relative
 
 
+Checkpoint = Literal["final", "best", "last"] | int
+
+
 class ScoreRun(ChildRun):
     """Scoring of one model."""
 
     validation: str = Field(description="directory of the validation shards")
+    items: str | None = Field(default=None, description="directory with items.parquet")
+    prompts: str | None = Field(default=None, description="directory with prompts.parquet")
+    checkpoint: Checkpoint = Field(
+        default="final",
+        description="final: the model; best, last, or the step of a checkpoint beside it",
+    )
+    loss_on: LossOn = Field(default="text", description="targets that count: TrainRun's values")
     score: ScoreConfig
 
 
@@ -78,6 +88,16 @@ class ExportRun(ChildRun):
     export: ExportConfig
     sampling: SamplingConfig = SamplingConfig()
     card: str = Field(default="", description="text of the model card; empty = none is written")
+
+
+class HarnessRun(ChildRun):
+    """Scoring of one exported model by EleutherAI's harness."""
+
+    items: str = Field(description="directory with items.parquet")
+    scores: str | None = Field(
+        default=None, description="directory with item_scores.parquet, to compare with"
+    )
+    batch_rows: int = Field(default=16, gt=0)
 
 
 class MeasureRun(ConfigFile):

@@ -28,19 +28,25 @@ class EvaluationSet(Config):
         return [file.digest for file in self.files]
 
 
-def list_sets(sets: Mapping[str, str], *, cache: Path) -> dict[str, EvaluationSet]:
+def list_sets(
+    sets: Mapping[str, str], *, cache: Path, setting: str = "decontamination.sets"
+) -> dict[str, EvaluationSet]:
     """Return the files of each set, in the order of their names.
 
     Args:
         sets: name -> address, as in ``decontamination.sets``.
         cache: folder for what need not be asked or hashed twice.
+        setting: that the addresses come from, for errors.
 
     Raises:
         SourceError: a set has no file.
         DownloadError: the hub refused, or cannot be reached and was never asked before.
         ConfigError: a hub address names no commit.
     """
-    return {name: _list_set(name, place, cache=cache) for name, place in sorted(sets.items())}
+    return {
+        name: _list_set(f"{setting}.{name}", place, cache=cache)
+        for name, place in sorted(sets.items())
+    }
 
 
 def evaluation_files(sets: Mapping[str, EvaluationSet], *, downloads: Path) -> list[EvaluationFile]:
@@ -64,26 +70,26 @@ def evaluation_files(sets: Mapping[str, EvaluationSet], *, downloads: Path) -> l
     ]
 
 
-def _list_set(name: str, address: str, *, cache: Path) -> EvaluationSet:
-    source = _source(address)
+def _list_set(setting: str, address: str, *, cache: Path) -> EvaluationSet:
+    source = _source(address, setting=setting)
     try:
         files = list_files(source, data_seed=0, cache=cache)
     except DownloadError:
         raise
     except SourceError as error:
         raise _unusable(
-            name, error.problem, expected=error.expected, found=error.found, where=error.where
+            setting, error.problem, expected=error.expected, found=error.found, where=error.where
         ) from error
     parquet = tuple(file for file in files if file.path.endswith(".parquet"))
     if not parquet:
         found = ", ".join(file.path for file in files[:4])
         raise _unusable(
-            name, "no file is parquet", expected="parquet files", found=found, where=address
+            setting, "no file is parquet", expected="parquet files", found=found, where=address
         )
     return EvaluationSet(source=source, files=parquet)
 
 
-def _source(address: str) -> SourceConfig:
+def _source(address: str, *, setting: str) -> SourceConfig:
     if not address.startswith(HUB_PREFIX):
         return SourceConfig(kind="local", path=address)
     match = _HUB_SET.fullmatch(address)
@@ -94,18 +100,18 @@ def _source(address: str) -> SourceConfig:
         "the address of an evaluation set on the hub is incomplete",
         expected="hub:owner/name@<commit, 40 hex digits>:<glob of parquet files>",
         found=address,
-        where="decontamination.sets",
+        where=setting,
         fix="name the commit, so that the set is the same for ever",
     )
 
 
 def _unusable(
-    name: str, problem: str, *, expected: object, found: object, where: object
+    setting: str, problem: str, *, expected: object, found: object, where: object
 ) -> SourceError:
     return SourceError(
-        f"evaluation set {name}: {problem}",
+        f"evaluation set {setting.rpartition('.')[2]}: {problem}",
         expected=expected,
         found=found,
         where=where,
-        fix=f"set decontamination.sets.{name} to a parquet file, or a folder or glob of them",
+        fix=f"set {setting} to a parquet file, or a folder or glob of them",
     )
