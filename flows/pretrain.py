@@ -12,6 +12,7 @@ from flows.command_line import run_command
 from flows.configured import Session, configured_flow
 from flows.prepare import Corpus, prepare_corpus
 from flows.presets import PretrainConfig
+from flows.scoring import Measured, check_with_harness, measure_model
 from model.artifact import Artifact
 from tasks.export_model import ExportModel, export_model
 from tasks.outcome import report_outcome
@@ -19,13 +20,14 @@ from tasks.pipeline import Pipeline
 from tasks.promote_model import promote_if_no_worse
 from tasks.register_model import register_model
 from tasks.reports import (
+    report_checkpoints,
     report_data,
+    report_harness,
     report_page,
     report_scores,
     report_summary,
     report_training,
 )
-from tasks.score_model import ScoreModel, score_model
 from tasks.train_model import TrainModel, train_model
 
 BASE = "base"  # name of the artifacts; what the model is registered as changes none of them
@@ -37,8 +39,9 @@ class Pretrained:
 
     corpus: Corpus
     trained: Artifact
-    scores: Artifact
+    measured: Measured
     exported: Artifact
+    harness: Artifact | None
 
 
 def pretrain_model(pipeline: Pipeline, config: PretrainConfig) -> Pretrained:
@@ -59,23 +62,23 @@ def pretrain_model(pipeline: Pipeline, config: PretrainConfig) -> Pretrained:
             "validation": corpus.validation,
         },
     )
-    scores = pipeline.add(
-        score_model,
+    measured = measure_model(
+        pipeline,
         BASE,
-        config=ScoreModel(score=config.score),
-        inputs={
-            "model": trained,
-            "tokenizer": corpus.tokenizer,
-            "validation": corpus.validation,
-        },
+        config,
+        model=trained,
+        tokenizer=corpus.tokenizer,
+        validation=corpus.validation,
+        documents=corpus.held_out,
     )
     exported = pipeline.add(
         export_model,
         BASE,
         config=ExportModel(export=config.export),
-        inputs={"model": trained, "tokenizer": corpus.tokenizer, "scores": scores},
+        inputs={"model": trained, "tokenizer": corpus.tokenizer, "scores": measured.all},
     )
-    return Pretrained(corpus, trained, scores, exported)
+    harness = check_with_harness(pipeline, BASE, config, exported=exported, measured=measured)
+    return Pretrained(corpus, trained, measured, exported, harness)
 
 
 @configured_flow(PretrainConfig, dag=pretrain_model)
@@ -91,11 +94,13 @@ def pretrain(session: Session, config: PretrainConfig) -> None:
         expected=session.plan.training_of(made.trained),
         store=session.store,
     )
-    report_scores(session.tracking, made.scores, session.store)
+    report_scores(session.tracking, made.measured.all, session.store)
+    report_checkpoints(session.tracking, made.measured.checkpoints, session.store)
+    report_harness(session.tracking, made.harness, session.store)
     registered = register_model(
         session.tracking,
         made.exported,
-        scores=made.scores,
+        scores=made.measured.all,
         registry=config.registry,
         store=session.store,
     )
@@ -103,7 +108,7 @@ def pretrain(session: Session, config: PretrainConfig) -> None:
     report_summary(
         session.tracking,
         session.manifests(),
-        scores=made.scores,
+        scores=made.measured.all,
         report=made.corpus.report,
         store=session.store,
     )

@@ -19,7 +19,15 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError
 
 from model.artifact import Derivation
-from model.config import Config, ExportConfig, ModelConfig, SamplingConfig, ScoreConfig
+from model.config import (
+    Config,
+    ExportConfig,
+    LossOn,
+    ModelConfig,
+    SamplingConfig,
+    ScoreConfig,
+    Style,
+)
 from model.errors import ConfigError, LLMError
 from model.run_config import RESULT_NAME, ErrorReport
 from model.store import ArtifactStore, Work, check_sha256, check_sizes, write_synced
@@ -78,7 +86,8 @@ class ScoreRun(ChildRun):
         default="final",
         description="final: the model; best, last, or the step of a checkpoint beside it",
     )
-    loss_on: LossOn = Field(default="text", description="targets that count: TrainRun's values")
+    loss_on: LossOn = Field(default="all", description="which validation targets count")
+    style: Style = Field(default="text", description="what the prompts of the samples are")
     score: ScoreConfig
 
 

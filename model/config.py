@@ -35,6 +35,8 @@ class Config(BaseModel):
         }
 
 
+LossOn = Literal["all", "mask"]
+Style = Literal["text", "chat"]
 ModelSize = Literal["1m", "10m", "27m", "49m", "135m", "375m", "490m"]
 
 

@@ -1,9 +1,9 @@
 """What a model scores on items: per item, per subset, per task.
 
-``acc``, ``acc_norm`` and ``perplexity`` mean what EleutherAI's lm-evaluation-harness 0.4.13 means by
-them (``ConfigurableTask.process_results``): the likeliest answer is right; the answer of the greatest
-log-likelihood per character is right; exp of the mean negative log-likelihood of the one answer. A
-task with subsets scores the mean of its subsets (the harness's group ``blimp``).
+``acc``, ``acc_norm`` and ``perplexity`` mean what EleutherAI's lm-evaluation-harness 0.4.13 means
+by them (``ConfigurableTask.process_results``): the likeliest answer is right; the answer of the
+greatest log-likelihood per character is right; exp of the mean negative log-likelihood of the one
+answer. A task with subsets scores the mean of its subsets (the harness's group ``blimp``).
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ them, ``model.harness`` has EleutherAI's harness score the same ones.
 
     items.parquet   one row per item: task, category, subset, number, contexts, choices, gold
 
-A task with one context asks which choice goes on after it; one with a context per choice, and one
-choice, asks after which context it fits best (WinoGrande); one with a single context and choice asks
-whether the model would write it (LAMBADA). Context and choice are joined by one space.
+An item with one context asks which choice goes on after it; one with several contexts and one
+choice, after which context it fits best (WinoGrande); one with a single context and choice, whether
+the model would write it (LAMBADA). Context and choice are joined by one space.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@ the whole network; only the positions that score a continuation reach the head. 
 
 Source: EleutherAI lm-evaluation-harness 0.4.13, ``TemplateLM._encode_pair`` and ``loglikelihood``,
 ``HFLM._loglikelihood_tokens``: the continuation's ids are those of the whole text beyond as many as
-the context has alone; white space at the context's end counts as the continuation's; an empty context
-is the end-of-text token; a text too long for the model loses its beginning. One deviation: where the
-continuation alone is too long, the harness stops, and its last tokens are scored here.
+the context has alone; white space at the context's end counts as the continuation's; an empty
+context is the end-of-text token, and no other gets one; a text too long for the model loses its
+beginning. One deviation: where the continuation alone is too long, the harness stops, and here its
+last tokens are scored.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ def _batches(windows: Sequence[Request], *, max_tokens: int) -> Iterator[list[in
 def _score(model: GPT, batch: Sequence[Request]) -> list[Likelihood]:
     device = model.head_weight.device
     num_positions = len(batch[0].ids) - 1
-    padded = [[*request.ids[:-1], *[0] * (num_positions + 1 - len(request.ids))] for request in batch]
+    padded = [
+        [*request.ids[:-1], *[0] * (num_positions + 1 - len(request.ids))] for request in batch
+    ]
     hidden = model.hidden(torch.tensor(padded, device=device)).flatten(0, 1)
     rows, positions, targets = [], [], []
     for row, request in enumerate(batch):

@@ -17,13 +17,12 @@ import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
 from model.chat import Message
-from model.config import Config
+from model.config import Config, Style
 from model.errors import ArtifactError
 
 PROMPTS_NAME: Final = "prompts.parquet"
 GENERATIONS_NAME: Final = "generations.parquet"
 
-Style = Literal["text", "chat"]
 Kind = Literal["opening", "question"]
 
 _MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])

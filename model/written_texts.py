@@ -72,7 +72,9 @@ def _write(
     ]
 
 
-def _ids(prompt: Prompt, tokenizer: Tokenizer, context_tokens: int, answer_tokens: int) -> PromptIds:
+def _ids(
+    prompt: Prompt, tokenizer: Tokenizer, context_tokens: int, answer_tokens: int
+) -> PromptIds:
     room = {"context_tokens": context_tokens, "answer_tokens": answer_tokens}
     if prompt.messages:
         return fit_conversation(prompt.messages, tokenizer, **room)

@@ -9,11 +9,11 @@ from typing import Annotated
 from model.config import RUNTIME_ONLY, Config
 from model.items import ITEMS_NAME, by_task, items_digest, write_items
 from model.store import ArtifactStore, Work
-from tasks.config import EvaluationConfig
 from tasks.corpus.evaluation_sets import EvaluationSet, evaluation_files, list_sets
 from tasks.corpus.hub_source import DOWNLOAD_FOLDER
 from tasks.corpus.item_sets import read_items, require_known
 from tasks.corpus.raw_file import sweep
+from tasks.evaluation_config import EvaluationConfig
 from tasks.stage import Share, Stage
 
 STEP_VERSION = 1

@@ -54,7 +54,7 @@ def register(tracked: TrackedPipeline, small: SmallPipeline, registry: RegistryC
     return register_model.fn(
         tracked,
         small.artifact("export_model"),
-        scores=small.artifact("score_model"),
+        scores=[small.artifact("score_model")],
         registry=registry,
         store=small.store,
     )
@@ -163,7 +163,7 @@ def test_register_model_in_a_flow_shows_as_cached_the_second_time(
             state = register_model(
                 tracked,
                 small.artifact("export_model"),
-                scores=small.artifact("score_model"),
+                scores=[small.artifact("score_model")],
                 registry=registry,
                 store=small.store,
                 return_state=True,
