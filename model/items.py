@@ -84,8 +84,8 @@ def read_items(path: Path) -> list[Item]:
         ArtifactError: it is missing, or no such file.
     """
     try:
-        columns = pq.read_table(path, schema=SCHEMA).to_pydict()
-    except (OSError, pa.ArrowException) as exc:
+        columns = pq.read_table(path).select(SCHEMA.names).to_pydict()
+    except (OSError, KeyError, pa.ArrowException) as exc:
         raise ArtifactError(
             "the items of an evaluation cannot be read",
             expected=f"a parquet file with the columns {', '.join(SCHEMA.names)}",

@@ -108,8 +108,10 @@ def _write(path: Path, rows: Iterable[Config], schema: pa.Schema) -> None:
 
 def _read(path: Path, schema: pa.Schema, kind: type[Row]) -> list[Row]:
     try:
-        return [kind.model_validate(row) for row in pq.read_table(path, schema=schema).to_pylist()]
-    except (OSError, pa.ArrowException, ValidationError) as exc:
+        return [
+            kind.model_validate(row) for row in pq.read_table(path).select(schema.names).to_pylist()
+        ]
+    except (OSError, KeyError, pa.ArrowException, ValidationError) as exc:
         raise ArtifactError(
             "texts of an evaluation cannot be read",
             expected=f"a parquet file with the columns {', '.join(schema.names)}",

@@ -1,13 +1,12 @@
-"""Texts a model writes after prompts, for others to judge: openings at will, questions greedily."""
+"""Texts a model writes after prompts, for others to judge: at will, or one line of answer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from model.config import ScoreConfig
-from model.conversation import Prompt as PromptIds
-from model.conversation import fit_conversation, fit_text
+from model.conversation import conversation_ids
 from model.decoder import Decoder
 from model.generate import generate_batch
 from model.gpt import GPT
@@ -23,8 +22,8 @@ def answer_prompts(
 ) -> list[Generation]:
     """Return what a model writes after each prompt, in their order.
 
-    Raises:
-        ConfigError: a conversation is longer than the model can read.
+    Of a prompt longer than the context, the last tokens are read: no story is judged by half of it
+    because of room kept for an answer, and none stops the scoring.
     """
     sampling = Sampling(
         temperature=config.temperature,
@@ -49,13 +48,13 @@ def _write(
     num_tokens: int,
 ) -> list[Generation]:
     own = [prompt for prompt in prompts if prompt.kind == kind]
-    context_tokens = decoder.architecture.context_tokens
     texts = generate_batch(
         decoder,
-        [_ids(prompt, tokenizer, context_tokens, num_tokens).ids for prompt in own],
+        [_ids(prompt, tokenizer) for prompt in own],
         num_tokens=num_tokens,
         sampling=sampling,
         stop_ids={tokenizer.end_of_text_id, tokenizer.special_id(IM_END)},
+        until=_first_line_ends(tokenizer) if kind == "question" else None,
         max_rows=ROWS,
     )
     return [
@@ -72,13 +71,20 @@ def _write(
     ]
 
 
-def _ids(
-    prompt: Prompt, tokenizer: Tokenizer, context_tokens: int, answer_tokens: int
-) -> PromptIds:
-    room = {"context_tokens": context_tokens, "answer_tokens": answer_tokens}
+def _first_line_ends(tokenizer: Tokenizer) -> Callable[[Sequence[int]], bool]:
+    """Return what tells that a line with words in it has ended: an answer is one line."""
+    breaks = {index for index, token in enumerate(tokenizer.token_bytes) if b"\n" in token}
+
+    def ends(written: Sequence[int]) -> bool:
+        return written[-1] in breaks and "\n" in tokenizer.decode(written).lstrip()
+
+    return ends
+
+
+def _ids(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
     if prompt.messages:
-        return fit_conversation(prompt.messages, tokenizer, **room)
-    return fit_text([tokenizer.end_of_text_id, *tokenizer.encode(prompt.text)], **room)
+        return conversation_ids(prompt.messages, tokenizer)
+    return [tokenizer.end_of_text_id, *tokenizer.encode(prompt.text)]
 
 
 def _finish(num_written: int, num_tokens: int) -> Literal["stop", "length"]:

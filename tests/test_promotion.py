@@ -80,6 +80,16 @@ def test_compare_leaves_out_scores_that_neither_has() -> None:
     assert compare({DATA: "d"}, {DATA: "d"}) == ()
 
 
+def test_scores_compare_where_their_own_items_are_equal() -> None:
+    tags = {"blimp_acc": "0.7", "data.items.blimp": "d", "data.items.piqa": "x"}
+    (same,) = compare(tags, tags | {"data.items.piqa": "y"})
+    assert same.verdict == "no worse"
+    (other,) = compare(tags, tags | {"data.items.blimp": "e"})
+    assert other.verdict == "on other data"
+    (worse,) = compare(tags | {"blimp_acc": "0.6"}, tags)
+    assert worse.verdict == "worse"
+
+
 def test_bits_per_byte_are_pinned_lower_is_better() -> None:
     (score,) = (item for item in PINNED_SCORES if item.name == "bits_per_byte")
     tags = [{"bits_per_byte": str(value), DATA: "d"} for value in (1.0, 1.0 + 2 * score.tolerance)]

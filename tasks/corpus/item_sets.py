@@ -216,11 +216,11 @@ def _item(task: str, number: int, layout: Layout, row: Row, where: str) -> Item:
         asked = layout.ask(row)
     except (TypeError, ValueError, KeyError, AttributeError) as exc:
         raise _broken(task, found=exc, where=where) from exc
-    num_answers = max(len(asked.contexts), len(asked.choices))
+    num_answers = max(len(asked.contexts), len(asked.choices)) if asked.choices else 0
     if not 0 <= asked.gold < num_answers:
         raise _broken(task, found=f"answer {asked.gold} of {num_answers} is right", where=where)
     texts = (*asked.choices, *(asked.contexts if len(asked.contexts) > 1 else ()))
-    if not num_answers or not all(isinstance(text, str) and text for text in texts):
+    if not all(isinstance(text, str) and text for text in texts):
         raise _broken(task, found=f"an empty answer among {list(texts)}", where=where)
     return Item(
         task=task,
