@@ -28,6 +28,8 @@ from model.child_runs import HarnessRun, make_artifact, parse_config_path, run_c
 from model.errors import ConfigError
 from model.item_scores import ITEM_SCORES_NAME, NORMED_TASKS
 from model.items import DELIMITER, ITEMS_NAME, Item, by_task, read_items, write_items
+from model.likelihood import encode_requests
+from model.pretrained import load_pretrained
 from model.store import Work, write_synced
 
 logger = logging.getLogger(__name__)
@@ -144,6 +146,20 @@ def _choices(row: Mapping[str, Any]) -> list[str]:
     return row["choices"]
 
 
+def fitting_items(items: Sequence[Item], folder: Path) -> list[Item]:
+    """Return the items whose continuations fit the model's context: the harness stops at others.
+
+    Args:
+        folder: an exported model.
+    """
+    loaded = load_pretrained(folder)
+    limit = loaded.model.architecture.context_tokens
+    pairs = [pair for item in items for pair in item.requests]
+    requests = iter(encode_requests(loaded.tokenizer, pairs))
+    longest = [max(next(requests).num_targets for _ in item.requests) for item in items]
+    return [item for item, length in zip(items, longest, strict=True) if length <= limit]
+
+
 def item_columns(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[Any]]:
     """Return the harness's answers as the columns of ``harness_items.parquet``."""
     columns: dict[str, list[Any]] = {
@@ -186,8 +202,10 @@ def make_harness_scores(config_path: Path) -> None:
 
     def body(work: Work) -> None:
         items = read_items(run.path(run.items) / ITEMS_NAME)
+        fitting = fitting_items(items, run.path(run.model))
+        work.counts["items_too_long"] = len(items) - len(fitting)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        found = run_harness(run.path(run.model), items, batch_rows=run.batch_rows, device=device)
+        found = run_harness(run.path(run.model), fitting, batch_rows=run.batch_rows, device=device)
         results = {
             task: {
                 name: float(values[f"{name},none"]) for name in MEASURES if f"{name},none" in values

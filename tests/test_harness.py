@@ -18,7 +18,7 @@ from model.child_runs import HarnessRun
 from model.config import ExportConfig
 from model.errors import ConfigError
 from model.export import export
-from model.harness import differences, item_columns, run_harness
+from model.harness import differences, fitting_items, item_columns, run_harness
 from model.item_scores import score_items, summarise, write_item_scores
 from model.items import Item, write_items
 from model.store import ArtifactStore
@@ -79,6 +79,11 @@ def test_differences_are_of_items_that_both_have() -> None:
         "num_greedy_apart": 1,
     }
     assert differences(ours, theirs.slice(1))["num_compared"] == 0
+
+
+def test_items_that_the_harness_would_stop_at_are_left_out(exported: Path, items) -> None:
+    long = Item("piqa", "", "", 1, ("Q",), ("a", "cat " * 1_100), 0)
+    assert fitting_items([*items, long], exported) == items
 
 
 @needs_harness
