@@ -2,6 +2,7 @@
 
     python -m benchmarks.bench_grammar <exported folder> [--sets <folder>] [--documents <parquet>]
         [--texts 100] [--questions 500] [--style text|chat] [--max-items N] [--threads N]
+        [--temperature 0.8] [--top-k 50]
 
 ``--sets`` holds blimp.parquet, hellaswag*.parquet, lambada*.parquet, piqa.parquet, arc_easy.parquet
 and winogrande.parquet, or some of them. Without ``--documents`` a model of style text writes no
@@ -44,6 +45,8 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=0)
     parser.add_argument("--style", choices=("text", "chat"), default="text")
     parser.add_argument("--max-items", type=int)
+    parser.add_argument("--temperature", type=float, default=ScoreConfig().temperature)
+    parser.add_argument("--top-k", type=int, default=ScoreConfig().top_k)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -52,7 +55,8 @@ def main() -> None:
         print_sets(options.folder, options.sets, max_items=options.max_items)
     prompts = wanted_prompts(options)
     if prompts:
-        print_texts(options.folder, prompts, is_demo=options.questions > 0)
+        config = ScoreConfig(temperature=options.temperature, top_k=options.top_k)
+        print_texts(options.folder, prompts, config=config, is_demo=options.questions > 0)
 
 
 def print_sets(folder: Path, sets: Path, *, max_items: int | None) -> None:
@@ -96,11 +100,11 @@ def wanted_prompts(options: argparse.Namespace) -> list[Prompt]:
     return [*prompts, *demo_questions(options.questions, seed=config.seed, style=options.style)]
 
 
-def print_texts(folder: Path, prompts: list[Prompt], *, is_demo: bool) -> None:
+def print_texts(folder: Path, prompts: list[Prompt], *, config: ScoreConfig, is_demo: bool) -> None:
     """Print what texts are worth, one measure a row."""
     loaded = load_pretrained(folder)
     written, wall, cpu = timed(
-        lambda: answer_prompts(loaded.model, loaded.tokenizer, prompts, config=ScoreConfig())
+        lambda: answer_prompts(loaded.model, loaded.tokenizer, prompts, config=config)
     )
     judged = judge(written, has_parser=parser_version() is not None, is_demo=is_demo)
     print(f"\n{len(written)} texts in {wall:.0f} s ({cpu:.0f} s of CPU)\n")
