@@ -6,7 +6,8 @@
 
 ``--sets`` holds blimp.parquet, hellaswag*.parquet, lambada*.parquet, piqa.parquet, arc_easy.parquet
 and winogrande.parquet, or some of them. Without ``--documents`` a model of style text writes no
-texts of its own. ``--questions`` are the demo's. The tables are Markdown.
+texts of its own; with them, the parser also judges their own first sentences, for comparison.
+``--questions`` are the demo's. The tables are Markdown.
 """
 
 from __future__ import annotations
@@ -15,24 +16,27 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import TypeVar
 
+import pyarrow.parquet as pq
 import torch
 
 from benchmarks.machine import describe
 from model.config import ScoreConfig
 from model.item_scores import TaskScore, score_items, summarise
 from model.pretrained import load_pretrained
-from model.prompts import Prompt
+from model.prompts import Generation, Prompt
 from model.written_texts import answer_prompts
 from tasks.corpus.evaluation_items import EvaluationFile
 from tasks.corpus.item_sets import LAYOUTS, read_items
-from tasks.corpus.link_grammar import parser_version
+from tasks.corpus.link_grammar import accepted, parser_version
 from tasks.corpus.prompts import chat_openings, demo_questions, document_openings
-from tasks.corpus.written_quality import judge
+from tasks.corpus.written_quality import judge, written_sentences
 from tasks.evaluation_config import EvaluationConfig
 
 Made = TypeVar("Made")
+HUMAN_SENTENCES = 5  # of each document
 
 
 def main() -> None:
@@ -57,6 +61,9 @@ def main() -> None:
     if prompts:
         config = ScoreConfig(temperature=options.temperature, top_k=options.top_k)
         print_texts(options.folder, prompts, config=config, is_demo=options.questions > 0)
+    if options.documents and parser_version():
+        share = human_share(options.documents, num=options.texts)
+        print(f"| parser_accepted, of the documents themselves | {share:.4g} |")
 
 
 def print_sets(folder: Path, sets: Path, *, max_items: int | None) -> None:
@@ -111,6 +118,24 @@ def print_texts(folder: Path, prompts: list[Prompt], *, config: ScoreConfig, is_
     print("| measure | value |\n|---|--:|")
     for name, value in {**judged.metrics, **judged.counts}.items():
         print(f"| {name} | {value:.4g} |")
+
+
+def human_share(documents: Path, *, num: int) -> float:
+    """Return the parser's share of the first sentences of documents, for comparison."""
+    texts = pq.read_table(documents, columns=["text"])["text"].to_pylist()
+    sentences = []
+    for index in range(min(num, len(texts))):
+        whole = Generation(
+            kind="opening",
+            style="chat",
+            prompt="",
+            text=texts[index * len(texts) // min(num, len(texts))],
+            expected=None,
+            num_tokens=0,
+            finish="length",
+        )
+        sentences += written_sentences(whole)[:HUMAN_SENTENCES]
+    return fmean(accepted(sentences))
 
 
 def timed(work: Callable[[], Made]) -> tuple[Made, float, float]:
