@@ -205,6 +205,17 @@ class MixturePart(Config):
     weight: float = Field(default=1.0, gt=0, description="relative share of training rows")
 
 
+class DirectPreference(Config):
+    """Direct preference optimisation, arXiv 2305.18290."""
+
+    beta: float = Field(
+        default=0.1,
+        gt=0,
+        description="weight of a reward: the log-likelihood that an answer gained over the model "
+        "training starts from",
+    )
+
+
 class TrackingConfig(Config):
     """Where rank 0 reports to; all unset means events.jsonl only."""
 

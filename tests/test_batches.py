@@ -55,14 +55,14 @@ def test_permutation_differs_by_seed_part_and_epoch():
 
 
 def test_interleave_of_two_to_one_spreads_evenly():
-    assert interleave([2.0, 1.0], taken=[0, 0], num_rows=6).tolist() == [0, 1, 0, 0, 1, 0]
+    assert interleave([2.0, 1.0], taken=[0, 0], num_units=6).tolist() == [0, 1, 0, 0, 1, 0]
 
 
 def test_interleave_continued_equals_interleave_at_once_and_exact_arithmetic():
     weights = [5.0, 3.0, 1.5]
-    at_once = interleave(weights, taken=[0, 0, 0], num_rows=200)
+    at_once = interleave(weights, taken=[0, 0, 0], num_units=200)
     taken = [int((at_once[:77] == part).sum()) for part in range(3)]
-    continued = interleave(weights, taken=taken, num_rows=123)
+    continued = interleave(weights, taken=taken, num_units=123)
     assert continued.tolist() == at_once[77:].tolist()
     shares = [Fraction(weight) / Fraction(sum(weights)) for weight in weights]
     for num_rows in (1, 10, 95, 200):
