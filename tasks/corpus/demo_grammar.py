@@ -19,6 +19,7 @@ from typing import Literal
 from tasks.corpus.demo_moves import Move, Plot, Step
 from tasks.corpus.demo_plots_doing import DOING_PLOTS
 from tasks.corpus.demo_plots_having import HAVING_PLOTS
+from tasks.corpus.demo_sayings import FAREWELLS, SMALL_TALK
 from tasks.corpus.demo_words import KINDS, REPEATABLE_KINDS
 
 PLOTS: tuple[Plot, ...] = (*HAVING_PLOTS, *DOING_PLOTS)
@@ -106,7 +107,14 @@ def patterns(role: PatternRole) -> tuple[str, ...]:
         return tuple(dict.fromkeys(question for move in moves for question in move.ask))
     told = [telling for move in moves for telling in move.tellings]
     answers = [answer for move in moves for answer in move.ask.values()]
-    return tuple(dict.fromkeys([*told, *answers, CLOSING_LINE]))
+    return tuple(dict.fromkeys([*told, *answers, CLOSING_LINE, *_said_in_answer()]))
+
+
+def _said_in_answer() -> Iterator[str]:
+    """List what answers small talk, sentence by sentence."""
+    for exchange in (*SMALL_TALK, *FAREWELLS):
+        for answer in exchange.answers:
+            yield from _SENTENCE_BORDER.split(answer)
 
 
 @cache

@@ -27,6 +27,7 @@ from tasks.corpus.demo_grammar import (
     ANSWER_PREFIX,
     PLOTS,
     QUESTION_PREFIX,
+    Slot,
     fill,
     fillers,
     moves_of,
@@ -50,10 +51,17 @@ _PASSAGE_QUESTIONS = (1, 2)
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a story and the one sentence that answers it."""
+    """A question about a story and the one sentence that answers it.
+
+    Args:
+        pattern: what the answer was filled from.
+        sought: the slots of `pattern` that the question leaves open.
+    """
 
     question: str
     answer: str
+    pattern: str
+    sought: tuple[Slot, ...]
 
     def __str__(self) -> str:
         return f"{QUESTION_PREFIX} {self.question}\n{ANSWER_PREFIX} {self.answer}"
@@ -93,6 +101,15 @@ class Story:
 
 
 @dataclass(frozen=True)
+class Passage:
+    """One to three sentences that can be told by themselves, and what may be asked about them."""
+
+    text: str
+    facts: Mapping[str, str]
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
 class HeldOutQuestion:
     """A question that training never saw, ready to be put to a model.
 
@@ -113,13 +130,33 @@ def story(rng: Random, *, split: StorySplit = "training") -> Story:
             return drawn
 
 
+def passage(rng: Random) -> Passage:
+    """Draw a few sentences of one plot, in its order."""
+    plot = rng.choice(PLOTS)
+    facts = _draw_facts(plot, rng)
+    tellable = _standing_alone(plot)
+    picked = sorted(rng.sample(range(len(tellable)), rng.choice(_PASSAGE_SENTENCES)))
+    told = [tellable[number] for number in picked]
+    return Passage(
+        text=" ".join(fill(telling, facts) for telling, _ in told),
+        facts=facts,
+        questions=tuple(pair for _, move in told for pair in _asked_of(move, facts)),
+    )
+
+
+def draw_questions(questions: Sequence[Question], rng: Random, *, num: int) -> list[Question]:
+    """Draw up to `num` questions, no two with one answer."""
+    shuffled = rng.sample(questions, len(questions))
+    return list({pair.answer: pair for pair in shuffled}.values())[:num]
+
+
 def document_text(rng: Random) -> str:
     """Draw a training document: a story, often with questions and answers, or an exercise."""
     if rng.random() < _EXERCISE_CHANCE:
         return _exercise_text(rng)
     drawn = story(rng)
     (num_questions,) = rng.choices(range(4), weights=_NUM_QUESTIONS_WEIGHTS)
-    pairs = _draw_questions(drawn.questions, rng, num=num_questions)
+    pairs = draw_questions(drawn.questions, rng, num=num_questions)
     return "\n".join([_told(drawn, rng), *map(str, pairs)])
 
 
@@ -156,14 +193,9 @@ def _held_out_question(*, seed: int, number: int) -> HeldOutQuestion:
 def _exercise_text(rng: Random) -> str:
     lines: list[str] = []
     while len(lines) < _MIN_EXERCISE_LINES:
-        plot = rng.choice(PLOTS)
-        facts = _draw_facts(plot, rng)
-        tellable = _standing_alone(plot)
-        picked = sorted(rng.sample(range(len(tellable)), rng.choice(_PASSAGE_SENTENCES)))
-        passage = [tellable[number] for number in picked]
-        lines.append(" ".join(fill(telling, facts) for telling, _ in passage))
-        pairs = [pair for _, move in passage for pair in _asked_of(move, facts)]
-        lines += map(str, _draw_questions(pairs, rng, num=rng.choice(_PASSAGE_QUESTIONS)))
+        drawn = passage(rng)
+        pairs = draw_questions(drawn.questions, rng, num=rng.choice(_PASSAGE_QUESTIONS))
+        lines += [drawn.text, *map(str, pairs)]
     return "\n".join(lines)
 
 
@@ -182,13 +214,9 @@ def _names_its_subject(telling: str) -> bool:
 
 def _asked_of(move: Move, facts: Mapping[str, str]) -> Iterator[Question]:
     for question, answer in move.ask.items():
-        yield Question(fill(question, facts), fill(answer, facts))
-
-
-def _draw_questions(questions: Sequence[Question], rng: Random, *, num: int) -> list[Question]:
-    """Draw up to `num` questions, no two with one answer."""
-    shuffled = rng.sample(questions, len(questions))
-    return list({pair.answer: pair for pair in shuffled}.values())[:num]
+        given = {slot.variable for slot in slots_of(question)}
+        sought = tuple(slot for slot in slots_of(answer) if slot.variable not in given)
+        yield Question(fill(question, facts), fill(answer, facts), answer, sought)
 
 
 def _told(drawn: Story, rng: Random) -> str:
