@@ -1,4 +1,4 @@
-"""model.preference_loss: likelihoods, margins and gradients are those of the formula in the paper."""
+"""model.preference_loss: likelihoods, margins and gradients are those of the paper."""
 
 from __future__ import annotations
 
