@@ -35,6 +35,8 @@ class Config(BaseModel):
         }
 
 
+LossOn = Literal["all", "mask"]
+Style = Literal["text", "chat"]
 ModelSize = Literal["1m", "10m", "27m", "49m", "135m", "375m", "490m"]
 
 
@@ -186,6 +188,22 @@ class ScoreConfig(Config):
     seed: int = Field(default=1, ge=0, lt=2**32, description="seed of the sample texts")
 
 
+class TalkConfig(Config):
+    """What a finished chat model is asked, in one conversation."""
+
+    turns: tuple[str, ...] = Field(
+        default=(
+            "Hello! Who are you?",
+            "What do you like to talk about?",
+            "Thank you. Goodbye!",
+        ),
+        description="what the user says, one turn after the other",
+    )
+    answer_tokens: int = Field(default=128, gt=0, description="most tokens of an answer")
+    temperature: float = Field(default=0.0, ge=0, description="sampling temperature; 0 = greedy")
+    seed: int = Field(default=1, ge=0, lt=2**32, description="seed of the answers")
+
+
 class ExportConfig(Config):
     """The folder other runtimes load."""
 
@@ -201,18 +219,21 @@ class ExportConfig(Config):
 class MixturePart(Config):
     """One set of training shards and its share of the rows."""
 
-    shards: str = Field(description="directory of a write_shards artifact")
+    shards: str = Field(description="directory of a write_shards or write_chat_shards artifact")
     weight: float = Field(default=1.0, gt=0, description="relative share of training rows")
+    loss_on: LossOn | None = Field(
+        default=None, description="targets of this set that count; unset = train.loss_on"
+    )
 
 
 class DirectPreference(Config):
     """Direct preference optimisation, arXiv 2305.18290."""
 
     beta: float = Field(
-        default=0.1,
+        default=0.5,  # SmolLM2's small models; the paper has 0.1, for models of billions
         gt=0,
-        description="weight of a reward: the log-likelihood that an answer gained over the model "
-        "training starts from",
+        description="weight of a reward, the log-likelihood that an answer gained over the model "
+        "that training starts from; the larger, the closer the model stays to that",
     )
 
 

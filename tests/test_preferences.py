@@ -215,7 +215,10 @@ def test_rows_of_a_pair_hold_the_two_conversations_and_learn_the_last_answer(
     assert counts.num_shards > 1  # a row finds its shard
     block = shards.rows(range(4))
     for row, mask, (turns, *answers), side in zip(
-        block.ids, block.mask, np.repeat(np.array(pairs, dtype=object), 2, axis=0), [0, 1] * 2,
+        block.ids,
+        block.mask,
+        np.repeat(np.array(pairs, dtype=object), 2, axis=0),
+        [0, 1] * 2,
         strict=True,
     ):
         spoken = [

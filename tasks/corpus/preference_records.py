@@ -63,9 +63,9 @@ class Pair:
 class BrokenPairError(Exception):
     """A record is no pair of answers to one prompt."""
 
-    def __init__(self, reason: Reason, found: str) -> None:
+    def __init__(self, reason: str, found: str) -> None:
         super().__init__(found)
-        self.reason: Reason = reason
+        self.reason = reason  # one of REASONS
         self.found = found
 
 

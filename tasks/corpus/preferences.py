@@ -5,8 +5,8 @@
     rejected.parquet                     file, row, reason, detail: records that are no pair
 
 Which side a pair is on, the words its prompt opens with decide, as for the conversations of
-``tasks.corpus.conversations``: with one seed, an opening has one place in both. ``read_preferences``
-is the caller; ``tasks.tokens`` reads on.
+``tasks.corpus.conversations``: with one seed, an opening has one place in both. The caller is
+``read_preferences``; ``tasks.tokens`` reads on.
 """
 
 from __future__ import annotations
