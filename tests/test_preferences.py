@@ -13,13 +13,13 @@ import pytest
 
 from model.chat import Message, render
 from model.errors import CorpusError, SourceRecordError, SourceSchemaError
-from model.shards import ShardSet
+from model.shards import PAD_ID, ShardSet
 from model.tokenizer import IM_END, Tokenizer
 from tasks.corpus.conversations import Split
 from tasks.corpus.data_sets import SetFile
 from tasks.corpus.preference_records import REASONS, BrokenPairError, checked_pair
 from tasks.corpus.preferences import PAIR_SCHEMA, write_preferences
-from tasks.corpus.sources import SourceFile
+from tasks.corpus.raw_file import SourceFile
 from tasks.tokens.chats import ChatTable
 from tasks.tokens.preference_shards import write_preference_shards
 from tests.small_tokenizer import train_small_tokenizer
@@ -64,7 +64,7 @@ def write_jsonl(path: Path, records: list[dict[str, Any]], *, lines: tuple[str, 
 
 def check(path: Path, destination: Path, *, on_broken: str = "fail", frac: float = 0.4):
     destination.mkdir(exist_ok=True)
-    file = SourceFile(path=path.name, digest="", num_bytes=path.stat().st_size)
+    file = SourceFile(name="pairs", path=path.name, digest="")
     return write_preferences(
         [SetFile("pairs", file, path)],
         split=Split(frac, 100, seed=1),
@@ -175,11 +175,16 @@ def test_set_that_holds_nothing_out_is_refused(tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return Tokenizer.load(train_small_tokenizer(tmp_path_factory.mktemp("tokenizer")))
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_small_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
-def write_shards(tmp_path: Path, tokenizer: Tokenizer, pairs: list[tuple[list[str], str, str]]):
+@pytest.fixture(scope="module")
+def tokenizer(directory: Path) -> Tokenizer:
+    return Tokenizer.load(directory)
+
+
+def write_shards(tmp_path: Path, directory: Path, pairs: list[tuple[list[str], str, str]]):
     """Write pairs whose prompts are turns, the user's first, and return counts and rows."""
     roles = ("user", "assistant")
     rows = [
@@ -196,7 +201,7 @@ def write_shards(tmp_path: Path, tokenizer: Tokenizer, pairs: list[tuple[list[st
     pq.write_table(pa.Table.from_pylist(rows, schema=PAIR_SCHEMA), table)
     counts = write_preference_shards(
         [ChatTable("pairs", table)],
-        tokenizer_directory=tokenizer.directory,
+        tokenizer_directory=directory,
         split="training",
         seed=1,
         context_tokens=CONTEXT_TOKENS,
@@ -207,10 +212,10 @@ def write_shards(tmp_path: Path, tokenizer: Tokenizer, pairs: list[tuple[list[st
 
 
 def test_rows_of_a_pair_hold_the_two_conversations_and_learn_the_last_answer(
-    tmp_path: Path, tokenizer: Tokenizer
+    tmp_path: Path, directory: Path, tokenizer: Tokenizer
 ):
     pairs = [(["cat?", "dog", "mat?"], "cats", "dogs they"), (["The cat?"], "sat", "ran on")]
-    counts, shards = write_shards(tmp_path, tokenizer, pairs)
+    counts, shards = write_shards(tmp_path, directory, pairs)
     assert (counts.num_in, counts.num_kept, counts.too_long, counts.num_rows) == (2, 2, 0, 4)
     assert counts.num_shards > 1  # a row finds its shard
     block = shards.rows(range(4))
@@ -225,7 +230,7 @@ def test_rows_of_a_pair_hold_the_two_conversations_and_learn_the_last_answer(
             Message(role=("user", "assistant")[index % 2], content=text)
             for index, text in enumerate([*turns, answers[side]])
         ]
-        num_ids = int((row != tokenizer.pad_id).sum())
+        num_ids = int((row != PAD_ID).sum())
         text = tokenizer.decode_bytes(row[:num_ids].tolist()).decode()
         assert text == render(spoken, add_generation_prompt=False)
         learned = row[mask].tolist()
@@ -235,7 +240,7 @@ def test_rows_of_a_pair_hold_the_two_conversations_and_learn_the_last_answer(
 
 
 def test_long_prompts_lose_their_oldest_turns_in_both_rows_or_go(
-    tmp_path: Path, tokenizer: Tokenizer
+    tmp_path: Path, directory: Path, tokenizer: Tokenizer
 ):
     long = "the cat sat on the mat, and the dog didn't mind they're friends " * 2
     pairs = [
@@ -244,17 +249,17 @@ def test_long_prompts_lose_their_oldest_turns_in_both_rows_or_go(
         ([long * 2], "sat", "ran"),
         (["The mat?"], "a", "b"),
     ]
-    counts, shards = write_shards(tmp_path, tokenizer, pairs)
+    counts, shards = write_shards(tmp_path, directory, pairs)
     assert (counts.num_in, counts.num_kept, counts.too_long) == (4, 2, 2)
     assert counts.num_trimmed == 1
     block = shards.rows(range(4))
-    texts = [tokenizer.decode(row[row != tokenizer.pad_id].tolist()) for row in block.ids]
+    texts = [tokenizer.decode(row[row != PAD_ID].tolist()) for row in block.ids]
     assert all("The cat?" in text and "friends" not in text for text in texts[:2])
     assert ["sat" in texts[0], "ran" in texts[1], "The mat?" in texts[2]] == [True] * 3
 
 
-def test_shards_of_pairs_that_are_all_too_long_are_refused(tmp_path: Path, tokenizer: Tokenizer):
+def test_shards_of_pairs_that_are_all_too_long_are_refused(tmp_path: Path, directory: Path):
     with pytest.raises(CorpusError, match="no pair of answers is left for training") as error:
-        write_shards(tmp_path, tokenizer, [(["cat " * 60], "sat", "ran")])
+        write_shards(tmp_path, directory, [(["cat " * 60], "sat", "ran")])
     assert "found: 1 pairs, all of them longer" in str(error.value)
     assert f"fit {CONTEXT_TOKENS + 1} tokens" in str(error.value)
