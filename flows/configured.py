@@ -179,10 +179,7 @@ def _signature(config: type[PrepareConfig]) -> inspect.Signature:
     for name, group in groups_of(config).items():
         twin = all_optional(group)
         groups.append(inspect.Parameter(name, kind, default=twin(), annotation=twin))
-    alone = [
-        inspect.Parameter(
-            name, kind, default=None, annotation=config.model_fields[name].annotation | None
-        )
-        for name in single_settings(config)
-    ]
-    return inspect.Signature([preset, *groups, *alone])
+    for name in single_settings(config):
+        annotation: Any = config.model_fields[name].annotation
+        groups.append(inspect.Parameter(name, kind, default=None, annotation=annotation | None))
+    return inspect.Signature([preset, *groups])

@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
@@ -69,14 +69,14 @@ def _twin_of(annotation: Any) -> Any:
     return all_optional(annotation) if _is_config(annotation) else annotation
 
 
-def _is_config(annotation: Any) -> bool:
+def _is_config(annotation: Any) -> TypeGuard[type[Config]]:
     return isinstance(annotation, type) and issubclass(annotation, Config)
 
 
 def groups_of(config: type[Config]) -> dict[str, type[Config]]:
     """Return the groups of a run's config, or those in a group: name -> config class."""
     kinds = {name: field.annotation for name, field in config.model_fields.items()}
-    return {name: kind for name, kind in kinds.items() if kind is not None and _is_config(kind)}
+    return {name: kind for name, kind in kinds.items() if _is_config(kind)}
 
 
 def single_settings(config: type[Config]) -> tuple[str, ...]:
