@@ -137,7 +137,7 @@ def _parquet_records(path: Path) -> Iterator[ChatRecord]:
 
 def _require_messages(schema: pa.Schema, *, where: Path) -> None:
     found = schema.field("messages").type if "messages" in schema.names else None
-    if not is_list_of_turns(found):
+    if found is None or not is_list_of_turns(found):
         raise SourceSchemaError(
             "a chat file has no column of messages",
             expected="messages: list of struct with role and content",
@@ -147,10 +147,12 @@ def _require_messages(schema: pa.Schema, *, where: Path) -> None:
         )
 
 
-def is_list_of_turns(kind: pa.DataType | None) -> bool:
+def is_list_of_turns(kind: pa.DataType) -> bool:
     """Say whether a column's values are lists of roles and contents."""
-    turn = kind.value_type if isinstance(kind, pa.ListType | pa.LargeListType) else None
-    names = {field.name for field in turn} if isinstance(turn, pa.StructType) else set()
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return False
+    turn = kind.value_type
+    names = {field.name for field in turn} if pa.types.is_struct(turn) else set()
     return {"role", "content"} <= names
 
 
