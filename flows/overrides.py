@@ -13,7 +13,14 @@ from typing import Any, TypeGuard, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
-from flows.presets import LADDERS, PRESETS, ChatModelConfig, LadderConfig, PrepareConfig
+from flows.presets import (
+    LADDERS,
+    PRESETS,
+    ChatModelConfig,
+    LadderConfig,
+    PrepareConfig,
+    PretrainConfig,
+)
 from model import dial
 from model.config import Config, ModelConfig
 from model.errors import ConfigError
@@ -198,6 +205,14 @@ def _check(config: PrepareConfig) -> None:
         _check_sets("chat", config.chat)
         _check_sets("preference", config.preference)
         _check_preference(config.preference)
+    if isinstance(config, PretrainConfig) and config.finetune.base:
+        raise ConfigError(
+            "a pretraining goes on with the base model that it makes",
+            expected="no finetune.base",
+            found=config.finetune.base,
+            where="finetune.base",
+            fix="leave it out, or run the flow finetune: python -m flows.finetune",
+        )
     if config.filter.min_words > config.filter.max_words:
         raise ConfigError(
             "no document can have so many and so few words at once",

@@ -99,9 +99,9 @@ def version_tags(
 
 def validation_digest(scores: Manifest, store: ArtifactStore) -> str | None:
     """Return what identifies the documents, or the conversations, that a model was scored on."""
-    (shards,) = scores.derivation.inputs["validation"]
-    if shards.stage == "write_chat_shards":
-        return chat_validation_digest(store.read_manifest(shards), store)
+    for shards in scores.derivation.inputs.get("validation", ()):
+        if shards.stage == "write_chat_shards":
+            return chat_validation_digest(store.read_manifest(shards), store)
     validation = find_input(scores, "select_validation", store)
     return validation and validation.content_digest
 

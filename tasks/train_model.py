@@ -114,7 +114,7 @@ def _run_config(work: Work, config: TrainModel, *, num_steps: int) -> TrainRun:
         model=config.model,
         train=config.train.model_copy(update={"steps": num_steps, "epochs": None}),
         tokenizer=tokenizer.relative_path,
-        mixture=_mixture(work, config),
+        mixture=mixture(work, config),
         validation=validation.relative_path,
         init_from=base and f"{base.relative_path}/model",
         dpo=config.dpo,
@@ -124,7 +124,7 @@ def _run_config(work: Work, config: TrainModel, *, num_steps: int) -> TrainRun:
     )
 
 
-def _mixture(work: Work, config: TrainModel) -> tuple[MixturePart, ...]:
+def mixture(work: Work, config: TrainModel) -> tuple[MixturePart, ...]:
     """Return all shard sets with their shares of the rows."""
     inputs = work.derivation.inputs
     training = inputs["training"]

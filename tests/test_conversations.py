@@ -56,7 +56,10 @@ def sort_out(
     destination.mkdir()
     file = SourceFile(name="chats", path=path.name, digest="0")
     counts = write_conversations(
-        [SetFile("set", file, path)], split=split, on_broken=on_broken, destination=destination
+        [SetFile("set", file, path, str(path))],
+        split=split,
+        on_broken=on_broken,
+        destination=destination,
     )
     names = (TRAINING_NAME, HELD_OUT_NAME, REJECTED_NAME)
     return counts, {name: pq.read_table(destination / name).to_pylist() for name in names}

@@ -66,7 +66,7 @@ def check(path: Path, destination: Path, *, on_broken: str = "fail", frac: float
     destination.mkdir(exist_ok=True)
     file = SourceFile(name="pairs", path=path.name, digest="")
     return write_preferences(
-        [SetFile("pairs", file, path)],
+        [SetFile("pairs", file, path, str(path))],
         split=Split(frac, 100, seed=1),
         on_broken=on_broken,  # pyright: ignore[reportArgumentType]
         destination=destination,

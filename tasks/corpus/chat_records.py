@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from model.chat import Message
 from model.errors import SourceRecordError, SourceSchemaError
+from tasks.corpus.data_sets import SetFile
 from tasks.corpus.jsonl import MAX_LINE_BYTES, read_lines
 from tasks.corpus.raw_file import open_parquet
 
@@ -53,14 +54,16 @@ class BrokenRecordError(Exception):
         self.found = found
 
 
-def read_records(path: Path) -> Iterator[ChatRecord]:
+def read_records(item: SetFile) -> Iterator[ChatRecord]:
     """Yield the records of a chat file in order.
 
     Raises:
         SourceSchemaError: a parquet file has no column ``messages`` of roles and contents.
         SourceError: the file is cut off, or not of its format.
     """
-    return _parquet_records(path) if path.suffix == ".parquet" else _jsonl_records(path)
+    if item.file.path.endswith(".parquet"):  # what was fetched has another name here
+        return _parquet_records(item)
+    return _jsonl_records(item.path)
 
 
 def checked(messages: object) -> tuple[Message, ...]:
@@ -125,9 +128,9 @@ def _shown(value: object) -> str:
     return f"{value!r:.80}"
 
 
-def _parquet_records(path: Path) -> Iterator[ChatRecord]:
-    with open_parquet(path, where=path, pre_buffer=False) as parquet:
-        _require_messages(parquet.schema_arrow, where=path)
+def _parquet_records(item: SetFile) -> Iterator[ChatRecord]:
+    with open_parquet(item.path, where=item.where, pre_buffer=False) as parquet:
+        _require_messages(parquet.schema_arrow, where=item.where)
         row = 0
         for batch in parquet.iter_batches(READ_ROWS, columns=["messages"]):
             for messages in batch["messages"].to_pylist():
@@ -135,7 +138,7 @@ def _parquet_records(path: Path) -> Iterator[ChatRecord]:
                 row += 1
 
 
-def _require_messages(schema: pa.Schema, *, where: Path) -> None:
+def _require_messages(schema: pa.Schema, *, where: str) -> None:
     found = schema.field("messages").type if "messages" in schema.names else None
     if found is None or not is_list_of_turns(found):
         raise SourceSchemaError(

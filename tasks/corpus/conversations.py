@@ -106,7 +106,7 @@ def write_conversations(
         RowTable(destination / REJECTED_NAME, REJECTED_SCHEMA) as refused,
     ):
         for item in files:
-            for record in read_records(item.path):
+            for record in read_records(item):
                 messages = _checked(record, item, on_broken=on_broken)
                 if isinstance(messages, BrokenRecordError):
                     rejected[messages.reason] += 1
@@ -132,7 +132,7 @@ def _checked(
         return checked(record.messages)
     except BrokenRecordError as broken:
         if on_broken == "fail":
-            raise broken_record(broken, where=f"{item.path}, {record.where}") from broken
+            raise broken_record(broken, where=f"{item.where}, {record.where}") from broken
         return broken
 
 

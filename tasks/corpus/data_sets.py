@@ -59,11 +59,16 @@ class ListedSet(Config):
 
 @dataclass(frozen=True)
 class SetFile:
-    """One file of a set, on this machine."""
+    """One file of a set, on this machine.
+
+    Args:
+        where: what errors name: its path here, or its address on the hub.
+    """
 
     set_name: str
     file: SourceFile
     path: Path
+    where: str
 
 
 def list_sets(sets: Mapping[str, str], *, purpose: Purpose, cache: Path) -> dict[str, ListedSet]:
@@ -100,9 +105,15 @@ def set_files(sets: Mapping[str, ListedSet], *, downloads: Path) -> list[SetFile
         for file in listed_set.files
     ]
     return [
-        SetFile(name, file, original_file(source, file, downloads=downloads / str(number)))
+        _obtained(name, source, file, downloads=downloads / str(number))
         for number, (name, source, file) in enumerate(listed)
     ]
+
+
+def _obtained(name: str, source: SourceConfig, file: SourceFile, *, downloads: Path) -> SetFile:
+    path = original_file(source, file, downloads=downloads)
+    where = f"{HUB_PREFIX}{source.repo}@{source.revision}:{file.path}"
+    return SetFile(name, file, path, where if source.kind == "hub" else str(path))
 
 
 def _list_set(name: str, address: str, *, purpose: Purpose, cache: Path) -> ListedSet:

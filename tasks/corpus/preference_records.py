@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
@@ -25,6 +24,7 @@ from tasks.corpus.chat_records import (
     is_list_of_turns,
     jsonl_objects,
 )
+from tasks.corpus.data_sets import SetFile
 from tasks.corpus.raw_file import open_parquet
 
 Reason = Literal[
@@ -69,17 +69,17 @@ class BrokenPairError(Exception):
         self.found = found
 
 
-def read_pairs(path: Path) -> Iterator[PairRecord]:
+def read_pairs(item: SetFile) -> Iterator[PairRecord]:
     """Yield the records of a preference file in order.
 
     Raises:
         SourceSchemaError: a parquet file lacks a column of answers, or one is of another type.
         SourceError: the file is cut off, or not of its format.
     """
-    if path.suffix == ".parquet":
-        yield from _parquet_records(path)
+    if item.file.path.endswith(".parquet"):  # what was fetched has another name here
+        yield from _parquet_records(item)
     else:
-        for row, (where, fields) in enumerate(jsonl_objects(path)):
+        for row, (where, fields) in enumerate(jsonl_objects(item.path)):
             yield PairRecord(row, where, fields)
 
 
@@ -157,10 +157,10 @@ def _shown(value: object) -> str:
     return f"{value!r:.80}"
 
 
-def _parquet_records(path: Path) -> Iterator[PairRecord]:
-    with open_parquet(path, where=path, pre_buffer=False) as parquet:
+def _parquet_records(item: SetFile) -> Iterator[PairRecord]:
+    with open_parquet(item.path, where=item.where, pre_buffer=False) as parquet:
         schema = parquet.schema_arrow
-        _require_answers(schema, where=path)
+        _require_answers(schema, where=item.where)
         columns = [name for name in (*ANSWERS, *PROMPTS) if name in schema.names]
         row = 0
         for batch in parquet.iter_batches(READ_ROWS, columns=columns):
@@ -169,7 +169,7 @@ def _parquet_records(path: Path) -> Iterator[PairRecord]:
                 row += 1
 
 
-def _require_answers(schema: pa.Schema, *, where: Path) -> None:
+def _require_answers(schema: pa.Schema, *, where: str) -> None:
     for name in ANSWERS:
         found = schema.field(name).type if name in schema.names else None
         if found is None or not (_is_text(found) or is_list_of_turns(found)):

@@ -73,7 +73,7 @@ def write_preferences(
         RowTable(destination / REJECTED_NAME, REJECTED_SCHEMA) as refused,
     ):
         for item in files:
-            for record in read_pairs(item.path):
+            for record in read_pairs(item):
                 pair = _checked(record, item, on_broken=on_broken)
                 if isinstance(pair, BrokenPairError):
                     rejected[pair.reason] += 1
@@ -122,7 +122,7 @@ def _checked(record: PairRecord, item: SetFile, *, on_broken: OnBroken) -> Pair 
         return checked_pair(record.fields)
     except BrokenPairError as broken:
         if on_broken == "fail":
-            raise broken_pair(broken, where=f"{item.path}, {record.where}") from broken
+            raise broken_pair(broken, where=f"{item.where}, {record.where}") from broken
         return broken
 
 
