@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from flows.overrides import resolve
@@ -17,10 +20,15 @@ from tasks.chat_reports import chat_rows
 from tasks.corpus.demo_chats import demo_preferences, held_out_preferences
 from tasks.corpus.demo_stories import Story
 from tasks.outcome import outcome_text
-from tasks.read_preferences import preference_sets
+from tasks.read_preferences import build, preference_sets, read_preferences
+from tasks.stage import Share
 from tasks.train_model import TrainModel
 from tasks.training_estimate import TrainingEstimate
+from tests.hub_pages import hub_environment
+from tests.hub_server import HubServer
 from tests.small_pipeline import make
+
+REVISION = "0123456789" * 4
 
 
 def demo(**preference: object) -> ChatModelConfig:
@@ -198,3 +206,50 @@ def test_report_counts_pairs_from_records_to_rows(tmp_path: Path):
 def test_dpo_without_a_weight_is_refused():
     with pytest.raises(ValueError, match="greater than 0"):
         DirectPreference(beta=0)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    root = tmp_path / "repository"
+    (root / "data").mkdir(parents=True)
+    for name, numbers in (("train_prefs-0", range(30)), ("test_prefs-0", range(30, 40))):
+        records = [
+            {
+                "prompt": f"Number {number}?",
+                "chosen": said(f"Number {number}?", "yes"),
+                "rejected": said(f"Number {number}?", "no"),
+            }
+            for number in numbers
+        ]
+        pq.write_table(pa.Table.from_pylist(records), root / f"data/{name}.parquet")
+    with (
+        hub_environment(monkeypatch),
+        HubServer(root, repo="owner/pairs", revision=REVISION) as server,
+    ):
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        yield server
+
+
+def said(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def test_hub_set_is_pinned_to_the_commit_of_its_branch_and_read(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    store = ArtifactStore(tmp_path / "data")
+    sets = {"pairs": "hub:owner/pairs@main:data/train_prefs-*.parquet"}
+    config = demo(kind="sets", sets=sets, held_out_frac=0.3).preference
+    (reading,) = preference_sets(config, data_seed=1, store=store).values()
+    assert reading.listed
+    assert reading.listed.source.revision == REVISION
+    derivation = read_preferences.derive("pairs", config=reading, inputs={})
+    share = Share(threads=1, memory_bytes=10**9)
+    manifest = store.build(derivation, lambda work: build(work, reading, share), resume=True)
+    counts = manifest.counts
+    assert counts["num_in"] == 30 == counts["num_training"] + counts["num_held_out"]
+    table = pq.read_table(store.path(manifest.artifact) / "training.parquet")
+    assert set(table["file"].to_pylist()) == {"data/train_prefs-0.parquet"}
+    assert {file.path for file in manifest.files} == {
+        "training.parquet", "held_out.parquet", "rejected.parquet",
+    }  # fmt: skip
