@@ -173,8 +173,13 @@ def _preference(rng: Random) -> Preference:
 
 def _wrong_answer(asked: Question, *, text: str, facts: Mapping[str, str], rng: Random) -> str:
     """Say the right answer's sentence of another entry than the one that was asked for."""
-    variable = rng.choice(asked.sought).variable
     named = {facts[slot.variable] for slot in slots_of(asked.pattern)}
-    others = [entry for entry in fillers(variable) if entry[variable] not in named]
-    near = [entry for entry in others if entry[variable] in text]
-    return fill(asked.pattern, {**facts, **rng.choice(near or others)})
+    others = [
+        (slot.variable, entry)
+        for slot in asked.sought
+        for entry in fillers(slot.variable)
+        if entry[slot.variable] not in named
+    ]
+    near = [(variable, entry) for variable, entry in others if entry[variable] in text]
+    _, entry = rng.choice(near or others)
+    return fill(asked.pattern, {**facts, **entry})
