@@ -26,7 +26,7 @@ Preference = tuple[Conversation, str, str]
 """What was said so far, the better answer and the worse one."""
 
 _MAX_WORDS = 175  # of a conversation: with the marks of its turns, within 256 tokens of the demo's
-_NUM_FOLLOW_UPS_WEIGHTS = (0.4, 0.3, 0.3)  # of asking 0, 1, 2 more
+_NUM_FOLLOW_UPS_WEIGHTS = (0.2, 0.3, 0.3, 0.2)  # of asking 0, 1, 2, 3 more
 _PASSAGE_CHANCE = 0.5  # of a preference to be about a passage, not a story
 _GREETED_CHANCE = 0.15
 _PARTED_CHANCE = 0.1
@@ -126,7 +126,7 @@ def _exchange(exchange: Exchange, rng: Random) -> list[Turn]:
 
 
 def _follow_ups(questions: Sequence[Question], rng: Random, *, at_least: int) -> list[Turn]:
-    (num,) = rng.choices(range(3), weights=_NUM_FOLLOW_UPS_WEIGHTS)
+    (num,) = rng.choices(range(4), weights=_NUM_FOLLOW_UPS_WEIGHTS)
     drawn = draw_questions(questions, rng, num=num + at_least)
     return [turn for pair in drawn for turn in _pair(pair.question, pair.answer)]
 
