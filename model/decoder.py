@@ -21,13 +21,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from model.config import Architecture
 from model.errors import ConfigError
-from model.gpt import GPT, Block, rms_norm, rotate
+from model.gpt import GPT, Block
 
 PACKED_FOR_ROWS = 16  # a hint of oneDNN's packing; 8 and 64 were as fast for 1 to 16 rows
 FIRST_CAPACITY_TOKENS = 128  # the cache starts this long and doubles when a row outgrows it
 
-Mix = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+Mix = Callable[[int, Tensor], Tensor]
 
 
 class Decoder:
@@ -39,14 +40,14 @@ class Decoder:
 
     @torch.inference_mode()
     def __init__(self, model: GPT) -> None:
-        self.architecture = model.architecture
+        a = self.architecture = model.architecture
         self.device = model.head_weight.device
         self.lengths: list[int] = []
         self._table = model.model.embed_tokens.weight.detach()
-        self._layers = [_Layer.of(block) for block in model.model.layers]  # pyright: ignore[reportArgumentType]
-        self._norm = model.model.norm.weight.detach()
+        self._layers = [_Layer.of(block, a) for block in model.model.layers]  # pyright: ignore[reportArgumentType]
+        self._norm = _Norm(model.model.norm.weight, epsilon=a.norm_epsilon)
         self._head = Projection([model.head_weight.detach()])
-        self._cosine, self._sine = model.model.cosine, model.model.sine
+        self._angles = _Angles(model.model.cosine, model.model.sine)
         self._cache = _Cache(model)
 
     @property
@@ -69,17 +70,18 @@ class Decoder:
         padded = [[*prompt, *[0] * (num_positions - len(prompt))] for prompt in prompts]
         self._cache.reserve(first + len(prompts), num_positions)
         rows = slice(first, first + len(prompts))
-        cosine, sine = self._cosine[:num_positions], self._sine[:num_positions]
+        num_heads = self.architecture.num_heads
 
-        def mix(index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q, k, v = (self._heads(part, num_positions) for part in (q, k, v))
-            q, k = self._turned(index, q, k, cosine, sine)
-            self._cache.keys[index][rows, :, :num_positions] = k
-            self._cache.values[index][rows, :, :num_positions] = v
+        def mix(index: int, qkv: Tensor) -> Tensor:
+            by_row = qkv.unflatten(0, (len(prompts), num_positions)).transpose(1, 2)
+            self._cache.layers[index][rows, :, :num_positions] = by_row[:, num_heads:]
+            q, k, v = by_row.split(num_heads, dim=1)
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             return mixed.transpose(1, 2).flatten(2).flatten(0, 1)
 
-        hidden = self._hidden(torch.tensor(padded, device=self.device).flatten(), mix)
+        positions = torch.arange(num_positions, device=self.device).repeat(len(prompts))
+        ids = torch.tensor(padded, device=self.device).flatten()
+        hidden = self._hidden(ids, self._angles.at(positions), mix)
         self.lengths += lengths
         last = torch.tensor(lengths, device=self.device) - 1
         starts = torch.arange(len(prompts), device=self.device) * num_positions
@@ -99,27 +101,25 @@ class Decoder:
         lengths = [length + 1 for length in self.lengths]
         _require_fitting(lengths, context_tokens=self.architecture.context_tokens)
         longest, num_rows = max(lengths), self.num_rows
+        num_heads = self.architecture.num_heads
         self._cache.reserve(num_rows, longest)
         positions = torch.tensor(self.lengths, device=self.device)
         rows = torch.arange(num_rows, device=self.device)
-        cosine, sine = self._cosine[positions], self._sine[positions]
         mask = self._mask(positions, longest) if len(set(lengths)) > 1 else None
 
-        def mix(index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q, k, v = (self._heads(part, num_rows) for part in (q, k, v))  # rows in place of time
-            q, k = self._turned(index, q, k, cosine, sine)
-            keys, values = self._cache.keys[index], self._cache.values[index]
-            keys[rows, :, positions] = k[0].transpose(0, 1)
-            values[rows, :, positions] = v[0].transpose(0, 1)
-            mixed = F.scaled_dot_product_attention(
-                q.permute(2, 1, 0, 3),
-                keys[:num_rows, :, :longest],
-                values[:num_rows, :, :longest],
-                attn_mask=mask,
-            )
-            return mixed.flatten(1)
+        def mix(index: int, qkv: Tensor) -> Tensor:
+            cached = self._cache.layers[index]
+            if mask is None:
+                cached[:num_rows, :, longest - 1] = qkv[:, num_heads:]
+            else:
+                cached[rows, :, positions] = qkv[:, num_heads:]
+            keys = cached[:num_rows, :num_heads, :longest]
+            values = cached[:num_rows, num_heads:, :longest]
+            q = qkv[:, :num_heads, None]
+            return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask).flatten(1)
 
-        hidden = self._hidden(torch.tensor(tokens, device=self.device), mix)
+        ids = torch.tensor(tokens, device=self.device)
+        hidden = self._hidden(ids, self._angles.at(positions), mix)
         self.lengths = lengths
         return self._logits(hidden)
 
@@ -131,33 +131,16 @@ class Decoder:
             self.lengths[row] = last
             self._cache.move(self.num_rows, row, num_positions=last)
 
-    def _hidden(self, ids: Int[Tensor, " N"], mix: Mix) -> Float[Tensor, "N C"]:
-        epsilon = self.architecture.norm_epsilon
+    def _hidden(self, ids: Int[Tensor, " N"], turn: _Turn, mix: Mix) -> Float[Tensor, "N C"]:
         x = self._table[ids]
         for index, layer in enumerate(self._layers):
-            q, k, v = layer.qkv(rms_norm(x, layer.attention_norm, epsilon=epsilon))
-            (mixed,) = layer.out(mix(index, q, k, v))
-            x = x + mixed
-            gate, up = layer.gate_up(rms_norm(x, layer.mlp_norm, epsilon=epsilon))
-            (moved,) = layer.down(F.silu(gate) * up)
-            x = x + moved
+            x = x.add_(layer.out(mix(index, layer.turned_qkv(x, turn))))
+            gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, dim=-1)
+            x = x.add_(layer.down(F.silu(gate).mul_(up)))
         return x
 
     def _logits(self, hidden: Float[Tensor, "B C"]) -> Float[Tensor, "B V"]:
-        normed = rms_norm(hidden, self._norm, epsilon=self.architecture.norm_epsilon)
-        (logits,) = self._head(normed)
-        return logits.float()
-
-    def _heads(self, x: Float[Tensor, "N HD"], num_positions: int) -> Float[Tensor, "B H T D"]:
-        shape = (-1, num_positions, self.architecture.num_heads, self.architecture.head_dim)
-        return x.view(shape).transpose(1, 2)
-
-    def _turned(
-        self, index: int, q: Tensor, k: Tensor, cosine: Tensor, sine: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        layer, epsilon = self._layers[index], self.architecture.norm_epsilon
-        q = rotate(rms_norm(q, layer.q_norm, epsilon=epsilon), cosine, sine)
-        return q, rotate(rms_norm(k, layer.k_norm, epsilon=epsilon), cosine, sine)
+        return self._head(self._norm(hidden)).float()
 
     def _mask(self, positions: Int[Tensor, " B"], longest: int) -> Float[Tensor, "B 1 1 T"]:
         """Return minus infinity where a row has no token yet: shorter rows lie in padding."""
@@ -175,17 +158,16 @@ class Projection:
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self._weights = list(weights)
-        self._sizes = [weight.shape[0] for weight in weights]
         self._packed = _packed(self._weights)
         if self._packed is not None:
             self._weights = []
 
-    def __call__(self, x: Float[Tensor, "N inputs"]) -> tuple[Tensor, ...]:
-        """Return the product with each matrix."""
-        if self._packed is None:
-            return tuple(F.linear(x, weight) for weight in self._weights)
-        joined = torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
-        return joined.split(self._sizes, dim=-1)
+    def __call__(self, x: Float[Tensor, "N inputs"]) -> Float[Tensor, "N outputs"]:
+        """Return the products with all matrices, one after the other."""
+        if self._packed is not None:
+            return torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
+        products = [F.linear(x, weight) for weight in self._weights]
+        return products[0] if len(products) == 1 else torch.cat(products, dim=-1)
 
 
 def _packed(weights: Sequence[Tensor]) -> Tensor | None:
@@ -199,47 +181,98 @@ def _packed(weights: Sequence[Tensor]) -> Tensor | None:
         return None
 
 
+class _Norm:
+    """RMSNorm by the length of a vector: half the time of ``F.rms_norm`` for a few short ones."""
+
+    def __init__(self, weight: Tensor, *, epsilon: float) -> None:
+        width = weight.shape[-1]
+        self._weight = weight.detach() * width**0.5
+        self._least_length = weight.new_tensor((width * epsilon) ** 0.5)
+
+    def __call__(self, x: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch C"]:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x.div(length.hypot_(self._least_length)).mul_(self._weight)
+
+
+class _Angles:
+    """Cosines and sines of positions; the sine's first half is negative, as ``rotate`` needs it."""
+
+    def __init__(self, cosine: Float[Tensor, "T D"], sine: Float[Tensor, "T D"]) -> None:
+        first, second = sine.chunk(2, dim=-1)
+        self._cosine, self._sine = cosine, torch.cat((-first, second), dim=-1)
+
+    def at(self, positions: Int[Tensor, " N"]) -> _Turn:
+        """Return the turn of some tokens."""
+        return _Turn(self._cosine[positions][:, None], self._sine[positions][:, None])
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """How far each of some tokens is turned."""
+
+    cosine: Float[Tensor, "N 1 D"]
+    sine: Float[Tensor, "N 1 D"]
+
+    def write(self, x: Float[Tensor, "N H D"], out: Float[Tensor, "N H D"]) -> None:
+        """Write the turned heads of the tokens."""
+        first, second = x.chunk(2, dim=-1)
+        torch.addcmul(x * self.cosine, torch.cat((second, first), dim=-1), self.sine, out=out)
+
+
 @dataclass(frozen=True)
 class _Layer:
-    """The weights of one block."""
+    """The weights of one block; queries and keys are normed together."""
 
-    attention_norm: Tensor
+    num_heads: int
+    head_dim: int
+    attention_norm: _Norm
     qkv: Projection
-    q_norm: Tensor
-    k_norm: Tensor
+    qk_norm: _Norm
     out: Projection
-    mlp_norm: Tensor
+    mlp_norm: _Norm
     gate_up: Projection
     down: Projection
 
     @classmethod
-    def of(cls, block: Block) -> _Layer:
+    def of(cls, block: Block, architecture: Architecture) -> _Layer:
         attention, mlp = block.self_attn, block.mlp
+        num_heads, epsilon = architecture.num_heads, architecture.norm_epsilon
         joined = (attention.q_proj, attention.k_proj, attention.v_proj)
+        of_heads = [
+            part.weight.expand(num_heads, -1) for part in (attention.q_norm, attention.k_norm)
+        ]
         return cls(
-            attention_norm=block.input_layernorm.weight.detach(),
+            num_heads=num_heads,
+            head_dim=architecture.head_dim,
+            attention_norm=_Norm(block.input_layernorm.weight, epsilon=epsilon),
             qkv=Projection([part.weight.detach() for part in joined]),
-            q_norm=attention.q_norm.weight.detach(),
-            k_norm=attention.k_norm.weight.detach(),
+            qk_norm=_Norm(torch.cat(of_heads), epsilon=epsilon),
             out=Projection([attention.o_proj.weight.detach()]),
-            mlp_norm=block.post_attention_layernorm.weight.detach(),
+            mlp_norm=_Norm(block.post_attention_layernorm.weight, epsilon=epsilon),
             gate_up=Projection([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()]),
             down=Projection([mlp.down_proj.weight.detach()]),
         )
 
+    def turned_qkv(self, x: Float[Tensor, "N C"], turn: _Turn) -> Float[Tensor, "N 3H D"]:
+        """Return queries and keys, normed and turned, and values, head after head."""
+        qkv = self.qkv(self.attention_norm(x)).view(len(x), 3 * self.num_heads, self.head_dim)
+        qk = qkv[:, : 2 * self.num_heads]
+        turn.write(self.qk_norm(qk), out=qk)
+        return qkv
+
 
 class _Cache:
-    """Keys and values of every layer, ``[rows, H, tokens, D]``; grows by doubling, zeros at first.
+    """Keys and values of every layer, ``[rows, 2 H, tokens, D]``, keys first.
 
-    Zeros, because a masked position still takes part as a product with zero.
+    Grows by doubling. Zeros at first, because a masked position still takes part as a product with
+    zero.
     """
 
     def __init__(self, model: GPT) -> None:
         self._architecture = model.architecture
         self._like = model.head_weight  # its type and device
         self._num_rows = self._num_tokens = 0
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
+        self.layers: list[Tensor] = []
 
     def reserve(self, num_rows: int, num_tokens: int) -> None:
         if num_rows <= self._num_rows and num_tokens <= self._num_tokens:
@@ -251,11 +284,11 @@ class _Cache:
             tokens *= 2
         self._num_rows = rows
         self._num_tokens = min(tokens, self._architecture.context_tokens)
-        self.keys, self.values = self._grown(self.keys), self._grown(self.values)
+        self.layers = self._grown(self.layers)
 
     def _grown(self, old: list[Tensor]) -> list[Tensor]:
         a = self._architecture
-        shape = (self._num_rows, a.num_heads, self._num_tokens, a.head_dim)
+        shape = (self._num_rows, 2 * a.num_heads, self._num_tokens, a.head_dim)
         options = {"dtype": self._like.dtype, "device": self._like.device}
         new = [torch.zeros(shape, **options) for _ in range(a.num_layers)]
         for target, source in zip(new, old, strict=False):
@@ -263,8 +296,8 @@ class _Cache:
         return new
 
     def move(self, source: int, target: int, *, num_positions: int) -> None:
-        for tensor in (*self.keys, *self.values):
-            tensor[target, :, :num_positions] = tensor[source, :, :num_positions]
+        for layer in self.layers:
+            layer[target, :, :num_positions] = layer[source, :, :num_positions]
 
 
 def _require_fitting(lengths: Sequence[int], *, context_tokens: int) -> None:
