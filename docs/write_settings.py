@@ -20,6 +20,8 @@ holds. Settings marked with a dot change how something is made, never what: they
 Written by `python -m docs.write_settings`.
 """
 
+ALONE = "`then_finetune` stands in no group: {}.\n"
+
 
 def settings_page() -> str:
     """Return the page as Markdown."""
@@ -28,7 +30,15 @@ def settings_page() -> str:
         for config in (PretrainConfig, PublishConfig, LadderConfig)
         for name, group in groups_of(config).items()
     }
-    return "\n".join([HEAD, *(_section(name, group) for name, group in groups.items())])
+    inner = {
+        f"{name}.{field}": kind
+        for name, group in groups.items()
+        for field, kind in groups_of(group).items()
+        if kind not in groups.values()  # others are described once, where they are groups
+    }
+    alone = ALONE.format(PretrainConfig.model_fields["then_finetune"].description)
+    sections = (_section(name, group) for name, group in (groups | inner).items())
+    return "\n".join([HEAD, alone, *sections])
 
 
 def _section(name: str, group: type[Config]) -> str:
@@ -37,11 +47,18 @@ def _section(name: str, group: type[Config]) -> str:
     for field, info in group.model_fields.items():
         is_runtime = any(isinstance(mark, RuntimeOnly) for mark in info.metadata)
         default = info.get_default(call_default_factory=True)
-        shown = "" if default in (None, "") else f"`{default}`"
-        lines.append(
-            f"| `{name}.{field}`{' ·' if is_runtime else ''} | {shown} | {info.description} |"
-        )
+        dot = " ·" if is_runtime else ""
+        lines.append(f"| `{name}.{field}`{dot} | {_shown(default)} | {info.description} |")
     return "\n".join([*lines, ""])
+
+
+def _shown(default: object) -> str:
+    """Return a default value; of a group within a group, what differs from the group's own."""
+    if isinstance(default, Config):
+        usual = type(default)()
+        own = {name: value for name, value in default if value != getattr(usual, name)}
+        return ", ".join(f"`{name}={value}`" for name, value in own.items())
+    return "" if default in (None, "") else f"`{default}`"
 
 
 if __name__ == "__main__":

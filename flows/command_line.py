@@ -27,7 +27,7 @@ from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL, get_current_settings
 
 from flows.configured import Dag, plan_flow
-from flows.overrides import resolve
+from flows.overrides import resolve, single_settings
 from flows.presets import PRESETS, PrepareConfig
 from model.errors import ConfigError, LLMError, ServerError
 from model.store import ArtifactStore
@@ -50,7 +50,7 @@ def run_command(
     options = _parse(flow, arguments)
     end_quietly()
     try:
-        groups = parse_settings(options.set)
+        groups = parse_settings(options.set, alone=single_settings(config))
         resolved = resolve(options.preset, kind=config, **groups)
         if options.dry_run:
             plan = plan_flow(dag, resolved, ArtifactStore(data_root()))
@@ -64,21 +64,24 @@ def run_command(
         sys.exit(2)
 
 
-def parse_settings(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
+def parse_settings(settings: Sequence[str], *, alone: Sequence[str] = ()) -> dict[str, Any]:
     """Return ``group.field=value`` settings by group; a value is JSON, or else text.
+
+    Args:
+        alone: settings without a group.
 
     Raises:
         ConfigError: a setting has another form.
 
     Example:
-        >>> parse_settings(["train.steps=100", "source.kind=local"])
-        {'train': {'steps': 100}, 'source': {'kind': 'local'}}
+        >>> parse_settings(["train.steps=100", "finetune.train.steps=10"])
+        {'train': {'steps': 100}, 'finetune': {'train': {'steps': 10}}}
     """
-    groups: dict[str, dict[str, Any]] = {}
+    groups: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
-        group, dot, field = name.partition(".")
-        if not (equals and dot and field):
+        *path, field = name.split(".")
+        if not (equals and field and all(path) and (path or field in alone)):
             raise ConfigError(
                 "a setting has no group, no field or no value",
                 expected="group.field=value, such as train.steps=100",
@@ -86,7 +89,10 @@ def parse_settings(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
                 where="--set",
                 fix="write it like the example",
             )
-        groups.setdefault(group, {})[field] = _value(text)
+        within = groups
+        for group in path:
+            within = within.setdefault(group, {})
+        within[field] = _value(text)
     return groups
 
 

@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from prefect import Flow
 from prefect.runtime import flow_run
 
-from flows.overrides import all_optional, groups_of, resolve
-from flows.presets import PrepareConfig, Preset, PretrainConfig
+from flows.overrides import (
+    all_optional,
+    dialled_finetune,
+    groups_of,
+    resolve,
+    single_settings,
+)
+from flows.presets import ChatModelConfig, PrepareConfig, Preset
 from model.artifact import Manifest
 from model.store import ArtifactStore
+from model.train_config import check_machines, rows_per_step
+from tasks.base_model import find_base
 from tasks.budget import Horizon, measured_horizon, planned_horizon
 from tasks.pipeline import Pipeline, task_runner
 from tasks.plan import Plan, make_plan, outcome_text
@@ -38,6 +47,24 @@ class Session:
     pipeline: Pipeline
     tracking: TrackedPipeline
     plan: Plan
+    name: str
+
+    @contextmanager
+    def part(self, flow: str, config: PrepareConfig) -> Iterator[Session]:
+        """Go on with a part of this run that reports to an MLflow run within this one's.
+
+        Args:
+            flow: whose work the part is.
+        """
+        with pipeline_run(
+            experiment=config.run.experiment,
+            name=f"{self.name}-{flow}",
+            config=config,
+            flow=flow,
+            parent_run_id=self.tracking.run_id,
+        ) as tracking:
+            pipeline = self.pipeline.reporting_to(tracking.run_id)
+            yield Session(pipeline, tracking, self.plan, f"{self.name}-{flow}")
 
     @property
     def store(self) -> ArtifactStore:
@@ -81,19 +108,21 @@ def configured_flow(config: type[PrepareConfig], *, dag: Dag) -> Callable[[Body]
 
 def plan_flow(dag: Dag, config: PrepareConfig, store: ArtifactStore) -> Plan:
     """Walk the DAG without running anything and return what a run would do."""
-    config, horizon = _with_horizon(config, store, horizon_of=planned_horizon)
+    config = _with_base(config, store)
+    config, horizons = _with_horizons(config, store, horizon_of=planned_horizon)
     pipeline = Pipeline(store, config.run)
     dag(pipeline, config)
-    notes = (horizon.text,) if horizon else ()
+    notes = [horizon.text for horizon in horizons]
     return make_plan(pipeline, vocab_size=config.tokenizer.vocab_size, notes=notes)
 
 
 def _run(body: Body, dag: Dag, config: PrepareConfig) -> None:
     let_logs_through()
     store = ArtifactStore(data_root())
-    config, horizon = _with_horizon(config, store, horizon_of=measured_horizon)
+    config = _with_base(config, store)
+    config, horizons = _with_horizons(config, store, horizon_of=measured_horizon)
     plan = plan_flow(dag, config, store)
-    logger.info("plan:\n%s", "\n".join([plan.text(), *([horizon.text] if horizon else [])]))
+    logger.info("plan:\n%s", "\n".join([plan.text(), *(item.text for item in horizons)]))
     plan.require_disk(store.root)
     name = f"{config.preset}-{flow_run.name or 'run'}"
     with (
@@ -103,23 +132,48 @@ def _run(body: Body, dag: Dag, config: PrepareConfig) -> None:
         task_runner(config.run) as runner,
     ):
         pipeline = Pipeline(store, config.run, runner=runner, tracking_run_id=tracking.run_id)
-        measured = [horizon.measurement] if horizon and horizon.measurement else []
+        measured = [item.measurement for item in horizons if item.measurement]
         home = store.link_run(name, [*measured, *(step.artifact for step in plan.steps)])
         (home / "config.json").write_text(config.model_dump_json(indent=1))
-        body(Session(pipeline, tracking, plan), config)
+        body(Session(pipeline, tracking, plan, name), config)
         report_mlflow_run(tracking)
         logger.info("done:\n%s", outcome_text(pipeline.finish(), store))
 
 
-def _with_horizon(
+def _with_base(config: PrepareConfig, store: ArtifactStore) -> PrepareConfig:
+    """Return the config with the rates that suit the base model it names, if it names one."""
+    if not isinstance(config, ChatModelConfig) or not config.finetune.base:
+        return config
+    base = find_base(config.finetune.base, store)
+    finetune = dialled_finetune(config.finetune, base.model, base.vocab_size)
+    rows_per_step(finetune.train, base.model)
+    check_machines(finetune.train)
+    return config.model_copy(update={"finetune": finetune})
+
+
+def _with_horizons(
     config: PrepareConfig, store: ArtifactStore, *, horizon_of: Callable[..., Horizon]
-) -> tuple[PrepareConfig, Horizon | None]:
-    """Return the config with what its budget buys, if it has one."""
-    if not isinstance(config, PretrainConfig) or not config.train.budget_minutes:
-        return config, None
-    vocab_size = config.tokenizer.vocab_size
-    horizon = horizon_of(config.train, model=config.model, vocab_size=vocab_size, store=store)
-    return config.model_copy(update={"train": horizon.train}), horizon
+) -> tuple[PrepareConfig, list[Horizon]]:
+    """Return the config with what its budgets buy, if it has any."""
+    found: list[Horizon] = []
+    if not isinstance(config, ChatModelConfig):
+        return config, found
+    finetune = config.finetune
+    if config.train.budget_minutes:
+        vocab_size = config.tokenizer.vocab_size
+        found.append(
+            horizon_of(config.train, model=config.model, vocab_size=vocab_size, store=store)
+        )
+        config = config.model_copy(update={"train": found[-1].train})
+    if finetune.train.budget_minutes and getattr(config, "then_finetune", True):
+        model, vocab_size = config.model, config.tokenizer.vocab_size
+        if finetune.base:
+            base = find_base(finetune.base, store)
+            model, vocab_size = base.model, base.vocab_size
+        found.append(horizon_of(finetune.train, model=model, vocab_size=vocab_size, store=store))
+        finetune = finetune.model_copy(update={"train": found[-1].train})
+        config = config.model_copy(update={"finetune": finetune})
+    return config, found
 
 
 def _signature(config: type[PrepareConfig]) -> inspect.Signature:
@@ -129,4 +183,7 @@ def _signature(config: type[PrepareConfig]) -> inspect.Signature:
     for name, group in groups_of(config).items():
         twin = all_optional(group)
         groups.append(inspect.Parameter(name, kind, default=twin(), annotation=twin))
+    for name in single_settings(config):
+        annotation: Any = config.model_fields[name].annotation
+        groups.append(inspect.Parameter(name, kind, default=None, annotation=annotation | None))
     return inspect.Signature([preset, *groups])

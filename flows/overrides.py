@@ -9,17 +9,27 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
-from flows.presets import LADDERS, PRESETS, LadderConfig, PrepareConfig, PretrainConfig
+from flows.presets import (
+    LADDERS,
+    PRESETS,
+    ChatModelConfig,
+    LadderConfig,
+    PrepareConfig,
+    PretrainConfig,
+)
 from model import dial
-from model.config import Config
+from model.config import Config, ModelConfig
 from model.errors import ConfigError
 from model.train_config import TrainConfig, check_machines, rows_per_step
+from tasks.config import ChatConfig, FinetuneConfig
 
+SET_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 ConfigT = TypeVar("ConfigT", bound=PrepareConfig)
+ChatModelT = TypeVar("ChatModelT", bound=ChatModelConfig)
 
 
 class Overrides(BaseModel):
@@ -41,8 +51,7 @@ class Overrides(BaseModel):
 
     def given(self) -> dict[str, Any]:
         """Return what the user set."""
-        chosen = self.model_dump(mode="json", exclude_unset=True)
-        return {name: value for name, value in chosen.items() if value is not None}
+        return _without_unset(self.model_dump(mode="json", exclude_unset=True))
 
 
 def _no_default(schema: dict[str, Any]) -> None:
@@ -54,7 +63,7 @@ def all_optional(config: type[Config]) -> type[Overrides]:
     """Return the twin of a config in which every field may be left out."""
     fields: dict[str, Any] = {
         name: (
-            field.rebuild_annotation(),  # without `| None`: a form shows such unions badly
+            _twin_of(field.rebuild_annotation()),  # no `| None`: a form shows such unions badly
             Field(default=None, description=field.description, json_schema_extra=_no_default),
         )
         for name, field in config.model_fields.items()
@@ -63,25 +72,33 @@ def all_optional(config: type[Config]) -> type[Overrides]:
     return create_model(f"{name}Overrides", __base__=Overrides, __doc__=config.__doc__, **fields)
 
 
+def _twin_of(annotation: Any) -> Any:
+    return all_optional(annotation) if _is_config(annotation) else annotation
+
+
+def _is_config(annotation: Any) -> TypeGuard[type[Config]]:
+    return isinstance(annotation, type) and issubclass(annotation, Config)
+
+
 def groups_of(config: type[Config]) -> dict[str, type[Config]]:
-    """Return the groups of a run's config: name -> config class."""
+    """Return the groups of a run's config, or those in a group: name -> config class."""
     kinds = {name: field.annotation for name, field in config.model_fields.items()}
-    return {
-        name: kind
-        for name, kind in kinds.items()
-        if isinstance(kind, type) and issubclass(kind, Config)
-    }
+    return {name: kind for name, kind in kinds.items() if _is_config(kind)}
 
 
-def resolve(
-    preset: str, *, kind: type[ConfigT], **groups: Overrides | Mapping[str, Any]
-) -> ConfigT:
+def single_settings(config: type[Config]) -> tuple[str, ...]:
+    """Return the settings of a run that stand alone, in no group."""
+    return tuple(name for name in config.model_fields if name not in (*groups_of(config), "preset"))
+
+
+def resolve(preset: str, *, kind: type[ConfigT], **settings: Any) -> ConfigT:
     """Return the preset with the user's settings on top.
 
     Args:
         preset: name of a preset.
         kind: the run's config class; it takes the groups of the preset that it has.
-        groups: group name -> its overrides, as a twin or as plain values.
+        settings: group name -> its overrides, as a twin or as plain values; and settings that stand
+            alone.
 
     Raises:
         ConfigError: a name is unknown (the nearest is named), a value is out of range, or two
@@ -93,26 +110,75 @@ def resolve(
     if issubclass(kind, LadderConfig):
         merged["train"] |= dict.fromkeys(TrainConfig.HORIZONS)
         merged["sweep"] = LADDERS[preset].model_dump(mode="json")
-    for group, overrides in groups.items():
-        given = overrides.given() if isinstance(overrides, Overrides) else overrides
-        chosen = {name: value for name, value in given.items() if value is not None}
-        _check_names(kind, group, chosen)
-        if issubclass(kind, LadderConfig):
+    given = _given(settings)
+    _check_names(kind, given)
+    if issubclass(kind, LadderConfig):
+        for group, chosen in given.items():
             _check_ladder(group, chosen)
-        if group == "train" and chosen.keys() & set(TrainConfig.HORIZONS):
-            merged["train"] |= dict.fromkeys(TrainConfig.HORIZONS)
-        merged[group] = merged.get(group, {}) | chosen
+    if "sets" in given.get("chat", {}):
+        merged["chat"]["weights"] = {}  # those of the preset are of other sets
+    merged = _merged(kind, merged, given)
     try:
         config = kind.model_validate(merged)
     except ValidationError as exc:
         raise _invalid(exc) from exc
     _check(config)
-    if isinstance(config, PretrainConfig):
-        train = dial.resolve(config.train, config.model, config.tokenizer.vocab_size)
-        rows_per_step(train, config.model)
-        check_machines(train)
-        return config.model_copy(update={"train": train})
-    return config
+    return _dialled(config) if isinstance(config, ChatModelConfig) else config
+
+
+def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the user set, as plain values."""
+    plain = {
+        name: value.given() if isinstance(value, Overrides) else value
+        for name, value in settings.items()
+    }
+    return _without_unset(plain)
+
+
+def _without_unset(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_unset(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _merged(
+    kind: type[Config], below: Mapping[str, Any], above: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return settings with others on top, group by group; a new horizon replaces the one below."""
+    groups = groups_of(kind)
+    merged = dict(below)
+    if issubclass(kind, TrainConfig) and above.keys() & set(TrainConfig.HORIZONS):
+        merged |= dict.fromkeys(TrainConfig.HORIZONS)
+    for name, value in above.items():
+        is_group = name in groups and isinstance(value, Mapping)
+        merged[name] = _merged(groups[name], merged.get(name, {}), value) if is_group else value
+    return merged
+
+
+def _dialled(config: ChatModelT) -> ChatModelT:
+    """Return a config whose trainings have every value; one of another base is left to its walk."""
+    vocab_size = config.tokenizer.vocab_size
+    train = dial.resolve(config.train, config.model, vocab_size)
+    update: dict[str, Any] = {"train": train}
+    checked = [train]
+    if not config.finetune.base:
+        finetune = dialled_finetune(config.finetune, config.model, vocab_size)
+        update["finetune"] = finetune
+        checked.append(finetune.train)
+    for item in checked:
+        rows_per_step(item, config.model)
+        check_machines(item)
+    return config.model_copy(update=update)
+
+
+def dialled_finetune(
+    finetune: FinetuneConfig, model: ModelConfig, vocab_size: int
+) -> FinetuneConfig:
+    """Return a fine-tuning with every value, for its base model."""
+    train = dial.resolve(finetune.train, model, vocab_size, rate_scale=finetune.rate_scale)
+    return finetune.model_copy(update={"train": train})
 
 
 def _check_ladder(group: str, chosen: Mapping[str, Any]) -> None:
@@ -129,6 +195,16 @@ def _check_ladder(group: str, chosen: Mapping[str, Any]) -> None:
 
 
 def _check(config: PrepareConfig) -> None:
+    if isinstance(config, ChatModelConfig):
+        _check_chat(config.chat)
+    if isinstance(config, PretrainConfig) and config.finetune.base:
+        raise ConfigError(
+            "a pretraining goes on with the base model that it makes",
+            expected="no finetune.base",
+            found=config.finetune.base,
+            where="finetune.base",
+            fix="leave it out, or run the flow finetune: python -m flows.finetune",
+        )
     if config.filter.min_words > config.filter.max_words:
         raise ConfigError(
             "no document can have so many and so few words at once",
@@ -147,6 +223,39 @@ def _check(config: PrepareConfig) -> None:
         )
 
 
+def _check_chat(chat: ChatConfig) -> None:
+    if chat.kind == "demo":
+        return
+    for name in chat.sets:
+        if not re.fullmatch(SET_NAME, name):
+            raise ConfigError(
+                "the name of a chat set cannot be that of a directory",
+                expected="letters, digits, '.', '_' and '-'",
+                found=name,
+                where="chat.sets",
+                fix="give the set another name",
+            )
+    if not chat.sets:
+        raise ConfigError(
+            "there are no chat sets",
+            expected="at least one name with the address of its files",
+            found="none",
+            where="chat.sets",
+            fix='set chat.sets={"<name>": "<file, folder or glob>"}',
+        )
+    strangers = sorted(chat.weights.keys() - chat.sets.keys())
+    if strangers:
+        raise unknown_key(f"chat.weights.{strangers[0]}", [f"chat.weights.{x}" for x in chat.sets])
+    if any(weight <= 0 for weight in chat.weights.values()):
+        raise ConfigError(
+            "a chat set cannot be read less than never",
+            expected="weights above 0; leave a set out of chat.sets to do without it",
+            found=chat.weights,
+            where="chat.weights",
+            fix="name how often an epoch reads the set",
+        )
+
+
 def unknown_key(found: str, known: Iterable[str], *, kind: str = "setting") -> ConfigError:
     """Return the error for a name nobody knows, naming the nearest one."""
     known = list(known)
@@ -159,13 +268,30 @@ def unknown_key(found: str, known: Iterable[str], *, kind: str = "setting") -> C
     )
 
 
-def _check_names(kind: type[Config], group: str, chosen: Mapping[str, Any]) -> None:
-    groups = groups_of(kind)
-    if group not in groups:
-        raise unknown_key(group, groups, kind="group")
-    for name in chosen:
-        if name not in groups[group].model_fields:
-            raise unknown_key(f"{group}.{name}", _names(group, groups[group]))
+def _check_names(kind: type[Config], given: Mapping[str, Any]) -> None:
+    groups, single = groups_of(kind), single_settings(kind)
+    for name, chosen in given.items():
+        if name not in (*groups, *single):
+            raise unknown_key(name, (*groups, *single), kind="group")
+        if name in groups:
+            _check_fields(name, groups[name], chosen)
+
+
+def _check_fields(group: str, kind: type[Config], chosen: Any) -> None:
+    if not isinstance(chosen, Mapping):
+        raise ConfigError(
+            f"{group} is a group of settings",
+            expected=f"one of {', '.join(_names(group, kind))}",
+            found=f"{group}={chosen}",
+            where=group,
+            fix="name the setting and its value",
+        )
+    inner = groups_of(kind)
+    for name, value in chosen.items():
+        if name not in kind.model_fields:
+            raise unknown_key(f"{group}.{name}", _names(group, kind))
+        if name in inner:
+            _check_fields(f"{group}.{name}", inner[name], value)
 
 
 def _names(group: str, config: type[BaseModel]) -> list[str]:

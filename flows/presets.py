@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+from pydantic import Field
+
 from model.config import (
     Config,
     ExportConfig,
     ModelConfig,
     ScoreConfig,
+    TalkConfig,
 )
 from model.train_config import TrainConfig
 from tasks.config import (
     CardConfig,
+    ChatConfig,
     DataConfig,
     DecontaminationConfig,
     DedupConfig,
     FilterConfig,
+    FinetuneConfig,
     PersonalDataConfig,
     QualityModelConfig,
     RegistryConfig,
@@ -57,13 +62,23 @@ class PublishConfig(PrepareConfig):
     card: CardConfig = CardConfig()
 
 
-class PretrainConfig(PrepareConfig):
-    """Everything that shapes a pretrained model."""
+class ChatModelConfig(PrepareConfig):
+    """Everything that shapes a chat model: its base, conversations, and how it learns from them."""
 
     train: TrainConfig = TrainConfig()
     score: ScoreConfig = ScoreConfig()
     export: ExportConfig = ExportConfig()
+    chat: ChatConfig = ChatConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+
+
+class PretrainConfig(ChatModelConfig):
+    """Everything that shapes a pretrained model, and the chat model that is made of it."""
+
     registry: RegistryConfig = RegistryConfig()
+    then_finetune: bool = Field(
+        default=False, description="make a chat model of the base model as well"
+    )
 
 
 class LadderConfig(PrepareConfig):
@@ -71,6 +86,20 @@ class LadderConfig(PrepareConfig):
 
     train: TrainConfig = TrainConfig()
     sweep: SweepConfig = SweepConfig()
+
+
+DEMO_MESSAGES = (
+    "Hello, who are you?",
+    "Tell me a story about Anna.",
+    "Ben had a red kite. He lost it in the garden.\nWhat did Ben lose?",
+    "On Monday, Lucy went to the market by bus.\nHow did Lucy go to the market?",
+)
+DEMO_TALK = (
+    "Hello! Who are you?",
+    "Can you tell me a story about Anna?",
+    "What was Anna like?",
+    "Goodbye!",
+)
 
 
 def demo() -> PretrainConfig:
@@ -95,6 +124,22 @@ def demo() -> PretrainConfig:
             prompts=("Tom", "One morning", "Anna was", "It was a"), temperature=0.5, top_k=20
         ),
         registry=RegistryConfig(name="demo-base"),
+        chat=ChatConfig(kind="demo", weights={}, max_held_out=200, prompts=DEMO_MESSAGES),
+        finetune=FinetuneConfig(
+            train=TrainConfig(
+                epochs=2,
+                decay_frac=0.5,
+                loss_on="mask",
+                batch_tokens_per_step=4_096,
+                micro_batch_rows=16,
+                validate_every_steps=100,
+                validation_tokens=2**15,
+                checkpoint_every_steps=200,
+            ),
+            registry=RegistryConfig(name="demo-chat"),
+            talk=TalkConfig(turns=DEMO_TALK, answer_tokens=100),
+        ),
+        then_finetune=True,
     )
 
 
@@ -125,6 +170,8 @@ def gpu_hour() -> PretrainConfig:
         source=SourceConfig(files="sample/10BT/00[0-3]_*.parquet"),
         model=ModelConfig(size="135m"),
         train=_big_train(tokens=1_704_000_000),
+        finetune=_big_finetune(),
+        then_finetune=True,
     )
 
 
@@ -134,6 +181,8 @@ def full() -> PretrainConfig:
         preset="full",
         model=ModelConfig(size="135m"),
         train=_big_train(tokens=10_000_000_000),
+        finetune=_big_finetune(),
+        then_finetune=True,
     )
 
 
@@ -144,6 +193,20 @@ def _big_train(*, tokens: int) -> TrainConfig:
         validate_every_steps=250,
         validation_tokens=2**21,
         checkpoint_every_steps=500,
+    )
+
+
+def _big_finetune() -> FinetuneConfig:
+    return FinetuneConfig(
+        train=TrainConfig(
+            epochs=2,
+            decay_frac=0.5,
+            loss_on="mask",
+            micro_batch_rows=64,
+            validate_every_steps=100,
+            validation_tokens=2**20,
+            checkpoint_every_steps=200,
+        )
     )
 
 

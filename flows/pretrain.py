@@ -1,4 +1,4 @@
-"""Flow pretrain: from raw shards to a registered base model.
+"""Flow pretrain: from raw shards to a registered base model, and to a chat model if asked for.
 
 prefect deployment run pretrain/sample
 python -m flows.pretrain --preset demo --set train.steps=200 --dry-run
@@ -10,25 +10,21 @@ from dataclasses import dataclass
 
 from flows.command_line import run_command
 from flows.configured import Session, configured_flow
-from flows.prepare import Corpus, prepare_corpus
-from flows.presets import PretrainConfig
-from model.artifact import Artifact
-from tasks.export_model import ExportModel, export_model
-from tasks.outcome import report_outcome
-from tasks.pipeline import Pipeline
-from tasks.promote_model import promote_if_no_worse
-from tasks.register_model import register_model
-from tasks.reports import (
-    report_data,
-    report_page,
-    report_scores,
-    report_summary,
-    report_training,
+from flows.models import (
+    BASE,
+    ChatModel,
+    TrainedModel,
+    finetune_base,
+    finish_model,
+    report_chat_model,
+    report_model,
+    train_base,
 )
-from tasks.score_model import ScoreModel, score_model
-from tasks.train_model import TrainModel, train_model
-
-BASE = "base"  # name of the artifacts; what the model is registered as changes none of them
+from flows.prepare import Corpus
+from flows.presets import PretrainConfig
+from tasks.base_model import BaseModel
+from tasks.pipeline import Pipeline
+from tasks.reports import report_data, report_page, report_summary
 
 
 @dataclass(frozen=True)
@@ -36,78 +32,53 @@ class Pretrained:
     """What a pretraining run makes."""
 
     corpus: Corpus
-    trained: Artifact
-    scores: Artifact
-    exported: Artifact
+    base: BaseModel
+    model: TrainedModel
 
 
 def pretrain_model(pipeline: Pipeline, config: PretrainConfig) -> Pretrained:
-    """Walk the DAG from raw shards to an exported model."""
-    corpus = prepare_corpus(pipeline, config)
-    trained = pipeline.add(
-        train_model,
+    """Walk the DAG from raw shards to an exported base model."""
+    corpus, base = train_base(pipeline, config)
+    model = finish_model(
+        pipeline,
+        config,
         BASE,
-        config=TrainModel(
-            model=config.model,
-            train=config.train,
-            sample_prompts=config.score.prompts,
-            tracking_parent=pipeline.tracking_run_id,
-        ),
-        inputs={
-            "tokenizer": corpus.tokenizer,
-            "training": corpus.training,
-            "validation": corpus.validation,
-        },
+        trained=base.trained,
+        tokenizer=corpus.tokenizer,
+        validation=corpus.validation,
+        score=config.score,
+        style="text",
     )
-    scores = pipeline.add(
-        score_model,
-        BASE,
-        config=ScoreModel(score=config.score),
-        inputs={
-            "model": trained,
-            "tokenizer": corpus.tokenizer,
-            "validation": corpus.validation,
-        },
-    )
-    exported = pipeline.add(
-        export_model,
-        BASE,
-        config=ExportModel(export=config.export),
-        inputs={"model": trained, "tokenizer": corpus.tokenizer, "scores": scores},
-    )
-    return Pretrained(corpus, trained, scores, exported)
+    return Pretrained(corpus, base, model)
 
 
-@configured_flow(PretrainConfig, dag=pretrain_model)
+def pretrain_models(
+    pipeline: Pipeline, config: PretrainConfig
+) -> tuple[Pretrained, ChatModel | None]:
+    """Walk the DAG to all models of a run."""
+    made = pretrain_model(pipeline, config)
+    return made, finetune_base(pipeline, config, made.base) if config.then_finetune else None
+
+
+@configured_flow(PretrainConfig, dag=pretrain_models)
 def pretrain(session: Session, config: PretrainConfig) -> None:
-    """Make a base model of a preset: raw shards in, a registered model out."""
+    """Make a base model of a preset: raw shards in, a registered model out, then a chat model."""
     made = pretrain_model(session.pipeline, config)
     report_data(session.tracking, session.manifests())
     report_page(session.tracking, made.corpus.report, session.store)
-    report_training(session.tracking, made.trained, session.store)
-    report_outcome(
-        session.tracking,
-        made.trained,
-        expected=session.plan.training_of(made.trained),
-        store=session.store,
-    )
-    report_scores(session.tracking, made.scores, session.store)
-    registered = register_model(
-        session.tracking,
-        made.exported,
-        scores=made.scores,
-        registry=config.registry,
-        store=session.store,
-    )
-    promote_if_no_worse(session.tracking, registered, registry=config.registry)
+    report_model(session, made.model, registry=config.registry)
     report_summary(
         session.tracking,
         session.manifests(),
-        scores=made.scores,
+        scores=made.model.scores,
         report=made.corpus.report,
         store=session.store,
     )
+    if config.then_finetune:
+        with session.part("finetune", config) as part:
+            chat = finetune_base(part.pipeline, config, made.base)
+            report_chat_model(part, chat, registry=config.finetune.registry)
 
 
 if __name__ == "__main__":
-    run_command(pretrain, PretrainConfig, pretrain_model)
+    run_command(pretrain, PretrainConfig, pretrain_models)

@@ -19,7 +19,16 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError
 
 from model.artifact import Derivation
-from model.config import Config, ExportConfig, ModelConfig, SamplingConfig, ScoreConfig
+from model.config import (
+    Config,
+    ExportConfig,
+    LossOn,
+    ModelConfig,
+    SamplingConfig,
+    ScoreConfig,
+    Style,
+    TalkConfig,
+)
 from model.errors import ConfigError, LLMError
 from model.run_config import RESULT_NAME, ErrorReport
 from model.store import ArtifactStore, Work, check_sha256, check_sizes, write_synced
@@ -70,6 +79,10 @@ class ScoreRun(ChildRun):
 
     validation: str = Field(description="directory of the validation shards")
     score: ScoreConfig
+    loss_on: LossOn = Field(default="all", description="targets of the shards that count")
+    style: Style = Field(
+        default="text", description="prompts begin a text, or are what a user says to the model"
+    )
 
 
 class ExportRun(ChildRun):
@@ -78,6 +91,12 @@ class ExportRun(ChildRun):
     export: ExportConfig
     sampling: SamplingConfig = SamplingConfig()
     card: str = Field(default="", description="text of the model card; empty = none is written")
+
+
+class TalkRun(ChildRun):
+    """A conversation with one exported model, whose folder holds its tokenizer, too."""
+
+    talk: TalkConfig
 
 
 class MeasureRun(ConfigFile):

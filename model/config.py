@@ -35,6 +35,8 @@ class Config(BaseModel):
         }
 
 
+LossOn = Literal["all", "mask"]
+Style = Literal["text", "chat"]
 ModelSize = Literal["1m", "10m", "27m", "49m", "135m", "375m", "490m"]
 
 
@@ -186,6 +188,22 @@ class ScoreConfig(Config):
     seed: int = Field(default=1, ge=0, lt=2**32, description="seed of the sample texts")
 
 
+class TalkConfig(Config):
+    """What a finished chat model is asked, in one conversation."""
+
+    turns: tuple[str, ...] = Field(
+        default=(
+            "Hello! Who are you?",
+            "What do you like to talk about?",
+            "Thank you. Goodbye!",
+        ),
+        description="what the user says, one turn after the other",
+    )
+    answer_tokens: int = Field(default=128, gt=0, description="most tokens of an answer")
+    temperature: float = Field(default=0.0, ge=0, description="sampling temperature; 0 = greedy")
+    seed: int = Field(default=1, ge=0, lt=2**32, description="seed of the answers")
+
+
 class ExportConfig(Config):
     """The folder other runtimes load."""
 
@@ -201,8 +219,11 @@ class ExportConfig(Config):
 class MixturePart(Config):
     """One set of training shards and its share of the rows."""
 
-    shards: str = Field(description="directory of a write_shards artifact")
+    shards: str = Field(description="directory of a write_shards or write_chat_shards artifact")
     weight: float = Field(default=1.0, gt=0, description="relative share of training rows")
+    loss_on: LossOn | None = Field(
+        default=None, description="targets of this set that count; unset = train.loss_on"
+    )
 
 
 class TrackingConfig(Config):

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from model.chat import Message
 from model.errors import ConfigError
 from model.tokenizer import IM_END, IM_START, Tokenizer
 
+_ANSWER_HEADER = "assistant\n"
 ANSWER_SHARE = 4  # an answer is left at least this fraction (1/4) of the context, if it asks for it
 
 
@@ -33,8 +37,82 @@ def conversation_ids(messages: Sequence[Message], tokenizer: Tokenizer) -> list[
 
 def _turn_ids(message: Message, tokenizer: Tokenizer) -> list[int]:
     start, end = tokenizer.special_id(IM_START), tokenizer.special_id(IM_END)
-    words = tokenizer.encode(f"{message.role}\n{message.content}")
+    words = tokenizer.encode(turn_text(message))
     return [start, *words, end, *tokenizer.encode("\n")]
+
+
+def turn_text(message: Message) -> str:
+    """Return what stands between the special tokens of a turn; it is encoded in one piece."""
+    return f"{message.role}\n{message.content}"
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """A whole conversation as training reads it.
+
+    Args:
+        ids: of ``model.chat.render(messages, add_generation_prompt=False)``.
+        mask: True on what the model is to learn: the assistant's words and what ends its turn.
+        answer_ends: how many ids there are up to the end of each of the assistant's turns.
+    """
+
+    ids: npt.NDArray[np.uint16]
+    mask: npt.NDArray[np.bool_]
+    answer_ends: tuple[int, ...]
+
+    def fitted(self, num_ids: int) -> Lesson | None:
+        """Return the longest beginning of whole turns, the assistant's last, that fits, if any."""
+        fitting = [end for end in self.answer_ends if end <= num_ids]
+        if not fitting:
+            return None
+        end = fitting[-1]
+        return Lesson(self.ids[:end], self.mask[:end], tuple(fitting))
+
+
+class Teacher:
+    """Makes lessons of conversations, with one tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._first = [tokenizer.end_of_text_id]
+        self._start = [tokenizer.special_id(IM_START)]
+        self._after = [tokenizer.special_id(IM_END), *tokenizer.encode("\n")]
+        self._header = tokenizer.encode(_ANSWER_HEADER)
+        self._token_bytes = tokenizer.token_bytes
+
+    def lesson(self, messages: Sequence[Message], words: Sequence[npt.ArrayLike]) -> Lesson:
+        """Return the lesson of a conversation.
+
+        Args:
+            words: the ids of ``turn_text`` of each message.
+        """
+        pieces: list[npt.ArrayLike] = [self._first]
+        spans: list[tuple[int, int]] = []
+        answer_ends: list[int] = []
+        num_ids = 1
+        for message, item in zip(messages, words, strict=True):
+            own = np.asarray(item, dtype=np.uint16)
+            pieces += [self._start, own, self._after]
+            begin, num_ids = num_ids + 1, num_ids + 1 + len(own) + len(self._after)
+            if message.role == "assistant":
+                end_of_turn = begin + len(own)
+                spans.append((begin + self._num_header_ids(own), end_of_turn + 1))
+                answer_ends.append(num_ids)
+        mask = np.zeros(num_ids, dtype=np.bool_)
+        for begin, end in spans:
+            mask[begin:end] = True
+        ids = np.concatenate([np.asarray(piece, dtype=np.uint16) for piece in pieces])
+        return Lesson(ids, mask, tuple(answer_ends))
+
+    def _num_header_ids(self, words: npt.NDArray[np.uint16]) -> int:
+        """Count the ids before an answer; one that holds its first byte is part of the answer."""
+        if words[: len(self._header)].tolist() == self._header:
+            return len(self._header)
+        position = 0
+        for index, token in enumerate(words.tolist()):
+            position += len(self._token_bytes[token])
+            if position > len(_ANSWER_HEADER):
+                return index
+        return len(words)
 
 
 def fit_conversation(

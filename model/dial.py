@@ -45,11 +45,17 @@ class Recipe:
     beta2: float
 
 
-def recipe(train: TrainConfig, architecture: Architecture) -> Recipe:
-    """Return the dial's recipe with what ``train`` gives in its place."""
+def recipe(train: TrainConfig, architecture: Architecture, *, rate_scale: float = 1.0) -> Recipe:
+    """Return the dial's recipe with what ``train`` gives in its place.
+
+    Args:
+        rate_scale: the dial's learning rates are multiplied by this, given ones are not.
+    """
     batch = train.batch_tokens_per_step or batch_tokens(architecture)
     dialled = _adamw if train.optimizer == "adamw" else _muon
     implied = dialled(architecture, batch)
+    scaled = {name: rate_scale * getattr(implied, name) for name in RATES}
+    implied = dataclasses.replace(implied, **scaled)
     names = [field.name for field in dataclasses.fields(Recipe)]
     given = {name: value for name in names if (value := getattr(train, name)) is not None}
     if train.optimizer == "adamw" and train.learning_rate:
@@ -57,14 +63,20 @@ def recipe(train: TrainConfig, architecture: Architecture) -> Recipe:
     return dataclasses.replace(implied, **given)
 
 
-def resolve(train: TrainConfig, model: ModelConfig, vocab_size: int) -> TrainConfig:
+def resolve(
+    train: TrainConfig, model: ModelConfig, vocab_size: int, *, rate_scale: float = 1.0
+) -> TrainConfig:
     """Return the config with every unset value filled and its horizon in steps.
+
+    Args:
+        rate_scale: of the dial's learning rates, below 1 for a model that is trained already.
 
     Raises:
         ConfigError: more than one horizon is given.
     """
     architecture = model.architecture(vocab_size)
-    filled = train.model_copy(update=dataclasses.asdict(recipe(train, architecture)))
+    chosen = recipe(train, architecture, rate_scale=rate_scale)
+    filled = train.model_copy(update=dataclasses.asdict(chosen))
     if not any(getattr(train, name) for name in TrainConfig.HORIZONS):
         filled = filled.model_copy(update={"tokens": default_tokens(architecture)})
     return filled.with_horizon_in_steps()

@@ -98,7 +98,7 @@ def _family(derivation: Derivation) -> dict[str, Any]:
 
 def _shared_steps(manifest: Manifest, train: TrainConfig) -> int:
     """Return how many first steps two trainings of a family have in common."""
-    steps = manifest.derivation.config["train"]["steps"]
+    steps = manifest.derivation.config["train"]["steps"] or manifest.counts["steps"]
     return min(flat_steps(train.model_copy(update={"steps": steps})), flat_steps(train))
 
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Sequence
 
 from model.batch_engine import BatchEngine, Writing
+from model.chat import Message
+from model.config import Style
+from model.conversation import conversation_ids
 from model.decoder import Decoder
 from model.gpt import GPT
 from model.sampling import Sampling
@@ -17,6 +20,17 @@ from model.text_stream import TextStream
 from model.tokenizer import Tokenizer
 
 BATCH_ROWS = 16
+
+
+def prompt_ids(prompt: str, tokenizer: Tokenizer, *, style: Style) -> list[int]:
+    """Return what a model reads before it writes.
+
+    Args:
+        style: the prompt begins a text, or is a user's first message.
+    """
+    if style == "chat":
+        return conversation_ids([Message(role="user", content=prompt)], tokenizer)
+    return [tokenizer.end_of_text_id, *tokenizer.encode(prompt)]
 
 
 def generate(

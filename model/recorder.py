@@ -17,12 +17,13 @@ import torch
 
 from model.checkpoint import Checkpoints
 from model.distributed import World
-from model.generate import generate
+from model.generate import generate_batch, prompt_ids
 from model.gpt import GPT
 from model.hardware import Speedometer, device_name, peak_flops_per_second
 from model.run_config import TrainRun
+from model.sampling import Sampling
 from model.snapshot import LoopState
-from model.tokenizer import Tokenizer
+from model.tokenizer import IM_END, Tokenizer
 from model.tracker import EVENTS_NAME, EventKind, Tracker, metric_points, read_events
 
 logger = logging.getLogger(__name__)
@@ -86,21 +87,29 @@ class Recorder:
         return metrics
 
     def write_sample(self, model: GPT, tokenizer: Tokenizer, *, step: int) -> None:
-        """Let the model go on from the run's first prompt, if there is one."""
-        if not (self.world.is_main and self.run.sample_prompts):
+        """Let the model write after each of the run's prompts, all of them side by side."""
+        prompts = self.run.sample_prompts
+        if not (self.world.is_main and prompts):
             return
-        prompt = self.run.sample_prompts[0]
-        end = tokenizer.end_of_text_id
-        ids = generate(
-            model,
-            [end, *tokenizer.encode(prompt)],
-            num_tokens=SAMPLE_TOKENS,
+        sampling = Sampling(
             temperature=SAMPLE_TEMPERATURE,
             top_k=SAMPLE_TOP_K,
+            top_p=1,
+            repetition_penalty=1,
             seed=self.run.train.seed,
-            stop_ids=(end,),
         )
-        self.record("sample", step=step, prompt=prompt, text=tokenizer.decode(ids))
+        written = generate_batch(
+            model,
+            [prompt_ids(prompt, tokenizer, style=self.run.style) for prompt in prompts],
+            num_tokens=SAMPLE_TOKENS,
+            sampling=sampling,
+            stop_ids=(tokenizer.end_of_text_id, tokenizer.special_id(IM_END)),
+        )
+        samples = [
+            {"prompt": prompt, "text": tokenizer.decode(ids)}
+            for prompt, ids in zip(prompts, written, strict=True)
+        ]
+        self.record("sample", step=step, samples=samples)
 
     def summary(self, loop: LoopState, checkpoints: Checkpoints) -> Summary:
         """Return what there is to say about the finished training; on rank 0, from its events."""

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError
 
 from model.artifact import Artifact, Derivation
-from model.config import Config, MixturePart, ModelConfig, TrackingConfig
+from model.config import Config, MixturePart, ModelConfig, Style, TrackingConfig
 from model.errors import ConfigError, LLMError
 from model.store import write_synced
 from model.train_config import TrainConfig
@@ -41,7 +41,11 @@ class TrainRun(Config):
     )
     tracking: TrackingConfig = TrackingConfig()
     sample_prompts: tuple[str, ...] = Field(
-        default=(), description="the model goes on from the first of these at each validation"
+        default=(), description="what the model writes after at each validation"
+    )
+    style: Style = Field(
+        default="text",
+        description="prompts begin a text, or are what a user says to the model",
     )
     when_parent_dies: Literal["die", "go_on"] = Field(
         default="die",

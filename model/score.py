@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 
 from model.child_runs import ScoreRun, make_artifact, parse_config_path, run_child
-from model.config import Config, ScoreConfig
+from model.config import Config, ScoreConfig, Style
 from model.errors import ConfigError
 from model.evaluate import evaluate
-from model.generate import generate
+from model.generate import generate, prompt_ids
 from model.gpt import GPT
 from model.shards import ShardSet
 from model.store import Work, write_synced
@@ -46,8 +46,18 @@ class Scores(Config):
     samples: tuple[Sample, ...]
 
 
-def score(model: GPT, tokenizer: Tokenizer, shards: ShardSet, *, config: ScoreConfig) -> Scores:
+def score(
+    model: GPT,
+    tokenizer: Tokenizer,
+    shards: ShardSet,
+    *,
+    config: ScoreConfig,
+    style: Style = "text",
+) -> Scores:
     """Return what a model scores on validation rows, with sample texts.
+
+    Args:
+        style: what the prompts of the samples are.
 
     Raises:
         ConfigError: model, tokenizer and shards do not belong together.
@@ -61,17 +71,19 @@ def score(model: GPT, tokenizer: Tokenizer, shards: ShardSet, *, config: ScoreCo
         bits_per_byte=evaluation.bits_per_byte,
         num_tokens=evaluation.num_targets,
         num_bytes=evaluation.num_bytes,
-        samples=write_samples(model, tokenizer, config=config),
+        samples=write_samples(model, tokenizer, config=config, style=style),
     )
 
 
-def write_samples(model: GPT, tokenizer: Tokenizer, *, config: ScoreConfig) -> tuple[Sample, ...]:
-    """Return a text after each prompt, as a document that begins with it would go on."""
+def write_samples(
+    model: GPT, tokenizer: Tokenizer, *, config: ScoreConfig, style: Style = "text"
+) -> tuple[Sample, ...]:
+    """Return a text after each prompt: how a document that begins so goes on, or an answer."""
     samples = []
     for index, prompt in enumerate(config.prompts):
         written = generate(
             model,
-            [tokenizer.end_of_text_id, *tokenizer.encode(prompt)],
+            prompt_ids(prompt, tokenizer, style=style),
             num_tokens=config.sample_tokens,
             temperature=config.temperature,
             top_k=config.top_k,
@@ -109,8 +121,10 @@ def make_scores(config_path: Path) -> None:
         model = load_model(run.path(run.model)).to(device).eval()
         tokenizer = Tokenizer.load(run.path(run.tokenizer))
         context_tokens = model.architecture.context_tokens
-        shards = ShardSet(run.path(run.validation), context_tokens=context_tokens)
-        scores = score(model, tokenizer, shards, config=run.score)
+        shards = ShardSet(
+            run.path(run.validation), context_tokens=context_tokens, loss_on=run.loss_on
+        )
+        scores = score(model, tokenizer, shards, config=run.score, style=run.style)
         write_synced(work.path / SCORES_NAME, scores.model_dump_json(indent=1).encode())
         work.counts |= {"tokens": scores.num_tokens, "bytes": scores.num_bytes}
         work.facts |= scores.model_dump(include={"validation_loss", "bits_per_byte"})

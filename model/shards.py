@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ from model.arrow_streams import (
     view_values,
     write_stream,
 )
-from model.config import Config
+from model.config import Config, LossOn
 from model.errors import ArtifactError, ConfigError, TokenizerError
 from model.recorded_files import RecordedFiles, read_plain_manifest
 from model.rows import ROWS_FILE, RowSlices, open_rows
@@ -244,7 +244,7 @@ class ShardSet:
         *,
         context_tokens: int,
         verify: bool = True,
-        loss_on: Literal["all", "mask"] = "all",
+        loss_on: LossOn = "all",
     ) -> None:
         self.directory = directory
         self.context_tokens = context_tokens

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from model.config import RUNTIME_ONLY, Config, ModelConfig
+from model.config import RUNTIME_ONLY, Config, LossOn, ModelConfig
 from model.errors import ConfigError
 
 Precision = Literal["auto", "bfloat16", "float32"]
@@ -20,7 +20,7 @@ class TrainConfig(Config):
     What is ``None`` follows from the model: ``model.dial.resolve`` fills it.
     """
 
-    HORIZONS: ClassVar = ("tokens", "steps", "budget_minutes")
+    HORIZONS: ClassVar = ("tokens", "steps", "budget_minutes", "epochs")
 
     tokens: int | None = Field(
         default=None,
@@ -33,6 +33,12 @@ class TrainConfig(Config):
         gt=0,
         description="horizon in minutes of optimizer steps on this machine, whose speed is "
         "measured first; start, validation and checkpoints come on top",
+    )
+    epochs: float | None = Field(
+        default=None,
+        gt=0,
+        description="horizon in passes over the training rows, which are counted when they are "
+        "written; of a mixture, over those that are not pretraining text",
     )
     batch_tokens_per_step: int | None = Field(
         default=None,
@@ -100,7 +106,7 @@ class TrainConfig(Config):
         default=10, ge=0, description="skipped steps within 128 that do not stop training"
     )
     seed: int = Field(default=1, ge=0, lt=2**32, description="initialisation and order of rows")
-    loss_on: Literal["all", "mask"] = Field(
+    loss_on: LossOn = Field(
         default="all",
         description="targets that count: all tokens, or those the shards' loss_mask marks",
     )
@@ -166,10 +172,18 @@ class TrainConfig(Config):
         "is the same",
     )
 
+    def semantic(self) -> dict[str, Any]:
+        """Return what identifies a training; one without ``epochs`` keeps the key it always had."""
+        fields = super().semantic()
+        if self.epochs is None:
+            del fields["epochs"]
+        return fields
+
     def with_horizon_in_steps(self) -> Self:
         """Return this config with its horizon given as ``steps`` only.
 
-        A budget stays one: ``tasks.budget`` knows what steps it buys.
+        A budget stays one: ``tasks.budget`` knows what steps it buys. So do epochs, which the stage
+        counts when the rows are there.
 
         Raises:
             ConfigError: not exactly one horizon is given, or the batch is not.
@@ -182,7 +196,7 @@ class TrainConfig(Config):
                 found=", ".join(f"train.{name}={value}" for name, value in given.items()) or "none",
                 fix="set one of them and leave the others out",
             )
-        if self.steps or self.budget_minutes:
+        if self.steps or self.budget_minutes or self.epochs:
             return self
         steps = math.ceil((self.tokens or 0) / batch_tokens_of(self))
         return self.model_copy(update={"tokens": None, "steps": max(1, steps)})

@@ -6,6 +6,7 @@ Called by ``model.trainer``. Here it is checked that tokenizer, shards and model
 from __future__ import annotations
 
 from model.batches import BatchReader, Part
+from model.config import LossOn
 from model.distributed import World
 from model.errors import ConfigError
 from model.gpt import GPT
@@ -16,14 +17,21 @@ from model.train_config import rows_per_step
 from model.weights import load_model
 
 
-def open_shards(run: TrainRun, relative: str, tokenizer: Tokenizer) -> ShardSet:
+def open_shards(
+    run: TrainRun, relative: str, tokenizer: Tokenizer, *, loss_on: LossOn | None = None
+) -> ShardSet:
     """Return the shard set of a directory of the run.
+
+    Args:
+        loss_on: targets that count; ``None`` means those of the run.
 
     Raises:
         ConfigError: it was made with another tokenizer.
     """
     shards = ShardSet(
-        run.path(relative), context_tokens=run.model.context_tokens, loss_on=run.train.loss_on
+        run.path(relative),
+        context_tokens=run.model.context_tokens,
+        loss_on=loss_on or run.train.loss_on,
     )
     if shards.tokenizer_fingerprint != tokenizer.fingerprint:
         raise ConfigError(
@@ -52,7 +60,10 @@ def build_reader(run: TrainRun, tokenizer: Tokenizer, world: World) -> BatchRead
         )
     # Where 0 processes were asked for, there is a number now.
     spread = run.train.model_copy(update={"processes": world.size, "nodes": 1})
-    parts = [Part(open_shards(run, part.shards, tokenizer), part.weight) for part in run.mixture]
+    parts = [
+        Part(open_shards(run, part.shards, tokenizer, loss_on=part.loss_on), part.weight)
+        for part in run.mixture
+    ]
     return BatchReader(
         parts,
         seed=run.train.seed,

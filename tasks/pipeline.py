@@ -7,6 +7,7 @@ makes the same walk and knows every artifact without making any.
 from __future__ import annotations
 
 import atexit
+import copy
 import logging
 import os
 import sys
@@ -91,6 +92,12 @@ class Pipeline:
             call = Call(stage, derivation, config, self._share(stage), self.store.root)
             self._start(step, call, self.runner, self._handles(needed))
         return step.artifact
+
+    def reporting_to(self, tracking_run_id: str | None) -> Pipeline:
+        """Return this walk going on, with trainings reported to another MLflow run."""
+        other = copy.copy(self)  # the steps are one and the same
+        other.tracking_run_id = tracking_run_id
+        return other
 
     def wait(self, artifact: Artifact) -> None:
         """Return when an artifact of this walk is made; raise what its stage raised."""

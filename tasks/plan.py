@@ -7,7 +7,7 @@ consequences: a run that cannot fit is refused.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,12 @@ from tasks.download import Download
 from tasks.pipeline import Pipeline, Step, memory_bytes
 from tasks.publish_corpus import DATASET
 from tasks.tables import render
-from tasks.training_estimate import NO_PREDICTION, TrainingEstimate, estimate_trainings
+from tasks.training_estimate import (
+    NO_PREDICTION,
+    TrainingEstimate,
+    estimate_trainings,
+    uncounted_trainings,
+)
 
 # Bytes each stage leaves per byte of raw zstd parquet, measured on FineWeb-like text: filtered text
 # is compressed the same way, a token takes two bytes and 4.4 bytes of text, text shrinks to 0.66.
@@ -70,7 +75,7 @@ class Plan:
             memory = max(training.memory_bytes for training in self.trainings)
             lines[1] += f", training about {_size(memory)} and activations"
             lines += [_training_text(training) for training in self.trainings]
-            if not all(training.prediction for training in self.trainings):
+            if not all(item.prediction for item in self.trainings if item.is_first):
                 lines.append(NO_PREDICTION)
         if len(self.trainings) > 1:
             lines.append(_total_text(self.trainings))
@@ -120,7 +125,7 @@ def make_plan(pipeline: Pipeline, *, vocab_size: int, notes: Sequence[str] = ())
         + sum(training.disk_bytes for training in trainings),
         data_memory_bytes=memory_bytes(pipeline.run),
         trainings=trainings,
-        notes=tuple(notes),
+        notes=(*uncounted_trainings(steps, pipeline.store), *notes),
     )
 
 
@@ -145,13 +150,15 @@ def by_stage(steps: Iterable[Step]) -> dict[str, list[Step]]:
 
 def settings_text(config: Config) -> str:
     """Return a resolved config as one ``group.field = value`` line per field."""
-    lines = []
+    return "\n".join(_setting_lines(config, prefix=""))
+
+
+def _setting_lines(config: Config, *, prefix: str) -> Iterator[str]:
     for name, value in config:
         if isinstance(value, Config):
-            lines += [f"{name}.{field} = {item!r}" for field, item in value]
+            yield from _setting_lines(value, prefix=f"{prefix}{name}.")
         else:
-            lines.append(f"{name} = {value!r}")
-    return "\n".join(lines)
+            yield f"{prefix}{name} = {value!r}"
 
 
 def _depends_on(steps: list[Step], walk: tuple[Step, ...]) -> str:

@@ -23,6 +23,7 @@ from model.registry import DIGEST_TAG, VALIDATION_TAG
 from model.store import ArtifactStore
 from tasks.config import PINNED_SCORES, RegistryConfig
 from tasks.lineage import find_input
+from tasks.read_chats import chat_validation_digest
 from tasks.tracking import TRAINING_RUN_TAG, TrackedPipeline
 from tasks.tracking_flavour import write_flavour
 from tasks.tracking_store import KEY_TAG, RunStore
@@ -90,10 +91,19 @@ def version_tags(
             for score in PINNED_SCORES
             if score.name in scores.facts
         }
-        validation = find_input(scores, "select_validation", store)
-        if validation:
-            tags[VALIDATION_TAG] = validation.content_digest
+        digest = validation_digest(scores, store)
+        if digest:
+            tags[VALIDATION_TAG] = digest
     return tags
+
+
+def validation_digest(scores: Manifest, store: ArtifactStore) -> str | None:
+    """Return what identifies the documents, or the conversations, that a model was scored on."""
+    for shards in scores.derivation.inputs.get("validation", ()):
+        if shards.stage == "write_chat_shards":
+            return chat_validation_digest(store.read_manifest(shards), store)
+    validation = find_input(scores, "select_validation", store)
+    return validation and validation.content_digest
 
 
 def _register(

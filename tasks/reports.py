@@ -65,7 +65,7 @@ def report_data(tracked: TrackedPipeline, manifests: Iterable[Manifest]) -> Funn
     found = funnel(manifests)
     tracked.record_data(manifests)
     tracked.record_table(found.as_rows(), "corpus_funnel.json")
-    if _in_prefect_run():
+    if in_prefect_run():
         create_table_artifact(
             found.as_rows(),
             key="corpus-funnel",
@@ -80,7 +80,7 @@ def report_page(tracked: TrackedPipeline, report: Artifact, store: ArtifactStore
     path = page_path(report, store)
     tracked.record_bytes(path.read_bytes(), PAGE)
     logger.info("corpus report: %s", path)
-    if _in_prefect_run():
+    if in_prefect_run():
         found = read_corpus_report(path.with_name(DATA))
         create_link_artifact(path.as_uri(), link_text="corpus report", key="corpus-report-page")
         create_markdown_artifact(
@@ -105,7 +105,7 @@ def corpus_markdown(report: Report, *, path: Path, mlflow_url: str | None) -> st
         "|---|---|---:|---:|",
     ]
     lines += [
-        f"| {_plain(line.stage)} | {_plain(line.what)} | {line.documents:,} "
+        f"| {plain_text(line.stage)} | {plain_text(line.what)} | {line.documents:,} "
         f"| {line.percent:.1f} % |"
         for line in report.funnel
     ]
@@ -123,7 +123,7 @@ def report_published(tracked: TrackedPipeline, published: Artifact, store: Artif
     card = (folder / CARD).read_text(encoding="utf-8")
     tracked.record_text(card, "dataset_card.md")
     logger.info('published corpus: %s, for datasets.load_dataset("%s")', folder, folder)
-    if _in_prefect_run():
+    if in_prefect_run():
         create_link_artifact(folder.as_uri(), link_text="published corpus", key="published-corpus")
 
 
@@ -132,7 +132,7 @@ def report_training(tracked: TrackedPipeline, trained: Artifact, store: Artifact
     tracked.complete_training(trained, store)
     picture = loss_picture(read_events(store.path(trained) / EVENTS_NAME))
     tracked.record_bytes(picture, "loss.png")
-    if _in_prefect_run():
+    if in_prefect_run():
         # The address holds the picture itself: nothing else serves it to a browser, and Prefect
         # cuts such addresses out of markdown.
         address = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
@@ -142,7 +142,7 @@ def report_training(tracked: TrackedPipeline, trained: Artifact, store: Artifact
 def report_samples(tracked: TrackedPipeline, samples: Sequence[Sample]) -> None:
     """Report texts a model wrote."""
     tracked.record_text(samples_text(samples), "samples.txt")
-    if _in_prefect_run():
+    if in_prefect_run():
         text = samples_markdown(samples)
         create_markdown_artifact(text, key="samples", description="texts the model wrote")
 
@@ -180,7 +180,7 @@ def report_summary(
 
 def report_mlflow_run(tracked: TrackedPipeline) -> None:
     """Show where MLflow has this run."""
-    if tracked.run_id is None or not _in_prefect_run():
+    if tracked.run_id is None or not in_prefect_run():
         return
     if tracked.url:
         create_link_artifact(tracked.url, link_text="run in MLflow", key="mlflow-run")
@@ -188,7 +188,8 @@ def report_mlflow_run(tracked: TrackedPipeline) -> None:
         create_markdown_artifact(mlflow_markdown(tracked.address, tracked.run_id), key="mlflow-run")
 
 
-def _in_prefect_run() -> bool:
+def in_prefect_run() -> bool:
+    """Say whether a flow or a task runs, to which artifacts of Prefect can belong."""
     return bool(FlowRunContext.get() or TaskRunContext.get())
 
 
@@ -209,10 +210,10 @@ def samples_text(samples: Sequence[Sample]) -> str:
 
 def samples_markdown(samples: Sequence[Sample]) -> str:
     """Return texts with their prompts in bold; what the model wrote is never taken for markup."""
-    return "\n".join(f"**{_plain(item.prompt)}**{_plain(item.text)}\n" for item in samples)
+    return "\n".join(f"**{plain_text(item.prompt)}**{plain_text(item.text)}\n" for item in samples)
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Return text that markdown shows as it is."""
     escaped = "".join(f"\\{char}" if char in "\\`*_{}[]<>()#+-.!|~&$" else char for char in text)
     return "<br>".join(escaped.splitlines())

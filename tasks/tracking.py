@@ -172,11 +172,19 @@ class TrackedPipeline:
         )
 
     def _open(
-        self, *, experiment: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]
+        self,
+        *,
+        experiment: str,
+        name: str,
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        parent_run_id: str | None,
     ) -> None:
         try:
             self._runs = RunStore.open(self.uri, experiment=experiment)
-            self.run_id = self._runs.create_run(name, params=params, tags=tags)
+            self.run_id = self._runs.create_run(
+                name, params=params, tags=tags, parent_run_id=parent_run_id
+            )
             self._stop_metrics = self._runs.start_system_metrics(self.run_id).finish
         except STORE_ERRORS as exc:
             self._warn("opening a run", exc)
@@ -202,6 +210,7 @@ def pipeline_run(
     config: BaseModel,
     flow: str,
     tags: Mapping[str, str] | None = None,
+    parent_run_id: str | None = None,
 ) -> Iterator[TrackedPipeline]:
     """Open the MLflow run of a pipeline run, and close it with the status of what happened.
 
@@ -209,6 +218,7 @@ def pipeline_run(
         config: resolved; logged as parameters and as ``config.json``.
         flow: name of the flow.
         tags: more tags than those every run has.
+        parent_run_id: of the run that this one is a part of.
     """
     tracked = TrackedPipeline(tracking_uri())
     plain = config.model_dump(mode="json")
@@ -222,7 +232,11 @@ def pipeline_run(
     }
     every = {key: str(value) for key, value in (given | prefect_tags()).items() if value}
     tracked._open(
-        experiment=experiment, name=name, params=flatten(plain), tags={**every, **(tags or {})}
+        experiment=experiment,
+        name=name,
+        params=flatten(plain),
+        tags={**every, **(tags or {})},
+        parent_run_id=parent_run_id,
     )
     tracked.record_text(config.model_dump_json(indent=1), "config.json")
     try:

@@ -34,6 +34,7 @@ FINAL_METRICS = (
     "validation/bits_per_byte",
     "perf/tokens_per_second",
 )
+SAMPLES_NAME = "samples.json"
 CHECKPOINT_WEIGHTS = re.compile(r"checkpoints/step-(\d+)/model\.safetensors")
 
 
@@ -112,6 +113,9 @@ def complete_training(
     )
     replay(directory / EVENTS_NAME, uri=runs.uri, run_id=run_id)
     _link_checkpoints(runs, run_id, manifest, events)
+    samples = sample_rows(events)
+    if samples:
+        runs.log_table(run_id, samples, SAMPLES_NAME)
     runs.log_data_sets(run_id, training_data(manifest))
     runs.set_tags(run_id, circumstances(events) | {DIGEST_TAG: manifest.content_digest})
     runs.end_run(run_id, "FINISHED", end_seconds=events[-1]["time"])
@@ -148,6 +152,16 @@ def _link_checkpoints(
 def model_name(text: str) -> str:
     """Return a text as the name of a logged model, which takes few punctuation marks."""
     return re.sub(r"[^\w-]", "-", text)
+
+
+def sample_rows(events: Iterable[Event]) -> list[dict[str, str | int]]:
+    """Return what the model wrote at each validation, one row for each prompt and step."""
+    return [
+        {"step": event["step"], "prompt": item["prompt"], "text": item["text"]}
+        for event in events
+        if event["kind"] == "sample"
+        for item in event.get("samples", ())
+    ]
 
 
 def final_metrics(events: Iterable[Event]) -> dict[str, float]:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
-from model.artifact import Artifact
+from model.artifact import MANIFEST_NAME, Artifact, Derivation
 from model.config import (
     RUNTIME_ONLY,
     Config,
     MixturePart,
     ModelConfig,
+    Style,
 )
 from model.errors import ConfigError
 from model.run_config import TrainRun
-from model.store import Work
-from model.train_config import TrainConfig
+from model.store import ArtifactStore, Work
+from model.train_config import TrainConfig, batch_tokens_of
 from tasks.child import Child
 from tasks.launchers import choose_launcher
 from tasks.progress import TrainingProgress
@@ -29,37 +31,113 @@ STEP_VERSION = 1
 
 
 class TrainModel(Config):
-    """One training, and where it reports to."""
+    """One training, and where it reports to.
+
+    Args:
+        mixture_weights: of the training inputs in their order; () = equal.
+        repeats: instead of those, how often an epoch reads each training input.
+        pretraining_frac: share of rows from the inputs in the role ``pretraining``.
+    """
 
     model: ModelConfig
     train: TrainConfig
-    mixture_weights: tuple[float, ...] = ()  # of the training inputs in their order; () = equal
+    mixture_weights: tuple[float, ...] = ()
+    repeats: tuple[float, ...] = ()
+    pretraining_frac: float = 0.0
+    style: Annotated[Style, RUNTIME_ONLY] = "text"
     sample_prompts: Annotated[tuple[str, ...], RUNTIME_ONLY] = ()
     tracking_parent: Annotated[str | None, RUNTIME_ONLY] = None
 
+    def semantic(self) -> dict[str, Any]:
+        """Return what identifies a training; one on text alone keeps the key it always had."""
+        fields = super().semantic()
+        if not self.repeats:
+            del fields["repeats"]
+        if not self.pretraining_frac:
+            del fields["pretraining_frac"]
+        return fields
+
 
 def build(work: Work, config: TrainModel, share: Share) -> None:  # noqa: ARG001
-    """Run the training process to its end."""
-    child = Child(work, _run_config(work, config))
+    """Run the training process to its end.
+
+    Inputs: ``tokenizer``, ``validation``, ``training`` shards, any number of them; and where a
+    model is trained further ``init_from``, and shards of its ``pretraining`` text, of which all
+    targets count.
+    """
+    num_steps = count_steps(config, work.derivation, work.store)
+    assert num_steps, "the shards are written"
+    child = Child(work, _run_config(work, config, num_steps=num_steps))
     launcher = choose_launcher(config.train)
-    assert config.train.steps
-    with TrainingProgress(work.path / "events.jsonl", num_steps=config.train.steps) as progress:
+    with TrainingProgress(work.path / "events.jsonl", num_steps=num_steps) as progress:
         launcher.run(child, watch=progress.update)
 
 
-def _run_config(work: Work, config: TrainModel) -> TrainRun:
-    (tokenizer,) = work.derivation.inputs["tokenizer"]
-    (validation,) = work.derivation.inputs["validation"]
+def count_steps(config: TrainModel, derivation: Derivation, store: ArtifactStore) -> int | None:
+    """Return the horizon in steps; ``None`` if it is in epochs of rows that are not written yet."""
+    train = config.train
+    if train.epochs is None:
+        return train.steps
+    training = derivation.inputs["training"]
+    if not all((store.path(item) / MANIFEST_NAME).exists() for item in training):
+        return None
+    rows = _rows_per_epoch(config, training, store)
+    num_rows = train.epochs * sum(rows) / (1 - config.pretraining_frac)
+    return max(1, math.ceil(num_rows * config.model.context_tokens / batch_tokens_of(train)))
+
+
+def _rows_per_epoch(
+    config: TrainModel, training: Sequence[Artifact], store: ArtifactStore
+) -> list[float]:
+    """Return how many rows of each training input an epoch reads."""
+    repeats = config.repeats or (1.0,) * len(training)
+    _require_one_each(repeats, training, where="repeats")
+    return [
+        times * store.read_manifest(item).counts["num_rows"]
+        for times, item in zip(repeats, training, strict=True)
+    ]
+
+
+def _run_config(work: Work, config: TrainModel, *, num_steps: int) -> TrainRun:
+    inputs = work.derivation.inputs
+    (tokenizer,) = inputs["tokenizer"]
+    (validation,) = inputs["validation"]
+    base = next(iter(inputs.get("init_from", ())), None)
     return TrainRun(
         data_root=str(work.store.root),
         derivation=work.derivation,
         model=config.model,
-        train=config.train,
+        train=config.train.model_copy(update={"steps": num_steps, "epochs": None}),
         tokenizer=tokenizer.relative_path,
-        mixture=mixture_of(work.derivation.inputs["training"], config.mixture_weights),
+        mixture=mixture(work, config),
         validation=validation.relative_path,
+        init_from=base and f"{base.relative_path}/model",
+        style=config.style,
         tracking=training_run(work.derivation, parent_run_id=config.tracking_parent),
         sample_prompts=config.sample_prompts,
+    )
+
+
+def mixture(work: Work, config: TrainModel) -> tuple[MixturePart, ...]:
+    """Return all shard sets with their shares of the rows."""
+    inputs = work.derivation.inputs
+    training = inputs["training"]
+    weights = config.mixture_weights
+    if config.repeats:
+        weights = tuple(_rows_per_epoch(config, training, work.store))
+    parts = mixture_of(training, weights)
+    if not config.pretraining_frac:
+        return parts
+    texts = inputs["pretraining"]
+    rows = [work.store.read_manifest(item).counts["num_rows"] for item in texts]
+    share = config.pretraining_frac / (1 - config.pretraining_frac)
+    total = share * sum(part.weight for part in parts)
+    return (
+        *parts,
+        *(
+            MixturePart(shards=item.relative_path, weight=total * number / sum(rows), loss_on="all")
+            for item, number in zip(texts, rows, strict=True)
+        ),
     )
 
 
@@ -69,18 +147,25 @@ def mixture_of(training: Sequence[Artifact], weights: Sequence[float]) -> tuple[
     Raises:
         ConfigError: there is not one weight for each shard set.
     """
-    if weights and len(weights) != len(training):
-        raise ConfigError(
-            "every shard set of a mixture needs a weight",
-            expected=f"{len(training)} weights, or none for equal ones",
-            found=f"{len(weights)}: {', '.join(map(str, weights))}",
-            where="mixture_weights",
-            fix="give one weight for each input of train_model in the role training",
-        )
+    if weights:
+        _require_one_each(weights, training, where="mixture_weights")
     return tuple(
         MixturePart(shards=item.relative_path, weight=weight)
         for item, weight in zip(training, weights or [1.0] * len(training), strict=True)
     )
+
+
+def _require_one_each(
+    weights: Sequence[float], training: Sequence[Artifact], *, where: str
+) -> None:
+    if len(weights) != len(training):
+        raise ConfigError(
+            "every shard set of a mixture needs a weight",
+            expected=f"{len(training)} weights, or none for equal ones",
+            found=f"{len(weights)}: {', '.join(map(str, weights))}",
+            where=where,
+            fix="give one weight for each input of train_model in the role training",
+        )
 
 
 train_model = Stage("train_model", version=STEP_VERSION, build=build, scope="child", resume=True)

@@ -14,7 +14,7 @@ from model.store import ArtifactStore
 from model.train_config import batch_tokens_of
 from tasks.pipeline import Step
 from tasks.speed import tokens_per_second
-from tasks.train_model import TrainModel
+from tasks.train_model import TrainModel, count_steps
 
 TRAINING_BYTES_PER_PARAM = 16  # fp32 weights, gradients and two AdamW moments
 CHECKPOINT_BYTES_PER_PARAM = 12  # weights and moments
@@ -40,6 +40,7 @@ class TrainingEstimate:
     memory_bytes: int
     disk_bytes: int
     dollars_per_hour: float
+    is_first: bool  # not of a model that was trained before, whose score nothing here predicts
     prediction: Prediction | None
 
     @property
@@ -56,19 +57,32 @@ class TrainingEstimate:
 def estimate_trainings(
     steps: Sequence[Step], store: ArtifactStore, *, vocab_size: int, dollars_per_hour: float
 ) -> tuple[TrainingEstimate, ...]:
-    """Return an estimate for each training that a walk has yet to run."""
+    """Return an estimate for each training that a walk has yet to run, if its steps are known."""
     return tuple(
         _estimate(
             step,
             step.config,
             store,
+            num_steps=num_steps,
             vocab_size=vocab_size,
             bytes_per_token=_bytes_per_token(steps),
             dollars_per_hour=dollars_per_hour,
         )
         for step in steps
         if isinstance(step.config, TrainModel) and step.status.state != "complete"
+        if (num_steps := count_steps(step.config, step.derivation, store))
     )
+
+
+def uncounted_trainings(steps: Sequence[Step], store: ArtifactStore) -> list[str]:
+    """Return a line for each training whose epochs are of rows that are not written yet."""
+    return [
+        f"training {step.artifact.name}: {step.config.train.epochs:g} epochs of rows that are "
+        "counted when they are written"
+        for step in steps
+        if isinstance(step.config, TrainModel) and step.status.state != "complete"
+        if count_steps(step.config, step.derivation, store) is None
+    ]
 
 
 def _estimate(
@@ -76,16 +90,17 @@ def _estimate(
     config: TrainModel,
     store: ArtifactStore,
     *,
+    num_steps: int,
     vocab_size: int,
     bytes_per_token: float,
     dollars_per_hour: float,
 ) -> TrainingEstimate:
     network = config.model.architecture(vocab_size)
     num_params = network.num_params()
-    num_tokens = (config.train.steps or 0) * batch_tokens_of(config.train)
+    num_tokens = num_steps * batch_tokens_of(config.train)
     flops = float(num_tokens) * network.flops_per_token()
     rate, source = tokens_per_second(config, vocab_size=vocab_size, store=store)
-    fitted = newest_fit(step.derivation.inputs["validation"], store)
+    is_first = "init_from" not in step.derivation.inputs
     copies = config.train.keep_checkpoints + 1
     return TrainingEstimate(
         artifact=step.artifact,
@@ -98,14 +113,22 @@ def _estimate(
         disk_bytes=(copies * CHECKPOINT_BYTES_PER_PARAM + WEIGHT_COPIES * WEIGHT_BYTES)
         * num_params,
         dollars_per_hour=dollars_per_hour,
-        prediction=(fitted and fitted[1].predict(flops, source=f"fitted, {fitted[0].name}"))
+        is_first=is_first,
+        prediction=_fitted_prediction(step, store, flops=flops)
         or stated_prediction(
             num_params=num_params,
             num_tokens=num_tokens,
             vocab_size=vocab_size,
             bytes_per_token=bytes_per_token,
-        ),
+        )
+        if is_first
+        else None,
     )
+
+
+def _fitted_prediction(step: Step, store: ArtifactStore, *, flops: float) -> Prediction | None:
+    fitted = newest_fit(step.derivation.inputs["validation"], store)
+    return fitted and fitted[1].predict(flops, source=f"fitted, {fitted[0].name}")
 
 
 def newest_fit(

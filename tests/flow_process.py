@@ -30,6 +30,18 @@ SMALL = {
     "train.validate_every_steps": 6,
     "train.checkpoint_every_steps": 4,
     "score.sample_tokens": 8,
+    "then_finetune": "false",
+}
+# What the flow finetune, and a pretraining that goes on with it, needs beside.
+SMALL_CHAT = {
+    "chat.kind": "sets",
+    "chat.held_out_frac": 0.1,
+    "finetune.train.steps": 12,
+    "finetune.train.batch_tokens_per_step": 512,
+    "finetune.train.micro_batch_rows": 4,
+    "finetune.train.validate_every_steps": 6,
+    "finetune.train.checkpoint_every_steps": 4,
+    "finetune.talk.answer_tokens": 8,
 }
 
 
@@ -65,9 +77,10 @@ def command(flow: str, *arguments: str, preset: str = "demo", **settings: object
     """Return the command line of a flow; settings are ``group__field=value``."""
     small = SMALL if preset == "demo" else {}
     left_out = {
-        "prepare": ("train.", "score."),
-        "publish": ("train.", "score."),
-        "sweep": ("train.steps", "score."),
+        "prepare": ("train.", "score.", "then_finetune"),
+        "publish": ("train.", "score.", "then_finetune"),
+        "sweep": ("train.steps", "score.", "then_finetune"),
+        "finetune": ("then_finetune",),
     }
     small = {  # settings the flow does not have
         name: value for name, value in small.items() if not name.startswith(left_out.get(flow, ()))

@@ -22,6 +22,7 @@ GROUND = {"model", "tasks", "flows", "tasks.config"} | {
         "store",
         "tokenizer",
         "chat",
+        "conversation",
         "shards",
         "rows",
         "recorded_files",

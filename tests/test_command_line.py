@@ -9,13 +9,13 @@ import pytest
 
 from flows.command_line import parse_settings, run_command
 from flows.presets import PrepareConfig, PretrainConfig
-from flows.pretrain import pretrain, pretrain_model
+from flows.pretrain import pretrain, pretrain_models
 from model.errors import ConfigError
 from tests.flow_process import ROOT, Home, command
 
 
 def run(*arguments: str) -> None:
-    run_command(pretrain, PretrainConfig, pretrain_model, arguments)
+    run_command(pretrain, PretrainConfig, pretrain_models, arguments)
 
 
 @pytest.fixture
@@ -33,7 +33,17 @@ def test_settings_are_json_or_text() -> None:
     }
 
 
-@pytest.mark.parametrize("setting", ["train.steps", "steps=3", "train.=3"])
+def test_settings_of_groups_within_groups_and_of_none() -> None:
+    settings = ["finetune.train.steps=9", "finetune.base=x", "then_finetune=false"]
+    assert parse_settings(settings, alone=["then_finetune"]) == {
+        "finetune": {"train": {"steps": 9}, "base": "x"},
+        "then_finetune": False,
+    }
+
+
+@pytest.mark.parametrize(
+    "setting", ["train.steps", "steps=3", "train.=3", ".steps=3", "finetune..steps=3"]
+)
 def test_setting_of_another_form_says_which_form(setting: str) -> None:
     with pytest.raises(ConfigError, match=r"group\.field=value"):
         parse_settings([setting])
@@ -56,6 +66,8 @@ def test_dry_run_prints_settings_and_plan_and_runs_nothing(
         (["train.stepz=3"], "the nearest is 'train.steps'"),
         (["train.steps=3", "train.tokens=9"], "exactly one horizon"),
         (["source.kind=local", "source.path=no/such/folder"], "no/such/folder"),
+        (["chat.kind=sets", 'chat.sets={"mine": "no/such/chats.jsonl"}'], "chat set mine"),
+        (["finetune.base=train_model/base-0123"], "no finetune.base"),
     ],
 )
 @pytest.mark.usefixtures("data")

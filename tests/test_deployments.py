@@ -48,6 +48,8 @@ def test_deployments_are_the_documented_ones() -> None:
         "publish/sample",
         "sweep/ladder",
         "promote/model",
+        "finetune/chat",
+        "finetune/demo",
         *(f"pretrain/{preset}" for preset in PRESETS),
     }
     assert len(ITEMS) == len(names)
@@ -67,7 +69,7 @@ def test_deployment_is_valid_for_its_flow(item: dict[str, Any]) -> None:
     assert DeploymentConfig.model_validate(item).entrypoint == item["entrypoint"]
     parameters = flow_of(item).validate_parameters(item["parameters"])
     preset = parameters.get("preset", item["name"])
-    assert preset == {"ladder": "sample"}.get(item["name"], item["name"])
+    assert preset == {"ladder": "sample", "chat": "full"}.get(item["name"], item["name"])
     assert item["work_pool"]["name"] == POOL
 
 
@@ -82,7 +84,11 @@ def test_training_runs_one_at_a_time_and_the_next_waits(item: dict[str, Any]) ->
 
 def test_only_what_needs_a_gpu_waits_in_the_gpu_queue() -> None:
     queues = {item["name"]: item["work_pool"]["work_queue_name"] for item in ITEMS}
-    assert {name for name, queue in queues.items() if queue == "gpu"} == {"gpu-hour", "full"}
+    assert {name for name, queue in queues.items() if queue == "gpu"} == {
+        "gpu-hour",
+        "full",
+        "chat",
+    }
     assert set(queues.values()) == {"gpu", "default"}
 
 

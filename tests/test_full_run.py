@@ -71,6 +71,7 @@ def test_full_run_links_its_artifacts_with_the_tables_users_query(finished: Home
     ]  # fmt: skip
     assert (next(run.glob("train_model/*/model")) / "model.safetensors").exists()
     assert json.loads((run / "config.json").read_text())["train"]["steps"] == 12
+    assert not (run / "read_chats").exists()
 
 
 def test_full_run_counts_add_up_from_stage_to_stage(finished: Home) -> None:

@@ -43,6 +43,15 @@ SMALL = {  # one shrunken pretraining: seconds instead of minutes
     "validation": {"num_documents": 40},
     "tokenizer": {"vocab_size": 512},
     "train": {"steps": 6},
+    "then_finetune": False,
+}
+SMALL_CHAT = {  # one shrunken fine-tuning of that base model
+    **{name: value for name, value in SMALL.items() if name != "then_finetune"},
+    "chat": {"demo_conversations": 300, "max_held_out": 40},
+    "finetune": {
+        "train": {"steps": 4, "validate_every_steps": 2},
+        "talk": {"turns": ["Hello!"], "answer_tokens": 8},
+    },
 }
 SMALL_FULL = {  # preset `full` where only amounts differ
     "validation": {"num_documents": 40},
@@ -58,6 +67,7 @@ SMALL_FULL = {  # preset `full` where only amounts differ
     },
     "score": {"validation_tokens": 2048, "sample_tokens": 8},
     "run": {"workers": 2},
+    "then_finetune": False,
 }
 
 
@@ -199,7 +209,9 @@ def ask(url: str, body: dict[str, Any] | None = None) -> Any:
 @pytest.mark.slow
 def test_stack_serves_every_deployment(stack: RunningStack) -> None:
     found = ask(f"{stack.addresses.prefect_api}/deployments/filter", {})
-    assert {item["name"] for item in found} == {"demo", "sample", "gpu-hour", "full"}
+    assert {item["name"] for item in found} == {
+        "demo", "sample", "gpu-hour", "full", "chat", "ladder", "model",
+    }  # fmt: skip
     limits = {item["name"]: item["global_concurrency_limit"] for item in found if item["tags"]}
     assert limits["demo"]["limit"] == 1
 
@@ -209,6 +221,13 @@ def test_stack_serves_every_deployment(stack: RunningStack) -> None:
 def test_deployment_run_ends_completed_and_is_in_mlflow(stack: RunningStack) -> None:
     stack.run_deployment("pretrain/demo", SMALL)
     assert_tracked(stack, model="demo-base")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_finetune_deployment_registers_a_chat_model(stack: RunningStack) -> None:
+    stack.run_deployment("finetune/demo", SMALL_CHAT)
+    assert_tracked(stack, model="demo-chat")
 
 
 @pytest.mark.slow

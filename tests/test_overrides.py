@@ -11,6 +11,7 @@ from flows.overrides import all_optional, groups_of, resolve
 from flows.presets import PRESETS, PrepareConfig, PretrainConfig
 from model.errors import ConfigError
 from model.train_config import TrainConfig
+from tasks.config import FinetuneConfig
 
 
 def resolved(preset: str, **groups: Any) -> PretrainConfig:
@@ -71,6 +72,26 @@ def test_resolve_full_is_ten_billion_tokens_at_1024_context() -> None:
         ),
         ({"source": {"kind": "local"}}, r"(?s)needs a path.*source.kind and source.path"),
         ({"tokenizer": {"vocab_size": 70_000}}, r"(?s)tokenizer.vocab_size cannot be 70000.*65536"),
+        (
+            {"finetune": {"train": {"stepz": 1}}},
+            "unknown setting 'finetune.train.stepz'; the nearest is 'finetune.train.steps'",
+        ),
+        ({"finetune": {"train": 3}}, "finetune.train is a group of settings"),
+        ({"then_finetun": True}, "the nearest is 'then_finetune'"),
+        (
+            {"finetune": {"train": {"batch_tokens_per_step": 1_000}}},
+            "whole number of rows",
+        ),
+        ({"chat": {"kind": "sets", "sets": {}}}, r"(?s)no chat sets.*chat\.sets"),
+        ({"chat": {"kind": "sets", "sets": {"a/b": "x"}}}, "cannot be that of a directory"),
+        (
+            {"chat": {"kind": "sets", "sets": {"mine": "x"}, "weights": {"nine": 2}}},
+            "the nearest is 'chat.weights.mine'",
+        ),
+        (
+            {"chat": {"kind": "sets", "sets": {"mine": "x"}, "weights": {"mine": -1}}},
+            "cannot be read less than never",
+        ),
         ({"model": {"size": "7b"}}, r"(?s)model.size cannot be '7b'.*'135m'"),
     ],
 )
@@ -78,6 +99,46 @@ def test_resolve_bad_setting_says_what_to_do(groups: dict[str, Any], words: str)
     with pytest.raises(ConfigError, match=words) as caught:
         resolved("demo", **groups)
     assert caught.value.fix
+
+
+def test_resolve_setting_of_a_group_within_a_group() -> None:
+    plain = {"train": {"steps": 7, "learning_rate": 0.5}, "registry": {"alias": "next"}}
+    twin = all_optional(FinetuneConfig).model_validate(plain)
+    for given in (plain, twin):
+        finetune = resolved("demo", finetune=given).finetune
+        assert (finetune.train.steps, finetune.train.epochs) == (7, None)
+        assert finetune.train.learning_rate == 0.5  # the user's, not scaled
+        assert finetune.train.micro_batch_rows == 16  # the preset's
+        assert (finetune.registry.name, finetune.registry.alias) == ("demo-chat", "next")
+    assert resolved("demo", finetune=plain).train == resolved("demo").train
+
+
+def test_resolve_finetune_takes_a_share_of_the_rates_of_pretraining() -> None:
+    config = resolved("demo", finetune={"rate_scale": 0.25, "train": {"head_learning_rate": 0.1}})
+    train = config.finetune.train
+    assert train.learning_rate == pytest.approx(0.25 * (config.train.learning_rate or 0))
+    assert train.embedding_learning_rate == pytest.approx(
+        0.25 * (config.train.embedding_learning_rate or 0)
+    )
+    assert train.head_learning_rate == 0.1
+    assert train.weight_decay == config.train.weight_decay
+
+
+def test_resolve_setting_without_a_group() -> None:
+    assert resolved("demo").then_finetune
+    assert not resolved("demo", then_finetune=False).then_finetune
+    assert resolved("demo", then_finetune=None).then_finetune
+    assert not resolved("sample").then_finetune
+    with pytest.raises(ConfigError, match="then_finetune cannot be 'perhaps'"):
+        resolved("demo", then_finetune="perhaps")
+
+
+def test_resolve_other_chat_sets_do_not_inherit_weights() -> None:
+    chat = resolved("full", chat={"sets": {"mine": "chats.jsonl"}}).chat
+    assert chat.weights == {}
+    assert resolved("full").chat.weights == {"everyday": 3.0}
+    named = resolved("full", chat={"sets": {"mine": "x.jsonl"}, "weights": {"mine": 2}}).chat
+    assert named.weights == {"mine": 2.0}
 
 
 def test_resolve_unknown_preset_names_the_nearest() -> None:

@@ -1,111 +1,32 @@
-"""Where evaluation sets lie: parquet files here, or on the hub at a pinned commit."""
+"""Evaluation sets: parquet files here, or on the hub at a pinned commit."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from model.config import Config
-from model.errors import ConfigError, DownloadError, SourceError
-from tasks.config import SourceConfig
+from tasks.corpus import data_sets
+from tasks.corpus.data_sets import ListedSet, Purpose
 from tasks.corpus.evaluation_items import EvaluationFile
-from tasks.corpus.sources import SourceFile, list_files, original_file
 
-HUB_PREFIX = "hub:"
-_HUB_SET = re.compile(r"hub:(?P<repo>[^@:]+/[^@:]+)@(?P<revision>[0-9a-f]{40}):(?P<files>.+)")
-
-
-class EvaluationSet(Config):
-    """Where one set lies, and its files as they were listed."""
-
-    source: SourceConfig
-    files: tuple[SourceFile, ...]
-
-    @property
-    def digests(self) -> list[str]:
-        """What identifies the content: digests of files here, or commit and path on the hub."""
-        return [file.digest for file in self.files]
+EvaluationSet = ListedSet
+PURPOSE = Purpose(
+    noun="evaluation set",
+    setting="decontamination.sets",
+    suffixes=(".parquet",),
+    needs_commit=True,
+)
 
 
 def list_sets(sets: Mapping[str, str], *, cache: Path) -> dict[str, EvaluationSet]:
-    """Return the files of each set, in the order of their names.
-
-    Args:
-        sets: name -> address, as in ``decontamination.sets``.
-        cache: folder for what need not be asked or hashed twice.
-
-    Raises:
-        SourceError: a set has no file.
-        DownloadError: the hub refused, or cannot be reached and was never asked before.
-        ConfigError: a hub address names no commit.
-    """
-    return {name: _list_set(name, place, cache=cache) for name, place in sorted(sets.items())}
+    """Return the files of each set; errors are those of ``data_sets.list_sets``."""
+    return data_sets.list_sets(sets, purpose=PURPOSE, cache=cache)
 
 
 def evaluation_files(sets: Mapping[str, EvaluationSet], *, downloads: Path) -> list[EvaluationFile]:
     """Return the files of all sets, in the order of their names; those of the hub are fetched.
 
-    Args:
-        downloads: folder that keeps what arrived, for the next call to go on.
-
-    Raises:
-        SourceError: a file is not the one that was listed.
-        DownloadError: the hub does not give it.
+    Args and errors are those of ``data_sets.set_files``.
     """
-    listed = [
-        (name, evaluation_set.source, file)
-        for name, evaluation_set in sorted(sets.items())
-        for file in evaluation_set.files
-    ]
-    return [
-        EvaluationFile(name, original_file(source, file, downloads=downloads / str(number)))
-        for number, (name, source, file) in enumerate(listed)
-    ]
-
-
-def _list_set(name: str, address: str, *, cache: Path) -> EvaluationSet:
-    source = _source(address)
-    try:
-        files = list_files(source, data_seed=0, cache=cache)
-    except DownloadError:
-        raise
-    except SourceError as error:
-        raise _unusable(
-            name, error.problem, expected=error.expected, found=error.found, where=error.where
-        ) from error
-    parquet = tuple(file for file in files if file.path.endswith(".parquet"))
-    if not parquet:
-        found = ", ".join(file.path for file in files[:4])
-        raise _unusable(
-            name, "no file is parquet", expected="parquet files", found=found, where=address
-        )
-    return EvaluationSet(source=source, files=parquet)
-
-
-def _source(address: str) -> SourceConfig:
-    if not address.startswith(HUB_PREFIX):
-        return SourceConfig(kind="local", path=address)
-    match = _HUB_SET.fullmatch(address)
-    if match:
-        repo, revision, files = match.groups()
-        return SourceConfig(kind="hub", repo=repo, revision=revision, files=files)
-    raise ConfigError(
-        "the address of an evaluation set on the hub is incomplete",
-        expected="hub:owner/name@<commit, 40 hex digits>:<glob of parquet files>",
-        found=address,
-        where="decontamination.sets",
-        fix="name the commit, so that the set is the same for ever",
-    )
-
-
-def _unusable(
-    name: str, problem: str, *, expected: object, found: object, where: object
-) -> SourceError:
-    return SourceError(
-        f"evaluation set {name}: {problem}",
-        expected=expected,
-        found=found,
-        where=where,
-        fix=f"set decontamination.sets.{name} to a parquet file, or a folder or glob of them",
-    )
+    files = data_sets.set_files(sets, downloads=downloads)
+    return [EvaluationFile(item.set_name, item.path) for item in files]

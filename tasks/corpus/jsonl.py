@@ -38,7 +38,7 @@ class _BrokenLineError(Exception):
 
 def count_records(path: Path) -> int:
     """Return the number of lines that are not blank, broken ones included."""
-    return sum(1 for _ in _lines(path))
+    return sum(1 for _ in read_lines(path))
 
 
 def copy_records(
@@ -59,7 +59,7 @@ def copy_records(
     rows: list[Row] = []
     num_records = num_skipped = 0
     first_broken: SourceRecordError | None = None
-    for num_records, (number, line) in enumerate(_lines(path), start=1):
+    for num_records, (number, line) in enumerate(read_lines(path), start=1):
         try:
             rows.append(_parse(line, columns=columns))
         except _BrokenLineError as broken:
@@ -88,8 +88,12 @@ def _write(rows: list[Row], writer: RawWriter) -> None:
     rows.clear()
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """Yield (line number from 1, line), without blank lines; None for a line that is too long."""
+def read_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
+    """Yield (line number from 1, line), without blank lines; None for a line that is too long.
+
+    Raises:
+        SourceError: the file is cut off, or not of its format.
+    """
     number = 0
     try:
         with _open(path) as stream:

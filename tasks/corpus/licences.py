@@ -17,9 +17,15 @@ ODC_BY = Licence(
     "Open Data Commons Attribution License (ODC-By) 1.0; use is also subject to Common Crawl's "
     "terms of use",
 )
+APACHE = Licence(
+    "apache-2.0",
+    "Apache License 2.0; the conversations were written by language models",
+)
 LICENCES = {  # Hub repository -> what its card says
     "HuggingFaceFW/fineweb": ODC_BY,
     "HuggingFaceFW/fineweb-edu": ODC_BY,
+    "HuggingFaceTB/smol-smoltalk": APACHE,
+    "HuggingFaceTB/everyday-conversations-llama3.1-2k": APACHE,
 }
 UNKNOWN_LICENCE = Licence(
     "unknown",

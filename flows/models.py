@@ -1,0 +1,213 @@
+"""The part of the DAG that trains, for the flows that end in a model: base model, chat model.
+
+A model is trained, scored, exported, and reported and filed in one way, whichever it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flows.configured import Session
+from flows.prepare import Corpus, prepare_corpus
+from flows.presets import ChatModelConfig
+from model.artifact import Artifact
+from model.config import ScoreConfig, Style
+from tasks.base_model import BaseModel
+from tasks.chat_reports import report_chat_data, report_conversation
+from tasks.config import RegistryConfig
+from tasks.export_model import ExportModel, export_model
+from tasks.outcome import report_outcome
+from tasks.pipeline import Pipeline
+from tasks.promote_model import promote_if_no_worse
+from tasks.read_chats import chat_sets, read_chats
+from tasks.register_model import register_model
+from tasks.reports import report_scores, report_training
+from tasks.score_model import ScoreModel, score_model
+from tasks.talk_to_model import TalkToModel, talk_to_model
+from tasks.train_model import TrainModel, train_model
+from tasks.write_chat_shards import VALIDATION, WriteChatShards, write_chat_shards
+
+BASE = "base"  # names of the artifacts; what a model is registered as changes none of them
+CHAT = "chat"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model, what it scores, and what other runtimes load."""
+
+    trained: Artifact
+    scores: Artifact
+    exported: Artifact
+
+
+@dataclass(frozen=True)
+class Chats:
+    """Conversations as shards: one of each set for training, one of all for validation."""
+
+    sets: tuple[str, ...]
+    training: tuple[Artifact, ...]
+    validation: Artifact
+
+
+@dataclass(frozen=True)
+class ChatModel:
+    """A chat model, and a conversation with it."""
+
+    chats: Chats
+    model: TrainedModel
+    conversation: Artifact
+
+
+def train_base(pipeline: Pipeline, config: ChatModelConfig) -> tuple[Corpus, BaseModel]:
+    """Walk the DAG from raw shards to a trained base model."""
+    corpus = prepare_corpus(pipeline, config)
+    trained = pipeline.add(
+        train_model,
+        BASE,
+        config=TrainModel(
+            model=config.model,
+            train=config.train,
+            sample_prompts=config.score.prompts,
+            tracking_parent=pipeline.tracking_run_id,
+        ),
+        inputs={
+            "tokenizer": corpus.tokenizer,
+            "training": corpus.training,
+            "validation": corpus.validation,
+        },
+    )
+    base = BaseModel(
+        trained=trained,
+        tokenizer=corpus.tokenizer,
+        pretraining=(corpus.training,),
+        model=config.model,
+        vocab_size=config.tokenizer.vocab_size,
+    )
+    return corpus, base
+
+
+def finetune_base(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) -> ChatModel:
+    """Walk the DAG from conversations and a base model to an exported chat model."""
+    chats = _write_chats(pipeline, config, base)
+    weights = [config.chat.weights.get(name, 1.0) for name in chats.sets]
+    trained = pipeline.add(
+        train_model,
+        CHAT,
+        config=TrainModel(
+            model=base.model,
+            train=config.finetune.train,
+            repeats=tuple(weights),
+            pretraining_frac=config.chat.pretraining_frac,
+            style="chat",
+            sample_prompts=config.chat.prompts,
+            tracking_parent=pipeline.tracking_run_id,
+        ),
+        inputs={
+            "tokenizer": base.tokenizer,
+            "training": chats.training,
+            "validation": chats.validation,
+            "init_from": base.trained,
+            "pretraining": base.pretraining if config.chat.pretraining_frac else (),
+        },
+    )
+    score = config.score.model_copy(update={"prompts": config.chat.prompts})
+    model = finish_model(
+        pipeline,
+        config,
+        CHAT,
+        trained=trained,
+        tokenizer=base.tokenizer,
+        validation=chats.validation,
+        score=score,
+        style="chat",
+    )
+    conversation = pipeline.add(
+        talk_to_model,
+        CHAT,
+        config=TalkToModel(talk=config.finetune.talk),
+        inputs={"exported": model.exported},
+    )
+    return ChatModel(chats, model, conversation)
+
+
+def _write_chats(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) -> Chats:
+    sets = chat_sets(config.chat, data_seed=config.data.seed, store=pipeline.store)
+    read = {
+        name: pipeline.add(read_chats, name, config=item, inputs={}) for name, item in sets.items()
+    }
+
+    def shards(name: str, chats: Sequence[Artifact]) -> Artifact:
+        return pipeline.add(
+            write_chat_shards,
+            name,
+            config=WriteChatShards(
+                split="validation" if name == VALIDATION else "training",
+                context_tokens=base.model.context_tokens,
+                shard_tokens=config.shards.shard_tokens,
+                seed=config.data.seed,
+            ),
+            inputs={"chats": chats, "tokenizer": base.tokenizer},
+        )
+
+    return Chats(
+        sets=tuple(read),
+        training=tuple(shards(f"training-{name}", [item]) for name, item in read.items()),
+        validation=shards(VALIDATION, list(read.values())),
+    )
+
+
+def finish_model(
+    pipeline: Pipeline,
+    config: ChatModelConfig,
+    name: str,
+    *,
+    trained: Artifact,
+    tokenizer: Artifact,
+    validation: Artifact,
+    score: ScoreConfig,
+    style: Style,
+) -> TrainedModel:
+    """Add the stages that score and export a trained model."""
+    scores = pipeline.add(
+        score_model,
+        name,
+        config=ScoreModel(score=score, style=style),
+        inputs={"model": trained, "tokenizer": tokenizer, "validation": validation},
+    )
+    exported = pipeline.add(
+        export_model,
+        name,
+        config=ExportModel(export=config.export),
+        inputs={"model": trained, "tokenizer": tokenizer, "scores": scores},
+    )
+    return TrainedModel(trained, scores, exported)
+
+
+def report_model(session: Session, model: TrainedModel, *, registry: RegistryConfig) -> None:
+    """Report a training, what came of it and what it scores; file the model, and promote it."""
+    report_training(session.tracking, model.trained, session.store)
+    report_outcome(
+        session.tracking,
+        model.trained,
+        expected=session.plan.training_of(model.trained),
+        store=session.store,
+    )
+    report_scores(session.tracking, model.scores, session.store)
+    registered = register_model(
+        session.tracking,
+        model.exported,
+        scores=model.scores,
+        registry=registry,
+        store=session.store,
+    )
+    promote_if_no_worse(session.tracking, registered, registry=registry)
+
+
+def report_chat_model(session: Session, made: ChatModel, *, registry: RegistryConfig) -> None:
+    """Report a chat model: its conversations, the model, and how it talks."""
+    report_chat_data(session.tracking, session.manifests())
+    report_model(session, made.model, registry=registry)
+    report_conversation(
+        session.tracking, made.conversation, scores=made.model.scores, store=session.store
+    )

@@ -1,0 +1,97 @@
+"""The base model of a fine-tuning, by its address: in the artifact store, or in the registry.
+
+What it was trained with, its tokenizer and its text, its manifest says; so whatever the settings of
+a run are, a model is trained further on its own ground.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from model.artifact import Artifact, Manifest
+from model.config import ModelConfig
+from model.errors import ArtifactError, ConfigError
+from model.registry import CHAMPION, find_version
+from model.store import ArtifactStore
+from tasks.artifacts import find
+from tasks.tracking_store import KEY_TAG
+
+REGISTRY_PREFIX = "models:/"
+STAGE = "train_model"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A trained model, and what it was trained with.
+
+    Args:
+        pretraining: the shards of text it learned from.
+    """
+
+    trained: Artifact
+    tokenizer: Artifact
+    pretraining: tuple[Artifact, ...]
+    model: ModelConfig
+    vocab_size: int
+
+
+def find_base(address: str, store: ArtifactStore) -> BaseModel:
+    """Return the base model of an address.
+
+    Args:
+        address: ``train_model/<name>-<key>`` or a unique beginning of it, or
+            ``models:/<name>@<alias>`` (the champion without an alias).
+
+    Raises:
+        ConfigError: the address is of another form.
+        ArtifactError: no such training, or none of that version's content, is in this store.
+        RegistryError: there is no such registered model or alias.
+    """
+    if address.startswith(REGISTRY_PREFIX):
+        trained = _registered(address, store)
+    elif address.startswith(f"{STAGE}/"):
+        trained = find(store, address)
+    else:
+        raise ConfigError(
+            "the address of a base model has another form",
+            expected=f"{STAGE}/<name>-<key>, or {REGISTRY_PREFIX}<name>@<alias>, or nothing",
+            found=address,
+            where="finetune.base",
+            fix="see `python -m tasks.artifacts list train_model`",
+        )
+    inputs = trained.derivation.inputs
+    (tokenizer,) = inputs["tokenizer"]
+    return BaseModel(
+        trained=trained.artifact,
+        tokenizer=tokenizer,
+        pretraining=inputs.get("pretraining") or inputs["training"],
+        model=_model_config(trained),
+        vocab_size=int(store.read_manifest(tokenizer).facts["vocab_size"]),
+    )
+
+
+def _registered(address: str, store: ArtifactStore) -> Manifest:
+    """Return the training that a registered version was exported from."""
+    name, _, alias = address.removeprefix(REGISTRY_PREFIX).partition("@")
+    version = find_version(name, alias=alias or CHAMPION)
+    key = version.tags.get(KEY_TAG)
+    exports = (item for item in store.manifests("export_model") if item.derivation.key == key)
+    exported = next(exports, None)
+    if exported is None:
+        raise ArtifactError(
+            f"{version.uri} was not made in this store: its training is not here",
+            expected=f"the export_model artifact of key {key}",
+            found="no such artifact",
+            where=store.root,
+            fix="set LLM_DATA_ROOT to the store that made it, or adopt its artifacts "
+            "(python -m tasks.artifacts adopt)",
+        )
+    (trained,) = exported.derivation.inputs["model"]
+    return store.read_manifest(trained)
+
+
+def _model_config(trained: Manifest) -> ModelConfig:
+    fields: dict[str, Any] = trained.derivation.config["model"]
+    known = {name: fields[name] for name in ModelConfig.model_fields}
+    return ModelConfig.model_validate(known)

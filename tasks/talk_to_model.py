@@ -1,0 +1,44 @@
+"""Stage talk_to_model: a short conversation with a finished chat model, from its exported files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from model.child_runs import TalkRun
+from model.config import Config, TalkConfig
+from model.store import Work
+from tasks.child import Child
+from tasks.stage import Share, Stage
+
+STEP_VERSION = 1
+CONVERSATION_FILE = "conversation.json"
+
+
+class TalkToModel(Config):
+    """What the model is asked."""
+
+    talk: TalkConfig
+
+
+def build(work: Work, config: TalkToModel, share: Share) -> None:  # noqa: ARG001
+    """Run the talking process to its end."""
+    (exported,) = work.derivation.inputs["exported"]
+    folder = f"{exported.relative_path}/{work.store.read_manifest(exported).facts['directory']}"
+    run = TalkRun(
+        data_root=str(work.store.root),
+        derivation=work.derivation,
+        model=folder,
+        tokenizer=folder,
+        talk=config.talk,
+    )
+    Child(work, run).run("model.talk")
+
+
+def read_conversation(directory: Path) -> tuple[dict[str, str], ...]:
+    """Return the turns of a talk_to_model artifact: role and content, which may be empty."""
+    found = json.loads((directory / CONVERSATION_FILE).read_text(encoding="utf-8"))
+    return tuple(found)
+
+
+talk_to_model = Stage("talk_to_model", version=STEP_VERSION, build=build, scope="child")

@@ -1,0 +1,114 @@
+"""tasks.base_model: the model a fine-tuning starts from, by its address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows.presets import demo
+from model.artifact import Manifest
+from model.config import ModelConfig
+from model.errors import ArtifactError, ConfigError, RegistryError
+from model.store import ArtifactStore
+from tasks.base_model import find_base
+from tasks.config import RegistryConfig
+from tasks.register_model import register_model
+from tasks.tracking import pipeline_run
+from tests.servers import local_mlflow_uri
+from tests.small_pipeline import make
+
+MODEL = ModelConfig(size="1m", context_tokens=64)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "data")
+
+
+def make_base(store: ArtifactStore, *, salt: str = "") -> Manifest:
+    tokenizer = make(store, "train_tokenizer", "bpe", facts={"vocab_size": 512})
+    training = make(store, "write_shards", "training", counts={"num_rows": 30})
+    validation = make(store, "write_shards", "validation")
+    return make(
+        store,
+        "train_model",
+        "base",
+        config={"model": MODEL.semantic(), "train": {"steps": 3, "salt": salt}},
+        inputs={
+            "tokenizer": (tokenizer.artifact,),
+            "training": (training.artifact,),
+            "validation": (validation.artifact,),
+        },
+    )
+
+
+def test_base_in_the_store_brings_what_it_was_trained_with(store: ArtifactStore) -> None:
+    trained = make_base(store)
+    for address in (trained.artifact.relative_path, "train_model/base"):
+        base = find_base(address, store)
+        assert base.trained == trained.artifact
+        assert (base.tokenizer,) == trained.derivation.inputs["tokenizer"]
+        assert base.pretraining == trained.derivation.inputs["training"]
+        assert (base.model, base.vocab_size) == (MODEL, 512)
+
+
+def test_base_that_is_a_chat_model_keeps_the_pretraining_text(store: ArtifactStore) -> None:
+    base = make_base(store)
+    inputs = base.derivation.inputs
+    chats = make(store, "write_chat_shards", "training-a")
+    chat = make(
+        store,
+        "train_model",
+        "chat",
+        config={"model": MODEL.semantic()},
+        inputs={**inputs, "training": (chats.artifact,), "pretraining": inputs["training"]},
+    )
+    assert find_base(chat.artifact.relative_path, store).pretraining == inputs["training"]
+
+
+def test_base_of_the_registry_is_the_training_behind_the_version(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", local_mlflow_uri())
+    trained = make_base(store)
+    exported = make(
+        store,
+        "export_model",
+        "base",
+        files={"model/model.safetensors": "weights", "model/config.json": "{}"},
+        facts={"directory": "model"},
+        inputs={"model": (trained.artifact,)},
+    )
+    name = "base-of-finetuning"
+    with pipeline_run(experiment=name, name="demo", config=demo(), flow="pretrain") as tracked:
+        register_model.fn(
+            tracked,
+            exported.artifact,
+            scores=None,
+            registry=RegistryConfig(name=name),
+            store=store,
+        )
+    assert find_base(f"models:/{name}@candidate", store).trained == trained.artifact
+    with pytest.raises(RegistryError, match=f"models:/{name}@champion"):
+        find_base(f"models:/{name}", store)
+    elsewhere = ArtifactStore(store.root.parent / "elsewhere")
+    with pytest.raises(ArtifactError, match=r"(?s)models:/.*/1 was not made in this store"):
+        find_base(f"models:/{name}@candidate", elsewhere)
+
+
+@pytest.mark.parametrize("address", ["base", "models/base", "/data/train_model/base-1"])
+def test_base_of_another_form_says_which_forms_there_are(
+    store: ArtifactStore, address: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)models:/<name>@<alias>.*finetune\.base"):
+        find_base(address, store)
+
+
+def test_base_that_is_not_there_is_named(store: ArtifactStore) -> None:
+    make_base(store)
+    make_base(store, salt="other")
+    with pytest.raises(ArtifactError, match="no artifact begins with 'train_model/other"):
+        find_base("train_model/other-0123", store)
+    with pytest.raises(ArtifactError, match="several artifacts begin"):
+        find_base("train_model/base", store)

@@ -1,0 +1,175 @@
+"""Stage read_chats: sets here, on a hub, and the demo's own; what their keys depend on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from model.artifact import Manifest
+from model.errors import ConfigError, SourceError, TransientDownloadError
+from model.store import ArtifactStore
+from tasks.config import ChatConfig
+from tasks.corpus.hub_retries import TRIES
+from tasks.read_chats import ReadChats, build, chat_sets, chat_validation_digest, read_chats
+from tasks.stage import Share
+from tests.hub_pages import hub_environment
+from tests.hub_server import HubServer
+from tests.small_pipeline import make as make_artifact
+from tests.test_conversations import turns, write_jsonl, write_parquet
+
+REVISION = "89abcdef01234567" * 2 + "89abcdef"
+CHATS = [turns(f"Question {number}", f"Answer {number}.") for number in range(60)]
+SHARE = Share(threads=1, memory_bytes=10**9)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "data")
+
+
+def listed(chat: ChatConfig, store: ArtifactStore, *, seed: int = 1) -> dict[str, ReadChats]:
+    return dict(chat_sets(chat, data_seed=seed, store=store))
+
+
+def make(store: ArtifactStore, name: str, config: ReadChats) -> Manifest:
+    derivation = read_chats.derive(name, config=config, inputs={})
+    return store.build(derivation, lambda work: build(work, config, SHARE), resume=True)
+
+
+def key(name: str, config: ReadChats) -> str:
+    return read_chats.derive(name, config=config, inputs={}).key
+
+
+def texts(store: ArtifactStore, manifest: Manifest, name: str) -> list[str]:
+    table = pq.read_table(store.path(manifest.artifact) / name)
+    return [row["messages"][0]["content"] for row in table.to_pylist()]
+
+
+def test_local_set_is_read_and_its_counts_add_up(tmp_path: Path, store: ArtifactStore) -> None:
+    write_jsonl(tmp_path / "chats.jsonl", [*CHATS, turns("Hi")])
+    chat = ChatConfig(
+        sets={"mine": str(tmp_path / "chats.jsonl")}, on_broken_record="skip", held_out_frac=0.3
+    )
+    (config,) = listed(chat, store).values()
+    manifest = make(store, "mine", config)
+    counts = manifest.counts
+    assert counts["num_in"] == 61
+    assert counts["no_assistant_turn"] == 1
+    reasons = sum(num for name, num in counts.items() if not name.startswith("num_"))
+    assert counts["num_in"] == counts["num_training"] + counts["num_held_out"] + reasons
+    found = texts(store, manifest, "training.parquet") + texts(store, manifest, "held_out.parquet")
+    assert sorted(found) == sorted(item[0]["content"] for item in CHATS)
+
+
+def test_key_follows_content_and_split_and_not_the_place(
+    tmp_path: Path, store: ArtifactStore
+) -> None:
+    paths = [tmp_path / place / "chats.jsonl" for place in ("a", "b", "c")]
+    for path, conversations in zip(paths, (CHATS, CHATS, CHATS[1:]), strict=True):
+        path.parent.mkdir()
+        write_jsonl(path, conversations)
+    keys = [
+        key("mine", listed(ChatConfig(sets={"mine": str(path)}), store)["mine"]) for path in paths
+    ]
+    assert keys[0] == keys[1] != keys[2]
+    same = ChatConfig(sets={"mine": str(paths[0])}, weights={"mine": 2}, pretraining_frac=0.5)
+    assert key("mine", listed(same, store)["mine"]) == keys[0]
+    other = ChatConfig(sets={"mine": str(paths[0])}, held_out_frac=0.5)
+    assert key("mine", listed(other, store)["mine"]) != keys[0]
+
+
+def test_demo_set_is_generated(store: ArtifactStore) -> None:
+    chat = ChatConfig(kind="demo", demo_conversations=30, max_held_out=7)
+    (config,) = listed(chat, store).values()
+    manifest = make(store, "demo", config)
+    assert manifest.counts["num_training"] == 30
+    assert manifest.counts["num_held_out"] == 7
+    assert key("demo", config) != key("demo", listed(chat, store, seed=2)["demo"])
+
+
+def test_digest_of_what_measures_is_that_of_its_conversations(
+    tmp_path: Path, store: ArtifactStore
+) -> None:
+    """Other training conversations, or another tokenizer, leave it alone."""
+    digests = []
+    for number, extra in ((0, []), (1, [turns("More", "x")]), (2, None)):
+        path = tmp_path / f"{number}.jsonl"
+        write_jsonl(path, CHATS[:-1] if extra is None else CHATS)
+        (config,) = listed(
+            ChatConfig(sets={"mine": str(path)}, held_out_frac=0.5), store, seed=1 + (number == 2)
+        ).values()
+        chats = make(store, "mine", config)
+        shards = make_artifact(
+            store, "write_chat_shards", "validation", counts={"salt": number},
+            config={"salt": number}, inputs={"chats": (chats.artifact,)},
+        )  # fmt: skip
+        digests.append(chat_validation_digest(shards, store))
+    assert digests[0] != digests[2]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    root = tmp_path / "repository"
+    (root / "data").mkdir(parents=True)
+    write_parquet(root / "data/train-0.parquet", CHATS[:30])
+    write_parquet(root / "data/train-1.parquet", CHATS[30:])
+    write_parquet(root / "data/test-0.parquet", CHATS)
+    with (
+        hub_environment(monkeypatch),
+        HubServer(root, repo="owner/chats", revision=REVISION) as server,
+    ):
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        yield server
+
+
+def hub_chat(revision: str) -> ChatConfig:
+    return ChatConfig(sets={"chats": f"hub:owner/chats@{revision}:data/train-*.parquet"})
+
+
+def test_hub_set_of_a_branch_is_pinned_to_its_commit(hub: HubServer, store: ArtifactStore) -> None:
+    config = listed(hub_chat("main"), store)["chats"]
+    assert config.listed
+    assert config.listed.source.revision == REVISION
+    assert config.semantic() == listed(hub_chat(REVISION), store)["chats"].semantic()
+    manifest = make(store, "chats", config)
+    assert manifest.counts["num_in"] == len(CHATS)
+    assert {file.path for file in manifest.files} == {
+        "training.parquet", "held_out.parquet", "rejected.parquet",
+    }  # fmt: skip
+    table = pq.read_table(store.path(manifest.artifact) / "training.parquet")
+    assert set(table["file"].to_pylist()) == {"data/train-0.parquet", "data/train-1.parquet"}
+    assert json.loads(manifest.model_dump_json())["derivation"]["config"]["repo"] == "owner/chats"
+
+
+def test_hub_set_goes_on_after_an_outage_with_what_is_missing(
+    hub: HubServer, store: ArtifactStore
+) -> None:
+    config = listed(hub_chat(REVISION), store)["chats"]
+    hub.faults["data/train-1.parquet"] = ["truncate", *[503] * TRIES]
+    with pytest.raises(TransientDownloadError):
+        make(store, "chats", config)
+    assert make(store, "chats", config).counts["num_in"] == len(CHATS)
+    for name in ("data/train-0.parquet", "data/train-1.parquet"):
+        assert hub.bytes_sent[name] == (hub.root / name).stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "words"),
+    [
+        (
+            "hub:owner/chats:data/*.parquet",
+            ConfigError,
+            r"(?s)incomplete.*commit or branch.*chat\.",
+        ),
+        ("no/such/file.jsonl", SourceError, r"(?s)chat set mine.*chat\.sets\.mine"),
+    ],
+)
+def test_address_that_leads_nowhere_is_named(
+    store: ArtifactStore, address: str, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        listed(ChatConfig(sets={"mine": address}), store)
