@@ -29,6 +29,8 @@ How did Lucy feel?
 assistant: Lucy felt glad.
 user: Where did Lucy go?
 assistant: Lucy went to the island.
+user: What did Lucy give to Adam?
+assistant: Lucy gave the doll to Adam.
 user: It was a sunny afternoon, and there was nothing to do. Adam, Leo and Ben played a game at home. First, Adam counted to two. Leo quickly hid under the bed. Ben quickly hid under the table.
 "Where are you?" called Adam. Adam found Ben first, and they both laughed. Adam also found a black drum in the attic. In the end, they ate cake and cheese together. Then they played again.
 Where was the drum?

@@ -18,7 +18,7 @@ from tasks.corpus.demo_grammar import fill, fillers, slots_of
 from tasks.corpus.demo_sayings import FAREWELLS, SMALL_TALK, STORY_REQUESTS, Exchange
 from tasks.corpus.demo_stories import Passage, Question, draw_questions, passage, story
 
-DEMO_CHATS_VERSION = 1  # raised when the same seed would draw other conversations
+DEMO_CHATS_VERSION = 2  # raised when the same seed would draw other conversations
 
 Turn = dict[str, str]
 """A message: `role` ("user" or "assistant") and `content`."""

@@ -6,7 +6,7 @@ training document, whatever the seeds.
 
 Layout of a document: an optional title line, one line a paragraph, and up to six pairs of lines
 `Question: ...` and `Answer: ...`. Answers are full sentences that repeat what the story states.
-Some documents are exercises instead: a few passages of one to four sentences, each followed by
+Some documents are exercises instead: a few passages of one to three sentences, each followed by
 its questions. They are what a small model learns to look things up from: the answer is near.
 
 Called by `demo_corpus` to write shards, and by the scoring stage for held-out questions.
@@ -46,10 +46,11 @@ _NUM_QUESTIONS_WEIGHTS = (0.05, 0.05, 0.1, 0.2, 0.2, 0.2, 0.2)  # of asking 0, 1
 
 _EXERCISE_CHANCE = 0.5
 _MIN_EXERCISE_LINES = 5
-_PASSAGE_SENTENCES = (1, 1, 2, 2, 3, 4)
-_PASSAGE_QUESTIONS = (1, 2, 2)
+_PASSAGE_SENTENCES = (1, 1, 2, 2, 3)
+_PASSAGE_QUESTIONS = (1, 2)
 _PRONOUNS = ("he", "him", "his")
 _IT = re.compile(r" it\b")
+_WORD = re.compile(r"[\w.{}]+")
 
 
 @dataclass(frozen=True)
@@ -204,19 +205,27 @@ def _exercise_text(rng: Random) -> str:
 
 @cache
 def _standing_alone(plot: Plot) -> tuple[tuple[tuple[str, Move], ...], ...]:
-    """List, for each step that answers a question, what of it can be told without the story."""
+    """List, for each step that answers a question, how each of its moves is told by itself.
+
+    Of the tellings that need no other sentence, it is the one closest to an answer: so a model
+    learns to copy first, and to look for what is told in other words from the stories.
+    """
     steps = (moves_of(step) for paragraph in plot.paragraphs for step in paragraph)
-    options = (
-        tuple(
-            (telling, move)
-            for move in moves
-            if move.ask
-            for telling in move.tellings
-            if not _refers_back(telling)
-        )
-        for moves in steps
-    )
+    options = (tuple(filter(None, map(_told_alone, moves))) for moves in steps)
     return tuple(filter(None, options))
+
+
+def _told_alone(move: Move) -> tuple[str, Move] | None:
+    tellings = [telling for telling in move.tellings if not _refers_back(telling)]
+    if not tellings or not move.ask:
+        return None
+    answers = [_WORD.findall(answer) for answer in move.ask.values()]
+    return max(tellings, key=lambda telling: _num_shared(_WORD.findall(telling), answers)), move
+
+
+def _num_shared(words: Sequence[str], answers: Sequence[Sequence[str]]) -> int:
+    """Count the words that a telling has in common with the closest answer."""
+    return max(len(set(words) & set(answer)) for answer in answers)
 
 
 def _refers_back(telling: str) -> bool:
