@@ -248,7 +248,8 @@ def _mfu(manifest: Manifest) -> str:
 
 
 def _command(preset: str, settings: Sequence[str]) -> list[str]:
-    chosen = [part for setting in settings for part in ("--set", setting)]
+    base_alone = ("then_finetune=false", *settings)
+    chosen = [part for setting in base_alone for part in ("--set", setting)]
     return [sys.executable, "-m", "flows.pretrain", "--preset", preset, *chosen]
 
 

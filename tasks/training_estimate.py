@@ -40,8 +40,10 @@ class TrainingEstimate:
     memory_bytes: int
     disk_bytes: int
     dollars_per_hour: float
-    is_first: bool  # not of a model that was trained before, whose score nothing here predicts
     prediction: Prediction | None
+    is_first: bool = (
+        True  # else of a model that was trained before: nothing here predicts its score
+    )
 
     @property
     def seconds(self) -> float:

@@ -175,7 +175,8 @@ def test_finetuning_killed_and_run_again_is_as_if_it_never_was(
 
 def wait_for_checkpoint(home: Home, process: subprocess.Popen[bytes]) -> None:
     while process.poll() is None:
-        if any(home.data.glob("train_model/chat-*.work/checkpoints/step-*/*.safetensors")):
-            return
+        for events in home.data.glob("train_model/chat-*.work/events.jsonl"):
+            if "checkpoint" in {event["kind"] for event in read_events(events)}:
+                return
         time.sleep(0.002)
     pytest.fail("the training ended before it could be killed")

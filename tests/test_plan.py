@@ -9,7 +9,7 @@ import pytest
 from flows.configured import plan_flow
 from flows.overrides import resolve
 from flows.presets import LadderConfig, PretrainConfig
-from flows.pretrain import pretrain_model
+from flows.pretrain import pretrain_model, pretrain_models
 from flows.sweep import train_ladder
 from model.artifact import Artifact
 from model.errors import DiskSpaceError
@@ -70,6 +70,30 @@ def test_plan_of_a_priced_machine_says_time_cost_and_that_nothing_is_predicted(
     text = plan.text()
     assert f"${training.dollars:,.2f}" in text
     assert NO_PREDICTION in text
+
+
+def test_plan_of_a_chat_model_counts_epochs_when_the_rows_are_there(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "data")
+    config = resolve("demo", kind=PretrainConfig, chat={"demo_conversations": 50})
+    plan = plan_flow(pretrain_models, config, store)
+    assert "training chat: 2 epochs of rows that are counted when they are" in plan.text()
+    assert [training.artifact.name for training in plan.trainings] == ["base"]
+    (shards,) = [
+        step.derivation
+        for step in plan.steps
+        if step.artifact.stage == "write_chat_shards" and step.artifact.name == "training-demo"
+    ]
+    path = store.path(shards.artifact)
+    made = make(store, shards.stage, shards.name, counts={"num_rows": 76})
+    store.path(made.artifact).rename(path)
+    base, chat = plan_flow(pretrain_models, config, store).trainings
+    assert chat.num_tokens == 10 * 4_096  # 2 epochs of 76 rows, 5 % text beside: 160 rows
+    assert chat.prediction is None
+    assert not chat.is_first
+    assert base.is_first
+    steps = resolve("demo", kind=PretrainConfig, finetune={"train": {"steps": 5}})
+    _, chat = plan_flow(pretrain_models, steps, ArtifactStore(tmp_path / "other")).trainings
+    assert chat.num_tokens == 5 * 4_096
 
 
 def test_plan_of_a_ladder_has_a_line_for_each_training_and_the_sum(tmp_path: Path) -> None:

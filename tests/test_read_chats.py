@@ -91,24 +91,23 @@ def test_demo_set_is_generated(store: ArtifactStore) -> None:
     assert key("demo", config) != key("demo", listed(chat, store, seed=2)["demo"])
 
 
-def test_digest_of_what_measures_is_that_of_its_conversations(
+def test_digest_of_what_measures_is_that_of_its_conversations_not_of_their_tokens(
     tmp_path: Path, store: ArtifactStore
 ) -> None:
-    """Other training conversations, or another tokenizer, leave it alone."""
     digests = []
-    for number, extra in ((0, []), (1, [turns("More", "x")]), (2, None)):
-        path = tmp_path / f"{number}.jsonl"
-        write_jsonl(path, CHATS[:-1] if extra is None else CHATS)
-        (config,) = listed(
-            ChatConfig(sets={"mine": str(path)}, held_out_frac=0.5), store, seed=1 + (number == 2)
-        ).values()
-        chats = make(store, "mine", config)
+    for tokens, conversations in (("a", CHATS), ("b", CHATS), ("a", CHATS[:-30])):
+        path = write_jsonl(tmp_path / "chats.jsonl", conversations)
+        chat = ChatConfig(sets={"mine": str(path)}, held_out_frac=0.5)
+        chats = make(store, "mine", listed(chat, store)["mine"])
         shards = make_artifact(
-            store, "write_chat_shards", "validation", counts={"salt": number},
-            config={"salt": number}, inputs={"chats": (chats.artifact,)},
-        )  # fmt: skip
+            store,
+            "write_chat_shards",
+            "validation",
+            config={"tokens": tokens},
+            inputs={"chats": (chats.artifact,)},
+        )
         digests.append(chat_validation_digest(shards, store))
-    assert digests[0] != digests[2]
+    assert digests[0] == digests[1] != digests[2]
 
 
 @pytest.fixture

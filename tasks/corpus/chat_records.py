@@ -152,8 +152,10 @@ def _require_messages(schema: pa.Schema, *, where: str) -> None:
 
 def _turn_fields(kind: Any) -> set[str]:
     """Return the names of the fields of a list's structs; none of any other type."""
-    turn = kind.value_type if isinstance(kind, pa.ListType | pa.LargeListType) else None
-    return {field.name for field in turn} if isinstance(turn, pa.StructType) else set()
+    if not isinstance(kind, pa.ListType | pa.LargeListType):
+        return set()
+    turn: Any = kind.value_type
+    return {field.name for field in turn} if pa.types.is_struct(turn) else set()
 
 
 def _jsonl_records(path: Path) -> Iterator[ChatRecord]:
