@@ -113,7 +113,7 @@ def demo() -> PretrainConfig:
         shards=ShardsConfig(packing="best_fit"),  # a question never loses the story it is about
         model=ModelConfig(size="1m", context_tokens=256),
         train=TrainConfig(
-            steps=900,
+            steps=1_000,
             decay_frac=0.8,  # answers come when the rate falls: docs/decisions/022-demo-recipe.md
             batch_tokens_per_step=4_096,
             micro_batch_rows=16,
@@ -127,7 +127,7 @@ def demo() -> PretrainConfig:
         registry=RegistryConfig(name="demo-base"),
         chat=ChatConfig(kind="demo", weights={}, max_held_out=200, prompts=DEMO_MESSAGES),
         finetune=FinetuneConfig(
-            rate_scale=0.5,
+            rate_scale=0.7,
             train=TrainConfig(
                 epochs=2,
                 decay_frac=1.0,
