@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from flows.configured import Session
 from flows.prepare import Corpus, prepare_corpus
 from flows.presets import ChatModelConfig
+from flows.scoring import Measured, check_with_harness, measure_model
 from model.artifact import Artifact
 from model.config import ScoreConfig, Style
 from tasks.base_model import BaseModel
@@ -22,8 +23,12 @@ from tasks.pipeline import Pipeline
 from tasks.promote_model import promote_if_no_worse
 from tasks.read_chats import chat_sets, read_chats
 from tasks.register_model import register_model
-from tasks.reports import report_scores, report_training
-from tasks.score_model import ScoreModel, score_model
+from tasks.reports import (
+    report_checkpoints,
+    report_harness,
+    report_scores,
+    report_training,
+)
 from tasks.talk_to_model import TalkToModel, talk_to_model
 from tasks.train_model import TrainModel, train_model
 from tasks.write_chat_shards import VALIDATION, WriteChatShards, write_chat_shards
@@ -34,11 +39,12 @@ CHAT = "chat"
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model, what it scores, and what other runtimes load."""
+    """A model, what it scores, what other runtimes load, and what the harness makes of that."""
 
     trained: Artifact
-    scores: Artifact
+    measured: Measured
     exported: Artifact
+    harness: Artifact | None
 
 
 @dataclass(frozen=True)
@@ -167,21 +173,29 @@ def finish_model(
     validation: Artifact,
     score: ScoreConfig,
     style: Style,
+    documents: Artifact | None = None,
 ) -> TrainedModel:
-    """Add the stages that score and export a trained model."""
-    scores = pipeline.add(
-        score_model,
+    """Add the stages that score and export a trained model; args are those of measure_model."""
+    measured = measure_model(
+        pipeline,
         name,
-        config=ScoreModel(score=score, style=style),
-        inputs={"model": trained, "tokenizer": tokenizer, "validation": validation},
+        config,
+        model=trained,
+        tokenizer=tokenizer,
+        validation=validation,
+        documents=documents,
+        score=score,
+        style=style,
+        loss_on="mask" if style == "chat" else "all",
     )
     exported = pipeline.add(
         export_model,
         name,
         config=ExportModel(export=config.export),
-        inputs={"model": trained, "tokenizer": tokenizer, "scores": scores},
+        inputs={"model": trained, "tokenizer": tokenizer, "scores": measured.all},
     )
-    return TrainedModel(trained, scores, exported)
+    harness = check_with_harness(pipeline, name, config, exported=exported, measured=measured)
+    return TrainedModel(trained, measured, exported, harness)
 
 
 def report_model(session: Session, model: TrainedModel, *, registry: RegistryConfig) -> None:
@@ -193,11 +207,13 @@ def report_model(session: Session, model: TrainedModel, *, registry: RegistryCon
         expected=session.plan.training_of(model.trained),
         store=session.store,
     )
-    report_scores(session.tracking, model.scores, session.store)
+    report_scores(session.tracking, model.measured.all, session.store)
+    report_checkpoints(session.tracking, model.measured.checkpoints, session.store)
+    report_harness(session.tracking, model.harness, session.store)
     registered = register_model(
         session.tracking,
         model.exported,
-        scores=model.scores,
+        scores=model.measured.all,
         registry=registry,
         store=session.store,
     )
@@ -209,5 +225,5 @@ def report_chat_model(session: Session, made: ChatModel, *, registry: RegistryCo
     report_chat_data(session.tracking, session.manifests())
     report_model(session, made.model, registry=registry)
     report_conversation(
-        session.tracking, made.conversation, scores=made.model.scores, store=session.store
+        session.tracking, made.conversation, scores=made.model.measured.scores, store=session.store
     )

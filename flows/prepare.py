@@ -32,11 +32,16 @@ from tasks.write_shards import WriteShards, write_shards
 
 @dataclass(frozen=True)
 class Corpus:
-    """What training needs, shards of both splits and their tokenizer, and what people read."""
+    """What training needs, shards of both splits and their tokenizer, and what people read.
+
+    Args:
+        held_out: the validation documents as text.
+    """
 
     tokenizer: Artifact
     training: Artifact
     validation: Artifact
+    held_out: Artifact
     report: Artifact
 
 
@@ -83,7 +88,13 @@ def prepare_corpus(pipeline: Pipeline, config: PrepareConfig) -> Corpus:
     held_out = _shards(pipeline, config, "validation", [validation], tokenizer)
     made = [step.artifact for step in pipeline.steps.values()]
     report = pipeline.add(report_corpus, "corpus", config=config.report, inputs=report_inputs(made))
-    return Corpus(tokenizer=tokenizer, training=training, validation=held_out, report=report)
+    return Corpus(
+        tokenizer=tokenizer,
+        training=training,
+        validation=held_out,
+        held_out=validation,
+        report=report,
+    )
 
 
 def _contaminated(

@@ -33,6 +33,7 @@ from tasks.config import (
     TokenizerConfig,
     ValidationConfig,
 )
+from tasks.evaluation_config import EvaluationConfig
 
 Preset = Literal["demo", "sample", "gpu-hour", "full"]
 
@@ -67,6 +68,7 @@ class ChatModelConfig(PrepareConfig):
 
     train: TrainConfig = TrainConfig()
     score: ScoreConfig = ScoreConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     export: ExportConfig = ExportConfig()
     chat: ChatConfig = ChatConfig()
     finetune: FinetuneConfig = FinetuneConfig()
@@ -123,6 +125,15 @@ def demo() -> PretrainConfig:
         ),
         score=ScoreConfig(
             prompts=("Tom", "One morning", "Anna was", "It was a"), temperature=0.5, top_k=20
+        ),
+        evaluation=EvaluationConfig(
+            num_questions=500,
+            chat_prompts=(
+                "Tell me a story about Tom.",
+                "Please tell me a story about Anna.",
+                "Can you tell me a story about Mia?",
+                "I want to hear a story about Peter.",
+            ),
         ),
         registry=RegistryConfig(name="demo-base"),
         chat=ChatConfig(kind="demo", weights={}, max_held_out=200, prompts=DEMO_MESSAGES),

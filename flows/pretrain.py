@@ -46,6 +46,7 @@ def pretrain_model(pipeline: Pipeline, config: PretrainConfig) -> Pretrained:
         trained=base.trained,
         tokenizer=corpus.tokenizer,
         validation=corpus.validation,
+        documents=corpus.held_out,
         score=config.score,
         style="text",
     )
@@ -70,7 +71,7 @@ def pretrain(session: Session, config: PretrainConfig) -> None:
     report_summary(
         session.tracking,
         session.manifests(),
-        scores=made.model.scores,
+        scores=made.model.measured.all,
         report=made.corpus.report,
         store=session.store,
     )

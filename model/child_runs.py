@@ -1,7 +1,7 @@
 """What the scoring, exporting and measuring processes are given, and how they end. No torch.
 
-    config.json   ScoreRun, ExportRun or MeasureRun, written by whoever starts ``python -m
-                  model.score``, ``model.export`` or ``model.measure`` with ``--config <path>``
+    config.json   ScoreRun, ExportRun, HarnessRun or MeasureRun, written by whoever starts ``python
+                  -m model.score``, ``model.export``, ... with ``--config <path>``
     result.json   ChildResult, beside the config, only if the process failed: when it succeeds, the
                   artifact's manifest, or the measurement, says so
 
@@ -74,15 +74,22 @@ class ChildRun(ConfigFile):
         return Path(self.data_root) / relative
 
 
+Checkpoint = Literal["final", "best", "last"] | int
+
+
 class ScoreRun(ChildRun):
     """Scoring of one model."""
 
     validation: str = Field(description="directory of the validation shards")
-    score: ScoreConfig
-    loss_on: LossOn = Field(default="all", description="targets of the shards that count")
-    style: Style = Field(
-        default="text", description="prompts begin a text, or are what a user says to the model"
+    items: str | None = Field(default=None, description="directory with items.parquet")
+    prompts: str | None = Field(default=None, description="directory with prompts.parquet")
+    checkpoint: Checkpoint = Field(
+        default="final",
+        description="final: the model; best, last, or the step of a checkpoint beside it",
     )
+    loss_on: LossOn = Field(default="all", description="which validation targets count")
+    style: Style = Field(default="text", description="what the prompts of the samples are")
+    score: ScoreConfig
 
 
 class ExportRun(ChildRun):
@@ -97,6 +104,16 @@ class TalkRun(ChildRun):
     """A conversation with one exported model, whose folder holds its tokenizer, too."""
 
     talk: TalkConfig
+
+
+class HarnessRun(ChildRun):
+    """Scoring of one exported model by EleutherAI's harness."""
+
+    items: str = Field(description="directory with items.parquet")
+    scores: str | None = Field(
+        default=None, description="directory with item_scores.parquet, to compare with"
+    )
+    batch_rows: int = Field(default=16, gt=0)
 
 
 class MeasureRun(ConfigFile):

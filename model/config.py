@@ -181,11 +181,17 @@ class ScoreConfig(Config):
         description="starts of sample texts",
     )
     sample_tokens: int = Field(default=100, gt=0, description="tokens written per sample")
+    generation_tokens: int = Field(
+        default=200, gt=0, description="at most this many are written of each text to be judged"
+    )
+    answer_tokens: int = Field(
+        default=64, gt=0, description="at most this many are written of each answer to a question"
+    )
     temperature: float = Field(default=0.8, ge=0, description="sampling temperature; 0 = greedy")
     top_k: int = Field(
         default=50, ge=0, description="sample among this many likeliest tokens; 0 = all"
     )
-    seed: int = Field(default=1, ge=0, lt=2**32, description="seed of the sample texts")
+    seed: int = Field(default=1, ge=0, lt=2**32, description="seed of the texts")
 
 
 class TalkConfig(Config):

@@ -7,7 +7,7 @@ positions from zero on. Conversations instead lose their oldest turns: ``model.c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 
 from model.batch_engine import BatchEngine, Writing
 from model.chat import Message
@@ -69,12 +69,14 @@ def generate_batch(
     num_tokens: int,
     sampling: Sampling,
     stop_ids: Collection[int] = (),
+    until: Callable[[Sequence[int]], bool] | None = None,
     max_rows: int = BATCH_ROWS,
 ) -> list[list[int]]:
     """Return what a model writes after each of many prompts, in their order.
 
     Args:
         sampling: of every prompt; the prompt of index i is drawn with ``seed`` + i.
+        until: told the ids written so far, after each one; a text ends where it says so.
         max_rows: texts written side by side; the others wait for a row.
 
     Raises:
@@ -87,8 +89,10 @@ def generate_batch(
         own = sampling.model_copy(update={"seed": seed})
         writings.append(Writing(prompt, max_tokens=num_tokens, sampling=own, stop_ids=stop_ids))
         engine.join(writings[-1])
-    while engine.step():
-        pass
+    while events := engine.step():
+        for writing, _ in events:
+            if until and writing.finish is None and until(writing.written):
+                engine.leave(writing)
     return [writing.written for writing in writings]
 
 

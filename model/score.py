@@ -1,9 +1,13 @@
-"""Score a model: validation loss, bits per byte and sample texts.
+"""Score a model: bits per byte, evaluation sets, and texts for others to judge.
 
     python -m model.score --config <work>/config.json
 
-Makes one artifact that holds ``scores.json``. Computes in fp32 whatever the training precision was,
-so that scores of two models differ by the models alone. One process; the config is a ``ScoreRun``.
+Makes one artifact. Computes in fp32 whatever the training precision was, so that scores of two
+models differ by the models alone. One process; the config is a ``ScoreRun``.
+
+    scores.json           Scores
+    item_scores.parquet   where there are items: every answer's log-likelihood
+    generations.parquet   where there are prompts: what the model wrote after each
 """
 
 from __future__ import annotations
@@ -15,16 +19,28 @@ from pathlib import Path
 
 import torch
 
-from model.child_runs import ScoreRun, make_artifact, parse_config_path, run_child
+from model.checkpoint import Checkpoints
+from model.child_runs import Checkpoint, ScoreRun, make_artifact, parse_config_path, run_child
 from model.config import Config, ScoreConfig, Style
 from model.errors import ConfigError
 from model.evaluate import evaluate
 from model.generate import generate, prompt_ids
 from model.gpt import GPT
+from model.item_scores import (
+    ITEM_SCORES_NAME,
+    TaskScore,
+    score_items,
+    summarise,
+    write_item_scores,
+)
+from model.items import ITEMS_NAME, read_items
+from model.prompts import GENERATIONS_NAME, PROMPTS_NAME, read_prompts, write_generations
 from model.shards import ShardSet
 from model.store import Work, write_synced
 from model.tokenizer import IM_END, Tokenizer
+from model.trainer import CHECKPOINTS_DIRECTORY
 from model.weights import load_model
+from model.written_texts import answer_prompts
 
 SCORES_NAME = "scores.json"
 
@@ -44,6 +60,7 @@ class Scores(Config):
     num_tokens: int
     num_bytes: int
     samples: tuple[Sample, ...]
+    tasks: tuple[TaskScore, ...] = ()
 
 
 def score(
@@ -118,18 +135,67 @@ def make_scores(config_path: Path) -> None:
 
     def body(work: Work) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_model(run.path(run.model)).to(device).eval()
+        directory, step = weights_directory(run.path(run.model), run.checkpoint)
+        model = load_model(directory).to(device).eval()
         tokenizer = Tokenizer.load(run.path(run.tokenizer))
         context_tokens = model.architecture.context_tokens
         shards = ShardSet(
             run.path(run.validation), context_tokens=context_tokens, loss_on=run.loss_on
         )
         scores = score(model, tokenizer, shards, config=run.score, style=run.style)
+        if run.items:
+            tasks = _score_items(run.path(run.items), model, tokenizer, work)
+            scores = scores.model_copy(update={"tasks": tasks})
+        if run.prompts:
+            prompts = read_prompts(run.path(run.prompts) / PROMPTS_NAME)
+            written = answer_prompts(model, tokenizer, prompts, config=run.score)
+            write_generations(work.path / GENERATIONS_NAME, written)
+            work.counts["generations"] = len(written)
         write_synced(work.path / SCORES_NAME, scores.model_dump_json(indent=1).encode())
         work.counts |= {"tokens": scores.num_tokens, "bytes": scores.num_bytes}
         work.facts |= scores.model_dump(include={"validation_loss", "bits_per_byte"})
+        if step is not None:
+            work.facts["checkpoint_step"] = step
 
     make_artifact(run, body)
+
+
+def _score_items(
+    directory: Path, model: GPT, tokenizer: Tokenizer, work: Work
+) -> tuple[TaskScore, ...]:
+    scored = score_items(model, tokenizer, read_items(directory / ITEMS_NAME))
+    write_item_scores(work.path / ITEM_SCORES_NAME, scored)
+    tasks = summarise(scored)
+    for task in tasks:
+        work.facts |= task.facts()
+        work.facts[f"{task.task}_items"] = task.items_digest
+        work.counts[f"{task.task}_items"] = task.num_items
+    return tasks
+
+
+def weights_directory(model: Path, checkpoint: Checkpoint) -> tuple[Path, int | None]:
+    """Return where the weights lie that are to be scored, and the step of a checkpoint.
+
+    Args:
+        model: directory of the finished model; checkpoints lie beside it.
+
+    Raises:
+        ConfigError: there is no such checkpoint.
+    """
+    if checkpoint == "final":
+        return model, None
+    kept = Checkpoints(model.parent / CHECKPOINTS_DIRECTORY, derivation_key="", keep=0)
+    steps = kept.steps()
+    step = {"best": kept.best(), "last": max(steps, default=None)}.get(str(checkpoint), checkpoint)
+    if step not in steps:
+        raise ConfigError(
+            "a checkpoint to score is not there",
+            expected=f"best, last, or a kept step: {', '.join(map(str, steps)) or 'there is none'}",
+            found=checkpoint,
+            where=kept.directory,
+            fix="correct evaluation.checkpoints; train.keep_checkpoints says how many are kept",
+        )
+    return kept.path(int(step)), int(step)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -338,18 +338,6 @@ class RegistryConfig(Config):
     )
 
 
-class PinnedScore(Config):
-    """A score that a champion's successor must not lose more of than a tolerance."""
-
-    name: str = Field(description="tag of a registered version, fact of a score_model artifact")
-    better: Literal["lower", "higher"]
-    tolerance: float = Field(ge=0, description="loss that is let pass, in the score's unit")
-
-
-# What promotion looks at. Tolerances are choices: what two seeds of one recipe may differ by.
-PINNED_SCORES = (PinnedScore(name="bits_per_byte", better="lower", tolerance=0.005),)
-
-
 class ChatConfig(Config):
     """Conversations that a chat model learns from, and those it is measured on."""
 

@@ -20,6 +20,7 @@ from tasks.funnel import Funnel, funnel
 from tasks.lineage import ancestors
 
 DATA_STAGES = ("filter_documents", "duplicate_clusters", "evaluation_ngrams", "select_quality")
+LARGE = 1e6  # a number from here on is shown by its leading digits: a perplexity that says nothing
 TRAINED_BY_PROJECT = "made by this project; no third-party text"
 LIMITS = (
     "It is small: it writes fluent text and knows little. What it states may be false.",
@@ -176,15 +177,24 @@ def _scores(trained: Manifest, scores: Iterable[Manifest]) -> str:
     """Return every number that was measured, of the training's own validation and of scorings."""
     names = ("validation_loss", "validation_bits_per_byte")
     rows = {f"training: {name}": trained.facts[name] for name in names if name in trained.facts}
+    missing: dict[str, str] = {}
     for item in scores:
+        missing |= item.facts.get("absent", {})
         rows |= {
             f"{item.artifact.stage}: {name}": value
             for name, value in item.facts.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         }
-    lines = [f"| {name} | {value:.4f} |" for name, value in rows.items()]
-    note = "Bits per byte compare only between models measured on the same validation documents."
-    return "\n".join(["| score | value |", "|---|--:|", *lines, "", note])
+    lines = [f"| {name} | {_number(value)} |" for name, value in rows.items()]
+    notes = [
+        "Scores compare only between models measured on the same documents, items and prompts."
+    ]
+    notes += [f"Not measured: {name}, because {reason}." for name, reason in missing.items()]
+    return "\n".join(["| score | value |", "|---|--:|", *lines, "", *notes])
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < LARGE else f"{value:.4g}"
 
 
 def _listed(settings: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ moves the alias.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +22,8 @@ from model.artifact import Artifact, Manifest
 from model.config import Config
 from model.registry import DIGEST_TAG, VALIDATION_TAG
 from model.store import ArtifactStore
-from tasks.config import PINNED_SCORES, RegistryConfig
+from tasks.config import RegistryConfig
+from tasks.evaluation_config import ITEMS_TAG, PINNED_SCORES, PROMPTS_TAG
 from tasks.lineage import find_input
 from tasks.read_chats import chat_validation_digest
 from tasks.tracking import TRAINING_RUN_TAG, TrackedPipeline
@@ -31,6 +33,7 @@ from tasks.tracking_training import model_name
 
 logger = logging.getLogger(__name__)
 
+ITEMS_FACT = "_items"  # after the name of a set, in the facts of score_model: digest of its items
 REGISTERED_TAG = "llm.registered_model"
 
 
@@ -49,7 +52,7 @@ def register_model(
     tracked: TrackedPipeline,
     exported: Artifact,
     *,
-    scores: Artifact | None,
+    scores: Sequence[Artifact] = (),
     registry: RegistryConfig,
     store: ArtifactStore,
 ) -> RegisteredModel | State[RegisteredModel] | None:
@@ -57,13 +60,13 @@ def register_model(
 
     Args:
         exported: of export_model.
-        scores: of score_model, for the version's tags.
+        scores: of the stages that measured it, for the version's tags.
 
     Returns:
         The version, in Prefect state ``Cached`` if it was there; ``None`` if the store failed.
     """
     manifest = store.read_manifest(exported)
-    tags = version_tags(manifest, scores and store.read_manifest(scores), store)
+    tags = version_tags(manifest, [store.read_manifest(item) for item in scores], store)
     with store.locked(exported):  # two pipelines with one model: one registers it
         register = partial(_register, manifest=manifest, tags=tags, registry=registry, store=store)
         found = tracked.attempt("registering the model", register)
@@ -78,22 +81,30 @@ def register_model(
 
 
 def version_tags(
-    exported: Manifest, scores: Manifest | None, store: ArtifactStore
+    exported: Manifest, scores: Sequence[Manifest], store: ArtifactStore
 ) -> dict[str, str]:
     """Return what a version is found and compared by: digests and pinned scores.
 
-    Scores compare only between versions of equal validation digest.
+    Scores compare only between versions of an equal digest of what they were measured on.
     """
     tags = {KEY_TAG: exported.derivation.key, DIGEST_TAG: exported.content_digest}
-    if scores:
+    for measured in scores:
         tags |= {
-            score.name: f"{scores.facts[score.name]:.6f}"
+            score.name: f"{measured.facts[score.name]:.6f}"
             for score in PINNED_SCORES
-            if score.name in scores.facts
+            if score.name in measured.facts
         }
-        digest = validation_digest(scores, store)
+        tags |= {
+            f"{ITEMS_TAG}{name.removesuffix(ITEMS_FACT)}": digest
+            for name, digest in measured.facts.items()
+            if name.endswith(ITEMS_FACT)
+        }
+        digest = validation_digest(measured, store)
         if digest:
             tags[VALIDATION_TAG] = digest
+        prompts = find_input(measured, "generation_prompts", store)
+        if prompts:
+            tags[PROMPTS_TAG] = prompts.content_digest
     return tags
 
 

@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,6 +27,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 
 from model.artifact import Artifact, Manifest
 from model.config import Config
+from model.prompts import GENERATIONS_NAME, read_generations
 from model.store import ArtifactStore
 from model.tracker import EVENTS_NAME, Event, read_events
 from tasks.corpus.publish import CARD
@@ -40,6 +42,8 @@ from tasks.tracking import TrackedPipeline
 logger = logging.getLogger(__name__)
 
 SCORES_FILE = "scores.json"
+STEP_FACT = "checkpoint_step"
+TABLE_ROWS = 100  # of generations, in MLflow; all are in the store
 PICTURE_INCHES = (7.0, 3.6)
 DOTS_PER_INCH = 100
 EVERY_STEP_UP_TO = 1000  # points drawn of a curve; more cannot be told apart
@@ -147,35 +151,110 @@ def report_samples(tracked: TrackedPipeline, samples: Sequence[Sample]) -> None:
         create_markdown_artifact(text, key="samples", description="texts the model wrote")
 
 
-def report_scores(tracked: TrackedPipeline, scores: Artifact, store: ArtifactStore) -> None:
-    """Report what a model scores, and texts it wrote."""
-    facts = store.read_manifest(scores).facts
-    found = {f"score/{name}": facts[name] for name in ("validation_loss", "bits_per_byte")}
-    tracked.record_metrics(found)
-    report_samples(tracked, read_samples(store.path(scores)))
+def report_scores(
+    tracked: TrackedPipeline, measured: Sequence[Artifact], store: ArtifactStore
+) -> None:
+    """Report what a model scores, and texts it wrote.
+
+    Args:
+        measured: of score_model, and of the stages that judge further.
+    """
+    manifests = [store.read_manifest(item) for item in measured]
+    rows = score_rows(manifests)
+    tracked.record_metrics({f"score/{row['score']}": row["value"] for row in rows})
+    tracked.record_table(rows, "scores.json")
+    report_samples(tracked, read_samples(store.path(measured[0])))
+    report_generations(tracked, store.path(measured[0]) / GENERATIONS_NAME)
+    for reason in _absent(manifests):
+        logger.warning("not measured: %s", reason)
+    if in_prefect_run():
+        create_table_artifact(rows, key="scores", description="what the model scores")
+
+
+def score_rows(manifests: Iterable[Manifest]) -> list[dict[str, Any]]:
+    """Return every number that was measured, the plainest table of it."""
+    return [
+        {"score": name, "value": float(value)}
+        for manifest in manifests
+        for name, value in manifest.facts.items()
+        if isinstance(value, int | float) and name != STEP_FACT
+    ]
+
+
+def _absent(manifests: Iterable[Manifest]) -> list[str]:
+    return [
+        f"{name}: {reason}"
+        for manifest in manifests
+        for name, reason in manifest.facts.get("absent", {}).items()
+    ]
+
+
+def report_generations(tracked: TrackedPipeline, path: Path) -> None:
+    """Keep the texts that were judged as a table, the first of them."""
+    if path.is_file():
+        rows = [item.model_dump() for item in read_generations(path)[:TABLE_ROWS]]
+        tracked.record_table(rows, "generations.json")
+
+
+def report_checkpoints(
+    tracked: TrackedPipeline, checkpoints: Iterable[Artifact], store: ArtifactStore
+) -> None:
+    """Report what checkpoints score, each at its step."""
+    for item in checkpoints:
+        manifest = store.read_manifest(item)
+        rows = score_rows([manifest])
+        tracked.record_metrics(
+            {f"checkpoint/{row['score']}": row["value"] for row in rows},
+            step=manifest.facts[STEP_FACT],
+        )
+
+
+def report_harness(
+    tracked: TrackedPipeline, harness: Artifact | None, store: ArtifactStore
+) -> None:
+    """Report what EleutherAI's harness says of the same model, and how far we are apart."""
+    if harness:
+        rows = score_rows([store.read_manifest(harness)])
+        tracked.record_metrics({f"harness/{row['score']}": row["value"] for row in rows})
+        logger.info("the harness: %s", {row["score"]: row["value"] for row in rows})
 
 
 def report_summary(
     tracked: TrackedPipeline,
     manifests: Iterable[Manifest],
     *,
-    scores: Artifact,
+    scores: Sequence[Artifact],
     report: Artifact,
     store: ArtifactStore,
 ) -> None:
     """Log what a person wants to know at the end: funnel, score, texts, where the run is."""
-    facts = store.read_manifest(scores).facts
+    measured = [store.read_manifest(item) for item in scores]
+    facts = measured[0].facts
     lines = [
         "where the documents went:",
         render(funnel_table(funnel(manifests))),
         "what the model writes (prompts in brackets):",
-        samples_text(read_samples(store.path(scores))),
+        samples_text(read_samples(store.path(scores[0]))),
         f"validation: {facts['bits_per_byte']:.4f} bits per byte, "
         f"{facts['validation_loss']:.4f} nats per token",
+        *further_scores(measured),
         f"corpus report: {page_path(report, store)}",
         f"MLflow run: {tracked.url or f'{tracked.run_id} in {tracked.uri}'}",
     ]
     logger.info("%s", "\n".join(lines))
+
+
+def further_scores(manifests: Sequence[Manifest]) -> list[str]:
+    """Return the scores beyond bits per byte in a few lines, one for each stage that measured."""
+    shown = []
+    for manifest in manifests:
+        pairs = [
+            f"{row['score']} {row['value']:.4g}"
+            for row in score_rows([manifest])
+            if row["score"] not in ("bits_per_byte", "validation_loss")
+        ]
+        shown += [f"{manifest.artifact.stage}: {', '.join(pairs)}"] if pairs else []
+    return shown
 
 
 def report_mlflow_run(tracked: TrackedPipeline) -> None:

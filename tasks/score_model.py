@@ -1,38 +1,32 @@
-"""Stage score_model: bits per byte on the validation documents, and sample texts."""
+"""Stage score_model: bits per byte, evaluation sets, and texts for judge_texts to judge."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from model.child_runs import ScoreRun
-from model.config import Config, ScoreConfig, Style
+from model.artifact import Artifact
+from model.child_runs import Checkpoint, ScoreRun
+from model.config import Config, LossOn, ScoreConfig, Style
 from model.store import Work
 from tasks.child import Child
 from tasks.stage import Share, Stage
 
-STEP_VERSION = 1
+STEP_VERSION = 2  # 2: items of evaluation sets, and texts to be judged
 
 
 class ScoreModel(Config):
-    """What is measured and which texts are written.
-
-    Args:
-        style: of the model: ``chat`` is scored on what an assistant says, and answers the prompts.
-    """
+    """What is measured, and of which weights of a training."""
 
     score: ScoreConfig
+    loss_on: LossOn = "all"
     style: Style = "text"
-
-    def semantic(self) -> dict[str, Any]:
-        """Return what identifies the scores; those of a base model keep the key they always had."""
-        fields = super().semantic()
-        if self.style == "text":
-            del fields["style"]
-        return fields
+    checkpoint: Checkpoint = "final"
 
 
 def build(work: Work, config: ScoreModel, share: Share) -> None:  # noqa: ARG001
-    """Run the scoring process to its end."""
+    """Run the scoring process to its end.
+
+    Inputs: ``model``, ``tokenizer``, ``validation``, and where there are any ``items`` and
+    ``prompts``.
+    """
     (model,), (tokenizer,), (validation,) = (
         work.derivation.inputs[role] for role in ("model", "tokenizer", "validation")
     )
@@ -42,11 +36,18 @@ def build(work: Work, config: ScoreModel, share: Share) -> None:  # noqa: ARG001
         model=f"{model.relative_path}/model",
         tokenizer=tokenizer.relative_path,
         validation=validation.relative_path,
-        score=config.score,
-        loss_on="mask" if config.style == "chat" else "all",
+        items=_optional(work.derivation.inputs.get("items", ())),
+        prompts=_optional(work.derivation.inputs.get("prompts", ())),
+        checkpoint=config.checkpoint,
+        loss_on=config.loss_on,
         style=config.style,
+        score=config.score,
     )
     Child(work, run).run("model.score")
+
+
+def _optional(items: tuple[Artifact, ...]) -> str | None:
+    return items[0].relative_path if items else None
 
 
 score_model = Stage("score_model", version=STEP_VERSION, build=build, scope="child")

@@ -18,8 +18,8 @@ from mlflow.exceptions import MlflowException
 
 from model.config import Config
 from model.errors import PromotionError, RegistryError
-from model.registry import CANDIDATE, CHAMPION, PREVIOUS, VALIDATION_TAG
-from tasks.config import PINNED_SCORES, PinnedScore
+from model.registry import CANDIDATE, CHAMPION, PREVIOUS
+from tasks.evaluation_config import PINNED_SCORES, PinnedScore
 
 BEFORE_TAG = "llm.champion_before"
 FORCED_TAG = "llm.promotion_forced"
@@ -76,22 +76,18 @@ def compare(
         candidate: tags of a version.
         champion: tags of the version it would take over from.
     """
-    data = candidate.get(VALIDATION_TAG)
-    is_comparable = data is not None and data == champion.get(VALIDATION_TAG)
     return tuple(
-        _compare(score, candidate, champion, is_comparable=is_comparable)
+        _compare(score, candidate, champion)
         for score in scores
         if score.name in candidate or score.name in champion
     )
 
 
 def _compare(
-    score: PinnedScore,
-    candidate: Mapping[str, str],
-    champion: Mapping[str, str],
-    *,
-    is_comparable: bool,
+    score: PinnedScore, candidate: Mapping[str, str], champion: Mapping[str, str]
 ) -> Comparison:
+    data = candidate.get(score.data_tag)
+    is_comparable = data is not None and data == champion.get(score.data_tag)
     mine, theirs = (
         float(tags[score.name]) if score.name in tags else None for tags in (candidate, champion)
     )
@@ -189,7 +185,7 @@ def _require_no_worse(
         return
     raise PromotionError(
         f"version {version} of {name} does not take over from the champion, version {champion}",
-        expected="every pinned score no worse than the champion's, on equal validation documents",
+        expected="every pinned score no worse than the champion's, on equal data",
         found="; ".join(item.text() for item in comparisons) or "no score that both have",
         fix="keep the champion, or promote it all the same: "
         f"python -m flows.promote --name {name} --version {version} --force",

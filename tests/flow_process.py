@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent
 # The demo preset, shrunk until a run takes seconds.
 SMALL = {
     "source.demo_documents": 900,
+    "evaluation.num_generations": 4,
+    "evaluation.num_questions": 4,
     "source.demo_shards": 2,
     "validation.num_documents": 40,
     "tokenizer.vocab_size": 512,
@@ -77,9 +79,9 @@ def command(flow: str, *arguments: str, preset: str = "demo", **settings: object
     """Return the command line of a flow; settings are ``group__field=value``."""
     small = SMALL if preset == "demo" else {}
     left_out = {
-        "prepare": ("train.", "score.", "then_finetune"),
-        "publish": ("train.", "score.", "then_finetune"),
-        "sweep": ("train.steps", "score.", "then_finetune"),
+        "prepare": ("train.", "score.", "evaluation.", "then_finetune"),
+        "publish": ("train.", "score.", "evaluation.", "then_finetune"),
+        "sweep": ("train.steps", "score.", "evaluation.", "then_finetune"),
         "finetune": ("then_finetune",),
     }
     small = {  # settings the flow does not have

@@ -32,7 +32,7 @@ def registered_versions(name: str, directory: Path, *, num_versions: int) -> Reg
             register_model.fn(
                 tracked,
                 small.artifact("export_model"),
-                scores=small.artifact("score_model"),
+                scores=[small.artifact("score_model")],
                 registry=registry,
                 store=small.store,
             )

@@ -133,3 +133,15 @@ def test_generate_impossible_prompt_is_refused(prompt, found):
         generate(random_model(), prompt, num_tokens=1, **PLAIN)
     assert found in str(caught.value)
     assert "from 0 to 95" in str(caught.value)
+
+
+def test_generate_batch_until_ends_each_text_by_itself():
+    ours, prompts = random_model(), [[1, 2], [3], [4, 5, 6]]
+    whole = generate_batch(ours, prompts, num_tokens=8, sampling=GREEDY)
+    stops = {text[2] for text in whole}
+    cut = generate_batch(
+        ours, prompts, num_tokens=8, sampling=GREEDY, until=lambda written: written[-1] in stops
+    )
+    for text, expected in zip(cut, whole, strict=True):
+        end = next(index for index, token in enumerate(expected) if token in stops)
+        assert text == expected[: end + 1]

@@ -24,7 +24,9 @@ PRETRAIN_STAGES = (
     "write_shards",
     "report_corpus",
     "train_model",
+    "generation_prompts",
     "score_model",
+    "judge_texts",
     "export_model",
 )
 STAGES_ON_REQUEST = (

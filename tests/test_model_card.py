@@ -10,7 +10,7 @@ import yaml
 
 from model.config import SamplingConfig
 from tasks.model_card import Lineage, model_card
-from tests.small_pipeline import SmallPipeline, make_small_pipeline
+from tests.small_pipeline import SmallPipeline, make, make_small_pipeline
 
 
 @pytest.fixture
@@ -59,3 +59,14 @@ def test_card_of_a_pruned_lineage_says_what_is_left(small: SmallPipeline) -> Non
     assert "made by this project" not in card
     assert "no longer known" in card
     assert "- steps: 30" in card
+
+
+def test_card_shows_every_measure_and_says_what_is_missing(small: SmallPipeline) -> None:
+    facts = {"grammar_accepted": 0.875, "absent": {"parser_accepted": "there is no link-parser"}}
+    judged = make(small.store, "judge_texts", "base", facts=facts)
+    scored = make(small.store, "score_model", "other", facts={"lambada_perplexity": 1.5e17})
+    lineage = Lineage.of(small.manifests["train_model"], small.store)
+    card = model_card(lineage, scores=[scored, judged], sampling=SamplingConfig())
+    assert "| judge_texts: grammar_accepted | 0.8750 |" in card
+    assert "| score_model: lambada_perplexity | 1.5e+17 |" in card
+    assert "Not measured: parser_accepted, because there is no link-parser." in card

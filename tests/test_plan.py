@@ -47,7 +47,7 @@ def test_plan_names_every_stage_and_why(demo_plan: Plan) -> None:
     text = demo_plan.text()
     for stage in ("download", "train_tokenizer", "write_shards", "train_model", "export_model"):
         assert stage in text
-    assert text.count("never made") == 12
+    assert text.count("never made") == 14
 
 
 def test_plan_that_needs_more_than_the_disk_has_raises(tmp_path: Path) -> None:

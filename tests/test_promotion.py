@@ -14,7 +14,8 @@ from prefect import State
 from flows.presets import demo
 from flows.promote import main
 from model.errors import PromotionError, RegistryError
-from tasks.config import PINNED_SCORES, PinnedScore, RegistryConfig
+from tasks.config import RegistryConfig
+from tasks.evaluation_config import PINNED_SCORES, PinnedScore
 from tasks.promote_model import promote_if_no_worse, promote_model
 from tasks.register_model import RegisteredModel
 from tasks.tracking import pipeline_run
@@ -77,6 +78,16 @@ def test_compare_judges_one_score(mine: Any, theirs: Any, verdict: str) -> None:
 
 def test_compare_leaves_out_scores_that_neither_has() -> None:
     assert compare({DATA: "d"}, {DATA: "d"}) == ()
+
+
+def test_scores_compare_where_their_own_items_are_equal() -> None:
+    tags = {"blimp_acc": "0.7", "data.items.blimp": "d", "data.items.piqa": "x"}
+    (same,) = compare(tags, tags | {"data.items.piqa": "y"})
+    assert same.verdict == "no worse"
+    (other,) = compare(tags, tags | {"data.items.blimp": "e"})
+    assert other.verdict == "on other data"
+    (worse,) = compare(tags | {"blimp_acc": "0.6"}, tags)
+    assert worse.verdict == "worse"
 
 
 def test_bits_per_byte_are_pinned_lower_is_better() -> None:

@@ -14,10 +14,10 @@ from flows.presets import demo
 from model.store import ArtifactStore
 from tasks.config import RegistryConfig
 from tasks.lineage import find_input
-from tasks.register_model import RegisteredModel, register_model
+from tasks.register_model import RegisteredModel, register_model, version_tags
 from tasks.tracking import TrackedPipeline, pipeline_run
 from tests.servers import free_port, local_mlflow_uri
-from tests.small_pipeline import SmallPipeline, make_small_pipeline
+from tests.small_pipeline import SmallPipeline, make, make_small_pipeline
 
 pytestmark = [
     # MLflow's own models use what its newest SQLAlchemy deprecates.
@@ -54,7 +54,7 @@ def register(tracked: TrackedPipeline, small: SmallPipeline, registry: RegistryC
     return register_model.fn(
         tracked,
         small.artifact("export_model"),
-        scores=small.artifact("score_model"),
+        scores=[small.artifact("score_model")],
         registry=registry,
         store=small.store,
     )
@@ -101,6 +101,31 @@ def test_register_model_uploads_the_exported_folder_and_sets_the_alias(
     assert model.status == "READY"
     metrics = {point.key: point.value for point in model.metrics or ()}
     assert metrics["validation/bits_per_byte"] == 1.0
+
+
+def test_version_tags_hold_what_each_score_was_measured_on(small: SmallPipeline) -> None:
+    prompts = make(small.store, "generation_prompts", "base")
+    scored = make(
+        small.store,
+        "score_model",
+        "asked",
+        facts={"blimp_acc": 0.75, "blimp_items": "d1", "blimp_islands_acc": 0.5},
+        inputs={"prompts": (prompts.artifact,)},
+    )
+    judged = make(
+        small.store,
+        "judge_texts",
+        "asked",
+        facts={"answer_accuracy": 0.9},
+        inputs={"scores": (scored.artifact,)},
+    )
+    tags = version_tags(small.manifests["export_model"], [scored, judged], small.store)
+    assert {name: tags[name] for name in tags if not name.startswith("llm.")} == {
+        "blimp_acc": "0.750000",
+        "data.items.blimp": "d1",
+        "answer_accuracy": "0.900000",
+        "data.prompts_digest": prompts.content_digest,
+    }
 
 
 def test_register_model_again_uploads_nothing_and_is_cached(
@@ -163,7 +188,7 @@ def test_register_model_in_a_flow_shows_as_cached_the_second_time(
             state = register_model(
                 tracked,
                 small.artifact("export_model"),
-                scores=small.artifact("score_model"),
+                scores=[small.artifact("score_model")],
                 registry=registry,
                 store=small.store,
                 return_state=True,

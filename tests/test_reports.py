@@ -20,6 +20,7 @@ from prefect.runtime import flow_run
 from flows.presets import demo
 from model.artifact import Artifact
 from model.errors import ArtifactError
+from model.prompts import Generation, write_generations
 from model.tracker import EVENTS_NAME, read_events
 from tasks.corpus.report_data import (
     FunnelLine,
@@ -39,11 +40,14 @@ from tasks.reports import (
     loss_picture,
     mlflow_markdown,
     read_samples,
+    report_checkpoints,
     report_data,
+    report_harness,
     report_mlflow_run,
     report_page,
     report_published,
     report_samples,
+    report_scores,
     report_training,
     samples_markdown,
     samples_text,
@@ -172,6 +176,43 @@ def test_reports_outside_a_flow_reach_mlflow_only(
     assert Path(path).read_text() == "[Tom] ran.\n"
     path = client.download_artifacts(tracked.run_id, "report.html", str(tmp_path))
     assert Path(path).read_text() == "<p>the page</p>"
+
+
+def test_report_scores_logs_every_measure_the_texts_and_checkpoints_at_their_step(
+    small: SmallPipeline, experiment: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scores = small.artifact("score_model")
+    text = Generation(
+        kind="opening", style="text", prompt="Tom", text=" ran.", expected=None,
+        num_tokens=2, finish="stop",
+    )  # fmt: skip
+    write_generations(small.store.path(scores) / "generations.parquet", [text])
+    judged = make(
+        small.store, "judge_texts", "base",
+        facts={"distinct_1": 0.5, "absent": {"parser_accepted": "none is here"}},
+    )  # fmt: skip
+    early = make(
+        small.store, "score_model", "early", facts={"bits_per_byte": 2.0, "checkpoint_step": 20}
+    )
+    with open_pipeline(experiment) as tracked:
+        report_scores(tracked, [scores, judged.artifact], small.store)
+        report_checkpoints(tracked, [early.artifact], small.store)
+        report_harness(tracked, None, small.store)
+    assert tracked.problems == []
+    assert "not measured: parser_accepted: none is here" in caplog.text
+    client = MlflowClient(tracking_uri=local_mlflow_uri())
+    metrics = client.get_run(tracked.run_id).data.metrics
+    wanted = {name: value for name, value in metrics.items() if not name.startswith("system/")}
+    assert wanted == {
+        "score/bits_per_byte": 1.0625,
+        "score/validation_loss": 3.5,
+        "score/distinct_1": 0.5,
+        "checkpoint/bits_per_byte": 2.0,
+    }
+    (point,) = client.get_metric_history(tracked.run_id, "checkpoint/bits_per_byte")
+    assert point.step == 20
+    table = client.load_table(_experiment_id(client, experiment), "generations.json")
+    assert table["text"].tolist() == [" ran."]
 
 
 def _experiment_id(client: MlflowClient, name: str) -> str:

@@ -7,21 +7,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from model.artifact import Derivation
+from model.chat import Message
 from model.child_runs import ScoreRun
 from model.config import ScoreConfig
 from model.errors import ConfigError
 from model.evaluate import evaluate
+from model.generate import generate
+from model.item_scores import score_items, summarise
+from model.items import Item, write_items
+from model.prompts import Prompt, read_generations, write_prompts
 from model.run_config import ErrorReport
-from model.score import Scores, main, score, write_samples
+from model.score import Scores, main, score, weights_directory, write_samples
 from model.shards import ShardSet
 from model.store import ArtifactStore
-from model.tokenizer import Tokenizer
+from model.tokenizer import IM_END, Tokenizer
 from model.weights import load_model, save_model
 from tests.small_model import random_model, small_shards, small_tokenizer
+from tests.small_tokenizer import VOCAB_SIZE
 
 CONTEXT_TOKENS = 16
 CONFIG = ScoreConfig(prompts=("The baker", ""), sample_tokens=6)
@@ -36,13 +43,11 @@ def data_root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _write_config(root: Path, **changes: str) -> Path:
+def _write_config(root: Path, **changes: object) -> Path:
     """Write a run's config where the flow does: into the artifact's work directory."""
-    run = ScoreRun(
-        data_root=str(root),
-        derivation=DERIVATION,
-        score=CONFIG,
-        **{"model": "model", "tokenizer": "tokenizer", "validation": "validation"} | changes,
+    fields = {"model": "model", "tokenizer": "tokenizer", "validation": "validation"} | changes
+    run = ScoreRun.model_validate(
+        {"data_root": str(root), "derivation": DERIVATION, "score": CONFIG, **fields}
     )
     work = ArtifactStore(root).work_path(DERIVATION.artifact)
     work.mkdir(parents=True, exist_ok=True)
@@ -121,6 +126,71 @@ def test_main_makes_the_artifact_once(data_root):
     }
     assert main(["--config", str(directory / "config.json")]) == 0
     assert store.read_manifest(DERIVATION.artifact) == manifest
+
+
+def test_main_scores_items_and_writes_after_prompts(data_root):
+    tokenizer = Tokenizer.load(data_root / "tokenizer")
+    items = [
+        Item("piqa", "", "", 0, ("The cat",), ("sat", "barked"), 0),
+        Item("lambada", "", "", 0, ("The cat",), ("sat",), 0),
+    ]
+    prompts = [
+        Prompt(kind="question", text="The cat", expected="sat"),
+        Prompt(kind="opening", messages=(Message(role="user", content="Hi"),)),
+        Prompt(kind="opening", text="In 1984"),
+    ]
+    (data_root / "asked").mkdir()
+    write_items(data_root / "asked" / "items.parquet", items)
+    write_prompts(data_root / "asked" / "prompts.parquet", prompts)
+    assert main(["--config", str(_write_config(data_root, items="asked", prompts="asked"))]) == 0
+    store = ArtifactStore(data_root)
+    manifest, directory = store.verify(DERIVATION.artifact), store.path(DERIVATION.artifact)
+    network = load_model(data_root / "model")
+    piqa, lambada = summarise(score_items(network, tokenizer, items))
+    assert manifest.facts["piqa_acc_norm"] == piqa.acc_norm
+    assert manifest.facts["lambada_perplexity"] == lambada.perplexity
+    assert manifest.facts["piqa_items"] == piqa.items_digest
+    assert manifest.counts["piqa_items"] == 1
+    rows = pq.read_table(directory / "item_scores.parquet").to_pylist()
+    assert [row["task"] for row in rows] == ["piqa", "lambada"]
+    written = read_generations(directory / "generations.parquet")
+    assert [item.kind for item in written] == ["question", "opening", "opening"]
+    assert [item.style for item in written] == ["text", "chat", "text"]
+    ids = [tokenizer.end_of_text_id, *tokenizer.encode("The cat")]
+    greedy = generate(
+        network, ids, num_tokens=CONFIG.answer_tokens, temperature=0, top_k=0, seed=0,
+        stop_ids={tokenizer.end_of_text_id, tokenizer.special_id(IM_END)},
+    )  # fmt: skip
+    whole, text = tokenizer.decode(greedy), written[0].text
+    assert whole.startswith(text)
+    assert text == whole or "\n" in text.lstrip()
+
+
+def test_weights_directory_names_kept_checkpoints(tmp_path):
+    for step, loss in ((10, 2.0), (20, 1.0), (30, 3.0)):
+        (tmp_path / f"checkpoints/step-{step:08d}").mkdir(parents=True)
+        (tmp_path / f"checkpoints/step-{step:08d}/validation.json").write_text(json.dumps(loss))
+    model = tmp_path / "model"
+    assert weights_directory(model, "final") == (model, None)
+    assert weights_directory(model, "best") == (tmp_path / "checkpoints/step-00000020", 20)
+    assert weights_directory(model, "last")[1] == 30
+    assert weights_directory(model, 10)[1] == 10
+    with pytest.raises(ConfigError, match="checkpoint to score is not there") as caught:
+        weights_directory(model, 15)
+    assert "10, 20, 30" in str(caught.value)
+    with pytest.raises(ConfigError, match="there is none"):
+        weights_directory(tmp_path / "elsewhere" / "model", "best")
+
+
+def test_main_scores_a_checkpoint_beside_the_model(data_root):
+    kept = data_root / "checkpoints" / "step-00000007"
+    save_model(random_model(seed=2, vocab_size=VOCAB_SIZE), kept)
+    assert main(["--config", str(_write_config(data_root, checkpoint=7))]) == 0
+    facts = ArtifactStore(data_root).verify(DERIVATION.artifact).facts
+    _, tokenizer, shards = _parts(data_root)
+    expected = evaluate(load_model(kept), shards, tokenizer.bytes_per_token)
+    assert facts["bits_per_byte"] == expected.bits_per_byte
+    assert facts["checkpoint_step"] == 7
 
 
 def test_main_failure_is_reported_beside_the_config_and_mended_by_another_run(data_root):

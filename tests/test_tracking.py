@@ -491,7 +491,7 @@ def test_register_model_on_a_server_can_be_downloaded_by_its_alias(
             return register_model.fn(
                 tracked,
                 small.artifact("export_model"),
-                scores=None,
+                scores=(),
                 registry=CONFIG.registry,
                 store=small.store,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from tasks.corpus import data_sets
@@ -18,9 +19,16 @@ PURPOSE = Purpose(
 )
 
 
-def list_sets(sets: Mapping[str, str], *, cache: Path) -> dict[str, EvaluationSet]:
-    """Return the files of each set; errors are those of ``data_sets.list_sets``."""
-    return data_sets.list_sets(sets, purpose=PURPOSE, cache=cache)
+def list_sets(
+    sets: Mapping[str, str], *, cache: Path, setting: str = PURPOSE.setting
+) -> dict[str, EvaluationSet]:
+    """Return the files of each set; errors are those of ``data_sets.list_sets``.
+
+    Args:
+        setting: that the addresses come from, for errors.
+    """
+    purpose = replace(PURPOSE, setting=setting)
+    return data_sets.list_sets(sets, purpose=purpose, cache=cache)
 
 
 def evaluation_files(sets: Mapping[str, EvaluationSet], *, downloads: Path) -> list[EvaluationFile]:

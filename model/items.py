@@ -1,0 +1,115 @@
+"""Items of evaluation sets: choices whose likelihoods a model is asked for. No torch.
+
+``tasks.corpus.item_sets`` makes them from the files of well-known sets, ``model.likelihood`` scores
+them, ``model.harness`` has EleutherAI's harness score the same ones.
+
+    items.parquet   one row per item: task, category, subset, number, contexts, choices, gold
+
+An item with one context asks which choice goes on after it; one with several contexts and one
+choice, after which context it fits best (WinoGrande); one with a single context and choice, whether
+the model would write it (LAMBADA). Context and choice are joined by one space.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.errors import ArtifactError
+
+ITEMS_NAME: Final = "items.parquet"
+DELIMITER: Final = " "  # the harness's target_delimiter
+SCHEMA: Final = pa.schema(
+    [
+        ("task", pa.string()),
+        ("category", pa.string()),
+        ("subset", pa.string()),
+        ("number", pa.int64()),
+        ("contexts", pa.list_(pa.string())),
+        ("choices", pa.list_(pa.string())),
+        ("gold", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question to a model.
+
+    Args:
+        task: name of the evaluation set.
+        category: group of subsets; empty where the set has none.
+        subset: part of the set that has a score of its own; empty where the set is one.
+        number: row in the set's files.
+        contexts: one, or one per choice.
+        choices: one, or one per answer, without the space before it.
+        gold: index of the right answer.
+    """
+
+    task: str
+    category: str
+    subset: str
+    number: int
+    contexts: tuple[str, ...]
+    choices: tuple[str, ...]
+    gold: int
+
+    @property
+    def requests(self) -> list[tuple[str, str]]:
+        """Return context and continuation of each answer."""
+        num = max(len(self.contexts), len(self.choices))
+        contexts = self.contexts * (num // len(self.contexts))
+        choices = self.choices * (num // len(self.choices))
+        return [
+            (context, DELIMITER + choice) for context, choice in zip(contexts, choices, strict=True)
+        ]
+
+
+def write_items(path: Path, items: Iterable[Item]) -> None:
+    """Write items in their order."""
+    pq.write_table(pa.Table.from_pylist([asdict(item) for item in items], schema=SCHEMA), path)
+
+
+def read_items(path: Path) -> list[Item]:
+    """Return the items of a file.
+
+    Raises:
+        ArtifactError: it is missing, or no such file.
+    """
+    try:
+        columns = pq.read_table(path).select(SCHEMA.names).to_pydict()
+    except (OSError, KeyError, pa.ArrowException) as exc:
+        raise ArtifactError(
+            "the items of an evaluation cannot be read",
+            expected=f"a parquet file with the columns {', '.join(SCHEMA.names)}",
+            found=exc,
+            where=path,
+            fix="delete the artifact and let its stage run again",
+        ) from exc
+    columns |= {name: list(map(tuple, columns[name])) for name in ("contexts", "choices")}
+    rows = zip(*(columns[field.name] for field in fields(Item)), strict=True)
+    return [Item(*row) for row in rows]
+
+
+def items_digest(items: Sequence[Item]) -> str:
+    """Return the sha256 of what is asked: scores compare only between equal digests."""
+    digest = hashlib.sha256()
+    for item in items:
+        asked = [item.task, item.subset, item.contexts, item.choices, item.gold]
+        digest.update(json.dumps(asked).encode())
+    return digest.hexdigest()
+
+
+def by_task(items: Iterable[Item]) -> dict[str, list[Item]]:
+    """Return the items of each task, in the order in which tasks come."""
+    found: dict[str, list[Item]] = {}
+    for item in items:
+        found.setdefault(item.task, []).append(item)
+    return found

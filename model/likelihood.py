@@ -1,0 +1,142 @@
+"""Log-likelihoods of continuations, many at once.
+
+Requests are sorted by length, padded at their ends, where nothing sees the padding, and run through
+the whole network; only the positions that score a continuation reach the head. fp32 throughout.
+
+Source: EleutherAI lm-evaluation-harness 0.4.13, ``TemplateLM._encode_pair`` and ``loglikelihood``,
+``HFLM._loglikelihood_tokens``: the continuation's ids are those of the whole text beyond as many as
+the context has alone; white space at the context's end counts as the continuation's; an empty
+context is the end-of-text token, and no other gets one; a text too long for the model loses its
+beginning. One deviation: where the continuation alone is too long, the harness stops, and here its
+last tokens are scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from model.errors import TokenizerError
+from model.gpt import CHUNK_LOGITS, GPT
+from model.tokenizer import Tokenizer
+
+BATCH_TOKENS = {"cpu": 4_096, "cuda": 131_072}  # of one pass; on CPUs more leave the caches
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """What a model makes of a continuation.
+
+    Args:
+        nats: its log-likelihood, of all its tokens together.
+        is_greedy: each of its tokens is the likeliest one.
+    """
+
+    nats: float
+    is_greedy: bool
+
+
+@dataclass(frozen=True)
+class Request:
+    """A text as ids, the last of which are the continuation."""
+
+    ids: list[int]
+    num_targets: int
+
+
+def encode_requests(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[Request]:
+    """Return pairs of context and continuation as ids.
+
+    Raises:
+        TokenizerError: a continuation has no token of its own.
+    """
+    contexts = [context.rstrip() for context, _ in pairs]
+    unique = list(dict.fromkeys(contexts))
+    lengths = dict(zip(unique, map(len, tokenizer.encode_batch(unique)), strict=True))
+    wholes = tokenizer.encode_batch([context + continuation for context, continuation in pairs])
+    requests = []
+    for context, whole, pair in zip(contexts, wholes, pairs, strict=True):
+        num_targets = len(whole) - lengths[context]
+        if num_targets < 1:
+            raise TokenizerError(
+                "a continuation has no token of its own",
+                expected="a continuation that begins with a space or a new word",
+                found=f"{pair[1]!r} after {context[-40:]!r}",
+                fix="correct the item of the evaluation set",
+            )
+        ids = whole if lengths[context] else [tokenizer.end_of_text_id, *whole]
+        requests.append(Request(ids, num_targets))
+    return requests
+
+
+@torch.inference_mode()
+def likelihoods(model: GPT, requests: Sequence[Request]) -> list[Likelihood]:
+    """Return the likelihood of each request's continuation, in their order."""
+    limit = model.architecture.context_tokens + 1
+    windows = [_window(request, limit=limit) for request in requests]
+    found: list[Likelihood | None] = [None] * len(windows)
+    for batch in _batches(windows, max_tokens=BATCH_TOKENS[model.head_weight.device.type]):
+        scored = _score(model, [windows[index] for index in batch])
+        for index, likelihood in zip(batch, scored, strict=True):
+            found[index] = likelihood
+    return [likelihood for likelihood in found if likelihood is not None]
+
+
+def _window(request: Request, *, limit: int) -> Request:
+    ids = request.ids[-limit:]
+    return Request(ids, min(request.num_targets, len(ids) - 1))
+
+
+def _batches(windows: Sequence[Request], *, max_tokens: int) -> Iterator[list[int]]:
+    """Yield indices of requests of about equal length, the longest first."""
+    order = sorted(range(len(windows)), key=lambda index: -len(windows[index].ids))
+    start = 0
+    while start < len(order):
+        num_rows = max(1, max_tokens // len(windows[order[start]].ids))
+        yield order[start : start + num_rows]
+        start += num_rows
+
+
+def _score(model: GPT, batch: Sequence[Request]) -> list[Likelihood]:
+    device = model.head_weight.device
+    num_positions = len(batch[0].ids) - 1
+    padded = [
+        [*request.ids[:-1], *[0] * (num_positions + 1 - len(request.ids))] for request in batch
+    ]
+    hidden = model.hidden(torch.tensor(padded, device=device)).flatten(0, 1)
+    rows, positions, targets = [], [], []
+    for row, request in enumerate(batch):
+        last, num = len(request.ids) - 1, request.num_targets
+        rows += [row] * num
+        positions += range(row * num_positions + last - num, row * num_positions + last)
+        targets += request.ids[-num:]
+    picked = hidden[torch.tensor(positions, device=device)]
+    log_probs, is_likeliest = _of_targets(model, picked, torch.tensor(targets, device=device))
+    index = torch.tensor(rows, device=device)
+    sums = torch.zeros(len(batch), dtype=torch.float64, device=device)
+    sums.index_add_(0, index, log_probs.double())
+    misses = torch.zeros(len(batch), dtype=torch.int64, device=device)
+    misses.index_add_(0, index, (~is_likeliest).long())
+    return [
+        Likelihood(nats, num_misses == 0)
+        for nats, num_misses in zip(sums.tolist(), misses.tolist(), strict=True)
+    ]
+
+
+def _of_targets(
+    model: GPT, hidden: Float[Tensor, "N C"], targets: Int[Tensor, " N"]
+) -> tuple[Tensor, Tensor]:
+    """Return each target's log-probability, and whether no token is likelier."""
+    weight = model.head_weight
+    num_rows = max(1, CHUNK_LOGITS[weight.device.type] // weight.shape[0])
+    log_probs, is_likeliest = [], []
+    for part, wanted in zip(hidden.split(num_rows), targets.split(num_rows), strict=True):
+        logits = torch.nn.functional.linear(part, weight).float()
+        of_wanted = logits.gather(1, wanted[:, None]).squeeze(1)
+        log_probs.append(of_wanted - logits.logsumexp(dim=-1))
+        is_likeliest.append(logits.argmax(dim=-1) == wanted)
+    return torch.cat(log_probs), torch.cat(is_likeliest)

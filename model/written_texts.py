@@ -1,0 +1,91 @@
+"""Texts a model writes after prompts, for others to judge: at will, or one line of answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from model.config import ScoreConfig
+from model.conversation import conversation_ids
+from model.decoder import Decoder
+from model.generate import generate_batch
+from model.gpt import GPT
+from model.prompts import Generation, Kind, Prompt
+from model.sampling import GREEDY, Sampling
+from model.tokenizer import IM_END, Tokenizer
+
+ROWS = 64  # texts side by side
+
+
+def answer_prompts(
+    model: GPT, tokenizer: Tokenizer, prompts: Sequence[Prompt], *, config: ScoreConfig
+) -> list[Generation]:
+    """Return what a model writes after each prompt, in their order.
+
+    Of a prompt longer than the context, the last tokens are read: no story is judged by half of it
+    because of room kept for an answer, and none stops the scoring.
+    """
+    sampling = Sampling(
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=1,
+        repetition_penalty=1,
+        seed=config.seed,
+    )
+    decoder = Decoder(model)
+    openings = _write(decoder, tokenizer, prompts, "opening", sampling, config.generation_tokens)
+    questions = _write(decoder, tokenizer, prompts, "question", GREEDY, config.answer_tokens)
+    made = {"opening": iter(openings), "question": iter(questions)}
+    return [next(made[prompt.kind]) for prompt in prompts]
+
+
+def _write(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    kind: Kind,
+    sampling: Sampling,
+    num_tokens: int,
+) -> list[Generation]:
+    own = [prompt for prompt in prompts if prompt.kind == kind]
+    texts = generate_batch(
+        decoder,
+        [_ids(prompt, tokenizer) for prompt in own],
+        num_tokens=num_tokens,
+        sampling=sampling,
+        stop_ids={tokenizer.end_of_text_id, tokenizer.special_id(IM_END)},
+        until=_first_line_ends(tokenizer) if kind == "question" else None,
+        max_rows=ROWS,
+    )
+    return [
+        Generation(
+            kind=kind,
+            style=prompt.style,
+            prompt=prompt.messages[-1].content if prompt.messages else prompt.text,
+            text=tokenizer.decode(written),
+            expected=prompt.expected,
+            num_tokens=len(written),
+            finish=_finish(len(written), num_tokens),
+        )
+        for prompt, written in zip(own, texts, strict=True)
+    ]
+
+
+def _first_line_ends(tokenizer: Tokenizer) -> Callable[[Sequence[int]], bool]:
+    """Return what tells that a line with words in it has ended: an answer is one line."""
+    breaks = {index for index, token in enumerate(tokenizer.token_bytes) if b"\n" in token}
+
+    def ends(written: Sequence[int]) -> bool:
+        return written[-1] in breaks and "\n" in tokenizer.decode(written).lstrip()
+
+    return ends
+
+
+def _ids(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
+    if prompt.messages:
+        return conversation_ids(prompt.messages, tokenizer)
+    return [tokenizer.end_of_text_id, *tokenizer.encode(prompt.text)]
+
+
+def _finish(num_written: int, num_tokens: int) -> Literal["stop", "length"]:
+    return "stop" if num_written < num_tokens else "length"

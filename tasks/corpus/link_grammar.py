@@ -1,0 +1,94 @@
+"""A real parser of English: the program link-parser, of the Debian package link-grammar.
+
+A sentence is accepted iff it has a complete linkage: one without null links, so that every word has
+its place. Spelling is not guessed at. Unknown words may be of any class, so made-up words do not
+make a sentence wrong. Source: Sleator and Temperley 1991, arXiv cmp-lg/9508004.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from typing import Final
+
+from model.errors import ChildError
+
+PROGRAM: Final = "link-parser"
+MAX_WORDS: Final = 100  # longer sentences take minutes, and are taken for not accepted
+SENTENCE_SECONDS: Final = 10
+OPTIONS: Final = ("-batch=1", "-echo=1", "-null=0", "-spell=0", f"-timeout={SENTENCE_SECONDS}")
+_REFUSED: Final = "+++++ error"
+_COMMANDS: Final = "!%*:"  # what a line that is no sentence begins with
+
+
+def parser_version() -> str | None:
+    """Return name and version of the parser, or None where it is not installed."""
+    if shutil.which(PROGRAM) is None:
+        return None
+    shown = _run(["--version"], "")
+    first = shown.partition("\n")[0]
+    return first.removeprefix("Version:").strip() or None
+
+
+def accepted(sentences: Sequence[str]) -> list[bool]:
+    """Tell of each sentence whether the parser finds a complete linkage.
+
+    Raises:
+        ChildError: the program failed, or answered otherwise than it does.
+    """
+    lines = [_one_line(sentence) for sentence in sentences]
+    asked = [line for line in lines if line and len(line.split()) <= MAX_WORDS]
+    judged = _judge(list(dict.fromkeys(asked)))
+    return [judged.get(line, False) for line in lines]
+
+
+def _one_line(sentence: str) -> str:
+    """Return a sentence as the program takes it: one line that is not one of its commands."""
+    return " ".join(sentence.split()).lstrip(_COMMANDS + " ")
+
+
+def _judge(lines: Sequence[str]) -> dict[str, bool]:
+    """Ask about each line; the program repeats it, and says so below if it refuses it."""
+    if not lines:
+        return {}
+    output = _run(["en", *OPTIONS], "\n".join(lines) + "\n").splitlines()
+    judged: dict[str, bool] = {}
+    waiting = iter(lines)
+    expected, last = next(waiting, None), None
+    for said in output:
+        if said == expected:
+            judged[said] = True
+            expected, last = next(waiting, None), said
+        elif last is not None and (said.startswith(_REFUSED) or "Timer is expired" in said):
+            judged[last] = False
+    if expected is not None:
+        raise ChildError(
+            f"{PROGRAM} did not answer every sentence",
+            expected=f"{len(lines)} lines, as they were asked",
+            found=f"{len(judged)}; then not {expected!r}",
+            fix="report the sentence; evaluation.parser=off goes on without the parser",
+        )
+    return judged
+
+
+def _run(arguments: Sequence[str], text: str) -> str:
+    done = subprocess.run(
+        [PROGRAM, *arguments],
+        input=text,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+        check=False,
+    )
+    if done.returncode != 0:
+        raise ChildError(
+            f"{PROGRAM} failed",
+            expected="exit code 0",
+            found=f"exit code {done.returncode}: {done.stderr.strip()[-400:]}",
+            fix="install the packages link-grammar and link-grammar-dictionaries-en, or set "
+            "evaluation.parser=off",
+        )
+    return done.stdout

@@ -1,0 +1,100 @@
+"""Configuration of what a model is measured on, and of what its successor must not lose."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from model.config import RUNTIME_ONLY, Config
+
+
+class EvaluationConfig(Config):
+    """What a model is measured on beyond bits per byte."""
+
+    sets: Annotated[dict[str, str], RUNTIME_ONLY] = Field(
+        default_factory=dict,
+        description="blimp, hellaswag, lambada, piqa, arc_easy, winogrande -> its parquet file, or "
+        "a folder or glob of them; hub:owner/name@revision:glob for one on the hub",
+    )
+    max_items: int | None = Field(
+        default=None,
+        gt=0,
+        description="items of each set, spread evenly over it; unset = all",
+    )
+    num_generations: int = Field(
+        default=100, ge=0, description="texts the model writes for judge_texts to judge"
+    )
+    opening_words: int = Field(
+        default=4, gt=0, description="words of a held-out document that such a text goes on from"
+    )
+    chat_prompts: tuple[str, ...] = Field(
+        default=(
+            "Hello! How are you today?",
+            "Can you tell me a short story about a dog?",
+            "What is the capital of France?",
+            "Why is the sky blue?",
+            "How do I make a cup of tea?",
+            "What do you think about music?",
+            "Describe a day at the beach.",
+            "Give me three ideas for dinner.",
+            "What is a good way to learn a language?",
+            "Explain what a river is.",
+        ),
+        description="messages that a chat model answers in place of going on from documents",
+    )
+    num_questions: int = Field(
+        default=0, ge=0, description="demo: held-out questions that are put to the model"
+    )
+    parser: Literal["auto", "off"] = Field(
+        default="auto",
+        description="auto: link-parser judges the sentences of texts, where it is installed",
+    )
+    checkpoints: tuple[Literal["best", "last"] | int, ...] = Field(
+        default=(),
+        description="kept checkpoints of the training that are scored as well: best, last, or a "
+        "step",
+    )
+    harness: Literal["off", "on"] = Field(
+        default="off",
+        description="on: EleutherAI's lm-evaluation-harness scores the exported model on the same "
+        "items, and both are compared",
+    )
+    seed: int = Field(default=1, ge=0, lt=2**32, description="seed of the questions")
+
+
+class PinnedScore(Config):
+    """A score that a champion's successor must not lose more of than a tolerance."""
+
+    name: str = Field(description="tag of a registered version, fact of the stage that measured it")
+    better: Literal["lower", "higher"]
+    tolerance: float = Field(ge=0, description="loss that is let pass, in the score's unit")
+    data_tag: str = Field(
+        default="data.validation_digest",
+        description="tag with the digest of what it was measured on: equal ones compare",
+    )
+
+
+ITEMS_TAG = "data.items."  # + task: digest of its items
+PROMPTS_TAG = "data.prompts_digest"  # of what the model was asked to write
+
+
+def _accuracy(task: str, *, tolerance: float, name: str = "acc") -> PinnedScore:
+    return PinnedScore(
+        name=f"{task}_{name}", better="higher", tolerance=tolerance, data_tag=f"{ITEMS_TAG}{task}"
+    )
+
+
+# What promotion looks at. Tolerances are choices: what two seeds of one recipe may differ by; of an
+# accuracy about two standard errors of a whole set.
+PINNED_SCORES = (
+    PinnedScore(name="bits_per_byte", better="lower", tolerance=0.005),
+    _accuracy("blimp", tolerance=0.01),
+    _accuracy("hellaswag", tolerance=0.01, name="acc_norm"),
+    _accuracy("lambada", tolerance=0.015),
+    _accuracy("piqa", tolerance=0.025),
+    _accuracy("arc_easy", tolerance=0.02),
+    _accuracy("winogrande", tolerance=0.03),
+    PinnedScore(name="grammar_accepted", better="higher", tolerance=0.03, data_tag=PROMPTS_TAG),
+    PinnedScore(name="answer_accuracy", better="higher", tolerance=0.05, data_tag=PROMPTS_TAG),
+)

@@ -1,0 +1,53 @@
+"""Stage generation_prompts: what a model is asked to write, for judge_texts to judge."""
+
+from __future__ import annotations
+
+from model.config import Config, Style
+from model.prompts import PROMPTS_NAME, write_prompts
+from model.store import Work
+from tasks.corpus.prompts import chat_openings, demo_questions, document_openings
+from tasks.evaluation_config import EvaluationConfig
+from tasks.stage import Share, Stage
+
+STEP_VERSION = 1
+
+
+class GenerationPrompts(Config):
+    """Which prompts, and how many."""
+
+    style: Style
+    num_generations: int
+    opening_words: int
+    chat_prompts: tuple[str, ...]
+    num_questions: int
+    seed: int
+
+    @classmethod
+    def of(cls, config: EvaluationConfig, *, style: Style, is_demo: bool) -> GenerationPrompts:
+        """Return the config of the stage: what does not matter to a style is left out."""
+        return cls(
+            style=style,
+            num_generations=config.num_generations,
+            opening_words=config.opening_words if style == "text" else 0,
+            chat_prompts=config.chat_prompts if style == "chat" else (),
+            num_questions=config.num_questions if is_demo else 0,
+            seed=config.seed,
+        )
+
+
+def build(work: Work, config: GenerationPrompts, share: Share) -> None:  # noqa: ARG001
+    """Write prompts.parquet. Input of style text: ``documents``, of select_validation."""
+    if config.style == "chat":
+        openings = chat_openings(config.chat_prompts, num=config.num_generations)
+    else:
+        openings = document_openings(
+            work.input("documents") / "validation.parquet",
+            num=config.num_generations,
+            num_words=config.opening_words,
+        )
+    questions = demo_questions(config.num_questions, seed=config.seed, style=config.style)
+    write_prompts(work.path / PROMPTS_NAME, [*openings, *questions])
+    work.counts = {"num_openings": len(openings), "num_questions": len(questions)}
+
+
+generation_prompts = Stage("generation_prompts", version=STEP_VERSION, build=build, scope="corpus")

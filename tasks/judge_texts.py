@@ -1,0 +1,66 @@
+"""Stage judge_texts: how good the texts are that a model wrote while it was scored."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.artifact import canonical_json
+from model.config import Config
+from model.prompts import GENERATIONS_NAME, read_generations
+from model.store import Work, write_synced
+from tasks.corpus.link_grammar import PROGRAM, parser_version
+from tasks.corpus.written_quality import Judgement, judge
+from tasks.evaluation_config import EvaluationConfig
+from tasks.stage import Share, Stage
+
+STEP_VERSION = 1
+JUDGEMENT_NAME = "judgement.json"
+SENTENCES_NAME = "sentences.parquet"
+SENTENCES = pa.schema(
+    [("text_number", pa.int64()), ("sentence", pa.string()), ("parser_accepted", pa.bool_())]
+)
+
+
+class JudgeTexts(Config):
+    """Who judges."""
+
+    parser: str | None  # name and version: another one may judge otherwise; None: there is none
+    is_demo: bool
+
+    @classmethod
+    def here(cls, config: EvaluationConfig, *, is_demo: bool) -> JudgeTexts:
+        """Return the config of the stage with the parser of this machine, if it has one."""
+        parser = parser_version() if config.parser == "auto" else None
+        return cls(parser=parser, is_demo=is_demo)
+
+
+def build(work: Work, config: JudgeTexts, share: Share) -> None:  # noqa: ARG001
+    """Write judgement.json and sentences.parquet. Input: ``scores``, of score_model."""
+    generations = read_generations(work.input("scores") / GENERATIONS_NAME)
+    judged = judge(generations, has_parser=config.parser is not None, is_demo=config.is_demo)
+    _write(work, judged)
+    work.counts = judged.counts
+    work.facts = {**judged.metrics, "absent": _absent(config, judged)}
+
+
+def _absent(config: JudgeTexts, judged: Judgement) -> dict[str, str]:
+    """Return why a measure is not there."""
+    if "parser_accepted" in judged.metrics:
+        return {}
+    reason = "no whole sentence was written"
+    if config.parser is None:
+        reason = f"{PROGRAM} is not installed here (Debian package link-grammar), or switched off"
+    return {"parser_accepted": reason}
+
+
+def _write(work: Work, judged: Judgement) -> None:
+    content = {**judged.metrics, **judged.counts}
+    write_synced(work.path / JUDGEMENT_NAME, canonical_json(content).encode())
+    rows = [asdict(item) for item in judged.sentences]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SENTENCES), work.path / SENTENCES_NAME)
+
+
+judge_texts = Stage("judge_texts", version=STEP_VERSION, build=build, scope="corpus")

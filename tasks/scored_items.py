@@ -1,0 +1,59 @@
+"""Stage scored_items: evaluation sets as one table of items, in the form that model.score reads."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from typing import Annotated
+
+from model.config import RUNTIME_ONLY, Config
+from model.items import ITEMS_NAME, by_task, items_digest, write_items
+from model.store import ArtifactStore, Work
+from tasks.corpus.evaluation_sets import EvaluationSet, evaluation_files, list_sets
+from tasks.corpus.hub_source import DOWNLOAD_FOLDER
+from tasks.corpus.item_sets import read_items, require_known
+from tasks.corpus.raw_file import sweep
+from tasks.evaluation_config import EvaluationConfig
+from tasks.stage import Share, Stage
+
+STEP_VERSION = 1
+
+
+class ScoredItems(Config):
+    """Which sets, by content, and how many items of each."""
+
+    sets: Annotated[dict[str, EvaluationSet], RUNTIME_ONLY]
+    digests: dict[str, list[str]]
+    max_items: int | None
+
+
+def listed_items(config: EvaluationConfig, *, store: ArtifactStore) -> ScoredItems:
+    """Return the config of the stage for the sets as they are now.
+
+    Raises:
+        SourceError: a set is missing, or cannot be listed.
+        ConfigError: a set is unknown, or its address is incomplete.
+    """
+    require_known(config.sets)
+    sets = list_sets(config.sets, cache=store.root / "cache", setting="evaluation.sets")
+    digests = {name: listed.digests for name, listed in sets.items()}
+    return ScoredItems(sets=sets, digests=digests, max_items=config.max_items)
+
+
+def build(work: Work, config: ScoredItems, share: Share) -> None:  # noqa: ARG001
+    """Write items.parquet, going on from what was downloaded before."""
+    sweep(work.path, keep=DOWNLOAD_FOLDER)
+    downloads = work.path / DOWNLOAD_FOLDER
+    items = read_items(
+        evaluation_files(config.sets, downloads=downloads), max_items=config.max_items
+    )
+    write_items(work.path / ITEMS_NAME, items)
+    if downloads.exists():
+        shutil.rmtree(downloads)
+    work.counts = dict(Counter(f"num_{item.task}" for item in items))
+    work.facts = {"digests": {task: items_digest(own) for task, own in by_task(items).items()}}
+
+
+scored_items = Stage(
+    "scored_items", version=STEP_VERSION, build=build, scope="corpus", resume=True, retries=5
+)
