@@ -95,8 +95,8 @@ class LadderConfig(PrepareConfig):
 DEMO_MESSAGES = (
     "Hello, who are you?",
     "Tell me a story about Anna.",
-    "Ben had a red kite. He lost it in the garden.\nWhat did Ben lose?",
-    "On Monday, Lucy went to the market by bus.\nHow did Lucy go to the market?",
+    "Ben found a red kite. The weather was windy.\nWhat did Ben find?",
+    "Lucy and Max went to the lake. They went there by bus.\nHow did they go there?",
 )
 DEMO_TALK = (
     "Hello! Who are you?",
@@ -114,15 +114,16 @@ def demo() -> PretrainConfig:
         validation=ValidationConfig(num_documents=400),
         filter=FilterConfig(min_words=20),
         tokenizer=TokenizerConfig(vocab_size=1_280, sample_bytes=4_000_000),
-        shards=ShardsConfig(packing="concat"),  # best-fit learned worse from such short texts
+        shards=ShardsConfig(packing="best_fit"),  # a question never loses the story it is about
         model=ModelConfig(size="1m", context_tokens=256),
         train=TrainConfig(
-            steps=350,
+            steps=1_000,
+            decay_frac=0.8,  # answers come when the rate falls: docs/decisions/022-demo-recipe.md
             batch_tokens_per_step=4_096,
             micro_batch_rows=16,
-            validate_every_steps=100,
+            validate_every_steps=300,
             validation_tokens=2**15,
-            checkpoint_every_steps=200,
+            checkpoint_every_steps=300,
         ),
         score=ScoreConfig(
             prompts=("Tom", "One morning", "Anna was", "It was a"), temperature=0.5, top_k=20
@@ -139,15 +140,16 @@ def demo() -> PretrainConfig:
         registry=RegistryConfig(name="demo-base"),
         chat=ChatConfig(kind="demo", weights={}, max_held_out=200, prompts=DEMO_MESSAGES),
         finetune=FinetuneConfig(
+            rate_scale=0.7,
             train=TrainConfig(
                 epochs=2,
-                decay_frac=0.5,
+                decay_frac=1.0,
                 loss_on="mask",
                 batch_tokens_per_step=4_096,
                 micro_batch_rows=16,
-                validate_every_steps=100,
+                validate_every_steps=200,
                 validation_tokens=2**15,
-                checkpoint_every_steps=200,
+                checkpoint_every_steps=300,
             ),
             registry=RegistryConfig(name="demo-chat"),
             talk=TalkConfig(turns=DEMO_TALK, answer_tokens=100),

@@ -39,6 +39,7 @@ from tasks.corpus.demo_stories import (
     document_text,
     held_out_questions,
     is_right_answer,
+    passage,
     story,
 )
 from tasks.corpus.demo_words import KINDS
@@ -65,7 +66,11 @@ Rosa came to see it in the afternoon. They talked about it for a long time.
 Question: How long did they work?
 Answer: They worked for five hours.
 Question: How did Max feel?
-Answer: Max felt excited."""  # noqa: E501
+Answer: Max felt excited.
+Question: Who did Max ask for help?
+Answer: Max asked his grandmother for help.
+Question: What was Max like?
+Answer: Max was a kind boy."""  # noqa: E501
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +121,22 @@ def five_grams(text: str) -> set[tuple[str, ...]]:
 
 def test_document_text_fixed_seed_reads_as_written():
     assert document_text(Random("worked example 25")) == WORKED_EXAMPLE
+
+
+def test_passage_stands_alone_and_says_what_its_answers_say():
+    """Nothing in it refers to a sentence that was not told, and its answers may be copied."""
+    names = {forms[""] for forms in KINDS["person"]}
+    asked = set()
+    for seed in range(2_000):
+        drawn = passage(Random(seed))
+        assert share_accepted(drawn.text).share == 1.0
+        pronoun = re.search(r"\b(?:[Hh]e|[Ss]he|[Hh]is|[Hh]er|[Hh]im)\b", drawn.text)
+        assert not pronoun or names & set(drawn.text[: pronoun.start()].replace("'", " ").split())
+        for pair in drawn.questions:
+            known = set(re.findall(r"\w+", f"{drawn.text} {pair.question}"))
+            assert {name for name in names if name in pair.answer.split()} <= known, drawn
+            asked.add(re.sub(r"[A-Z]\w+", "", pair.question.split(" ", 1)[1]))
+    assert len(asked) > 60, "nearly every question is practised near its answer"
 
 
 def test_document_text_of_many_seeds_is_wholly_accepted():

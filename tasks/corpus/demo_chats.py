@@ -18,7 +18,7 @@ from tasks.corpus.demo_grammar import fill, fillers, slots_of
 from tasks.corpus.demo_sayings import FAREWELLS, SMALL_TALK, STORY_REQUESTS, Exchange
 from tasks.corpus.demo_stories import Passage, Question, Story, draw_questions, passage, story
 
-DEMO_CHATS_VERSION = 1  # raised when the same seed would draw other conversations
+DEMO_CHATS_VERSION = 2  # raised when the same seed would draw other conversations
 
 Turn = dict[str, str]
 """A message: `role` ("user" or "assistant") and `content`."""
@@ -28,7 +28,7 @@ Preference = tuple[Conversation, str, str]
 """What was said so far, the better answer and the worse one."""
 
 _MAX_WORDS = 175  # of a conversation: with the marks of its turns, within 256 tokens of the demo's
-_NUM_FOLLOW_UPS_WEIGHTS = (0.4, 0.3, 0.3)  # of asking 0, 1, 2 more
+_NUM_FOLLOW_UPS_WEIGHTS = (0.2, 0.3, 0.3, 0.2)  # of asking 0, 1, 2, 3 more
 _PASSAGE_CHANCE = 0.5  # of a preference to be about a passage, not a story
 _GREETED_CHANCE = 0.15
 _PARTED_CHANCE = 0.1
@@ -141,7 +141,7 @@ def _exchange(exchange: Exchange, rng: Random) -> list[Turn]:
 
 
 def _follow_ups(questions: Sequence[Question], rng: Random, *, at_least: int) -> list[Turn]:
-    (num,) = rng.choices(range(3), weights=_NUM_FOLLOW_UPS_WEIGHTS)
+    (num,) = rng.choices(range(4), weights=_NUM_FOLLOW_UPS_WEIGHTS)
     drawn = draw_questions(questions, rng, num=num + at_least)
     return [turn for pair in drawn for turn in _pair(pair.question, pair.answer)]
 
@@ -192,8 +192,13 @@ def _preference_about(drawn: Story | Passage, rng: Random, *, num_questions: int
 
 def _wrong_answer(asked: Question, *, text: str, facts: Mapping[str, str], rng: Random) -> str:
     """Say the right answer's sentence of another entry than the one that was asked for."""
-    variable = rng.choice(asked.sought).variable
     named = {facts[slot.variable] for slot in slots_of(asked.pattern)}
-    others = [entry for entry in fillers(variable) if entry[variable] not in named]
-    near = [entry for entry in others if entry[variable] in text]
-    return fill(asked.pattern, {**facts, **rng.choice(near or others)})
+    others = [
+        (slot.variable, entry)
+        for slot in asked.sought
+        for entry in fillers(slot.variable)
+        if entry[slot.variable] not in named
+    ]
+    near = [(variable, entry) for variable, entry in others if entry[variable] in text]
+    _, entry = rng.choice(near or others)
+    return fill(asked.pattern, {**facts, **entry})

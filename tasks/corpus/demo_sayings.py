@@ -29,7 +29,15 @@ GREETINGS = (
     ),
 )
 WHO_ARE_YOU = Exchange(
-    ("Who are you?", "What are you?", "What is your name?", "Can you tell me who you are?"),
+    (
+        "Who are you?",
+        "Hello! Who are you?",
+        "Hello, who are you?",
+        "Hi, who are you?",
+        "What are you?",
+        "What is your name?",
+        "Can you tell me who you are?",
+    ),
     ("I am a small language model. I tell stories and answer questions about them.",),
 )
 WHAT_CAN_YOU_DO = Exchange(
@@ -53,5 +61,7 @@ STORY_REQUESTS = (
     "Please tell me a story about {hero}.",
     "Can you tell me a story about {hero}?",
     "I want to hear a story about {hero}.",
+    "Tell me a story.",
+    "Can you tell me a story?",
 )
-"""Asked for one person, whom the story is then about."""
+"""Where a person is named, the story is about them."""

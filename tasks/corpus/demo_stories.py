@@ -4,7 +4,7 @@ A story is a plot whose slots are filled once. Its body (the sentences, without 
 checksum whether it belongs to training or is held out, so a held-out story can never occur in a
 training document, whatever the seeds.
 
-Layout of a document: an optional title line, one line a paragraph, and up to three pairs of lines
+Layout of a document: an optional title line, one line a paragraph, and up to six pairs of lines
 `Question: ...` and `Answer: ...`. Answers are full sentences that repeat what the story states.
 Some documents are exercises instead: a few passages of one to three sentences, each followed by
 its questions. They are what a small model learns to look things up from: the answer is near.
@@ -14,6 +14,7 @@ Called by `demo_corpus` to write shards, and by the scoring stage for held-out q
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,12 +42,15 @@ StorySplit = Literal["training", "held_out"]
 _HELD_OUT_ONE_IN = 16
 _MIN_WORDS = 55  # of a body: above the 50 words that quality filters ask for (Gopher, section A1.1)
 _TITLE_CHANCE = 0.4
-_NUM_QUESTIONS_WEIGHTS = (0.1, 0.15, 0.25, 0.5)  # of asking 0, 1, 2, 3
+_NUM_QUESTIONS_WEIGHTS = (0.05, 0.05, 0.1, 0.2, 0.2, 0.2, 0.2)  # of asking 0, 1, … 6
 
-_EXERCISE_CHANCE = 0.4
-_MIN_EXERCISE_LINES = 9
+_EXERCISE_CHANCE = 0.5
+_MIN_EXERCISE_LINES = 5
 _PASSAGE_SENTENCES = (1, 1, 2, 2, 3)
 _PASSAGE_QUESTIONS = (1, 2)
+_PRONOUNS = ("he", "him", "his")
+_IT = re.compile(r" it\b")
+_WORD = re.compile(r"[\w.{}]+")
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class Story:
 
 @dataclass(frozen=True)
 class Passage:
-    """One to three sentences that can be told by themselves, and what may be asked about them."""
+    """A few sentences that can be told by themselves, and what may be asked about them."""
 
     text: str
     facts: Mapping[str, str]
@@ -134,9 +138,9 @@ def passage(rng: Random) -> Passage:
     """Draw a few sentences of one plot, in its order."""
     plot = rng.choice(PLOTS)
     facts = _draw_facts(plot, rng)
-    tellable = _standing_alone(plot)
-    picked = sorted(rng.sample(range(len(tellable)), rng.choice(_PASSAGE_SENTENCES)))
-    told = [tellable[number] for number in picked]
+    steps = _standing_alone(plot)
+    picked = sorted(rng.sample(range(len(steps)), rng.choice(_PASSAGE_SENTENCES)))
+    told = [rng.choice(steps[number]) for number in picked]
     return Passage(
         text=" ".join(fill(telling, facts) for telling, _ in told),
         facts=facts,
@@ -155,7 +159,7 @@ def document_text(rng: Random) -> str:
     if rng.random() < _EXERCISE_CHANCE:
         return _exercise_text(rng)
     drawn = story(rng)
-    (num_questions,) = rng.choices(range(4), weights=_NUM_QUESTIONS_WEIGHTS)
+    (num_questions,) = rng.choices(range(7), weights=_NUM_QUESTIONS_WEIGHTS)
     pairs = draw_questions(drawn.questions, rng, num=num_questions)
     return "\n".join([_told(drawn, rng), *map(str, pairs)])
 
@@ -200,16 +204,38 @@ def _exercise_text(rng: Random) -> str:
 
 
 @cache
-def _standing_alone(plot: Plot) -> tuple[tuple[str, Move], ...]:
-    """List the first telling of each move that can be told without the rest of its story."""
-    moves = (moves_of(step)[0] for paragraph in plot.paragraphs for step in paragraph)
-    found = ((next(filter(_names_its_subject, move.tellings), None), move) for move in moves)
-    return tuple((telling, move) for telling, move in found if telling and move.ask)
+def _standing_alone(plot: Plot) -> tuple[tuple[tuple[str, Move], ...], ...]:
+    """List, for each step that answers a question, how each of its moves is told by itself.
+
+    Of the tellings that need no other sentence, it is the one closest to an answer: so a model
+    learns to copy first, and to look for what is told in other words from the stories.
+    """
+    steps = (moves_of(step) for paragraph in plot.paragraphs for step in paragraph)
+    options = (tuple(filter(None, map(_told_alone, moves))) for moves in steps)
+    return tuple(filter(None, options))
 
 
-def _names_its_subject(telling: str) -> bool:
-    is_named = telling.startswith("{") and slots_of(telling)[0].form in ("", "s")
-    return is_named and " it " not in telling
+def _told_alone(move: Move) -> tuple[str, Move] | None:
+    tellings = [telling for telling in move.tellings if not _refers_back(telling)]
+    if not tellings or not move.ask:
+        return None
+    answers = [_WORD.findall(answer) for answer in move.ask.values()]
+    return max(tellings, key=lambda telling: _num_shared(_WORD.findall(telling), answers)), move
+
+
+def _num_shared(words: Sequence[str], answers: Sequence[Sequence[str]]) -> int:
+    """Count the words that a telling has in common with the closest answer."""
+    return max(len(set(words) & set(answer)) for answer in answers)
+
+
+def _refers_back(telling: str) -> bool:
+    """Tell whether a pronoun in it stands for what another sentence names; "they" may be anyone."""
+    named: set[str] = set()
+    for slot in slots_of(telling):
+        if slot.form in _PRONOUNS and slot.variable not in named:
+            return True
+        named.add(slot.variable)
+    return bool(_IT.search(telling))
 
 
 def _asked_of(move: Move, facts: Mapping[str, str]) -> Iterator[Question]:
