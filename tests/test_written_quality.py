@@ -20,7 +20,7 @@ from model.prompts import (
 )
 from model.store import ArtifactStore, Work
 from tasks.corpus.demo_stories import held_out_questions
-from tasks.corpus.link_grammar import accepted, parser_version
+from tasks.corpus.link_grammar import MAX_BYTES, accepted, parser_version
 from tasks.corpus.prompts import chat_openings, demo_questions, document_openings
 from tasks.corpus.written_quality import judge, written_sentences
 from tasks.evaluation_config import EvaluationConfig
@@ -122,6 +122,19 @@ def test_parser_accepts_english_and_refuses_what_is_not() -> None:
     sentences = [*GOOD, *BAD, *GOOD, "!batch", "word " * 200]
     assert accepted(sentences) == [True] * 3 + [False] * 3 + [True] * 3 + [True, False]
     assert accepted([]) == []
+
+
+@needs_parser
+@pytest.mark.parametrize("unreadable", ["The cat\0 sat.", "The cat is " + "b" * 3000, "é" * 1023])
+def test_parser_is_not_asked_what_it_cannot_read(unreadable: str) -> None:
+    assert accepted([GOOD[0], unreadable, GOOD[2], BAD[0]]) == [True, False, True, False]
+
+
+@needs_parser
+def test_parser_reads_lines_up_to_the_limit() -> None:
+    longest = "The cat saw the " + "b" * (MAX_BYTES - 17) + "."
+    assert len(longest.encode()) == MAX_BYTES
+    assert accepted([longest, GOOD[0]]) == [True, True]
 
 
 @needs_parser

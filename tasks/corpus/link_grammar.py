@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,6 +18,7 @@ from model.errors import ChildError
 
 PROGRAM: Final = "link-parser"
 MAX_WORDS: Final = 100  # longer sentences take minutes, and are taken for not accepted
+MAX_BYTES: Final = 1900  # link-parser 5.12 neither judges nor repeats a line from 2,046 bytes on
 SENTENCE_SECONDS: Final = 10
 OPTIONS: Final = ("-batch=1", "-echo=1", "-null=0", "-spell=0", f"-timeout={SENTENCE_SECONDS}")
 _REFUSED: Final = "+++++ error"
@@ -35,11 +37,13 @@ def parser_version() -> str | None:
 def accepted(sentences: Sequence[str]) -> list[bool]:
     """Tell of each sentence whether the parser finds a complete linkage.
 
+    What the parser cannot read, or not in reasonable time, is not accepted.
+
     Raises:
         ChildError: the program failed, or answered otherwise than it does.
     """
     lines = [_one_line(sentence) for sentence in sentences]
-    asked = [line for line in lines if line and len(line.split()) <= MAX_WORDS]
+    asked = [line for line in lines if _can_be_read(line)]
     judged = _judge(list(dict.fromkeys(asked)))
     return [judged.get(line, False) for line in lines]
 
@@ -47,6 +51,15 @@ def accepted(sentences: Sequence[str]) -> list[bool]:
 def _one_line(sentence: str) -> str:
     """Return a sentence as the program takes it: one line that is not one of its commands."""
     return " ".join(sentence.split()).lstrip(_COMMANDS + " ")
+
+
+def _can_be_read(line: str) -> bool:
+    """Tell whether the program would judge a line: it stops reading one at a NUL character."""
+    return (
+        0 < len(line.encode(errors="replace")) <= MAX_BYTES
+        and len(line.split()) <= MAX_WORDS
+        and not any(unicodedata.category(char) == "Cc" for char in line)
+    )
 
 
 def _judge(lines: Sequence[str]) -> dict[str, bool]:
