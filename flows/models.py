@@ -244,7 +244,11 @@ def finish_model(
     style: Style,
     documents: Artifact | None = None,
 ) -> TrainedModel:
-    """Add the stages that score and export a trained model; args are those of measure_model."""
+    """Add the stages that score and export a trained model; args are those of measure_model.
+
+    The export reads no judgement of texts: what programs a machine has to judge with is in a
+    judgement's key, and a model is the same whoever judges it.
+    """
     measured = measure_model(
         pipeline,
         name,
@@ -261,7 +265,7 @@ def finish_model(
         export_model,
         name,
         config=ExportModel(export=config.export),
-        inputs={"model": trained, "tokenizer": tokenizer, "scores": measured.all},
+        inputs={"model": trained, "tokenizer": tokenizer, "scores": measured.scores},
     )
     harness = check_with_harness(pipeline, name, config, exported=exported, measured=measured)
     return TrainedModel(trained, measured, exported, harness)

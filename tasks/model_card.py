@@ -1,7 +1,7 @@
 """The card of an exported model, ``README.md``: made from the manifests of all it was made from.
 
 Its text depends on those alone, never on when or where it was written. What was pruned since is
-left out. Two callers: export_model, and register_model, which adds the scores that came later.
+left out. Called by export_model; register_model shows what was judged later in the same form.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def model_card(
         "## Training",
         *(_training(item) for item in lineage.trainings),
         "## Scores",
-        _scores(lineage.trained, scores),
+        score_table(scores, trained=lineage.trained),
         "## Writing with it",
         "Conversations are ChatML; the template is in the tokenizer's files. A text begins with "
         "`<|endoftext|>` and ends with it; a turn ends with `<|im_end|>`. Sampling defaults:",
@@ -86,6 +86,32 @@ def model_card(
         "\n".join(f"- {text}" for text in LIMITS),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def score_table(scores: Iterable[Manifest], *, trained: Manifest | None = None) -> str:
+    """Return every number that was measured, and what could not be, in Markdown.
+
+    Args:
+        scores: of artifacts that measured a model.
+        trained: the model's training, for its own validation.
+    """
+    names = ("validation_loss", "validation_bits_per_byte") if trained else ()
+    facts = trained.facts if trained else {}
+    rows = {f"training: {name}": facts[name] for name in names if name in facts}
+    missing: dict[str, str] = {}
+    for item in scores:
+        missing |= item.facts.get("absent", {})
+        rows |= {
+            f"{item.artifact.stage}: {name}": value
+            for name, value in item.facts.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+    lines = [f"| {name} | {_number(value)} |" for name, value in rows.items()]
+    notes = [
+        "Scores compare only between models measured on the same documents, items and prompts."
+    ]
+    notes += [f"Not measured: {name}, because {reason}." for name, reason in missing.items()]
+    return "\n".join(["| score | value |", "|---|--:|", *lines, "", *notes])
 
 
 _EXAMPLE = """from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -171,26 +197,6 @@ def _training(trained: Manifest) -> str:
     }
     seen = {f"{name} seen": f"{count:,}" for name, count in trained.counts.items()}
     return f"### {trained.artifact.name}\n\n{_listed(seen | config)}"
-
-
-def _scores(trained: Manifest, scores: Iterable[Manifest]) -> str:
-    """Return every number that was measured, of the training's own validation and of scorings."""
-    names = ("validation_loss", "validation_bits_per_byte")
-    rows = {f"training: {name}": trained.facts[name] for name in names if name in trained.facts}
-    missing: dict[str, str] = {}
-    for item in scores:
-        missing |= item.facts.get("absent", {})
-        rows |= {
-            f"{item.artifact.stage}: {name}": value
-            for name, value in item.facts.items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
-        }
-    lines = [f"| {name} | {_number(value)} |" for name, value in rows.items()]
-    notes = [
-        "Scores compare only between models measured on the same documents, items and prompts."
-    ]
-    notes += [f"Not measured: {name}, because {reason}." for name, reason in missing.items()]
-    return "\n".join(["| score | value |", "|---|--:|", *lines, "", *notes])
 
 
 def _number(value: float) -> str:

@@ -2,7 +2,8 @@
 
 Not a stage: it makes nothing in the artifact store, and what it makes in MLflow it makes once. A
 version is known by the content digest of the exported artifact, so registering it again at most
-moves the alias.
+moves the alias and says what was measured since: scores in tags, and in the description those that
+came after the model's card.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from model.store import ArtifactStore
 from tasks.config import RegistryConfig
 from tasks.evaluation_config import ITEMS_TAG, PINNED_SCORES, PROMPTS_TAG
 from tasks.lineage import find_input
+from tasks.model_card import score_table
 from tasks.read_chats import chat_validation_digest
 from tasks.tracking import TRAINING_RUN_TAG, TrackedPipeline
 from tasks.tracking_flavour import write_flavour
@@ -66,9 +68,18 @@ def register_model(
         The version, in Prefect state ``Cached`` if it was there; ``None`` if the store failed.
     """
     manifest = store.read_manifest(exported)
-    tags = version_tags(manifest, [store.read_manifest(item) for item in scores], store)
+    measured = [store.read_manifest(item) for item in scores]
+    on_card = manifest.derivation.inputs.get("scores", ())
+    later = [item for item in measured if item.artifact not in on_card]
+    register = partial(
+        _register,
+        manifest=manifest,
+        tags=version_tags(manifest, measured, store),
+        description=score_table(later) if later else "",
+        registry=registry,
+        store=store,
+    )
     with store.locked(exported):  # two pipelines with one model: one registers it
-        register = partial(_register, manifest=manifest, tags=tags, registry=registry, store=store)
         found = tracked.attempt("registering the model", register)
     if found is None:
         return None
@@ -123,6 +134,7 @@ def _register(
     *,
     manifest: Manifest,
     tags: dict[str, str],
+    description: str,
     registry: RegistryConfig,
     store: ArtifactStore,
 ) -> RegisteredModel:
@@ -134,6 +146,7 @@ def _register(
     )
     known = [int(item.version) for item in versions]
     version = max(known) if known else _upload(runs, run_id, manifest, tags, name, store)
+    _describe(runs, name, version, tags=tags, description=description)
     aliases = client.get_registered_model(name).aliases
     if str(aliases.get(registry.alias)) != str(version):  # a number, or text from a server
         client.set_registered_model_alias(name, registry.alias, str(version))
@@ -144,6 +157,24 @@ def _register(
         uri=f"models:/{name}/{version}",
         is_new=not known,
     )
+
+
+def _describe(
+    runs: RunStore, name: str, version: int, *, tags: dict[str, str], description: str
+) -> None:
+    """Say what was last measured of a version; earlier scores stay while their data do."""
+    client = runs.client
+    found = client.get_model_version(name, str(version))
+    for score in PINNED_SCORES:
+        data = found.tags.get(score.data_tag)
+        is_stale = score.name not in tags and tags.get(score.data_tag, data) != data
+        if score.name in found.tags and is_stale:
+            client.delete_model_version_tag(name, str(version), score.name)
+    for key, value in tags.items():
+        if found.tags.get(key) != value:
+            client.set_model_version_tag(name, str(version), key, value)
+    if description and description != found.description:
+        client.update_model_version(name, str(version), description)
 
 
 def _upload(

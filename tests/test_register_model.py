@@ -142,6 +142,38 @@ def test_register_model_again_uploads_nothing_and_is_cached(
     assert client.get_run(tracked.run_id).data.tags["llm.registered_model"] == first.uri
 
 
+def test_version_says_what_was_judged_after_its_card_and_is_told_anew(
+    small: SmallPipeline, experiment: str, registry: RegistryConfig, client: MlflowClient
+) -> None:
+    def measure(round_: str, **facts: Any) -> RegisteredModel:
+        prompts = make(small.store, "generation_prompts", round_, files={"prompts": round_})
+        scored = make(small.store, "score_model", round_, inputs={"prompts": (prompts.artifact,)})
+        judged = make(
+            small.store, "judge_texts", round_, facts=facts, inputs={"scores": (scored.artifact,)}
+        )
+        found = register_model.fn(
+            tracked,
+            small.artifact("export_model"),
+            scores=[scored.artifact, judged.artifact],
+            registry=registry,
+            store=small.store,
+        )
+        return found.data if isinstance(found, State) else found
+
+    with open_pipeline(experiment) as tracked:
+        assert measure("one", grammar_accepted=0.5, answer_accuracy=0.25).is_new
+        before = client.get_model_version(registry.name, "1")
+        assert not measure("two", grammar_accepted=0.75).is_new
+    after = client.get_model_version(registry.name, "1")
+    assert "| judge_texts: grammar_accepted | 0.5000 |" in before.description
+    assert "| judge_texts: grammar_accepted | 0.7500 |" in after.description
+    assert before.tags["answer_accuracy"] == "0.250000"
+    assert before.tags["grammar_accepted"] == "0.500000"
+    assert after.tags["grammar_accepted"] == "0.750000"
+    assert "answer_accuracy" not in after.tags  # of other prompts than the version's tag says
+    assert after.tags["data.prompts_digest"] != before.tags["data.prompts_digest"]
+
+
 def test_register_model_of_other_content_is_the_next_version(
     experiment: str, registry: RegistryConfig, client: MlflowClient, tmp_path: Path
 ) -> None:

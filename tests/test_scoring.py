@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from flows.models import finish_model
 from flows.overrides import resolve
 from flows.presets import PretrainConfig
 from flows.scoring import check_with_harness, measure_model
@@ -90,3 +91,22 @@ def test_setting_of_another_style_changes_no_key(small: SmallPipeline) -> None:
     assert before.artifact == after.artifact
     (other,) = planned(small, num_generations=7)["score_model"]
     assert other.artifact != before.artifact
+
+
+def test_export_depends_on_scores_and_on_no_judgement(small: SmallPipeline) -> None:
+    config = resolve("demo", kind=PretrainConfig)
+    pipeline = Pipeline(ArtifactStore(small.store.root), RunConfig())
+    made = finish_model(
+        pipeline,
+        config,
+        "base",
+        trained=small.artifact("train_model"),
+        tokenizer=small.artifact("train_tokenizer"),
+        validation=small.artifact("shards-validation"),
+        documents=small.artifact("select_validation"),
+        score=config.score,
+        style="text",
+    )
+    assert made.measured.judged in made.measured.all
+    (exporting,) = (step for step in pipeline.steps.values() if step.stage.name == "export_model")
+    assert exporting.derivation.inputs["scores"] == (made.measured.scores,)
