@@ -73,10 +73,13 @@ class PinnedScore(Config):
         default="data.validation_digest",
         description="tag with the digest of what it was measured on: equal ones compare",
     )
+    required: bool = Field(
+        default=False, description="promotion needs it of both; others count where they compare"
+    )
 
 
 ITEMS_TAG = "data.items."  # + task: digest of its items
-PROMPTS_TAG = "data.prompts_digest"  # of what the model was asked to write
+PROMPTS_TAG = "data.prompts_digest"  # of what the model was asked to write, and its sampling
 
 
 def _accuracy(task: str, *, tolerance: float, name: str = "acc") -> PinnedScore:
@@ -88,7 +91,7 @@ def _accuracy(task: str, *, tolerance: float, name: str = "acc") -> PinnedScore:
 # What promotion looks at. Tolerances are choices: what two seeds of one recipe may differ by; of an
 # accuracy about two standard errors of a whole set.
 PINNED_SCORES = (
-    PinnedScore(name="bits_per_byte", better="lower", tolerance=0.005),
+    PinnedScore(name="bits_per_byte", better="lower", tolerance=0.005, required=True),
     _accuracy("blimp", tolerance=0.01),
     _accuracy("hellaswag", tolerance=0.01, name="acc_norm"),
     _accuracy("lambada", tolerance=0.015),

@@ -5,7 +5,9 @@
     previous    the champion before, to which ``roll_back`` returns
 
 A version also remembers, as a tag, which champion it took over from, so that several steps back are
-possible. Scores and data are read from the tags that register_model gave the version.
+possible. Scores and data are read from the tags that register_model gave the version. A score that
+both versions have, measured on equal data, must be no worse; one that does not compare is passed
+over and said to be, unless it is required.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ FORCED_TAG = "llm.promotion_forced"
 
 Verdict = Literal["no worse", "worse", "not measured", "on other data", "new"]
 Outcome = Literal["promoted", "already champion", "rolled back"]
-FAULTS: tuple[Verdict, ...] = ("worse", "not measured", "on other data")
+INCOMPARABLE: tuple[Verdict, ...] = ("not measured", "on other data")
 
 
 class Comparison(Config):
@@ -37,14 +39,26 @@ class Comparison(Config):
     champion: float | None
     verdict: Verdict
 
+    @property
+    def is_fault(self) -> bool:
+        """Whether the candidate may not take over because of this score."""
+        return self.verdict == "worse" or (self.is_skipped and self.score.required)
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether the score does not compare."""
+        return self.verdict in INCOMPARABLE
+
     def text(self) -> str:
         """Return the numbers and what follows from them, in one line."""
         shown = [
             "none" if value is None else f"{value:.6f}" for value in (self.candidate, self.champion)
         ]
+        passed_over = ", passed over" if self.is_skipped and not self.is_fault else ""
         return (
             f"{self.score.name} {shown[0]} against the champion's {shown[1]} "
-            f"({self.score.better} is better, tolerance {self.score.tolerance:g}): {self.verdict}"
+            f"({self.score.better} is better, tolerance {self.score.tolerance:g}): "
+            f"{self.verdict}{passed_over}"
         )
 
 
@@ -180,12 +194,13 @@ def _require_no_worse(
     name: str, version: int, champion: int, comparisons: Sequence[Comparison]
 ) -> None:
     if any(item.verdict == "no worse" for item in comparisons) and not any(
-        item.verdict in FAULTS for item in comparisons
+        item.is_fault for item in comparisons
     ):
         return
     raise PromotionError(
         f"version {version} of {name} does not take over from the champion, version {champion}",
-        expected="every pinned score no worse than the champion's, on equal data",
+        expected="every pinned score that compares no worse than the champion's, and "
+        "bits_per_byte on equal data",
         found="; ".join(item.text() for item in comparisons) or "no score that both have",
         fix="keep the champion, or promote it all the same: "
         f"python -m flows.promote --name {name} --version {version} --force",

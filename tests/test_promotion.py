@@ -144,6 +144,39 @@ def test_version_that_is_worse_or_not_comparable_is_refused_unless_forced(
     assert client.get_model_version(name, "2").tags["llm.promotion_forced"] == "true"
 
 
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ({}, "blimp_acc none against the champion's 0.700000"),
+        ({"blimp_acc": 0.6, "data.items.blimp": "other"}, "on other data, passed over"),
+    ],
+)
+def test_optional_score_that_does_not_compare_is_passed_over_and_said(
+    tags: dict[str, object], said: str, client: MlflowClient, name: str
+) -> None:
+    asked = {"blimp_acc": 0.7, "data.items.blimp": "d"}
+    add_version(client, name, bits_per_byte=1.2, validation="d", **asked)
+    promote(client, name)
+    add_version(client, name, bits_per_byte=1.1, validation="d", **tags)
+    done = promote(client, name)
+    assert aliases(client, name) == {"champion": 2, "previous": 1}
+    assert said in done.text()
+    assert "passed over" in done.text()
+
+
+def test_optional_score_that_is_worse_on_equal_data_is_refused(
+    client: MlflowClient, name: str
+) -> None:
+    asked = {"bits_per_byte": 1.0, "validation": "d", "data.items.blimp": "d"}
+    add_version(client, name, **asked, blimp_acc=0.7)
+    promote(client, name)
+    add_version(client, name, **asked, blimp_acc=0.6)
+    with pytest.raises(PromotionError, match="does not take over") as caught:
+        promote(client, name)
+    assert "blimp_acc 0.600000 against the champion's 0.700000" in str(caught.value)
+    assert "passed over" not in str(caught.value)
+
+
 def test_unknown_model_and_version_are_errors(client: MlflowClient, name: str) -> None:
     with pytest.raises(RegistryError, match="no registered model nobody"):
         promote(client, "nobody")
