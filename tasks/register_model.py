@@ -8,6 +8,7 @@ came after the model's card.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -19,7 +20,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from model.artifact import Artifact, Manifest
+from model.artifact import Artifact, Manifest, canonical_json
 from model.config import Config
 from model.registry import DIGEST_TAG, VALIDATION_TAG
 from model.store import ArtifactStore
@@ -36,6 +37,7 @@ from tasks.tracking_training import model_name
 logger = logging.getLogger(__name__)
 
 ITEMS_FACT = "_items"  # after the name of a set, in the facts of score_model: digest of its items
+WRITING = ("temperature", "top_k", "generation_tokens", "answer_tokens", "seed")  # of score
 REGISTERED_TAG = "llm.registered_model"
 
 
@@ -113,9 +115,9 @@ def version_tags(
         digest = validation_digest(measured, store)
         if digest:
             tags[VALIDATION_TAG] = digest
-        prompts = find_input(measured, "generation_prompts", store)
-        if prompts:
-            tags[PROMPTS_TAG] = prompts.content_digest
+        asked = prompts_digest(measured, store)
+        if asked:
+            tags[PROMPTS_TAG] = asked
     return tags
 
 
@@ -126,6 +128,18 @@ def validation_digest(scores: Manifest, store: ArtifactStore) -> str | None:
             return chat_validation_digest(store.read_manifest(shards), store)
     validation = find_input(scores, "select_validation", store)
     return validation and validation.content_digest
+
+
+def prompts_digest(measured: Manifest, store: ArtifactStore) -> str | None:
+    """Return what identifies the prompts a model wrote after, and how its texts were sampled."""
+    is_scoring = measured.artifact.stage == "score_model"
+    scored = measured if is_scoring else find_input(measured, "score_model", store)
+    prompts = find_input(measured, "generation_prompts", store)
+    if scored is None or prompts is None:
+        return None
+    score = scored.derivation.config.get("score", {})
+    content = {"prompts": prompts.content_digest, **{name: score.get(name) for name in WRITING}}
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
 def _register(

@@ -11,10 +11,17 @@ from mlflow import MlflowClient
 from prefect import State, flow
 
 from flows.presets import demo
+from model.config import ScoreConfig
 from model.store import ArtifactStore
 from tasks.config import RegistryConfig
 from tasks.lineage import find_input
-from tasks.register_model import RegisteredModel, register_model, version_tags
+from tasks.register_model import (
+    WRITING,
+    RegisteredModel,
+    prompts_digest,
+    register_model,
+    version_tags,
+)
 from tasks.tracking import TrackedPipeline, pipeline_run
 from tests.servers import free_port, local_mlflow_uri
 from tests.small_pipeline import SmallPipeline, make, make_small_pipeline
@@ -124,8 +131,27 @@ def test_version_tags_hold_what_each_score_was_measured_on(small: SmallPipeline)
         "blimp_acc": "0.750000",
         "data.items.blimp": "d1",
         "answer_accuracy": "0.900000",
-        "data.prompts_digest": prompts.content_digest,
+        "data.prompts_digest": prompts_digest(scored, small.store),
     }
+
+
+def test_texts_compare_only_of_equal_prompts_and_sampling(small: SmallPipeline) -> None:
+    def digest(salt: str = "", **settings: object) -> str | None:
+        prompts = make(
+            small.store, "generation_prompts", f"base{salt}", files={"prompts": f"Tom {salt}"}
+        )
+        score = ScoreConfig().model_copy(update=settings).model_dump(mode="json")
+        inputs = {"prompts": (prompts.artifact,)}
+        scored = make(small.store, "score_model", "asked", config={"score": score}, inputs=inputs)
+        judged = make(small.store, "judge_texts", "asked", inputs={"scores": (scored.artifact,)})
+        assert prompts_digest(judged, small.store) == prompts_digest(scored, small.store)
+        return prompts_digest(judged, small.store)
+
+    assert digest() == digest(validation_tokens=5)  # which writes nothing
+    assert set(WRITING) <= set(ScoreConfig.model_fields)
+    others = [digest(**{name: 7}) for name in WRITING] + [digest("other")]
+    assert len({digest(), *others}) == len(WRITING) + 2
+    assert prompts_digest(small.manifests["score_model"], small.store) is None
 
 
 def test_register_model_again_uploads_nothing_and_is_cached(
