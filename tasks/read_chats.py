@@ -114,6 +114,9 @@ def _generated(config: ReadChats, destination: Path) -> ChatCounts:
 def chat_validation_digest(shards: Manifest, store: ArtifactStore) -> str:
     """Return what identifies the conversations behind validation shards, whatever their tokens.
 
+    Where some outgrew the context, what is left of them is told by the context and how many were
+    dropped and cut.
+
     Args:
         shards: of write_chat_shards.
     """
@@ -122,6 +125,10 @@ def chat_validation_digest(shards: Manifest, store: ArtifactStore) -> str:
         files = store.read_manifest(item).files
         (sha256,) = (entry.sha256 for entry in files if entry.path == HELD_OUT_NAME)
         lines.append(f"{item.name}\0{sha256}")
+    lost = {name: shards.counts.get(name, 0) for name in ("too_long", "num_cut")}
+    if any(lost.values()):
+        told = {"context_tokens": shards.facts.get("context_tokens"), **lost}
+        lines += [f"\0{name}\0{value}" for name, value in told.items()]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 

@@ -110,6 +110,33 @@ def test_digest_of_what_measures_is_that_of_its_conversations_not_of_their_token
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_validation_digest_tells_what_outgrew_the_context(
+    tmp_path: Path, store: ArtifactStore
+) -> None:
+    path = write_jsonl(tmp_path / "chats.jsonl", CHATS)
+    config = listed(ChatConfig(sets={"mine": str(path)}, held_out_frac=0.5), store)["mine"]
+    chats = make(store, "mine", config)
+
+    def digest(context_tokens: int, **lost: int) -> str:
+        shards = make_artifact(
+            store,
+            "write_chat_shards",
+            "validation",
+            config={"context_tokens": context_tokens, **lost},
+            counts=lost,
+            facts={"context_tokens": context_tokens},
+            inputs={"chats": (chats.artifact,)},
+        )
+        return chat_validation_digest(shards, store)
+
+    whole = digest(512, too_long=0, num_cut=0)
+    assert whole == digest(1024, too_long=0, num_cut=0)
+    cut = digest(512, too_long=1, num_cut=2)
+    others = [(256, 1, 2), (512, 2, 2), (512, 1, 3)]
+    found = [digest(context, too_long=lost, num_cut=cut) for context, lost, cut in others]
+    assert len({whole, cut, *found}) == 5
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     root = tmp_path / "repository"
