@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from model.config import Config, Style
 from model.prompts import PROMPTS_NAME, write_prompts
 from model.store import Work
+from tasks.corpus.demo_chats import DEMO_CHATS_VERSION
+from tasks.corpus.demo_corpus import DEMO_CORPUS_VERSION
 from tasks.corpus.prompts import chat_openings, demo_questions, document_openings
 from tasks.evaluation_config import EvaluationConfig
 from tasks.stage import Share, Stage
@@ -33,6 +37,13 @@ class GenerationPrompts(Config):
             num_questions=config.num_questions if is_demo else 0,
             seed=config.seed,
         )
+
+    def semantic(self) -> dict[str, Any]:
+        """Return the settings, with the version of the demo where its questions are asked."""
+        if not self.num_questions:
+            return super().semantic()
+        version = DEMO_CHATS_VERSION if self.style == "chat" else DEMO_CORPUS_VERSION
+        return super().semantic() | {"demo_version": version}
 
 
 def build(work: Work, config: GenerationPrompts, share: Share) -> None:  # noqa: ARG001

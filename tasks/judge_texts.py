@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ from model.artifact import canonical_json
 from model.config import Config
 from model.prompts import GENERATIONS_NAME, read_generations
 from model.store import Work, write_synced
+from tasks.corpus.demo_corpus import DEMO_CORPUS_VERSION
 from tasks.corpus.link_grammar import PROGRAM, parser_version
 from tasks.corpus.written_quality import Judgement, judge
 from tasks.evaluation_config import EvaluationConfig
@@ -35,6 +37,11 @@ class JudgeTexts(Config):
         """Return the config of the stage with the parser of this machine, if it has one."""
         parser = parser_version() if config.parser == "auto" else None
         return cls(parser=parser, is_demo=is_demo)
+
+    def semantic(self) -> dict[str, Any]:
+        """Return who judges, with the version of the demo's grammar where that does."""
+        version = {"demo_version": DEMO_CORPUS_VERSION} if self.is_demo else {}
+        return super().semantic() | version
 
 
 def build(work: Work, config: JudgeTexts, share: Share) -> None:  # noqa: ARG001

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import tasks.generation_prompts
+import tasks.judge_texts
+from model.config import Config, Style
 from model.errors import ConfigError
 from model.prompts import (
     Generation,
@@ -24,6 +28,7 @@ from tasks.corpus.link_grammar import MAX_BYTES, accepted, parser_version
 from tasks.corpus.prompts import chat_openings, demo_questions, document_openings
 from tasks.corpus.written_quality import judge, written_sentences
 from tasks.evaluation_config import EvaluationConfig
+from tasks.generation_prompts import GenerationPrompts, generation_prompts
 from tasks.judge_texts import JudgeTexts, judge_texts
 from tasks.stage import Share
 from tests.small_pipeline import make
@@ -41,6 +46,11 @@ def wrote(text: str, **changes: Any) -> Generation:
         "num_tokens": len(text), "finish": "stop",
     }  # fmt: skip
     return Generation.model_validate(fields | changes)
+
+
+def asked(style: Style, *, is_demo: bool) -> GenerationPrompts:
+    config = EvaluationConfig(num_questions=3)
+    return GenerationPrompts.of(config, style=style, is_demo=is_demo)
 
 
 def test_sentences_are_those_the_model_had_a_hand_in() -> None:
@@ -167,3 +177,22 @@ def test_stage_without_a_parser_says_so_and_its_key_is_another(tmp_path: Path) -
     assert table == [{"text_number": 0, "sentence": "Tom was a kind boy.", "parser_accepted": None}]
     other = JudgeTexts(parser="link-grammar-5.12.0", is_demo=True)
     assert derive(other).key != derive(config).key
+
+
+@pytest.mark.parametrize(
+    ("module", "constant", "config"),
+    [
+        (tasks.judge_texts, "DEMO_CORPUS_VERSION", JudgeTexts(parser=None, is_demo=True)),
+        (tasks.generation_prompts, "DEMO_CORPUS_VERSION", asked("text", is_demo=True)),
+        (tasks.generation_prompts, "DEMO_CHATS_VERSION", asked("chat", is_demo=True)),
+    ],
+)
+def test_key_follows_the_version_of_the_demo_where_it_is_asked(
+    module: ModuleType, constant: str, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    off = {"is_demo": False} if isinstance(config, JudgeTexts) else {"num_questions": 0}
+    without = config.model_copy(update=off)
+    before = config.semantic(), without.semantic()
+    monkeypatch.setattr(module, constant, 99)
+    assert config.semantic() != before[0]
+    assert without.semantic() == before[1]
