@@ -102,7 +102,7 @@ def check_with_harness(
     return pipeline.add(
         harness_scores,
         name,
-        config=HarnessScores(),
+        config=HarnessScores.here(),
         inputs={"exported": exported, "items": measured.items, "scores": measured.scores},
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import metadata
+
 from model.child_runs import HarnessRun
 from model.config import Config
 from model.store import Work
@@ -19,7 +21,24 @@ ENVIRONMENT = {
 
 
 class HarnessScores(Config):
-    """Nothing may be chosen: the harness's own definitions hold."""
+PACKAGES = ("lm-eval", "transformers")  # what defines the scores, and what computes them
+
+
+    """Nothing may be chosen: the harness's own definitions hold, and its version is in the key."""
+
+    versions: dict[str, str | None]  # None: not installed here, which the run will say
+
+    @classmethod
+    def here(cls) -> HarnessScores:
+        """Return the config of the stage with the harness of this machine."""
+        return cls(versions={package: _version(package) for package in PACKAGES})
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def build(work: Work, config: HarnessScores, share: Share) -> None:  # noqa: ARG001

@@ -14,6 +14,7 @@ from flows.scoring import check_with_harness, measure_model
 from model.items import SCHEMA
 from model.store import ArtifactStore
 from tasks.config import RunConfig
+from tasks.harness_scores import HarnessScores
 from tasks.pipeline import Pipeline, Step
 from tests.small_pipeline import SmallPipeline, make_small_pipeline
 
@@ -76,6 +77,18 @@ def test_measuring_with_everything(small: SmallPipeline, tmp_path: Path) -> None
     assert harness.derivation.inputs["items"] == final.derivation.inputs["items"]
 
 
+    assert harness.derivation.config == HarnessScores.here().semantic()
+
+
+def test_key_of_the_harness_follows_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"lm-eval": "0.4.13", "transformers": "5.1"}
+    monkeypatch.setattr("tasks.harness_scores.metadata.version", versions.__getitem__)
+    assert HarnessScores.here().semantic() == {"versions": versions}
+
+
+def test_harness_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.harness_scores.PACKAGES", ("no-such-package-of-ours",))
+    assert HarnessScores.here().versions == {"no-such-package-of-ours": None}
 def test_chat_model_answers_messages_and_reads_no_documents(small: SmallPipeline) -> None:
     steps = planned(small, style="chat", loss_on="mask")
     (prompts,), (scores,) = steps["generation_prompts"], steps["score_model"]
