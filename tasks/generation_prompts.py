@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from model.config import Config, Style
-from model.prompts import PROMPTS_NAME, write_prompts
+from model.prompts import PROMPTS_NAME, Prompt, write_prompts
 from model.store import Work
 from tasks.corpus.demo_chats import DEMO_CHATS_VERSION
 from tasks.corpus.demo_corpus import DEMO_CORPUS_VERSION
@@ -47,18 +47,21 @@ class GenerationPrompts(Config):
 
 
 def build(work: Work, config: GenerationPrompts, share: Share) -> None:  # noqa: ARG001
-    """Write prompts.parquet. Input of style text: ``documents``, of select_validation."""
-    if config.style == "chat":
-        openings = chat_openings(config.chat_prompts, num=config.num_generations)
-    else:
-        openings = document_openings(
-            work.input("documents") / "validation.parquet",
-            num=config.num_generations,
-            num_words=config.opening_words,
-        )
+    """Write prompts.parquet. Input of openings of text: ``documents``, of select_validation."""
+    openings = _openings(work, config) if config.num_generations else []
     questions = demo_questions(config.num_questions, seed=config.seed, style=config.style)
     write_prompts(work.path / PROMPTS_NAME, [*openings, *questions])
     work.counts = {"num_openings": len(openings), "num_questions": len(questions)}
+
+
+def _openings(work: Work, config: GenerationPrompts) -> list[Prompt]:
+    if config.style == "chat":
+        return chat_openings(config.chat_prompts, num=config.num_generations)
+    return document_openings(
+        work.input("documents") / "validation.parquet",
+        num=config.num_generations,
+        num_words=config.opening_words,
+    )
 
 
 generation_prompts = Stage("generation_prompts", version=STEP_VERSION, build=build, scope="corpus")

@@ -116,6 +116,22 @@ def test_chat_openings_go_round_and_none_is_an_error() -> None:
     with pytest.raises(ConfigError, match="nothing to answer") as caught:
         chat_openings([], num=1)
     assert "evaluation.chat_prompts" in str(caught.value)
+    assert chat_openings([], num=0) == []  # what the error says to do
+
+
+@pytest.mark.parametrize("style", ["text", "chat"])
+def test_stage_asks_questions_alone_where_no_opening_is_wanted(
+    style: Style, tmp_path: Path
+) -> None:
+    evaluation = EvaluationConfig(num_generations=0, num_questions=3, chat_prompts=())
+    config = GenerationPrompts.of(evaluation, style=style, is_demo=True)
+
+    def body(work: Work) -> None:
+        generation_prompts.build(work, config, Share(threads=1, memory_bytes=10**8))
+
+    derivation = generation_prompts.derive("base", config=config, inputs={})
+    manifest = ArtifactStore(tmp_path).build(derivation, body)
+    assert manifest.counts == {"num_openings": 0, "num_questions": 3}
 
 
 def test_prompts_and_generations_survive_the_round_trip(tmp_path: Path) -> None:

@@ -41,9 +41,9 @@ def chat_openings(messages: Sequence[str], *, num: int) -> list[Prompt]:
     """Return a user's first messages, over and over: each is answered with another seed.
 
     Raises:
-        ConfigError: there is no message.
+        ConfigError: there is no message, and one is wanted.
     """
-    if not messages:
+    if num and not messages:
         raise ConfigError(
             "a chat model has nothing to answer",
             expected="at least one message",
