@@ -26,6 +26,7 @@ from model.config import Config, ModelConfig
 from model.errors import ConfigError
 from model.train_config import TrainConfig, check_machines, rows_per_step
 from tasks.config import ChatConfig, PreferenceConfig
+from tasks.evaluation_config import EvaluationConfig
 
 SET_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 ConfigT = TypeVar("ConfigT", bound=PrepareConfig)
@@ -205,6 +206,7 @@ def _check(config: PrepareConfig) -> None:
         _check_sets("chat", config.chat)
         _check_sets("preference", config.preference)
         _check_preference(config.preference)
+        _check_harness(config.evaluation)
     if isinstance(config, PretrainConfig) and config.finetune.base:
         raise ConfigError(
             "a pretraining goes on with the base model that it makes",
@@ -274,6 +276,17 @@ def _check_preference(config: PreferenceConfig) -> None:
             where="preference.train.budget_minutes",
             fix="set another horizon: the speed that a budget is made of is measured without the "
             "reference model that reads along",
+        )
+
+
+def _check_harness(config: EvaluationConfig) -> None:
+    if config.harness == "on" and not config.sets:
+        raise ConfigError(
+            "the harness has nothing to ask",
+            expected="evaluation.sets with at least one set",
+            found="evaluation.harness=on and no evaluation.sets",
+            where="evaluation.harness and evaluation.sets",
+            fix='set evaluation.sets={"<task>": "<its parquet file>"}, or evaluation.harness=off',
         )
 
 
