@@ -73,9 +73,13 @@ def measure_model(
         config=asking,
         inputs=asked | ({"prompts": prompts} if prompts else {}),
     )
+    unread = asking.score.model_copy(update={"prompts": ()})  # of checkpoints nobody reads texts
     checkpoints = [
         pipeline.add(
-            score_model, name, config=asking.model_copy(update={"checkpoint": which}), inputs=asked
+            score_model,
+            name,
+            config=asking.model_copy(update={"checkpoint": which, "score": unread}),
+            inputs=asked,
         )
         for which in config.evaluation.checkpoints
     ]

@@ -8,7 +8,7 @@ from typing import Literal
 from model.config import ScoreConfig
 from model.conversation import conversation_ids
 from model.decoder import Decoder
-from model.generate import generate_batch
+from model.generate import generate_batch, prompt_ids
 from model.gpt import GPT
 from model.prompts import Generation, Kind, Prompt
 from model.sampling import GREEDY, Sampling
@@ -33,33 +33,50 @@ def answer_prompts(
         seed=config.seed,
     )
     decoder = Decoder(model)
-    openings = _write(decoder, tokenizer, prompts, "opening", sampling, config.generation_tokens)
-    questions = _write(decoder, tokenizer, prompts, "question", GREEDY, config.answer_tokens)
+    openings = _write(
+        decoder,
+        tokenizer,
+        _of_kind("opening", prompts),
+        num_tokens=config.generation_tokens,
+        sampling=sampling,
+    )
+    questions = _write(
+        decoder,
+        tokenizer,
+        _of_kind("question", prompts),
+        num_tokens=config.answer_tokens,
+        sampling=GREEDY,
+        until=_first_line_ends(tokenizer),
+    )
     made = {"opening": iter(openings), "question": iter(questions)}
     return [next(made[prompt.kind]) for prompt in prompts]
+
+
+def _of_kind(kind: Kind, prompts: Sequence[Prompt]) -> list[Prompt]:
+    return [prompt for prompt in prompts if prompt.kind == kind]
 
 
 def _write(
     decoder: Decoder,
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
-    kind: Kind,
-    sampling: Sampling,
+    *,
     num_tokens: int,
+    sampling: Sampling,
+    until: Callable[[Sequence[int]], bool] | None = None,
 ) -> list[Generation]:
-    own = [prompt for prompt in prompts if prompt.kind == kind]
     texts = generate_batch(
         decoder,
-        [_ids(prompt, tokenizer) for prompt in own],
+        [_ids(prompt, tokenizer) for prompt in prompts],
         num_tokens=num_tokens,
         sampling=sampling,
         stop_ids={tokenizer.end_of_text_id, tokenizer.special_id(IM_END)},
-        until=_first_line_ends(tokenizer) if kind == "question" else None,
+        until=until,
         max_rows=ROWS,
     )
     return [
         Generation(
-            kind=kind,
+            kind=prompt.kind,
             style=prompt.style,
             prompt=prompt.messages[-1].content if prompt.messages else prompt.text,
             text=tokenizer.decode(written),
@@ -67,7 +84,7 @@ def _write(
             num_tokens=len(written),
             finish=_finish(len(written), num_tokens),
         )
-        for prompt, written in zip(own, texts, strict=True)
+        for prompt, written in zip(prompts, texts, strict=True)
     ]
 
 
@@ -84,7 +101,7 @@ def _first_line_ends(tokenizer: Tokenizer) -> Callable[[Sequence[int]], bool]:
 def _ids(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
     if prompt.messages:
         return conversation_ids(prompt.messages, tokenizer)
-    return [tokenizer.end_of_text_id, *tokenizer.encode(prompt.text)]
+    return prompt_ids(prompt.text, tokenizer, style="text")
 
 
 def _finish(num_written: int, num_tokens: int) -> Literal["stop", "length"]:

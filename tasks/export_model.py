@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from model.artifact import Artifact
 from model.child_runs import ExportRun
 from model.config import Config, ExportConfig, SamplingConfig
-from model.store import Work
+from model.store import ArtifactStore, Work
 from tasks.child import Child
 from tasks.model_card import Lineage, model_card
 from tasks.stage import Share, Stage
@@ -37,6 +38,11 @@ def build(work: Work, config: ExportModel, share: Share) -> None:  # noqa: ARG00
         card=model_card(lineage, scores=scores, sampling=config.sampling),
     )
     Child(work, run).run("model.export")
+
+
+def exported_folder(exported: Artifact, store: ArtifactStore) -> str:
+    """Return where the folder of an export_model artifact is, relative to the data root."""
+    return f"{exported.relative_path}/{store.read_manifest(exported).facts['directory']}"
 
 
 export_model = Stage("export_model", version=STEP_VERSION, build=build, scope="child")

@@ -8,6 +8,7 @@ from model.child_runs import HarnessRun
 from model.config import Config
 from model.store import Work
 from tasks.child import Child
+from tasks.export_model import exported_folder
 from tasks.stage import Share, Stage
 
 STEP_VERSION = 1
@@ -20,10 +21,10 @@ ENVIRONMENT = {
 }
 
 
-class HarnessScores(Config):
 PACKAGES = ("lm-eval", "transformers")  # what defines the scores, and what computes them
 
 
+class HarnessScores(Config):
     """Nothing may be chosen: the harness's own definitions hold, and its version is in the key."""
 
     versions: dict[str, str | None]  # None: not installed here, which the run will say
@@ -48,7 +49,7 @@ def build(work: Work, config: HarnessScores, share: Share) -> None:  # noqa: ARG
     """
     (exported,), (items,) = (work.derivation.inputs[role] for role in ("exported", "items"))
     scores = work.derivation.inputs.get("scores", ())
-    folder = f"{exported.relative_path}/{work.store.read_manifest(exported).facts['directory']}"
+    folder = exported_folder(exported, work.store)
     run = HarnessRun(
         data_root=str(work.store.root),
         derivation=work.derivation,

@@ -9,6 +9,7 @@ from model.child_runs import TalkRun
 from model.config import Config, TalkConfig
 from model.store import Work
 from tasks.child import Child
+from tasks.export_model import exported_folder
 from tasks.stage import Share, Stage
 
 STEP_VERSION = 1
@@ -24,7 +25,7 @@ class TalkToModel(Config):
 def build(work: Work, config: TalkToModel, share: Share) -> None:  # noqa: ARG001
     """Run the talking process to its end."""
     (exported,) = work.derivation.inputs["exported"]
-    folder = f"{exported.relative_path}/{work.store.read_manifest(exported).facts['directory']}"
+    folder = exported_folder(exported, work.store)
     run = TalkRun(
         data_root=str(work.store.root),
         derivation=work.derivation,

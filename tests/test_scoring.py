@@ -72,11 +72,11 @@ def test_measuring_with_everything(small: SmallPipeline, tmp_path: Path) -> None
     final, *checkpoints = steps["score_model"]
     assert [step.derivation.config["checkpoint"] for step in checkpoints] == ["best", 20]
     assert "prompts" not in checkpoints[0].derivation.inputs
+    texts = [step.derivation.config["score"]["prompts"] for step in steps["score_model"]]
+    assert [bool(item) for item in texts] == [True, False, False]
     (harness,) = steps["harness_scores"]
     assert harness.derivation.inputs["scores"] == (final.artifact,)
     assert harness.derivation.inputs["items"] == final.derivation.inputs["items"]
-
-
     assert harness.derivation.config == HarnessScores.here().semantic()
 
 
@@ -89,6 +89,8 @@ def test_key_of_the_harness_follows_its_version(monkeypatch: pytest.MonkeyPatch)
 def test_harness_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.harness_scores.PACKAGES", ("no-such-package-of-ours",))
     assert HarnessScores.here().versions == {"no-such-package-of-ours": None}
+
+
 def test_chat_model_answers_messages_and_reads_no_documents(small: SmallPipeline) -> None:
     steps = planned(small, style="chat", loss_on="mask")
     (prompts,), (scores,) = steps["generation_prompts"], steps["score_model"]
