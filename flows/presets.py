@@ -117,6 +117,7 @@ def demo() -> PretrainConfig:
         train=TrainConfig(
             steps=1_000,
             decay_frac=0.8,  # answers come when the rate falls: docs/decisions/022-demo-recipe.md
+            attention="document",  # nothing to look up in a neighbour of the same row
             batch_tokens_per_step=4_096,
             micro_batch_rows=16,
             validate_every_steps=300,
@@ -143,6 +144,7 @@ def demo() -> PretrainConfig:
                 epochs=2,
                 decay_frac=1.0,
                 loss_on="mask",
+                attention="document",
                 batch_tokens_per_step=4_096,
                 micro_batch_rows=16,
                 validate_every_steps=200,
