@@ -18,7 +18,7 @@ from prefect.runtime import flow_run
 
 from flows.overrides import (
     all_optional,
-    dialled_finetune,
+    dialled_chat,
     groups_of,
     resolve,
     single_settings,
@@ -26,7 +26,6 @@ from flows.overrides import (
 from flows.presets import ChatModelConfig, PrepareConfig, Preset
 from model.artifact import Manifest
 from model.store import ArtifactStore
-from model.train_config import check_machines, rows_per_step
 from tasks.base_model import find_base
 from tasks.budget import Horizon, measured_horizon, planned_horizon
 from tasks.pipeline import Pipeline, task_runner
@@ -145,10 +144,7 @@ def _with_base(config: PrepareConfig, store: ArtifactStore) -> PrepareConfig:
     if not isinstance(config, ChatModelConfig) or not config.finetune.base:
         return config
     base = find_base(config.finetune.base, store)
-    finetune = dialled_finetune(config.finetune, base.model, base.vocab_size)
-    rows_per_step(finetune.train, base.model)
-    check_machines(finetune.train)
-    return config.model_copy(update={"finetune": finetune})
+    return dialled_chat(config, base.model, base.vocab_size)
 
 
 def _with_horizons(

@@ -22,6 +22,7 @@ from tasks.outcome import report_outcome
 from tasks.pipeline import Pipeline
 from tasks.promote_model import promote_if_no_worse
 from tasks.read_chats import chat_sets, read_chats
+from tasks.read_preferences import preference_sets, read_preferences
 from tasks.register_model import register_model
 from tasks.reports import (
     report_checkpoints,
@@ -32,9 +33,11 @@ from tasks.reports import (
 from tasks.talk_to_model import TalkToModel, talk_to_model
 from tasks.train_model import TrainModel, train_model
 from tasks.write_chat_shards import VALIDATION, WriteChatShards, write_chat_shards
+from tasks.write_preference_shards import WritePreferenceShards, write_preference_shards
 
 BASE = "base"  # names of the artifacts; what a model is registered as changes none of them
 CHAT = "chat"
+PREFERRED = "preferred"
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,12 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class Chats:
-    """Conversations as shards: one of each set for training, one of all for validation."""
+    """Conversations, or pairs of answers, as shards.
+
+    Args:
+        training: one of each set.
+        validation: of all sets.
+    """
 
     sets: tuple[str, ...]
     training: tuple[Artifact, ...]
@@ -58,9 +66,13 @@ class Chats:
 
 @dataclass(frozen=True)
 class ChatModel:
-    """A chat model, and a conversation with it."""
+    """A chat model, and a conversation with it.
 
-    chats: Chats
+    Args:
+        finetuned: the training on conversations; that of ``model`` may be one on preferences.
+    """
+
+    finetuned: Artifact
     model: TrainedModel
     conversation: Artifact
 
@@ -97,7 +109,7 @@ def finetune_base(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) 
     """Walk the DAG from conversations and a base model to an exported chat model."""
     chats = _write_chats(pipeline, config, base)
     weights = [config.chat.weights.get(name, 1.0) for name in chats.sets]
-    trained = pipeline.add(
+    finetuned = pipeline.add(
         train_model,
         CHAT,
         config=TrainModel(
@@ -117,6 +129,9 @@ def finetune_base(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) 
             "pretraining": base.pretraining if config.chat.pretraining_frac else (),
         },
     )
+    trained = finetuned
+    if config.preference.method == "dpo":
+        trained = _prefer(pipeline, config, base, start=finetuned)
     score = config.score.model_copy(update={"prompts": config.chat.prompts})
     model = finish_model(
         pipeline,
@@ -134,7 +149,7 @@ def finetune_base(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) 
         config=TalkToModel(talk=config.finetune.talk),
         inputs={"exported": model.exported},
     )
-    return ChatModel(chats, model, conversation)
+    return ChatModel(finetuned, model, conversation)
 
 
 def _write_chats(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) -> Chats:
@@ -154,6 +169,60 @@ def _write_chats(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) -
                 seed=config.data.seed,
             ),
             inputs={"chats": chats, "tokenizer": base.tokenizer},
+        )
+
+    return Chats(
+        sets=tuple(read),
+        training=tuple(shards(f"training-{name}", [item]) for name, item in read.items()),
+        validation=shards(VALIDATION, list(read.values())),
+    )
+
+
+def _prefer(
+    pipeline: Pipeline, config: ChatModelConfig, base: BaseModel, *, start: Artifact
+) -> Artifact:
+    """Walk the DAG from pairs of answers and a chat model to one that prefers the better ones."""
+    pairs = _write_preferences(pipeline, config, base)
+    weights = [config.preference.weights.get(name, 1.0) for name in pairs.sets]
+    return pipeline.add(
+        train_model,
+        PREFERRED,
+        config=TrainModel(
+            model=base.model,
+            train=config.preference.train,
+            repeats=tuple(weights),
+            dpo=config.preference.dpo,
+            style="chat",
+            sample_prompts=config.chat.prompts,
+            tracking_parent=pipeline.tracking_run_id,
+        ),
+        inputs={
+            "tokenizer": base.tokenizer,
+            "training": pairs.training,
+            "validation": pairs.validation,
+            "init_from": start,
+        },
+    )
+
+
+def _write_preferences(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) -> Chats:
+    sets = preference_sets(config.preference, data_seed=config.data.seed, store=pipeline.store)
+    read = {
+        name: pipeline.add(read_preferences, name, config=item, inputs={})
+        for name, item in sets.items()
+    }
+
+    def shards(name: str, preferences: Sequence[Artifact]) -> Artifact:
+        return pipeline.add(
+            write_preference_shards,
+            name,
+            config=WritePreferenceShards(
+                split="validation" if name == VALIDATION else "training",
+                context_tokens=base.model.context_tokens,
+                shard_tokens=config.shards.shard_tokens,
+                seed=config.data.seed,
+            ),
+            inputs={"preferences": preferences, "tokenizer": base.tokenizer},
         )
 
     return Chats(
@@ -200,13 +269,7 @@ def finish_model(
 
 def report_model(session: Session, model: TrainedModel, *, registry: RegistryConfig) -> None:
     """Report a training, what came of it and what it scores; file the model, and promote it."""
-    report_training(session.tracking, model.trained, session.store)
-    report_outcome(
-        session.tracking,
-        model.trained,
-        expected=session.plan.training_of(model.trained),
-        store=session.store,
-    )
+    _report_trained(session, model.trained)
     report_scores(session.tracking, model.measured.all, session.store)
     report_checkpoints(session.tracking, model.measured.checkpoints, session.store)
     report_harness(session.tracking, model.harness, session.store)
@@ -220,9 +283,21 @@ def report_model(session: Session, model: TrainedModel, *, registry: RegistryCon
     promote_if_no_worse(session.tracking, registered, registry=registry)
 
 
+def _report_trained(session: Session, trained: Artifact) -> None:
+    report_training(session.tracking, trained, session.store)
+    report_outcome(
+        session.tracking,
+        trained,
+        expected=session.plan.training_of(trained),
+        store=session.store,
+    )
+
+
 def report_chat_model(session: Session, made: ChatModel, *, registry: RegistryConfig) -> None:
     """Report a chat model: its conversations, the model, and how it talks."""
     report_chat_data(session.tracking, session.manifests())
+    if made.finetuned != made.model.trained:
+        _report_trained(session, made.finetuned)
     report_model(session, made.model, registry=registry)
     report_conversation(
         session.tracking, made.conversation, scores=made.model.measured.scores, store=session.store

@@ -25,7 +25,7 @@ from model import dial
 from model.config import Config, ModelConfig
 from model.errors import ConfigError
 from model.train_config import TrainConfig, check_machines, rows_per_step
-from tasks.config import ChatConfig, FinetuneConfig
+from tasks.config import ChatConfig, PreferenceConfig
 
 SET_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 ConfigT = TypeVar("ConfigT", bound=PrepareConfig)
@@ -115,8 +115,9 @@ def resolve(preset: str, *, kind: type[ConfigT], **settings: Any) -> ConfigT:
     if issubclass(kind, LadderConfig):
         for group, chosen in given.items():
             _check_ladder(group, chosen)
-    if "sets" in given.get("chat", {}):
-        merged["chat"]["weights"] = {}  # those of the preset are of other sets
+    for group in ("chat", "preference"):
+        if "sets" in given.get(group, {}):
+            merged[group]["weights"] = {}  # those of the preset are of other sets
     merged = _merged(kind, merged, given)
     try:
         config = kind.model_validate(merged)
@@ -161,24 +162,29 @@ def _dialled(config: ChatModelT) -> ChatModelT:
     """Return a config whose trainings have every value; one of another base is left to its walk."""
     vocab_size = config.tokenizer.vocab_size
     train = dial.resolve(config.train, config.model, vocab_size)
-    update: dict[str, Any] = {"train": train}
-    checked = [train]
-    if not config.finetune.base:
-        finetune = dialled_finetune(config.finetune, config.model, vocab_size)
-        update["finetune"] = finetune
-        checked.append(finetune.train)
-    for item in checked:
-        rows_per_step(item, config.model)
-        check_machines(item)
-    return config.model_copy(update=update)
+    rows_per_step(train, config.model)
+    check_machines(train)
+    config = config.model_copy(update={"train": train})
+    return config if config.finetune.base else dialled_chat(config, config.model, vocab_size)
 
 
-def dialled_finetune(
-    finetune: FinetuneConfig, model: ModelConfig, vocab_size: int
-) -> FinetuneConfig:
-    """Return a fine-tuning with every value, for its base model."""
+def dialled_chat(config: ChatModelT, model: ModelConfig, vocab_size: int) -> ChatModelT:
+    """Return a config whose trainings on a base model have every value.
+
+    Raises:
+        ConfigError: a batch does not divide, or machines do not know where to meet.
+    """
+    finetune, preference = config.finetune, config.preference
     train = dial.resolve(finetune.train, model, vocab_size, rate_scale=finetune.rate_scale)
-    return finetune.model_copy(update={"train": train})
+    rows_per_step(train, model)
+    check_machines(train)
+    update: dict[str, Any] = {"finetune": finetune.model_copy(update={"train": train})}
+    if preference.method == "dpo":
+        train = dial.resolve(preference.train, model, vocab_size)
+        rows_per_step(train, model, rows_per_unit=2)
+        check_machines(train)
+        update["preference"] = preference.model_copy(update={"train": train})
+    return config.model_copy(update=update)
 
 
 def _check_ladder(group: str, chosen: Mapping[str, Any]) -> None:
@@ -196,7 +202,9 @@ def _check_ladder(group: str, chosen: Mapping[str, Any]) -> None:
 
 def _check(config: PrepareConfig) -> None:
     if isinstance(config, ChatModelConfig):
-        _check_chat(config.chat)
+        _check_sets("chat", config.chat)
+        _check_sets("preference", config.preference)
+        _check_preference(config.preference)
     if isinstance(config, PretrainConfig) and config.finetune.base:
         raise ConfigError(
             "a pretraining goes on with the base model that it makes",
@@ -223,36 +231,49 @@ def _check(config: PrepareConfig) -> None:
         )
 
 
-def _check_chat(chat: ChatConfig) -> None:
-    if chat.kind == "demo":
+def _check_sets(group: str, config: ChatConfig | PreferenceConfig) -> None:
+    if config.kind == "demo":
         return
-    for name in chat.sets:
+    for name in config.sets:
         if not re.fullmatch(SET_NAME, name):
             raise ConfigError(
-                "the name of a chat set cannot be that of a directory",
+                f"the name of a {group} set cannot be that of a directory",
                 expected="letters, digits, '.', '_' and '-'",
                 found=name,
-                where="chat.sets",
+                where=f"{group}.sets",
                 fix="give the set another name",
             )
-    if not chat.sets:
+    if not config.sets:
         raise ConfigError(
-            "there are no chat sets",
+            f"there are no {group} sets",
             expected="at least one name with the address of its files",
             found="none",
-            where="chat.sets",
-            fix='set chat.sets={"<name>": "<file, folder or glob>"}',
+            where=f"{group}.sets",
+            fix=f'set {group}.sets={{"<name>": "<file, folder or glob>"}}',
         )
-    strangers = sorted(chat.weights.keys() - chat.sets.keys())
+    strangers = sorted(config.weights.keys() - config.sets.keys())
     if strangers:
-        raise unknown_key(f"chat.weights.{strangers[0]}", [f"chat.weights.{x}" for x in chat.sets])
-    if any(weight <= 0 for weight in chat.weights.values()):
+        known = [f"{group}.weights.{name}" for name in config.sets]
+        raise unknown_key(f"{group}.weights.{strangers[0]}", known)
+    if any(weight <= 0 for weight in config.weights.values()):
         raise ConfigError(
-            "a chat set cannot be read less than never",
-            expected="weights above 0; leave a set out of chat.sets to do without it",
-            found=chat.weights,
-            where="chat.weights",
+            f"a {group} set cannot be read less than never",
+            expected=f"weights above 0; leave a set out of {group}.sets to do without it",
+            found=config.weights,
+            where=f"{group}.weights",
             fix="name how often an epoch reads the set",
+        )
+
+
+def _check_preference(config: PreferenceConfig) -> None:
+    if config.method == "dpo" and config.train.budget_minutes:
+        raise ConfigError(
+            "preference tuning has no budget of minutes",
+            expected="preference.train.epochs, steps or tokens",
+            found=f"preference.train.budget_minutes={config.train.budget_minutes:g}",
+            where="preference.train.budget_minutes",
+            fix="set another horizon: the speed that a budget is made of is measured without the "
+            "reference model that reads along",
         )
 
 

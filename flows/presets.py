@@ -23,6 +23,7 @@ from tasks.config import (
     FilterConfig,
     FinetuneConfig,
     PersonalDataConfig,
+    PreferenceConfig,
     QualityModelConfig,
     RegistryConfig,
     ReportConfig,
@@ -72,6 +73,7 @@ class ChatModelConfig(PrepareConfig):
     export: ExportConfig = ExportConfig()
     chat: ChatConfig = ChatConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    preference: PreferenceConfig = PreferenceConfig()
 
 
 class PretrainConfig(ChatModelConfig):
@@ -153,6 +155,22 @@ def demo() -> PretrainConfig:
             ),
             registry=RegistryConfig(name="demo-chat"),
             talk=TalkConfig(turns=DEMO_TALK, answer_tokens=100),
+        ),
+        preference=PreferenceConfig(
+            kind="demo",
+            train=TrainConfig(
+                epochs=1,
+                optimizer="adamw",
+                learning_rate=1e-4,
+                batch_tokens_per_step=8_192,
+                micro_batch_rows=16,
+                warmup_steps=10,
+                decay_frac=0.9,
+                loss_on="mask",
+                validate_every_steps=50,
+                validation_tokens=2**16,
+                checkpoint_every_steps=100,
+            ),
         ),
         then_finetune=True,
     )

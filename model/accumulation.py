@@ -1,8 +1,8 @@
 """Gradients of one global batch, a micro-batch at a time.
 
 How many rows go forward and backward together changes the memory it takes and nothing else: the
-loss is the mean over the targets of the whole batch, over all processes. ``model.trainer`` is the
-caller.
+loss is a mean over the whole batch, over all processes. ``model.objectives`` says of what, and
+``model.trainer`` is the caller.
 """
 
 from __future__ import annotations
@@ -14,67 +14,71 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from model.batches import Batch
+from model.batches import Batch, whole_units
 from model.distributed import World
 from model.errors import TrainingError
-from model.gpt import GPT, next_token_loss
 
 logger = logging.getLogger(__name__)
 
 CPU_ALLOCATOR_WORDS = "can't allocate memory"  # torch.OutOfMemoryError is for devices only
 
 
-class RowLoss(nn.Module):
-    """The loss as one module, so that whatever part of the model it uses is synchronised."""
-
-    def __init__(self, model: GPT) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self,
-        ids: Int[Tensor, "B T1"],
-        mask: Bool[Tensor, "B T1"],
-        documents: Int[Tensor, "B T1"] | None,
-    ) -> Float[Tensor, ""]:
-        """Return the summed negative log-likelihood of the marked tokens."""
-        return next_token_loss(self.model, ids, mask, documents)
-
-
 class Accumulator:
     """Adds up the gradients of a global batch.
 
     Args:
-        model: whose parameters take the gradients.
+        row_loss: the sums of an ``Objective``; its parameters take the gradients.
         dtype: that products are computed in.
         rows: of a micro-batch, at most.
+        rows_per_unit: rows that no micro-batch splits.
     """
 
-    def __init__(self, model: GPT, *, world: World, dtype: torch.dtype, rows: int) -> None:
-        self.world, self.dtype, self.rows = world, dtype, rows
-        self._alone = RowLoss(model)
+    def __init__(
+        self,
+        row_loss: nn.Module,
+        *,
+        world: World,
+        dtype: torch.dtype,
+        rows: int,
+        rows_per_unit: int = 1,
+    ) -> None:
+        self.world, self.dtype, self.rows_per_unit = world, dtype, rows_per_unit
+        self._rows = whole_units(rows, rows_per_unit=rows_per_unit)
+        self._alone = row_loss
         self._together = world.wrap(self._alone)
 
-    def backward(self, batch: Batch, *, num_targets: int) -> Float[Tensor, ""]:
-        """Add the gradient of the global mean loss, and return that loss.
+    @property
+    def rows(self) -> int:
+        """Rows of a micro-batch, at most: whole units."""
+        return self._rows
+
+    @rows.setter
+    def rows(self, rows: int) -> None:
+        self._rows = whole_units(rows, rows_per_unit=self.rows_per_unit)
+
+    def backward(self, batch: Batch, *, num_terms: int) -> Float[Tensor, " M"]:
+        """Add the gradient of the global mean loss, and return the means of what is measured.
 
         Args:
-            num_targets: of the global batch.
+            num_terms: of the global batch, that its loss is a mean over.
+
+        Returns:
+            The means of the objective's ``measures``, the loss first.
         """
-        total = torch.zeros((), device=self.world.device)
+        means = torch.zeros((), device=self.world.device)
         starts = range(0, len(batch.ids), self.rows)
         for start in starts:
             with self._exchanging(is_last=start == starts[-1]):
-                loss = self._loss(self._together, batch, start)
+                sums = self._sums(self._together, batch, start)
                 # Gradients are averaged over processes, the loss is a mean over all of them.
-                (loss * (self.world.size / num_targets)).backward()
-            total += loss.detach() / num_targets
-        return self.world.sum_tensor(total)
+                (sums[0] * (self.world.size / num_terms)).backward()
+            means = means + sums.detach() / num_terms
+        return self.world.sum_tensor(means)
 
-    def _loss(self, row_loss: nn.Module, batch: Batch, start: int) -> Float[Tensor, ""]:
+    def _sums(self, row_loss: nn.Module, batch: Batch, start: int) -> Float[Tensor, " M"]:
         tensors = (
             None if item is None else self._to_device(item[start : start + self.rows])
             for item in (batch.ids, batch.mask, batch.documents)
@@ -98,21 +102,21 @@ class Accumulator:
         return tensor.to(self.world.device, non_blocking=True)
 
     def fit_into_memory(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
-        """Halve the rows of a micro-batch until they fit into every process's memory.
+        """Halve a micro-batch until it fits into every process's memory.
 
         All processes try together and come to the same number. No gradient stays.
 
         Raises:
-            TrainingError: not even one row fits.
+            TrainingError: not even the fewest rows fit.
         """
         while self.world.any(_runs_out_of_memory(lambda: self._try(batch, optimizer))):
             gc.collect()  # tensors of the passes given up
             if self.world.device.type == "cuda":
                 torch.cuda.empty_cache()
-            if self.rows == 1:
+            if self.rows == self.rows_per_unit:
                 raise TrainingError(
-                    "one row does not fit into memory",
-                    expected="room for the forward and backward pass of one row",
+                    f"{_num_rows(self.rows)} not fit into memory",
+                    expected="room for its forward and backward pass",
                     found="out of memory",
                     where=self.world.device,
                     fix="choose a smaller model.size or model.context_tokens",
@@ -130,12 +134,16 @@ class Accumulator:
         room = [torch.empty_like(item) for item in parameters for _ in range(copies)]
         try:
             for _ in range(2):  # the second time beside the gradients of the first
-                loss = self._loss(self._alone, batch, 0)
+                loss = self._sums(self._alone, batch, 0)[0]
                 loss.backward()
                 loss.item()
         finally:
             del room
             optimizer.zero_grad(set_to_none=True)
+
+
+def _num_rows(rows: int) -> str:
+    return "one row does" if rows == 1 else f"{rows} rows that belong together do"
 
 
 def _runs_out_of_memory(attempt: Callable[[], None]) -> bool:

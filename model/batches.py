@@ -1,9 +1,10 @@
 """Which training rows make up each batch, and reading them.
 
-Every part of a mixture has an endless order: one permutation of its rows after another, each drawn
-from seed, part and epoch alone. Parts interleave row by row, by weight. Batch g is the g-th run of
-``rows_per_step`` rows of that order, so it does not depend on the number of processes or on the
-micro-batch; rank r of W reads every W-th row of it, from the r-th on. Where reading stands is a
+Rows that belong together, such as a pair of answers, are one unit, and a row by itself is one, too.
+Every part of a mixture has an endless order: one permutation of its units after another, each drawn
+from seed, part and epoch alone. Parts interleave unit by unit, by weight. Batch g is the g-th run
+of ``rows_per_step`` rows of that order, so it does not depend on the number of processes or on the
+micro-batch; rank r of W reads every W-th unit of it, from the r-th on. Where reading stands is a
 ``LoaderState`` of a few integers. ``model.trainer`` is the caller; ``model.shards`` owns the files.
 """
 
@@ -25,7 +26,7 @@ from torch import Tensor
 from model.artifact import canonical_json
 from model.config import Config
 from model.distributed import World
-from model.errors import CheckpointError, TrainingError
+from model.errors import ArtifactError, CheckpointError, TrainingError
 from model.shards import ShardSet
 
 BATCHES_AHEAD: Final = 2
@@ -74,9 +75,11 @@ class BatchReader:
         rows_per_step: rows of a global batch, over all processes.
         world: this process among the others.
         attention: ``document`` has batches say which document each token belongs to.
+        rows_per_unit: rows, one after the other in their shards, that are read together.
 
     Raises:
         TrainingError: the shards hold fewer rows than one batch.
+        ArtifactError: the rows of a part are no whole number of units.
     """
 
     def __init__(
@@ -87,22 +90,28 @@ class BatchReader:
         rows_per_step: int,
         world: World,
         attention: Literal["causal", "document"] = "causal",
+        rows_per_unit: int = 1,
     ) -> None:
         self.parts = parts
         self.seed = seed
         self.rows_per_step = rows_per_step
         self.world = world
         self.attention = attention
+        self.rows_per_unit = rows_per_unit
         self._orders: dict[tuple[int, int], npt.NDArray[np.int64]] = {}  # by part and epoch
         self._require_one_batch()
+        for part in parts:
+            require_whole_units(part.shards, rows_per_unit=rows_per_unit)
 
     @property
     def fingerprint(self) -> str:
         """Identity of the order: two readers with equal ones read equal rows."""
-        identity = {
+        identity: dict[str, object] = {
             "parts": [[part.shards.fingerprint, part.weight] for part in self.parts],
             "seed": self.seed,
         }
+        if self.rows_per_unit > 1:
+            identity["rows_per_unit"] = self.rows_per_unit
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
 
     def start(self) -> LoaderState:
@@ -139,7 +148,8 @@ class BatchReader:
     def read(self, state: LoaderState) -> Batch:
         """Return this rank's rows of the global batch that follows ``state``."""
         rows, after = self.next_rows(state)
-        own = rows[self.world.rank :: self.world.size]
+        units = rows.reshape(-1, self.rows_per_unit, 2)
+        own = units[self.world.rank :: self.world.size].reshape(-1, 2)
         shape = (len(own), self.parts[0].shards.context_tokens + 1)
         ids = self._empty(shape, torch.int64)
         mask = self._empty(shape, torch.bool)
@@ -157,21 +167,23 @@ class BatchReader:
     def next_rows(self, state: LoaderState) -> tuple[npt.NDArray[np.int64], LoaderState]:
         """Return part and row of each row of the next global batch, and the state after it."""
         weights = [part.weight for part in self.parts]
-        owners = interleave(weights, taken=state.part_rows, num_rows=self.rows_per_step)
-        rows = np.empty((self.rows_per_step, 2), dtype=np.int64)
-        rows[:, 0] = owners
-        counts = list(state.part_rows)
+        counts = [num_rows // self.rows_per_unit for num_rows in state.part_rows]
+        num_units = self.rows_per_step // self.rows_per_unit
+        owners = interleave(weights, taken=counts, num_units=num_units)
+        rows = np.empty((num_units, self.rows_per_unit, 2), dtype=np.int64)
+        rows[..., 0] = owners[:, None]
         for index in range(len(self.parts)):
             places = np.flatnonzero(owners == index)
             wanted = np.arange(counts[index], counts[index] + len(places))
-            rows[places, 1] = self._ordered_rows(wanted, part=index)
+            first = self._ordered_units(wanted, part=index) * self.rows_per_unit
+            rows[places, :, 1] = first[:, None] + np.arange(self.rows_per_unit)
             counts[index] += len(places)
         after = LoaderState(
             fingerprint=state.fingerprint,
             num_rows=state.num_rows + self.rows_per_step,
-            part_rows=tuple(counts),
+            part_rows=tuple(count * self.rows_per_unit for count in counts),
         )
-        return rows, after
+        return rows.reshape(-1, 2), after
 
     def num_epochs(self, num_steps: int) -> list[float]:
         """Return how often each part is read through in ``num_steps`` steps."""
@@ -179,22 +191,25 @@ class BatchReader:
         rows = num_steps * self.rows_per_step
         return [rows * part.weight / total / part.shards.num_rows for part in self.parts]
 
-    def _ordered_rows(self, places: npt.NDArray[np.int64], *, part: int) -> npt.NDArray[np.int64]:
-        """Return the rows at some places of a part's endless order, across epoch borders."""
-        num_rows = self.parts[part].shards.num_rows
-        rows = np.empty(len(places), dtype=np.int64)
-        epochs = places // num_rows
+    def _ordered_units(self, places: npt.NDArray[np.int64], *, part: int) -> npt.NDArray[np.int64]:
+        """Return the units at some places of a part's endless order, across epoch borders."""
+        num_units = self._num_units(part)
+        units = np.empty(len(places), dtype=np.int64)
+        epochs = places // num_units
         for epoch in np.unique(epochs).tolist():
             inside = epochs == epoch
-            rows[inside] = self._order(part, epoch)[places[inside] % num_rows]
-        return rows
+            units[inside] = self._order(part, epoch)[places[inside] % num_units]
+        return units
+
+    def _num_units(self, part: int) -> int:
+        return self.parts[part].shards.num_rows // self.rows_per_unit
 
     def _order(self, part: int, epoch: int) -> npt.NDArray[np.int64]:
         if (part, epoch) not in self._orders:
             self._orders.pop((part, epoch - 2), None)
-            num_rows = self.parts[part].shards.num_rows
+            num_units = self._num_units(part)
             self._orders[part, epoch] = permutation(
-                num_rows, seed=self.seed, part=part, epoch=epoch
+                num_units, seed=self.seed, part=part, epoch=epoch
             )
         return self._orders[part, epoch]
 
@@ -225,35 +240,62 @@ class BatchReader:
 
 
 def interleave(
-    weights: Sequence[float], *, taken: Sequence[int], num_rows: int
+    weights: Sequence[float], *, taken: Sequence[int], num_units: int
 ) -> npt.NDArray[np.int64]:
-    """Return the part of each of the next rows: always the one furthest behind its share.
+    """Return the part of each of the next units: always the one furthest behind its share.
 
-    Ties go to the part that comes first, so every part stays within one row of its share.
+    Ties go to the part that comes first, so every part stays within one unit of its share.
 
     Example:
-        >>> interleave([2.0, 1.0], taken=[0, 0], num_rows=6).tolist()
+        >>> interleave([2.0, 1.0], taken=[0, 0], num_units=6).tolist()
         [0, 1, 0, 0, 1, 0]
     """
     if len(weights) == 1:
-        return np.zeros(num_rows, dtype=np.int64)
+        return np.zeros(num_units, dtype=np.int64)
     shares = np.asarray(weights, dtype=np.float64) / sum(weights)
     counts = np.asarray(taken, dtype=np.int64).copy()
-    owners = np.empty(num_rows, dtype=np.int64)
+    owners = np.empty(num_units, dtype=np.int64)
     start = int(counts.sum())
-    for offset in range(num_rows):
+    for offset in range(num_units):
         owner = int(np.argmax(shares * (start + offset + 1) - counts))
         owners[offset] = owner
         counts[owner] += 1
     return owners
 
 
-def permutation(num_rows: int, *, seed: int, part: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return one epoch's order of a part's rows.
+def permutation(num_units: int, *, seed: int, part: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Return one epoch's order of a part's units.
 
     Sorts raw Philox numbers: numpy promises that stream for ever, and not the one of its shuffle.
     """
     bits = np.random.Philox(key=(seed << 64) | (part << 32) | epoch)
-    order = np.argsort(bits.random_raw(num_rows), kind="stable").astype(np.int64)
+    order = np.argsort(bits.random_raw(num_units), kind="stable").astype(np.int64)
     order.setflags(write=False)
     return order
+
+
+def require_whole_units(shards: ShardSet, *, rows_per_unit: int) -> None:
+    """Check that the rows of a shard set are whole units.
+
+    Raises:
+        ArtifactError: the last unit lacks a row.
+    """
+    if shards.num_rows % rows_per_unit:
+        raise ArtifactError(
+            "rows that belong together are not all there",
+            expected=f"a multiple of {rows_per_unit} rows",
+            found=f"{shards.num_rows} rows",
+            where=shards.directory,
+            fix="give shards of pairs of answers, or delete the artifact and let its stage run "
+            "again",
+        )
+
+
+def whole_units(num_rows: int, *, rows_per_unit: int) -> int:
+    """Return the most rows, up to a number, that split no unit; one unit at least.
+
+    Example:
+        >>> [whole_units(num_rows, rows_per_unit=2) for num_rows in (1, 4, 5)]
+        [2, 4, 4]
+    """
+    return max(1, num_rows // rows_per_unit) * rows_per_unit

@@ -232,6 +232,17 @@ class MixturePart(Config):
     )
 
 
+class DirectPreference(Config):
+    """Direct preference optimisation, arXiv 2305.18290."""
+
+    beta: float = Field(
+        default=0.5,  # SmolLM2's small models; the paper has 0.1, for models of billions
+        gt=0,
+        description="weight of a reward, the log-likelihood that an answer gained over the model "
+        "that training starts from; the larger, the closer the model stays to that",
+    )
+
+
 class TrackingConfig(Config):
     """Where rank 0 reports to; all unset means events.jsonl only."""
 

@@ -60,6 +60,12 @@ class Lesson:
     mask: npt.NDArray[np.bool_]
     answer_ends: tuple[int, ...]
 
+    def of_last_answer(self) -> Lesson:
+        """Return the same conversation with the assistant's last words alone to learn."""
+        mask = self.mask.copy()
+        mask[: max(self.answer_ends[:-1], default=0)] = False
+        return Lesson(self.ids, mask, self.answer_ends)
+
     def fitted(self, num_ids: int) -> Lesson | None:
         """Return the longest beginning of whole turns, the assistant's last, that fits, if any."""
         fitting = [end for end in self.answer_ends if end <= num_ids]
@@ -137,7 +143,7 @@ def fit_conversation(
         ids = conversation_ids([*head, *turns], tokenizer)
         if len(ids) <= budget:
             return Prompt(ids, num_dropped)
-        num_old = _num_oldest(turns)
+        num_old = num_oldest(turns)
         if num_old == 0:
             break
         turns = turns[num_old:]
@@ -150,7 +156,7 @@ def fit_conversation(
     )
 
 
-def _num_oldest(turns: Sequence[Message]) -> int:
+def num_oldest(turns: Sequence[Message]) -> int:
     """Count the messages to drop next: all before the second user's turn, never the last one."""
     later = [index for index, turn in enumerate(turns) if index > 0 and turn.role == "user"]
     return min(later[0] if later else 1, len(turns) - 1)

@@ -10,8 +10,8 @@ are sums over all processes, so each process comes to the same verdict.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,7 @@ class StepOutcome:
     loss: Float[Tensor, ""]
     gradient_norm: Float[Tensor, ""]
     factor: Float[Tensor, ""]  # 1 where the update was applied, else 0
+    measures: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)  # beside the loss
 
 
 @dataclass(frozen=True)

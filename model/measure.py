@@ -27,6 +27,7 @@ from model.compiling import compile_model
 from model.distributed import World, die_with_parent
 from model.gpt import GPT
 from model.hardware import compute_dtype, device_name, share_threads
+from model.objectives import NextTokenLoss
 from model.optim import build_optimizer, clip_gradients
 from model.store import write_synced
 from model.train_config import batch_tokens_of, rows_per_step
@@ -70,7 +71,9 @@ class SpeedTrial:
                 by_documents=self.by_documents,
             )
         self.optimizer = build_optimizer(self.model, run.train, world)
-        self.accumulator = Accumulator(self.model, world=world, dtype=self.dtype, rows=rows)
+        self.accumulator = Accumulator(
+            NextTokenLoss(self.model), world=world, dtype=self.dtype, rows=rows
+        )
 
     def measure(self) -> Speed:
         """Return the speed of whole steps."""
@@ -102,7 +105,7 @@ class SpeedTrial:
         batch = self._random_batch(num_micro_batches)
         started = self._clock()
         targets = self.world.size * batch.num_targets
-        self.accumulator.backward(batch, num_targets=targets)
+        self.accumulator.backward(batch, num_terms=targets)
         clip_gradients(self.model.parameters(), max_norm=self.train.gradient_clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -133,12 +133,13 @@ class Recorder:
         speeds = [event["perf/tokens_per_second"] for event in events if event["kind"] == "train"]
         facts = {
             "validation_loss": metrics["validation/loss"],
-            "validation_bits_per_byte": metrics["validation/bits_per_byte"],
             "best_validation_loss": loop.best_validation_loss,
             "checkpoints": kept,
             "tokens_per_second": statistics.median(speeds),
             "metrics": metrics,
         }
+        if "validation/bits_per_byte" in metrics:  # of text, not of pairs of answers
+            facts["validation_bits_per_byte"] = metrics["validation/bits_per_byte"]
         for event in events:
             if event["kind"] == "extended":
                 facts["extended_from"] = {"artifact": event["artifact"], "step": event["step"]}

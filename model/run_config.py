@@ -16,7 +16,14 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError
 
 from model.artifact import Artifact, Derivation
-from model.config import Config, MixturePart, ModelConfig, Style, TrackingConfig
+from model.config import (
+    Config,
+    DirectPreference,
+    MixturePart,
+    ModelConfig,
+    Style,
+    TrackingConfig,
+)
 from model.errors import ConfigError, LLMError
 from model.store import write_synced
 from model.train_config import TrainConfig
@@ -38,6 +45,11 @@ class TrainRun(Config):
     init_from: str | None = Field(
         default=None,
         description="directory with model.safetensors to start from; unset = from scratch",
+    )
+    dpo: DirectPreference | None = Field(
+        default=None,
+        description="learn from pairs of answers, rows 2i chosen and 2i + 1 rejected, against "
+        "init_from; unset = learn the next token",
     )
     tracking: TrackingConfig = TrackingConfig()
     sample_prompts: tuple[str, ...] = Field(
@@ -65,6 +77,11 @@ class TrainRun(Config):
             raise _unreadable(path, found=_first_fault(exc)) from exc
         except OSError as exc:
             raise _unreadable(path, found=exc) from exc
+
+    @property
+    def rows_per_unit(self) -> int:
+        """Rows that belong together: a pair of answers, or each row by itself."""
+        return 2 if self.dpo else 1
 
     def path(self, relative: str) -> Path:
         """Return where a path of this run lies."""

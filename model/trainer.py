@@ -3,7 +3,7 @@
 Built once per process from a ``TrainRun``; ``fit`` runs it to its horizon, from the newest
 checkpoint if there is one. What a step computes does not depend on how it is spread: a global
 batch has the same rows whatever the number of processes and the micro-batch, and its loss is the
-mean over the targets of all of it.
+mean over all of it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from model.accumulation import Accumulator
 from model.attention import backend_name
-from model.batches import Batch
+from model.batches import Batch, whole_units
 from model.checkpoint import Checkpoints
 from model.checkpoint_writer import CheckpointWriter
 from model.compiling import compile_model
 from model.distributed import StopRequest, World
-from model.evaluate import Evaluation, evaluate
 from model.extension import flat_steps, take_over
 from model.guards import Guard, StepNumbers, StepOutcome, name_rows, require_targets
 from model.hardware import (
@@ -42,7 +39,7 @@ from model.snapshot import LoopState, MicroBatch
 from model.tokenizer import Tokenizer
 from model.tracker import EVENTS_NAME
 from model.train_config import batch_tokens_of
-from model.training_inputs import build_model, build_reader, open_shards
+from model.training_inputs import build_model, build_objective, build_reader, open_shards
 from model.weights import save_model
 
 MODEL_DIRECTORY = "model"
@@ -97,13 +94,22 @@ class Trainer:
         num_threads = share_threads(world)
         self.dtype = compute_dtype(run.train.precision, world.device)
         self.tokenizer = Tokenizer.load(run.path(run.tokenizer))
-        self.validation = open_shards(run, run.validation, self.tokenizer)
         self.reader = build_reader(run, self.tokenizer, world)
         self.model = build_model(run, self.tokenizer).to(world.device)
+        self.objective = build_objective(
+            run,
+            self.model,
+            validation=open_shards(run, run.validation, self.tokenizer),
+            tokenizer=self.tokenizer,
+        )
         self.compiling = self._compile()
         self.optimizer = build_optimizer(self.model, run.train, world)
         self.accumulator = Accumulator(
-            self.model, world=world, dtype=self.dtype, rows=run.train.micro_batch_rows
+            self.objective.row_loss,
+            world=world,
+            dtype=self.dtype,
+            rows=run.train.micro_batch_rows,
+            rows_per_unit=run.rows_per_unit,
         )
         self.loop = LoopState(loader=self.reader.start())
         self.guard = Guard(
@@ -149,7 +155,9 @@ class Trainer:
             self.model,
             self.train.compile,
             self.world.device,
-            rows=min(rows, self.train.micro_batch_rows),
+            rows=whole_units(
+                min(rows, self.train.micro_batch_rows), rows_per_unit=self.run.rows_per_unit
+            ),
             dtype=self.dtype,
             by_documents=self.train.attention == "document",
             planned_flops=tokens * self.model.flops_per_token(),
@@ -191,14 +199,17 @@ class Trainer:
         step = self.loop.step + 1
         num_targets = self.world.sum(batch.num_targets)
         require_targets(num_targets, step=step, rows=batch.rows)
-        loss = self.accumulator.backward(batch, num_targets=num_targets)
+        num_terms = self.objective.num_terms(num_targets=num_targets, num_rows=len(batch.rows))
+        means = self.accumulator.backward(batch, num_terms=num_terms)
+        loss, *measured = means.unbind()
         norm = clip_gradients(self.model.parameters(), max_norm=self.train.gradient_clip_norm)
         factor = self.guard.judge(step, loss=loss, gradient_norm=norm)
         set_learning_rate(self.optimizer, learning_rate_factor(self.loop.step, self.train))
         rate = self.optimizer.param_groups[0]["lr"]  # of the block matrices
         self.optimizer.update(factor)
         self.optimizer.zero_grad(set_to_none=True)
-        outcome = StepOutcome(step, batch.rows, rate, loss, norm, factor)
+        measures = dict(zip(self.objective.measures[1:], measured, strict=True))
+        outcome = StepOutcome(step, batch.rows, rate, loss, norm, factor, measures)
         self.guard.note(outcome)
         if self.reads_every_step:
             self.read_outcomes()
@@ -227,6 +238,7 @@ class Trainer:
             step=step,
             **{
                 "train/loss": outcome.loss.item(),
+                **{f"train/{name}": value.item() for name, value in outcome.measures.items()},
                 "train/learning_rate": outcome.learning_rate,
                 "train/gradient_norm": outcome.gradient_norm.item(),
                 "train/tokens": self.loop.tokens,
@@ -269,34 +281,20 @@ class Trainer:
         if step % self.train.validate_every_steps and step != self.num_steps:
             return
         with self.accumulator.autocast():
-            share = evaluate(
-                self.model,
-                self.validation,
-                self.tokenizer.bytes_per_token,
+            share = self.objective.evaluate(
                 max_tokens=self.train.validation_tokens,
                 batch_rows=self.accumulator.rows,
                 rank=self.world.rank,
                 world_size=self.world.size,
             )
-        total = self._sum_evaluation(share)
-        best = self.loop.best_validation_loss
-        self.loop.best_validation_loss = min(total.loss, total.loss if best is None else best)
-        metrics = {
-            "validation/loss": total.loss,
-            "validation/bits_per_byte": total.bits_per_byte,
-        }
+        metrics = self.objective.metrics(self.world.sum_tensor(share))
+        loss, best = metrics["validation/loss"], self.loop.best_validation_loss
+        self.loop.best_validation_loss = min(loss, loss if best is None else best)
         self.recorder.record("validation", step=step, **metrics)
         if self.world.is_main:
-            self.writer.mark_validated(step, loss=total.loss)
+            self.writer.mark_validated(step, loss=loss)
         self.recorder.write_sample(self.model, self.tokenizer, step=step)
         self.recorder.speed.restart(self.loop.tokens)
-
-    def _sum_evaluation(self, share: Evaluation) -> Evaluation:
-        sums = torch.tensor(
-            [share.nll_nats, share.num_targets, share.num_bytes], dtype=torch.float64
-        )
-        nll_nats, num_targets, num_bytes = self.world.sum_tensor(sums).tolist()
-        return Evaluation(nll_nats, int(num_targets), int(num_bytes))
 
     # Beginning and end
 
@@ -345,7 +343,7 @@ class Trainer:
         self.accumulator.fit_into_memory(self.reader.read(self.loop.loader), self.optimizer)
         used = self.accumulator.rows
         self.loop.micro_batch = MicroBatch(asked=asked, used=used)
-        if used < first:
+        if used < whole_units(first, rows_per_unit=self.run.rows_per_unit):
             message = (
                 f"micro-batches of {first} rows do not fit into memory: {used} rows at a time; "
                 "the global batch stays as it is"

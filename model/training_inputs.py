@@ -5,11 +5,12 @@ Called by ``model.trainer``. Here it is checked that tokenizer, shards and model
 
 from __future__ import annotations
 
-from model.batches import BatchReader, Part
+from model.batches import BatchReader, Part, require_whole_units
 from model.config import LossOn
 from model.distributed import World
 from model.errors import ConfigError
 from model.gpt import GPT
+from model.objectives import NextToken, Objective, Preferences
 from model.run_config import TrainRun
 from model.shards import ShardSet
 from model.tokenizer import Tokenizer
@@ -31,7 +32,7 @@ def open_shards(
     shards = ShardSet(
         run.path(relative),
         context_tokens=run.model.context_tokens,
-        loss_on=loss_on or run.train.loss_on,
+        loss_on="mask" if run.dpo else loss_on or run.train.loss_on,
     )
     if shards.tokenizer_fingerprint != tokenizer.fingerprint:
         raise ConfigError(
@@ -67,9 +68,10 @@ def build_reader(run: TrainRun, tokenizer: Tokenizer, world: World) -> BatchRead
     return BatchReader(
         parts,
         seed=run.train.seed,
-        rows_per_step=rows_per_step(spread, run.model),
+        rows_per_step=rows_per_step(spread, run.model, rows_per_unit=run.rows_per_unit),
         world=world,
         attention=run.train.attention,
+        rows_per_unit=run.rows_per_unit,
     )
 
 
@@ -97,3 +99,26 @@ def build_model(run: TrainRun, tokenizer: Tokenizer) -> GPT:
         )
     model.load_state_dict(given.state_dict())
     return model
+
+
+def build_objective(
+    run: TrainRun, model: GPT, *, validation: ShardSet, tokenizer: Tokenizer
+) -> Objective:
+    """Return what a run minimises.
+
+    Raises:
+        ConfigError: preferences are to be learnt from scratch.
+        ArtifactError: the held-out rows are no whole pairs.
+    """
+    if run.dpo is None:
+        return NextToken(model, validation=validation, bytes_per_token=tokenizer.bytes_per_token)
+    if run.init_from is None:
+        raise ConfigError(
+            "preferences are learnt against the model that training starts from",
+            expected="init_from, a directory with model.safetensors",
+            found="none: training from scratch",
+            fix="fine-tune a model on chats first, and start from that",
+        )
+    require_whole_units(validation, rows_per_unit=run.rows_per_unit)
+    reference = build_model(run, tokenizer).to(model.head_weight.device)
+    return Preferences(model, reference=reference, beta=run.dpo.beta, validation=validation)

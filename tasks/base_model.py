@@ -60,12 +60,11 @@ def find_base(address: str, store: ArtifactStore) -> BaseModel:
             where="finetune.base",
             fix="see `python -m tasks.artifacts list train_model`",
         )
-    inputs = trained.derivation.inputs
-    (tokenizer,) = inputs["tokenizer"]
+    (tokenizer,) = trained.derivation.inputs["tokenizer"]
     return BaseModel(
         trained=trained.artifact,
         tokenizer=tokenizer,
-        pretraining=inputs.get("pretraining") or inputs["training"],
+        pretraining=_pretraining(trained, store),
         model=_model_config(trained),
         vocab_size=int(store.read_manifest(tokenizer).facts["vocab_size"]),
     )
@@ -89,6 +88,17 @@ def _registered(address: str, store: ArtifactStore) -> Manifest:
         )
     (trained,) = exported.derivation.inputs["model"]
     return store.read_manifest(trained)
+
+
+def _pretraining(trained: Manifest, store: ArtifactStore) -> tuple[Artifact, ...]:
+    """Return the shards of text behind a model, which its own training may not have read."""
+    inputs = trained.derivation.inputs
+    if inputs.get("pretraining"):
+        return inputs["pretraining"]
+    if "init_from" not in inputs:
+        return inputs["training"]
+    (base,) = inputs["init_from"]
+    return _pretraining(store.read_manifest(base), store)
 
 
 def _model_config(trained: Manifest) -> ModelConfig:

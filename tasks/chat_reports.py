@@ -23,10 +23,10 @@ Row = dict[str, Any]
 
 
 def report_chat_data(tracked: TrackedPipeline, manifests: Iterable[Manifest]) -> None:
-    """Report the conversations of a pipeline: their digests, and where each record went.
+    """Report the conversations of a pipeline, and its pairs of answers: where each record went.
 
     Args:
-        manifests: of all stages of the pipeline; others than those of conversations do not matter.
+        manifests: of all stages of the pipeline; those of other data do not matter.
     """
     manifests = list(manifests)
     tracked.record_data(manifests)
@@ -42,7 +42,7 @@ def chat_rows(manifests: Iterable[Manifest]) -> list[Row]:
     lines: list[tuple[str, str, str, int]] = []
     for item in manifests:
         counts, name, stage = item.counts, item.artifact.name, item.artifact.stage
-        if stage == "read_chats":
+        if stage in ("read_chats", "read_preferences"):
             lines.append((name, stage, "records", counts["num_in"]))
             lines += [(name, stage, what, -num) for what, num in losses(item).items() if num]
             lines.append((name, stage, "training", counts["num_training"]))
@@ -51,6 +51,10 @@ def chat_rows(manifests: Iterable[Manifest]) -> list[Row]:
             lines += [(name, stage, what, -num) for what, num in losses(item).items() if num]
             lines.append((name, stage, "kept", counts["num_kept"]))
             lines.append((name, stage, "of those without their last turns", counts["num_cut"]))
+        elif stage == "write_preference_shards":
+            lines += [(name, stage, what, -num) for what, num in losses(item).items() if num]
+            lines.append((name, stage, "pairs kept", counts["num_kept"]))
+            lines.append((name, stage, "of those without first turns", counts["num_trimmed"]))
     columns = ("set", "stage", "what", "conversations")
     return [dict(zip(columns, line, strict=True)) for line in lines]
 

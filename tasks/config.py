@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from model.config import RUNTIME_ONLY, Config, ModelSize, TalkConfig
+from model.config import RUNTIME_ONLY, Config, DirectPreference, ModelSize, TalkConfig
 from model.train_config import TrainConfig
 
 EDU_LABELS_REVISION = "72df4c92fb1b48beceb16016e8f695ec40a6c3a5"  # fineweb-edu-llama3-annotations
@@ -419,6 +419,60 @@ class FinetuneConfig(Config):
     )
     talk: TalkConfig = Field(
         default=TalkConfig(), description="a conversation that is had with the finished model"
+    )
+
+
+class PreferenceConfig(Config):
+    """Pairs of answers, and how a chat model learns which of two is better."""
+
+    method: Literal["none", "dpo"] = Field(
+        default="none",
+        description="dpo: a training on pairs follows chat fine-tuning, and its model is the one "
+        "that is scored, exported and filed (arXiv 2305.18290)",
+    )
+    kind: Literal["sets", "demo"] = Field(
+        default="sets", description="sets: those of preference.sets; demo: generated pairs"
+    )
+    sets: dict[str, str] = Field(
+        default={
+            "ultrafeedback": "hub:HuggingFaceH4/ultrafeedback_binarized@main:"
+            "data/train_prefs-*.parquet"
+        },
+        description="name of a set -> its parquet or jsonl file of chosen and rejected answers, or "
+        "a folder or glob of them, or a place on the hub, as in chat.sets",
+    )
+    weights: dict[str, float] = Field(
+        default={}, description="name of a set -> how often an epoch reads it; once unless named"
+    )
+    demo_pairs: int = Field(default=2_000, gt=0, description="demo: pairs for training")
+    held_out_frac: float = Field(
+        default=0.02,
+        gt=0,
+        lt=1,
+        description="share of each set that only measures; pairs that open with the same words are "
+        "on one side. demo: a set of its own",
+    )
+    max_held_out: int = Field(
+        default=500, gt=0, description="of each set, at most about so many only measure"
+    )
+    on_broken_record: Literal["fail", "skip"] = Field(
+        default="fail",
+        description="a record that is no pair (an answer missing, two prompts, equal answers, or "
+        "what breaks a conversation) fails, or is counted by reason",
+    )
+    dpo: DirectPreference = Field(default=DirectPreference(), description="the objective of dpo")
+    train: TrainConfig = Field(
+        default=TrainConfig(
+            epochs=2,  # SmolLM2's small models, and so the rate
+            optimizer="adamw",
+            learning_rate=1e-6,
+            batch_tokens_per_step=2**18,  # 128 pairs of 1,024 tokens, as Zephyr's
+            warmup_steps=50,
+            decay_frac=0.9,
+            loss_on="mask",
+        ),
+        description="the training, as in the group train; rates a thousandth of fine-tuning's: an "
+        "answer need not be learned, only preferred",
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from model.artifact import Artifact, Manifest
 from model.store import ArtifactStore
@@ -53,19 +55,11 @@ def outcome_text(manifest: Manifest, expected: TrainingEstimate) -> str:
 
     The time is that of optimizer steps, at the median speed, as in the prediction.
     """
-    bits = manifest.facts["validation_bits_per_byte"]
     seconds = _seconds(manifest)
     speed = manifest.facts["tokens_per_second"]
-    score = f"not predicted, actual {bits:.4f}"
-    if expected.prediction:
-        value = expected.prediction.bits_per_byte
-        score = (
-            f"predicted {value:.4f} ({expected.prediction.kind}), actual {bits:.4f} "
-            f"({bits / value - 1:+.1%})"
-        )
     lines = [
         f"training {manifest.artifact.name}, predicted against actual:",
-        f"  bits per byte: {score}",
+        f"  {_score_text(manifest.facts, expected)}",
         f"  time: predicted {duration(expected.seconds)} at "
         f"{expected.tokens_per_second:,.0f} tokens/s, actual {duration(seconds)} at {speed:,.0f} "
         "tokens/s",
@@ -74,6 +68,20 @@ def outcome_text(manifest: Manifest, expected: TrainingEstimate) -> str:
         actual = expected.dollars_per_hour * seconds / 3600
         lines.append(f"  cost: predicted ${expected.dollars:,.2f}, actual ${actual:,.2f}")
     return "\n".join(lines)
+
+
+def _score_text(facts: Mapping[str, Any], expected: TrainingEstimate) -> str:
+    bits = facts.get("validation_bits_per_byte")
+    if bits is None:  # pairs of answers were learned
+        accuracy = facts["metrics"]["validation/preference_accuracy"]
+        return f"preference accuracy: not predicted, actual {accuracy:.1%}"
+    if not expected.prediction:
+        return f"bits per byte: not predicted, actual {bits:.4f}"
+    value = expected.prediction.bits_per_byte
+    return (
+        f"bits per byte: predicted {value:.4f} ({expected.prediction.kind}), actual {bits:.4f} "
+        f"({bits / value - 1:+.1%})"
+    )
 
 
 def _seconds(manifest: Manifest) -> float:

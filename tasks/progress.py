@@ -113,6 +113,7 @@ class TrainingProgress:
         for key, label, form in (
             ("train/loss", "loss", ".3f"),
             ("validation/bits_per_byte", "validation bits/byte", ".4f"),
+            ("validation/preference_accuracy", "preferences right", ".1%"),
             ("perf/tokens_per_second", "tokens/s", ",.0f"),
         ):
             if key in self.latest:

@@ -47,7 +47,8 @@ def _of_earlier_runs(config: TrainModel, store: ArtifactStore) -> Iterator[Manif
     host = f"@{socket.gethostname()}"
     semantic = config.model.semantic()
     for manifest in store.manifests("train_model"):
-        is_same = manifest.derivation.config.get("model") == semantic
+        made = manifest.derivation.config
+        is_same = made.get("model") == semantic and ("dpo" in made) == (config.dpo is not None)
         is_here = manifest.origin.created_by.endswith(host)
         if is_same and is_here and manifest.facts.get("tokens_per_second"):
             yield manifest

@@ -39,7 +39,7 @@ def data_sets(manifests: Iterable[Manifest]) -> list[DataSet]:
             found.append(_data_set(manifest, "validation"))
         elif manifest.artifact.stage == "write_shards" and manifest.artifact.name == "training":
             found.append(_data_set(manifest, "training"))
-        elif manifest.artifact.stage == "write_chat_shards":
+        elif manifest.artifact.stage in ("write_chat_shards", "write_preference_shards"):
             context = "validation" if manifest.artifact.name == "validation" else "training"
             found.append(_data_set(manifest, context))
     return [*([_source(raw)] if raw else []), *found]

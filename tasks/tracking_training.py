@@ -32,6 +32,7 @@ FINAL_METRICS = (
     "train/tokens",
     "validation/loss",
     "validation/bits_per_byte",
+    "validation/preference_accuracy",
     "perf/tokens_per_second",
 )
 SAMPLES_NAME = "samples.json"

@@ -11,6 +11,7 @@ from model.artifact import MANIFEST_NAME, Artifact, Derivation
 from model.config import (
     RUNTIME_ONLY,
     Config,
+    DirectPreference,
     MixturePart,
     ModelConfig,
     Style,
@@ -37,6 +38,7 @@ class TrainModel(Config):
         mixture_weights: of the training inputs in their order; () = equal.
         repeats: instead of those, how often an epoch reads each training input.
         pretraining_frac: share of rows from the inputs in the role ``pretraining``.
+        dpo: the training inputs are pairs of answers, learned against ``init_from``.
     """
 
     model: ModelConfig
@@ -44,6 +46,7 @@ class TrainModel(Config):
     mixture_weights: tuple[float, ...] = ()
     repeats: tuple[float, ...] = ()
     pretraining_frac: float = 0.0
+    dpo: DirectPreference | None = None
     style: Annotated[Style, RUNTIME_ONLY] = "text"
     sample_prompts: Annotated[tuple[str, ...], RUNTIME_ONLY] = ()
     tracking_parent: Annotated[str | None, RUNTIME_ONLY] = None
@@ -55,6 +58,8 @@ class TrainModel(Config):
             del fields["repeats"]
         if not self.pretraining_frac:
             del fields["pretraining_frac"]
+        if self.dpo is None:
+            del fields["dpo"]
         return fields
 
 
@@ -112,6 +117,7 @@ def _run_config(work: Work, config: TrainModel, *, num_steps: int) -> TrainRun:
         mixture=mixture(work, config),
         validation=validation.relative_path,
         init_from=base and f"{base.relative_path}/model",
+        dpo=config.dpo,
         style=config.style,
         tracking=training_run(work.derivation, parent_run_id=config.tracking_parent),
         sample_prompts=config.sample_prompts,

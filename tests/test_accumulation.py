@@ -60,7 +60,9 @@ def test_fit_with_little_memory_halves_the_micro_batch_and_trains_the_same(tmp_p
     done = subprocess.run(
         [sys.executable, "-c", WITH_LITTLE_MEMORY, str(config), str(tmp_path / "little"), ROOM],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+        # What is given back must leave the address space, or a thread may find no room to start.
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
         capture_output=True,
         text=True,
         check=False,

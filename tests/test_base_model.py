@@ -85,7 +85,7 @@ def test_base_of_the_registry_is_the_training_behind_the_version(
         register_model.fn(
             tracked,
             exported.artifact,
-            scores=None,
+            scores=(),
             registry=RegistryConfig(name=name),
             store=store,
         )

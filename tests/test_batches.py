@@ -11,7 +11,7 @@ import torch
 
 from model.batches import BatchReader, LoaderState, Part, interleave, permutation
 from model.distributed import World
-from model.errors import CheckpointError, TrainingError
+from model.errors import ArtifactError, CheckpointError, TrainingError
 from model.tokenizer import Tokenizer
 from tests.small_tokenizer import train_small_tokenizer
 from tests.small_training import write_small_shards
@@ -55,14 +55,14 @@ def test_permutation_differs_by_seed_part_and_epoch():
 
 
 def test_interleave_of_two_to_one_spreads_evenly():
-    assert interleave([2.0, 1.0], taken=[0, 0], num_rows=6).tolist() == [0, 1, 0, 0, 1, 0]
+    assert interleave([2.0, 1.0], taken=[0, 0], num_units=6).tolist() == [0, 1, 0, 0, 1, 0]
 
 
 def test_interleave_continued_equals_interleave_at_once_and_exact_arithmetic():
     weights = [5.0, 3.0, 1.5]
-    at_once = interleave(weights, taken=[0, 0, 0], num_rows=200)
+    at_once = interleave(weights, taken=[0, 0, 0], num_units=200)
     taken = [int((at_once[:77] == part).sum()) for part in range(3)]
-    continued = interleave(weights, taken=taken, num_rows=123)
+    continued = interleave(weights, taken=taken, num_units=123)
     assert continued.tolist() == at_once[77:].tolist()
     shares = [Fraction(weight) / Fraction(sum(weights)) for weight in weights]
     for num_rows in (1, 10, 95, 200):
@@ -201,3 +201,61 @@ def test_reader_of_fewer_rows_than_a_batch_is_refused_with_numbers(parts: list[P
         reader_of(parts, rows_per_step=18)
     assert "at least 18 rows of 16 tokens (train.batch_tokens_per_step=288)" in str(error.value)
     assert "found: 17 rows" in str(error.value)
+
+
+def paired(parts: list[Part], *, world: World = LONE, rows_per_step: int = 8) -> BatchReader:
+    """A reader of pairs: ten and six rows are five and three of them."""
+    return BatchReader(parts, seed=1, rows_per_step=rows_per_step, world=world, rows_per_unit=2)
+
+
+@pytest.fixture(scope="module")
+def even_parts(tmp_path_factory: pytest.TempPathFactory) -> list[Part]:
+    root = tmp_path_factory.mktemp("pairs")
+    tokenizer = Tokenizer.load(train_small_tokenizer(root / "tokenizer"))
+    return [
+        Part(write_small_shards(root / name, tokenizer, num_rows=num_rows), weight)
+        for name, num_rows, weight in (("first", 10, 3.0), ("second", 6, 1.0))
+    ]
+
+
+def test_next_rows_of_pairs_permutes_pairs_and_keeps_each_together(even_parts: list[Part]):
+    reader = paired(even_parts[:1])
+    rows = [row for _, row in read_rows(reader, reader.start(), num_batches=5)]
+    order = np.concatenate([permutation(5, seed=1, part=0, epoch=epoch) for epoch in range(4)])
+    assert rows == [row for pair in order.tolist() for row in (2 * pair, 2 * pair + 1)]
+
+
+def test_next_rows_of_a_mixture_of_pairs_shares_by_weight_and_counts_rows(even_parts: list[Part]):
+    reader = paired(even_parts)
+    state = reader.start()
+    rows = read_rows(reader, state, num_batches=6)
+    assert [owner for owner, _ in rows[::2]] == [owner for owner, _ in rows[1::2]]
+    assert [later - row for (_, row), (_, later) in zip(rows[::2], rows[1::2], strict=True)] == [
+        1
+    ] * 24
+    _, after = reader.next_rows(state)
+    assert (after.num_rows, after.part_rows) == (8, (6, 2))
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_read_of_pairs_splits_none_over_processes(even_parts: list[Part], size: int):
+    alone = paired(even_parts)
+    whole = alone.read(alone.start())
+    pairs = whole.ids.view(4, 2, 17)
+    for rank in range(size):
+        share = paired(even_parts, world=World(rank=rank, size=size)).read(alone.start())
+        assert share.ids.tolist() == pairs[rank::size].flatten(0, 1).tolist()
+        assert share.state == whole.state
+
+
+def test_state_of_single_rows_is_refused_by_a_reader_of_pairs(even_parts: list[Part]):
+    state = reader_of(even_parts).start()
+    with pytest.raises(CheckpointError, match="other training rows"):
+        next(paired(even_parts).stream(state))
+
+
+def test_reader_of_pairs_of_an_odd_number_of_rows_is_refused(parts: list[Part]):
+    with pytest.raises(ArtifactError, match="belong together are not all there") as error:
+        paired(parts[1:], rows_per_step=2)
+    assert "found: 7 rows" in str(error.value)
+    assert "expected: a multiple of 2 rows" in str(error.value)

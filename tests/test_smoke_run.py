@@ -64,7 +64,7 @@ def test_smoke_run_that_fails_ends_the_training_before_its_first_step(
     def fail(*_args: object, **_kwargs: object) -> None:
         raise RuntimeError("a validation that would have failed hours later")
 
-    monkeypatch.setattr("model.trainer.evaluate", fail)
+    monkeypatch.setattr("model.objectives.evaluate", fail)
     run = small_run(root, train={"steps": 50, "smoke_run": "always"})
     with pytest.raises(RuntimeError, match="hours later") as error:
         train_here(run, tmp_path / "run")

@@ -393,7 +393,7 @@ def test_fit_whose_validation_fails_has_written_the_checkpoint_before(
     def fail(*_args: object, **_kwargs: object) -> None:
         raise RuntimeError("no memory for it")
 
-    monkeypatch.setattr("model.trainer.evaluate", fail)
+    monkeypatch.setattr("model.objectives.evaluate", fail)
     run = small_run(root, train={"steps": 9, "checkpoint_every_steps": 5})
     trainer = trainer_of(run, tmp_path)
     with pytest.raises(RuntimeError, match="no memory"):

@@ -140,7 +140,7 @@ def _parquet_records(item: SetFile) -> Iterator[ChatRecord]:
 
 def _require_messages(schema: pa.Schema, *, where: str) -> None:
     found = schema.field("messages").type if "messages" in schema.names else None
-    if not {"role", "content"} <= _turn_fields(found):
+    if found is None or not is_list_of_turns(found):
         raise SourceSchemaError(
             "a chat file has no column of messages",
             expected="messages: list of struct with role and content",
@@ -150,20 +150,28 @@ def _require_messages(schema: pa.Schema, *, where: str) -> None:
         )
 
 
-def _turn_fields(kind: Any) -> set[str]:
-    """Return the names of the fields of a list's structs; none of any other type."""
-    if not isinstance(kind, pa.ListType | pa.LargeListType):
-        return set()
-    turn: Any = kind.value_type
-    return {field.name for field in turn} if pa.types.is_struct(turn) else set()
+def is_list_of_turns(kind: pa.DataType) -> bool:
+    """Say whether a column's values are lists of roles and contents."""
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return False
+    turn = kind.value_type
+    names = {field.name for field in turn} if pa.types.is_struct(turn) else set()
+    return {"role", "content"} <= names
 
 
 def _jsonl_records(path: Path) -> Iterator[ChatRecord]:
-    for row, (number, line) in enumerate(read_lines(path)):
-        yield ChatRecord(row, f"line {number}", _parsed(line))
+    for row, (where, record) in enumerate(jsonl_objects(path)):
+        messages = record if isinstance(record, BrokenRecordError) else record.get("messages")
+        yield ChatRecord(row, where, messages)
 
 
-def _parsed(line: bytes | None) -> Any:
+def jsonl_objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | BrokenRecordError]]:
+    """Yield the place of each line of a jsonl file and its object, or what is there instead."""
+    for number, line in read_lines(path):
+        yield f"line {number}", _parsed(line)
+
+
+def _parsed(line: bytes | None) -> dict[str, Any] | BrokenRecordError:
     if line is None:
         return BrokenRecordError("not_json", f"a line of more than {MAX_LINE_BYTES:,} bytes")
     try:
@@ -172,4 +180,4 @@ def _parsed(line: bytes | None) -> Any:
         return BrokenRecordError("not_json", f"no JSON in UTF-8 ({error})")
     if not isinstance(record, dict):
         return BrokenRecordError("not_json", f"a JSON {type(record).__name__}, not an object")
-    return record.get("messages")
+    return record

@@ -99,11 +99,11 @@ def write_conversations(
         CorpusError: no conversation is left for training.
     """
     rejected: Counter[str] = Counter()
-    held_out = _HeldOut(split)
+    held_out = HeldOut(split)
     with (
-        _Table(destination / TRAINING_NAME, CONVERSATION_SCHEMA) as training,
-        _Table(destination / HELD_OUT_NAME, CONVERSATION_SCHEMA) as measuring,
-        _Table(destination / REJECTED_NAME, REJECTED_SCHEMA) as refused,
+        RowTable(destination / TRAINING_NAME, CONVERSATION_SCHEMA) as training,
+        RowTable(destination / HELD_OUT_NAME, CONVERSATION_SCHEMA) as measuring,
+        RowTable(destination / REJECTED_NAME, REJECTED_SCHEMA) as refused,
     ):
         for item in files:
             for record in read_records(item):
@@ -156,11 +156,11 @@ def write_generated(
     sides = ((TRAINING_NAME, training), (HELD_OUT_NAME, held_out))
     counts: list[int] = []
     for name, conversations in sides:
-        with _Table(destination / name, CONVERSATION_SCHEMA) as table:
+        with RowTable(destination / name, CONVERSATION_SCHEMA) as table:
             for row, messages in enumerate(conversations):
                 table.add(_row(f"{file}/{name}", row, checked(messages)))
         counts.append(table.num_rows)
-    with _Table(destination / REJECTED_NAME, REJECTED_SCHEMA):
+    with RowTable(destination / REJECTED_NAME, REJECTED_SCHEMA):
         pass
     return ChatCounts(
         num_in=sum(counts),
@@ -170,7 +170,7 @@ def write_generated(
     )
 
 
-class _HeldOut:
+class HeldOut:
     """The conversations of the lowest places, as many as may be; the others are handed on."""
 
     def __init__(self, split: Split) -> None:
@@ -200,7 +200,7 @@ class _HeldOut:
 
 
 @dataclass
-class _Table:
+class RowTable:
     """A parquet file that rows are added to."""
 
     path: Path

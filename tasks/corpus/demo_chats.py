@@ -16,7 +16,7 @@ from random import Random
 from model.errors import ConfigError
 from tasks.corpus.demo_grammar import fill, fillers, slots_of
 from tasks.corpus.demo_sayings import FAREWELLS, SMALL_TALK, STORY_REQUESTS, Exchange
-from tasks.corpus.demo_stories import Passage, Question, draw_questions, passage, story
+from tasks.corpus.demo_stories import Passage, Question, Story, draw_questions, passage, story
 
 DEMO_CHATS_VERSION = 2  # raised when the same seed would draw other conversations
 
@@ -62,6 +62,19 @@ def demo_preferences(num: int, *, seed: int) -> Iterator[Preference]:
     """
     _check_num(num, what="preferences")
     return (_preference(_random_of("preferences", seed, number)) for number in range(num))
+
+
+def held_out_preferences(num: int, *, seed: int) -> Iterator[Preference]:
+    """Draw stories that training never contains, each with one question and two answers to it.
+
+    Raises:
+        ConfigError: `num` is negative.
+    """
+    _check_num(num, what="held-out preferences")
+    return (
+        _preference_about(story(rng, split="held_out"), rng, num_questions=1)
+        for rng in (_random_of("held-out preferences", seed, number) for number in range(num))
+    )
 
 
 def _random_of(what: str, seed: int, number: int) -> Random:
@@ -165,8 +178,12 @@ def _held_out(rng: Random) -> Conversation:
 
 def _preference(rng: Random) -> Preference:
     drawn = passage(rng) if rng.random() < _PASSAGE_CHANCE else story(rng)
+    return _preference_about(drawn, rng, num_questions=rng.choice((1, 1, 2)))
+
+
+def _preference_about(drawn: Story | Passage, rng: Random, *, num_questions: int) -> Preference:
     text = drawn.text if isinstance(drawn, Passage) else drawn.body
-    *earlier, asked = draw_questions(drawn.questions, rng, num=rng.choice((1, 1, 2)))
+    *earlier, asked = draw_questions(drawn.questions, rng, num=num_questions)
     turns = [turn for pair in earlier for turn in _pair(pair.question, pair.answer)]
     last = {"role": "user", "content": asked.question}
     prompt = tuple(_opened_with(text, [*turns, last]))

@@ -73,7 +73,7 @@ def write_chat_shards(
         files=file_names(tables),
     )
     destination.mkdir(parents=True, exist_ok=True)
-    shards = _Shards(destination, header, shard_tokens)
+    shards = LessonShards(destination, header, shard_tokens)
     num_in = num_cut = 0
     for table in tables:
         for taught in teach(table, tokenizer, row_tokens=context_tokens + 1):
@@ -124,7 +124,7 @@ def pack_whole(shard_lengths: Sequence[Int32Array], *, row_tokens: int) -> Segme
 
 
 @dataclass
-class _Shards:
+class LessonShards:
     """Shards of one directory, written one after the other as conversations come."""
 
     directory: Path

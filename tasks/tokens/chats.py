@@ -62,7 +62,7 @@ def teach(table: ChatTable, tokenizer: Tokenizer, *, row_tokens: int) -> Iterato
         SourceRecordError: it holds what is no conversation.
     """
     teacher = Teacher(tokenizer)
-    for batch in _batches(table.path):
+    for batch in table_batches(table.path):
         columns = [batch[name].to_pylist() for name in COLUMNS]
         conversations = [
             read_messages(records, where=f"{table.path}, {file}, row {row}")
@@ -81,7 +81,7 @@ def file_names(tables: Sequence[ChatTable]) -> tuple[str, ...]:
     names = {
         table.file_name(file)
         for table in tables
-        for batch in _batches(table.path, columns=["file"])
+        for batch in table_batches(table.path, columns=["file"])
         for file in batch["file"].unique().to_pylist()
     }
     return tuple(sorted(names))
@@ -91,7 +91,12 @@ def _turn_texts(conversations: Sequence[Sequence[Message]]) -> list[str]:
     return [turn_text(message) for messages in conversations for message in messages]
 
 
-def _batches(path: Path, *, columns: Sequence[str] = COLUMNS) -> Iterator[Any]:
+def table_batches(path: Path, *, columns: Sequence[str] = COLUMNS) -> Iterator[Any]:
+    """Yield the record batches of a table that was written by a stage.
+
+    Raises:
+        ArtifactError: it cannot be read, or lacks a column.
+    """
     try:
         with pq.ParquetFile(path) as table:
             yield from table.iter_batches(BATCH_CONVERSATIONS, columns=list(columns))
@@ -101,5 +106,5 @@ def _batches(path: Path, *, columns: Sequence[str] = COLUMNS) -> Iterator[Any]:
             expected=f"a Parquet file with columns {', '.join(COLUMNS)}",
             found=exc,
             where=path,
-            fix="delete the artifact and let read_chats run again",
+            fix="delete the artifact and let its stage run again",
         ) from exc

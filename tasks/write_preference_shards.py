@@ -1,0 +1,51 @@
+"""Stage write_preference_shards: pairs of answers as token shards, two rows of each pair.
+
+One artifact per set for training, so that a mixture can weigh them; one of all sets for validation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from model.config import Config
+from model.store import Work
+from tasks.corpus.conversations import HELD_OUT_NAME, TRAINING_NAME
+from tasks.stage import Share, Stage
+from tasks.tokenise import Split
+from tasks.tokens.chats import ChatTable
+from tasks.tokens.preference_shards import write_preference_shards as write
+
+STEP_VERSION = 1
+
+
+class WritePreferenceShards(Config):
+    """Which side of the sets, and how many tokens a row has room for."""
+
+    split: Split
+    context_tokens: int
+    shard_tokens: int
+    seed: int
+
+
+def build(work: Work, config: WritePreferenceShards, share: Share) -> None:  # noqa: ARG001
+    """Write shard-*.arrow and rows.arrow."""
+    name = HELD_OUT_NAME if config.split == "validation" else TRAINING_NAME
+    counts = write(
+        [
+            ChatTable(item.name, work.store.path(item) / name)
+            for item in work.derivation.inputs["preferences"]
+        ],
+        tokenizer_directory=work.input("tokenizer"),
+        split=config.split,
+        seed=config.seed,
+        context_tokens=config.context_tokens,
+        shard_tokens=config.shard_tokens,
+        destination=work.path,
+    )
+    work.counts = asdict(counts)
+    work.facts = {"context_tokens": config.context_tokens}
+
+
+write_preference_shards = Stage(
+    "write_preference_shards", version=STEP_VERSION, build=build, scope="corpus"
+)
