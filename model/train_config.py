@@ -126,7 +126,13 @@ class TrainConfig(Config):
     processes: Annotated[int, RUNTIME_ONLY] = Field(
         default=0,
         ge=0,
-        description="training processes of each machine; 0 = one per GPU, or one on CPU",
+        description="training processes of each machine; 0 = one per GPU, or train.cpu_processes",
+    )
+    cpu_processes: Annotated[int, RUNTIME_ONLY] = Field(
+        default=1,
+        gt=0,
+        description="training processes of a machine without a GPU; with the smallest models one "
+        "per core is faster, with others they share the cores as well alone",
     )
     nodes: Annotated[int, RUNTIME_ONLY] = Field(
         default=1, gt=0, description="machines that train together, on one shared data root"

@@ -204,8 +204,8 @@ def _show_in_prefect(text: str) -> None:
 
 
 def num_processes(train: TrainConfig) -> int:
-    """Return the training processes of this machine: as asked, else one per visible GPU, else 1."""
-    return train.processes or max(1, num_gpus())
+    """Return the training processes of this machine: as asked, else one per visible GPU."""
+    return train.processes or num_gpus() or train.cpu_processes
 
 
 def num_gpus() -> int:

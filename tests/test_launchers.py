@@ -19,6 +19,7 @@ from tasks.launchers import (
     OneProcess,
     Rendezvous,
     choose_launcher,
+    num_gpus,
     others_text,
 )
 from tests.launched_training import kill, losses, processes_of, starts, train_here, weights
@@ -32,6 +33,8 @@ def test_choose_launcher_takes_the_simplest_that_does():
     config = TrainConfig(steps=1, processes=1)
     assert isinstance(choose_launcher(config), OneProcess)
     assert isinstance(choose_launcher(TrainConfig(steps=1, processes=2)), LocalTorchrun)
+    by_cores = TrainConfig(steps=1, cpu_processes=2)
+    assert isinstance(choose_launcher(by_cores), OneProcess if num_gpus() == 1 else LocalTorchrun)
     several = TrainConfig(steps=1, processes=1, nodes=2, rendezvous="node-0:29400")
     assert isinstance(choose_launcher(several), Rendezvous)
 

@@ -44,7 +44,7 @@ _MIN_WORDS = 55  # of a body: above the 50 words that quality filters ask for (G
 _TITLE_CHANCE = 0.4
 _NUM_QUESTIONS_WEIGHTS = (0.05, 0.05, 0.1, 0.2, 0.2, 0.2, 0.2)  # of asking 0, 1, … 6
 
-_EXERCISE_CHANCE = 0.5
+_EXERCISE_CHANCE = 0.7
 _MIN_EXERCISE_LINES = 5
 _PASSAGE_SENTENCES = (1, 1, 2, 2, 3)
 _PASSAGE_QUESTIONS = (1, 2)
