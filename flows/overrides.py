@@ -25,7 +25,7 @@ from model import dial
 from model.config import Config, ModelConfig
 from model.errors import ConfigError
 from model.train_config import TrainConfig, check_machines, rows_per_step
-from tasks.config import ChatConfig, PreferenceConfig
+from tasks.chat_config import ChatConfig, PreferenceConfig
 
 SET_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 ConfigT = TypeVar("ConfigT", bound=PrepareConfig)

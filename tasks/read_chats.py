@@ -11,7 +11,7 @@ from typing import Any, Final
 from model.artifact import Manifest
 from model.config import Config
 from model.store import ArtifactStore, Work
-from tasks.config import ChatConfig
+from tasks.chat_config import ChatConfig
 from tasks.corpus.conversations import (
     HELD_OUT_NAME,
     SPLIT_ALGORITHM,

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from model.config import Config
 from model.store import ArtifactStore, Work
-from tasks.config import PreferenceConfig
+from tasks.chat_config import PreferenceConfig
 from tasks.corpus.conversations import SPLIT_ALGORITHM, ChatCounts, Split
 from tasks.corpus.data_sets import ListedSet, Purpose, list_sets, set_files
 from tasks.corpus.demo_chats import (

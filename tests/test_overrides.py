@@ -11,7 +11,7 @@ from flows.overrides import all_optional, groups_of, resolve
 from flows.presets import PRESETS, PrepareConfig, PretrainConfig
 from model.errors import ConfigError
 from model.train_config import TrainConfig
-from tasks.config import FinetuneConfig
+from tasks.chat_config import FinetuneConfig
 
 
 def resolved(preset: str, **groups: Any) -> PretrainConfig:

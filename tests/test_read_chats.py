@@ -12,7 +12,7 @@ import pytest
 from model.artifact import Manifest
 from model.errors import ConfigError, SourceError, TransientDownloadError
 from model.store import ArtifactStore
-from tasks.config import ChatConfig
+from tasks.chat_config import ChatConfig
 from tasks.corpus.hub_retries import TRIES
 from tasks.read_chats import ReadChats, build, chat_sets, chat_validation_digest, read_chats
 from tasks.stage import Share
