@@ -39,11 +39,14 @@ class ChatConfig(Config):
         default=0.02,
         gt=0,
         lt=1,
-        description="share of each set that only measures; conversations that open with the same "
-        "words are on one side. demo: a set of its own",
+        description="share of each set that is held out of training and only measures; "
+        "conversations that open with the same words are on one side, whatever their set. demo: a "
+        "set of its own",
     )
     max_held_out: int = Field(
-        default=1_000, gt=0, description="of each set, at most about so many only measure"
+        default=1_000,
+        gt=0,
+        description="of each set, at most so many measure; more that are held out are left out",
     )
     on_broken_record: Literal["fail", "skip"] = Field(
         default="fail",
@@ -122,11 +125,13 @@ class PreferenceConfig(Config):
         default=0.02,
         gt=0,
         lt=1,
-        description="share of each set that only measures; pairs that open with the same words are "
-        "on one side. demo: a set of its own",
+        description="share of each set that is held out of training and only measures; pairs that "
+        "open with the same words are on one side, whatever their set. demo: a set of its own",
     )
     max_held_out: int = Field(
-        default=500, gt=0, description="of each set, at most about so many only measure"
+        default=500,
+        gt=0,
+        description="of each set, at most so many measure; more that are held out are left out",
     )
     on_broken_record: Literal["fail", "skip"] = Field(
         default="fail",

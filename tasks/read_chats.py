@@ -32,7 +32,6 @@ DEMO_SET: Final = "demo"
 PURPOSE = Purpose(
     noun="chat set", setting="chat.sets", suffixes=(".parquet", *JSONL_SUFFIXES), needs_commit=False
 )
-UNITS = ("num_in", "num_training", "num_held_out")
 
 
 class ReadChats(Config):
@@ -98,7 +97,7 @@ def build(work: Work, config: ReadChats, share: Share) -> None:  # noqa: ARG001
             destination=work.path,
         )
         shutil.rmtree(downloads, ignore_errors=True)
-    work.counts = {name: getattr(counts, name) for name in UNITS} | dict(counts.rejected)
+    work.counts = counts.of_stage()
 
 
 def _generated(config: ReadChats, destination: Path) -> ChatCounts:

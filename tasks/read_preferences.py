@@ -30,7 +30,6 @@ PURPOSE = Purpose(
     suffixes=(".parquet", *JSONL_SUFFIXES),
     needs_commit=False,
 )
-UNITS = ("num_in", "num_training", "num_held_out")
 
 
 class ReadPreferences(Config):
@@ -100,7 +99,7 @@ def build(work: Work, config: ReadPreferences, share: Share) -> None:  # noqa: A
             destination=work.path,
         )
         shutil.rmtree(downloads, ignore_errors=True)
-    work.counts = {name: getattr(counts, name) for name in UNITS} | dict(counts.rejected)
+    work.counts = counts.of_stage()
 
 
 def _generated(config: ReadPreferences, work: Work) -> ChatCounts:
