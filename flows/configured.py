@@ -17,6 +17,8 @@ from prefect import Flow
 from prefect.runtime import flow_run
 
 from flows.overrides import (
+    ChatModelT,
+    ConfigT,
     all_optional,
     dialled_chat,
     groups_of,
@@ -107,7 +109,7 @@ def configured_flow(config: type[PrepareConfig], *, dag: Dag) -> Callable[[Body]
 
 def plan_flow(dag: Dag, config: PrepareConfig, store: ArtifactStore) -> Plan:
     """Walk the DAG without running anything and return what a run would do."""
-    config = _with_base(config, store)
+    config = settled(config, store)
     config, horizons = _with_horizons(config, store, horizon_of=planned_horizon)
     pipeline = Pipeline(store, config.run)
     dag(pipeline, config)
@@ -118,7 +120,7 @@ def plan_flow(dag: Dag, config: PrepareConfig, store: ArtifactStore) -> Plan:
 def _run(body: Body, dag: Dag, config: PrepareConfig) -> None:
     let_logs_through()
     store = ArtifactStore(data_root())
-    config = _with_base(config, store)
+    config = settled(config, store)
     config, horizons = _with_horizons(config, store, horizon_of=measured_horizon)
     plan = plan_flow(dag, config, store)
     logger.info("plan:\n%s", "\n".join([plan.text(), *(item.text for item in horizons)]))
@@ -139,12 +141,26 @@ def _run(body: Body, dag: Dag, config: PrepareConfig) -> None:
         logger.info("done:\n%s", outcome_text(pipeline.finish(), store))
 
 
-def _with_base(config: PrepareConfig, store: ArtifactStore) -> PrepareConfig:
-    """Return the config with the rates that suit the base model it names, if it names one."""
-    if not isinstance(config, ChatModelConfig) or not config.finetune.base:
+def settled(config: ConfigT, store: ArtifactStore) -> ConfigT:
+    """Return a config whose names mean the same at every walk, whatever moves meanwhile.
+
+    An alias of the registry becomes the training it stands for.
+    """
+    if not isinstance(config, ChatModelConfig):
         return config
-    base = find_base(config.finetune.base, store)
-    return dialled_chat(config, base.model, base.vocab_size)
+    return _with_base(config, store) if config.finetune.base else config
+
+
+def _with_base(config: ChatModelT, store: ArtifactStore) -> ChatModelT:
+    """Return the config with its base model as an artifact, and the shape and rates of that."""
+    address = config.finetune.base
+    base = find_base(address, store)
+    found = base.trained.relative_path
+    if found != address:
+        logger.info("finetune.base: %s is %s", address, found)
+    finetune = config.finetune.model_copy(update={"base": found})
+    update = {"finetune": finetune, "model": base.model}
+    return dialled_chat(config.model_copy(update=update), base.model, base.vocab_size)
 
 
 def _with_horizons(
@@ -162,11 +178,12 @@ def _with_horizons(
         )
         config = config.model_copy(update={"train": found[-1].train})
     if finetune.train.budget_minutes and getattr(config, "then_finetune", True):
-        model, vocab_size = config.model, config.tokenizer.vocab_size
+        vocab_size = config.tokenizer.vocab_size
         if finetune.base:
-            base = find_base(finetune.base, store)
-            model, vocab_size = base.model, base.vocab_size
-        found.append(horizon_of(finetune.train, model=model, vocab_size=vocab_size, store=store))
+            vocab_size = find_base(finetune.base, store).vocab_size
+        found.append(
+            horizon_of(finetune.train, model=config.model, vocab_size=vocab_size, store=store)
+        )
         finetune = finetune.model_copy(update={"train": found[-1].train})
         config = config.model_copy(update={"finetune": finetune})
     return config, found

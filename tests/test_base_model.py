@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.presets import demo
+from flows.configured import plan_flow, settled
+from flows.finetune import finetune_model
+from flows.overrides import resolve
+from flows.presets import ChatModelConfig, demo
 from model.artifact import Manifest
 from model.config import ModelConfig
 from model.errors import ArtifactError, ConfigError, RegistryError
@@ -89,12 +92,38 @@ def test_base_of_the_registry_is_the_training_behind_the_version(
             registry=RegistryConfig(name=name),
             store=store,
         )
-    assert find_base(f"models:/{name}@candidate", store).trained == trained.artifact
+    address = f"models:/{name}@candidate"
+    assert find_base(address, store).trained == trained.artifact
+    config = resolve("demo", kind=ChatModelConfig, finetune={"base": address})
+    assert settled(config, store).finetune.base == trained.artifact.relative_path
     with pytest.raises(RegistryError, match=f"models:/{name}@champion"):
         find_base(f"models:/{name}", store)
     elsewhere = ArtifactStore(store.root.parent / "elsewhere")
     with pytest.raises(ArtifactError, match=r"(?s)models:/.*/1 was not made in this store"):
         find_base(f"models:/{name}@candidate", elsewhere)
+
+
+def test_plan_of_a_fine_tuning_counts_the_base_and_not_the_preset(store: ArtifactStore) -> None:
+    base = make_base(store)
+    config = resolve(
+        "demo",
+        kind=ChatModelConfig,
+        finetune={"base": base.artifact.relative_path, "train": {"steps": 5}},
+    )
+    assert (config.model.context_tokens, config.tokenizer.vocab_size) == (256, 1_280)
+    assert settled(config, store).model == MODEL
+    (training,) = plan_flow(finetune_model, config, store).trainings
+    assert training.num_params == MODEL.architecture(512).num_params()
+
+
+def test_walk_is_given_the_training_and_not_the_address_it_was_found_by(
+    store: ArtifactStore,
+) -> None:
+    walked: list[str] = []
+    base = make_base(store).artifact.relative_path
+    config = resolve("demo", kind=ChatModelConfig, finetune={"base": "train_model/base"})
+    plan_flow(lambda _, config: walked.append(config.finetune.base), config, store)
+    assert walked == [base]
 
 
 @pytest.mark.parametrize("address", ["base", "models/base", "/data/train_model/base-1"])
