@@ -25,13 +25,15 @@ from flows.overrides import (
     resolve,
     single_settings,
 )
-from flows.presets import ChatModelConfig, PrepareConfig, Preset
+from flows.presets import ChatModelConfig, PrepareConfig, Preset, PretrainConfig
 from model.artifact import Manifest
 from model.store import ArtifactStore
 from tasks.base_model import find_base
 from tasks.budget import Horizon, measured_horizon, planned_horizon
 from tasks.pipeline import Pipeline, task_runner
 from tasks.plan import Plan, make_plan, outcome_text
+from tasks.read_chats import pinned_chats
+from tasks.read_preferences import pinned_preferences
 from tasks.reports import report_mlflow_run
 from tasks.stage import data_root, let_logs_through
 from tasks.tracking import TrackedPipeline, pipeline_run
@@ -144,11 +146,19 @@ def _run(body: Body, dag: Dag, config: PrepareConfig) -> None:
 def settled(config: ConfigT, store: ArtifactStore) -> ConfigT:
     """Return a config whose names mean the same at every walk, whatever moves meanwhile.
 
-    An alias of the registry becomes the training it stands for.
+    An alias of the registry becomes the training it stands for, a branch of the hub its commit.
     """
-    if not isinstance(config, ChatModelConfig):
+    if not isinstance(config, ChatModelConfig) or not _makes_chat_model(config):
         return config
+    update: dict[str, Any] = {"chat": pinned_chats(config.chat)}
+    if config.preference.method == "dpo":
+        update["preference"] = pinned_preferences(config.preference)
+    config = config.model_copy(update=update)
     return _with_base(config, store) if config.finetune.base else config
+
+
+def _makes_chat_model(config: ChatModelConfig) -> bool:
+    return config.then_finetune if isinstance(config, PretrainConfig) else True
 
 
 def _with_base(config: ChatModelT, store: ArtifactStore) -> ChatModelT:
@@ -177,7 +187,7 @@ def _with_horizons(
             horizon_of(config.train, model=config.model, vocab_size=vocab_size, store=store)
         )
         config = config.model_copy(update={"train": found[-1].train})
-    if finetune.train.budget_minutes and getattr(config, "then_finetune", True):
+    if finetune.train.budget_minutes and _makes_chat_model(config):
         vocab_size = config.tokenizer.vocab_size
         if finetune.base:
             vocab_size = find_base(finetune.base, store).vocab_size

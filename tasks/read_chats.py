@@ -20,7 +20,7 @@ from tasks.corpus.conversations import (
     write_conversations,
     write_generated,
 )
-from tasks.corpus.data_sets import ListedSet, Purpose, list_sets, set_files
+from tasks.corpus.data_sets import ListedSet, Purpose, list_sets, pinned, set_files
 from tasks.corpus.demo_chats import DEMO_CHATS_VERSION, demo_conversations, held_out_conversations
 from tasks.corpus.hub_source import DOWNLOAD_FOLDER
 from tasks.corpus.jsonl import JSONL_SUFFIXES
@@ -65,6 +65,13 @@ class ReadChats(Config):
             "on_broken_record": chat.on_broken_record,
             "seed": self.seed,
         }
+
+
+def pinned_chats(chat: ChatConfig) -> ChatConfig:
+    """Return what names the same conversations from now on: sets of the hub by their commits."""
+    if chat.kind == "demo":
+        return chat
+    return chat.model_copy(update={"sets": pinned(chat.sets, purpose=PURPOSE)})
 
 
 def chat_sets(chat: ChatConfig, *, data_seed: int, store: ArtifactStore) -> Mapping[str, ReadChats]:

@@ -10,7 +10,7 @@ from model.config import Config
 from model.store import ArtifactStore, Work
 from tasks.chat_config import PreferenceConfig
 from tasks.corpus.conversations import SPLIT_ALGORITHM, ChatCounts, Split
-from tasks.corpus.data_sets import ListedSet, Purpose, list_sets, set_files
+from tasks.corpus.data_sets import ListedSet, Purpose, list_sets, pinned, set_files
 from tasks.corpus.demo_chats import (
     DEMO_CHATS_VERSION,
     demo_preferences,
@@ -63,6 +63,13 @@ class ReadPreferences(Config):
             "on_broken_record": preference.on_broken_record,
             "seed": self.seed,
         }
+
+
+def pinned_preferences(preference: PreferenceConfig) -> PreferenceConfig:
+    """Return what names the same pairs from now on: sets of the hub by their commits."""
+    if preference.kind == "demo":
+        return preference
+    return preference.model_copy(update={"sets": pinned(preference.sets, purpose=PURPOSE)})
 
 
 def preference_sets(

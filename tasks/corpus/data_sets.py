@@ -89,6 +89,23 @@ def list_sets(sets: Mapping[str, str], *, purpose: Purpose, cache: Path) -> dict
     }
 
 
+def pinned(sets: Mapping[str, str], *, purpose: Purpose) -> dict[str, str]:
+    """Return the addresses of sets with each branch or tag of the hub as its commit of now.
+
+    Raises:
+        DownloadError: the hub names no commit.
+        ConfigError: a hub address is incomplete.
+    """
+    return {name: _pinned(address, purpose) for name, address in sets.items()}
+
+
+def _pinned(address: str, purpose: Purpose) -> str:
+    source = _source(address, purpose)
+    if source.kind != "hub":
+        return address
+    return f"{HUB_PREFIX}{source.repo}@{source.revision}:{source.files}"
+
+
 def set_files(sets: Mapping[str, ListedSet], *, downloads: Path) -> list[SetFile]:
     """Return the files of all sets, in the order of their names; those of the hub are fetched.
 
