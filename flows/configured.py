@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from prefect import Flow
@@ -27,6 +28,7 @@ from flows.overrides import (
 )
 from flows.presets import ChatModelConfig, PrepareConfig, Preset, PretrainConfig
 from model.artifact import Manifest
+from model.errors import ConfigError
 from model.store import ArtifactStore
 from tasks.base_model import find_base
 from tasks.budget import Horizon, measured_horizon, planned_horizon
@@ -110,7 +112,12 @@ def configured_flow(config: type[PrepareConfig], *, dag: Dag) -> Callable[[Body]
 
 
 def plan_flow(dag: Dag, config: PrepareConfig, store: ArtifactStore) -> Plan:
-    """Walk the DAG without running anything and return what a run would do."""
+    """Walk the DAG without running anything and return what a run would do.
+
+    Raises:
+        ConfigError: the run would come to what this machine has not.
+    """
+    _require_harness(config)
     config = settled(config, store)
     config, horizons = _with_horizons(config, store, horizon_of=planned_horizon)
     pipeline = Pipeline(store, config.run)
@@ -141,6 +148,20 @@ def _run(body: Body, dag: Dag, config: PrepareConfig) -> None:
         body(Session(pipeline, tracking, plan, name), config)
         report_mlflow_run(tracking)
         logger.info("done:\n%s", outcome_text(pipeline.finish(), store))
+
+
+def _require_harness(config: PrepareConfig) -> None:
+    """Refuse a run whose last stage cannot start, before its first does."""
+    if not isinstance(config, ChatModelConfig) or config.evaluation.harness == "off":
+        return
+    if not find_spec("lm_eval"):
+        raise ConfigError(
+            "lm-evaluation-harness is not installed",
+            expected="the package lm_eval",
+            found="no such package in this environment",
+            where="evaluation.harness=on",
+            fix="install requirements.lock, or set evaluation.harness=off",
+        )
 
 
 def settled(config: ConfigT, store: ArtifactStore) -> ConfigT:
