@@ -117,7 +117,7 @@ def resolve(preset: str, *, kind: type[ConfigT], **settings: Any) -> ConfigT:
             _check_ladder(group, chosen)
     for group in ("chat", "preference"):
         if "sets" in given.get(group, {}):
-            merged[group]["weights"] = {}  # those of the preset are of other sets
+            merged[group] |= {"kind": "sets", "weights": {}}  # the preset's are of other sets
     merged = _merged(kind, merged, given)
     try:
         config = kind.model_validate(merged)

@@ -15,7 +15,9 @@ class ChatConfig(Config):
     """Conversations that a chat model learns from, and those it is measured on."""
 
     kind: Literal["sets", "demo"] = Field(
-        default="sets", description="sets: those of chat.sets; demo: generated conversations"
+        default="sets",
+        description="sets: those of chat.sets; demo: generated conversations; setting chat.sets alone "
+        "chooses sets",
     )
     sets: dict[str, str] = Field(
         default={
@@ -107,7 +109,9 @@ class PreferenceConfig(Config):
         "that is scored, exported and filed (arXiv 2305.18290)",
     )
     kind: Literal["sets", "demo"] = Field(
-        default="sets", description="sets: those of preference.sets; demo: generated pairs"
+        default="sets",
+        description="sets: those of preference.sets; demo: generated pairs; setting preference.sets "
+        "alone chooses sets",
     )
     sets: dict[str, str] = Field(
         default={

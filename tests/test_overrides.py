@@ -141,6 +141,15 @@ def test_resolve_other_chat_sets_do_not_inherit_weights() -> None:
     assert named.weights == {"mine": 2.0}
 
 
+@pytest.mark.parametrize("group", ["chat", "preference"])
+def test_resolve_sets_that_are_named_are_those_that_are_read(group: str) -> None:
+    sets = {"mine": "mine.jsonl"}
+    assert getattr(resolved("demo"), group).kind == "demo"
+    assert getattr(resolved("demo", **{group: {"sets": sets}}), group).kind == "sets"
+    asked = resolved("demo", **{group: {"sets": sets, "kind": "demo"}})
+    assert getattr(asked, group).kind == "demo"
+
+
 def test_resolve_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"unknown preset 'dmo'; the nearest is 'demo'"):
         resolved("dmo")
