@@ -56,7 +56,10 @@ def test_base_in_the_store_brings_what_it_was_trained_with(store: ArtifactStore)
         assert (base.model, base.vocab_size) == (MODEL, 512)
 
 
-def test_base_that_is_a_chat_model_keeps_the_pretraining_text(store: ArtifactStore) -> None:
+@pytest.mark.parametrize("has_read_text", [True, False])
+def test_base_that_is_a_chat_model_keeps_the_pretraining_text(
+    store: ArtifactStore, has_read_text: bool
+) -> None:
     base = make_base(store)
     inputs = base.derivation.inputs
     chats = make(store, "write_chat_shards", "training-a")
@@ -65,7 +68,12 @@ def test_base_that_is_a_chat_model_keeps_the_pretraining_text(store: ArtifactSto
         "train_model",
         "chat",
         config={"model": MODEL.semantic()},
-        inputs={**inputs, "training": (chats.artifact,), "pretraining": inputs["training"]},
+        inputs={
+            **inputs,
+            "training": (chats.artifact,),
+            "init_from": (base.artifact,),
+            "pretraining": inputs["training"] if has_read_text else (),
+        },
     )
     assert find_base(chat.artifact.relative_path, store).pretraining == inputs["training"]
 
