@@ -26,8 +26,8 @@ class ChatConfig(Config):
             "data/train_sft-*.parquet",
         },
         description="name of a set -> its parquet or jsonl file of messages, or a folder or glob "
-        "of them; hub:owner/name@revision:glob for one on the hub, whose revision is a commit, or "
-        "a branch that is looked up",
+        "of them; hub:owner/name@revision:glob for parquet files on the hub, whose revision is a "
+        "commit, or a branch that is looked up",
     )
     weights: dict[str, float] = Field(
         default={"everyday": 3.0},

@@ -181,7 +181,7 @@ class DecontaminationConfig(Config):
     sets: Annotated[dict[str, str], RUNTIME_ONLY] = Field(
         default_factory=dict,
         description="name of a set -> its parquet file, or a folder or glob of them; "
-        "hub:owner/name@revision:glob for one on the hub",
+        "hub:owner/name@commit:glob for one on the hub",
     )
     ngram_words: int = Field(
         default=13,

@@ -194,7 +194,7 @@ def test_hub_set_goes_on_after_an_outage_with_what_is_missing(
         (
             "hub:owner/chats:data/*.parquet",
             ConfigError,
-            r"(?s)incomplete.*commit or branch.*chat\.",
+            r"(?s)incomplete.*commit or branch.*chat\.sets.*what to do: name the commit or branch",
         ),
         ("no/such/file.jsonl", SourceError, r"(?s)chat set mine.*chat\.sets\.mine"),
     ],

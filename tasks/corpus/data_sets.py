@@ -3,7 +3,8 @@
     path/to/file.parquet   a folder   a glob          files on this machine
     hub:owner/name@<revision>:<glob>                  parquet files of a Hugging Face data set
 
-What a set is for, and so which files it may have, is a ``Purpose``.
+What a set is for, and so which files it may have, is a ``Purpose``. Of the hub those are parquet files
+alone, and whether a revision may be a branch, the purpose says.
 """
 
 from __future__ import annotations
@@ -167,12 +168,13 @@ def _source(address: str, purpose: Purpose) -> SourceConfig:
         source = SourceConfig(kind="hub", repo=repo, revision=revision, files=files)
         return resolve_revision(source)
     revision = "commit, 40 hex digits" if purpose.needs_commit else "commit or branch"
+    fix = "name the commit, so that the set is the same for ever"
     raise ConfigError(
         f"{purpose.noun}: the address on the hub is incomplete",
         expected=f"hub:owner/name@<{revision}>:<glob of parquet files>",
         found=address,
         where=purpose.setting,
-        fix="name the commit, so that the set is the same for ever",
+        fix=fix if purpose.needs_commit else "name the commit or branch, and which of its files",
     )
 
 
