@@ -90,10 +90,22 @@ def parse_settings(settings: Sequence[str], *, alone: Sequence[str] = ()) -> dic
                 fix="write it like the example",
             )
         within = groups
-        for group in path:
+        for number, group in enumerate(path):
             within = within.setdefault(group, {})
+            if not isinstance(within, dict):
+                raise _not_a_group(".".join(path[: number + 1]), found=within)
         within[field] = _value(text)
     return groups
+
+
+def _not_a_group(name: str, *, found: Any) -> ConfigError:
+    return ConfigError(
+        f"{name} is a group of settings",
+        expected=f"{name}.<setting>=<value>",
+        found=f"{name}={found}",
+        where="--set",
+        fix="name the setting and its value",
+    )
 
 
 def _value(text: str) -> Any:

@@ -11,25 +11,31 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from prefect import Flow
 from prefect.runtime import flow_run
 
 from flows.overrides import (
+    ChatModelT,
+    ConfigT,
     all_optional,
     dialled_chat,
     groups_of,
     resolve,
     single_settings,
 )
-from flows.presets import ChatModelConfig, PrepareConfig, Preset
+from flows.presets import ChatModelConfig, PrepareConfig, Preset, PretrainConfig
 from model.artifact import Manifest
+from model.errors import ConfigError
 from model.store import ArtifactStore
 from tasks.base_model import find_base
 from tasks.budget import Horizon, measured_horizon, planned_horizon
 from tasks.pipeline import Pipeline, task_runner
 from tasks.plan import Plan, make_plan, outcome_text
+from tasks.read_chats import pinned_chats
+from tasks.read_preferences import pinned_preferences
 from tasks.reports import report_mlflow_run
 from tasks.stage import data_root, let_logs_through
 from tasks.tracking import TrackedPipeline, pipeline_run
@@ -106,8 +112,13 @@ def configured_flow(config: type[PrepareConfig], *, dag: Dag) -> Callable[[Body]
 
 
 def plan_flow(dag: Dag, config: PrepareConfig, store: ArtifactStore) -> Plan:
-    """Walk the DAG without running anything and return what a run would do."""
-    config = _with_base(config, store)
+    """Walk the DAG without running anything and return what a run would do.
+
+    Raises:
+        ConfigError: the run would come to what this machine has not.
+    """
+    _require_harness(config)
+    config = settled(config, store)
     config, horizons = _with_horizons(config, store, horizon_of=planned_horizon)
     pipeline = Pipeline(store, config.run)
     dag(pipeline, config)
@@ -118,7 +129,7 @@ def plan_flow(dag: Dag, config: PrepareConfig, store: ArtifactStore) -> Plan:
 def _run(body: Body, dag: Dag, config: PrepareConfig) -> None:
     let_logs_through()
     store = ArtifactStore(data_root())
-    config = _with_base(config, store)
+    config = settled(config, store)
     config, horizons = _with_horizons(config, store, horizon_of=measured_horizon)
     plan = plan_flow(dag, config, store)
     logger.info("plan:\n%s", "\n".join([plan.text(), *(item.text for item in horizons)]))
@@ -139,12 +150,48 @@ def _run(body: Body, dag: Dag, config: PrepareConfig) -> None:
         logger.info("done:\n%s", outcome_text(pipeline.finish(), store))
 
 
-def _with_base(config: PrepareConfig, store: ArtifactStore) -> PrepareConfig:
-    """Return the config with the rates that suit the base model it names, if it names one."""
-    if not isinstance(config, ChatModelConfig) or not config.finetune.base:
+def _require_harness(config: PrepareConfig) -> None:
+    """Refuse a run whose last stage cannot start, before its first does."""
+    if not isinstance(config, ChatModelConfig) or config.evaluation.harness == "off":
+        return
+    if not find_spec("lm_eval"):
+        raise ConfigError(
+            "lm-evaluation-harness is not installed",
+            expected="the package lm_eval",
+            found="no such package in this environment",
+            where="evaluation.harness=on",
+            fix="install requirements.lock, or set evaluation.harness=off",
+        )
+
+
+def settled(config: ConfigT, store: ArtifactStore) -> ConfigT:
+    """Return a config whose names mean the same at every walk, whatever moves meanwhile.
+
+    An alias of the registry becomes the training it stands for, a branch of the hub its commit.
+    """
+    if not isinstance(config, ChatModelConfig) or not _makes_chat_model(config):
         return config
-    base = find_base(config.finetune.base, store)
-    return dialled_chat(config, base.model, base.vocab_size)
+    update: dict[str, Any] = {"chat": pinned_chats(config.chat)}
+    if config.preference.method == "dpo":
+        update["preference"] = pinned_preferences(config.preference)
+    config = config.model_copy(update=update)
+    return _with_base(config, store) if config.finetune.base else config
+
+
+def _makes_chat_model(config: ChatModelConfig) -> bool:
+    return config.then_finetune if isinstance(config, PretrainConfig) else True
+
+
+def _with_base(config: ChatModelT, store: ArtifactStore) -> ChatModelT:
+    """Return the config with its base model as an artifact, and the shape and rates of that."""
+    address = config.finetune.base
+    base = find_base(address, store)
+    found = base.trained.relative_path
+    if found != address:
+        logger.info("finetune.base: %s is %s", address, found)
+    finetune = config.finetune.model_copy(update={"base": found})
+    update = {"finetune": finetune, "model": base.model}
+    return dialled_chat(config.model_copy(update=update), base.model, base.vocab_size)
 
 
 def _with_horizons(
@@ -161,12 +208,13 @@ def _with_horizons(
             horizon_of(config.train, model=config.model, vocab_size=vocab_size, store=store)
         )
         config = config.model_copy(update={"train": found[-1].train})
-    if finetune.train.budget_minutes and getattr(config, "then_finetune", True):
-        model, vocab_size = config.model, config.tokenizer.vocab_size
+    if finetune.train.budget_minutes and _makes_chat_model(config):
+        vocab_size = config.tokenizer.vocab_size
         if finetune.base:
-            base = find_base(finetune.base, store)
-            model, vocab_size = base.model, base.vocab_size
-        found.append(horizon_of(finetune.train, model=model, vocab_size=vocab_size, store=store))
+            vocab_size = find_base(finetune.base, store).vocab_size
+        found.append(
+            horizon_of(finetune.train, model=config.model, vocab_size=vocab_size, store=store)
+        )
         finetune = finetune.model_copy(update={"train": found[-1].train})
         config = config.model_copy(update={"finetune": finetune})
     return config, found

@@ -77,9 +77,17 @@ class ChatModel:
     conversation: Artifact
 
 
-def train_base(pipeline: Pipeline, config: ChatModelConfig) -> tuple[Corpus, BaseModel]:
-    """Walk the DAG from raw shards to a trained base model."""
+def train_base(
+    pipeline: Pipeline, config: ChatModelConfig, *, first: Sequence[Artifact] = ()
+) -> tuple[Corpus, BaseModel]:
+    """Walk the DAG from raw shards to a trained base model.
+
+    Args:
+        first: what has to be made before the training begins.
+    """
     corpus = prepare_corpus(pipeline, config)
+    for item in first:
+        pipeline.wait(item)
     trained = pipeline.add(
         train_model,
         BASE,
@@ -103,6 +111,15 @@ def train_base(pipeline: Pipeline, config: ChatModelConfig) -> tuple[Corpus, Bas
         vocab_size=config.tokenizer.vocab_size,
     )
     return corpus, base
+
+
+def read_conversations(pipeline: Pipeline, config: ChatModelConfig) -> list[Artifact]:
+    """Start reading what a chat model will learn from: a broken record is known before a base is.
+
+    ``finetune_base`` finds them read.
+    """
+    pairs = _read_preferences(pipeline, config) if config.preference.method == "dpo" else {}
+    return [*_read_chats(pipeline, config).values(), *pairs.values()]
 
 
 def finetune_base(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) -> ChatModel:
@@ -152,11 +169,15 @@ def finetune_base(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) 
     return ChatModel(finetuned, model, conversation)
 
 
-def _write_chats(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) -> Chats:
+def _read_chats(pipeline: Pipeline, config: ChatModelConfig) -> dict[str, Artifact]:
     sets = chat_sets(config.chat, data_seed=config.data.seed, store=pipeline.store)
-    read = {
+    return {
         name: pipeline.add(read_chats, name, config=item, inputs={}) for name, item in sets.items()
     }
+
+
+def _write_chats(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) -> Chats:
+    read = _read_chats(pipeline, config)
 
     def shards(name: str, chats: Sequence[Artifact]) -> Artifact:
         return pipeline.add(
@@ -205,12 +226,16 @@ def _prefer(
     )
 
 
-def _write_preferences(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) -> Chats:
+def _read_preferences(pipeline: Pipeline, config: ChatModelConfig) -> dict[str, Artifact]:
     sets = preference_sets(config.preference, data_seed=config.data.seed, store=pipeline.store)
-    read = {
+    return {
         name: pipeline.add(read_preferences, name, config=item, inputs={})
         for name, item in sets.items()
     }
+
+
+def _write_preferences(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) -> Chats:
+    read = _read_preferences(pipeline, config)
 
     def shards(name: str, preferences: Sequence[Artifact]) -> Artifact:
         return pipeline.add(

@@ -25,7 +25,7 @@ from model import dial
 from model.config import Config, ModelConfig
 from model.errors import ConfigError
 from model.train_config import TrainConfig, check_machines, rows_per_step
-from tasks.config import ChatConfig, PreferenceConfig
+from tasks.chat_config import ChatConfig, PreferenceConfig
 from tasks.evaluation_config import EvaluationConfig
 
 SET_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -118,7 +118,7 @@ def resolve(preset: str, *, kind: type[ConfigT], **settings: Any) -> ConfigT:
             _check_ladder(group, chosen)
     for group in ("chat", "preference"):
         if "sets" in given.get(group, {}):
-            merged[group]["weights"] = {}  # those of the preset are of other sets
+            merged[group] |= {"kind": "sets", "weights": {}}  # the preset's are of other sets
     merged = _merged(kind, merged, given)
     try:
         config = kind.model_validate(merged)

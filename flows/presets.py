@@ -14,16 +14,14 @@ from model.config import (
     TalkConfig,
 )
 from model.train_config import TrainConfig
+from tasks.chat_config import ChatConfig, FinetuneConfig, PreferenceConfig
 from tasks.config import (
     CardConfig,
-    ChatConfig,
     DataConfig,
     DecontaminationConfig,
     DedupConfig,
     FilterConfig,
-    FinetuneConfig,
     PersonalDataConfig,
-    PreferenceConfig,
     QualityModelConfig,
     RegistryConfig,
     ReportConfig,

@@ -16,6 +16,7 @@ from flows.models import (
     TrainedModel,
     finetune_base,
     finish_model,
+    read_conversations,
     report_chat_model,
     report_model,
     train_base,
@@ -38,7 +39,8 @@ class Pretrained:
 
 def pretrain_model(pipeline: Pipeline, config: PretrainConfig) -> Pretrained:
     """Walk the DAG from raw shards to an exported base model."""
-    corpus, base = train_base(pipeline, config)
+    first = read_conversations(pipeline, config) if config.then_finetune else ()
+    corpus, base = train_base(pipeline, config, first=first)
     model = finish_model(
         pipeline,
         config,

@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from model.config import RUNTIME_ONLY, Config, DirectPreference, ModelSize, TalkConfig
-from model.train_config import TrainConfig
+from model.config import RUNTIME_ONLY, Config, ModelSize
 
 EDU_LABELS_REVISION = "72df4c92fb1b48beceb16016e8f695ec40a6c3a5"  # fineweb-edu-llama3-annotations
 FINEWEB_REVISION = "9bb295ddab0e05d785b879661af7260fed5140fc"  # HuggingFaceFW/fineweb
@@ -182,7 +181,7 @@ class DecontaminationConfig(Config):
     sets: Annotated[dict[str, str], RUNTIME_ONLY] = Field(
         default_factory=dict,
         description="name of a set -> its parquet file, or a folder or glob of them; "
-        "hub:owner/name@revision:glob for one on the hub",
+        "hub:owner/name@commit:glob for one on the hub",
     )
     ngram_words: int = Field(
         default=13,
@@ -335,144 +334,6 @@ class RegistryConfig(Config):
         default="no_worse",
         description="no_worse: the new version becomes the champion if it is no worse than the one "
         "there is, or the first; never: promotion is left to the flow promote",
-    )
-
-
-class ChatConfig(Config):
-    """Conversations that a chat model learns from, and those it is measured on."""
-
-    kind: Literal["sets", "demo"] = Field(
-        default="sets", description="sets: those of chat.sets; demo: generated conversations"
-    )
-    sets: dict[str, str] = Field(
-        default={
-            "smol-smoltalk": "hub:HuggingFaceTB/smol-smoltalk@main:data/train-*.parquet",
-            "everyday": "hub:HuggingFaceTB/everyday-conversations-llama3.1-2k@main:"
-            "data/train_sft-*.parquet",
-        },
-        description="name of a set -> its parquet or jsonl file of messages, or a folder or glob "
-        "of them; hub:owner/name@revision:glob for one on the hub, whose revision is a commit, or "
-        "a branch that is looked up",
-    )
-    weights: dict[str, float] = Field(
-        default={"everyday": 3.0},
-        description="name of a set -> how often an epoch reads it; once unless named. Small models "
-        "want the short ones more often",
-    )
-    demo_conversations: int = Field(
-        default=8_000, gt=0, description="demo: conversations for training"
-    )
-    held_out_frac: float = Field(
-        default=0.02,
-        gt=0,
-        lt=1,
-        description="share of each set that only measures; conversations that open with the same "
-        "words are on one side. demo: a set of its own",
-    )
-    max_held_out: int = Field(
-        default=1_000, gt=0, description="of each set, at most about so many only measure"
-    )
-    on_broken_record: Literal["fail", "skip"] = Field(
-        default="fail",
-        description="a record that is no conversation (no role, an empty turn, turns that do not "
-        "alternate, no answer) fails, or is counted by reason",
-    )
-    pretraining_frac: float = Field(
-        default=0.05,
-        ge=0,
-        lt=1,
-        description="share of training rows that are pretraining text of the base model, so that "
-        "it forgets less",
-    )
-    prompts: tuple[str, ...] = Field(
-        default=(
-            "Hello! Who are you?",
-            "What is the capital of France?",
-            "Why is the sky blue?",
-            "Write two sentences about a dog that lives near the sea.",
-            "How can I sleep better?",
-        ),
-        description="messages that the model answers at each validation and at the end",
-    )
-
-
-class FinetuneConfig(Config):
-    """How a base model becomes a chat model."""
-
-    base: str = Field(
-        default="",
-        description="model to start from: empty = the base model of these settings; or "
-        "train_model/<name>-<key> in the store; or models:/<name>@<alias> of the registry",
-    )
-    rate_scale: float = Field(
-        default=0.8,  # nanochat's chat_sft
-        gt=0,
-        description="learning rates that are left to the dial, as a share of those of pretraining",
-    )
-    train: TrainConfig = Field(
-        default=TrainConfig(epochs=2, decay_frac=0.5, loss_on="mask"),
-        description="the training, as in the group train",
-    )
-    registry: RegistryConfig = Field(
-        default=RegistryConfig(name="llm-chat"),
-        description="how the chat model is filed, as in the group registry",
-    )
-    talk: TalkConfig = Field(
-        default=TalkConfig(), description="a conversation that is had with the finished model"
-    )
-
-
-class PreferenceConfig(Config):
-    """Pairs of answers, and how a chat model learns which of two is better."""
-
-    method: Literal["none", "dpo"] = Field(
-        default="none",
-        description="dpo: a training on pairs follows chat fine-tuning, and its model is the one "
-        "that is scored, exported and filed (arXiv 2305.18290)",
-    )
-    kind: Literal["sets", "demo"] = Field(
-        default="sets", description="sets: those of preference.sets; demo: generated pairs"
-    )
-    sets: dict[str, str] = Field(
-        default={
-            "ultrafeedback": "hub:HuggingFaceH4/ultrafeedback_binarized@main:"
-            "data/train_prefs-*.parquet"
-        },
-        description="name of a set -> its parquet or jsonl file of chosen and rejected answers, or "
-        "a folder or glob of them, or a place on the hub, as in chat.sets",
-    )
-    weights: dict[str, float] = Field(
-        default={}, description="name of a set -> how often an epoch reads it; once unless named"
-    )
-    demo_pairs: int = Field(default=2_000, gt=0, description="demo: pairs for training")
-    held_out_frac: float = Field(
-        default=0.02,
-        gt=0,
-        lt=1,
-        description="share of each set that only measures; pairs that open with the same words are "
-        "on one side. demo: a set of its own",
-    )
-    max_held_out: int = Field(
-        default=500, gt=0, description="of each set, at most about so many only measure"
-    )
-    on_broken_record: Literal["fail", "skip"] = Field(
-        default="fail",
-        description="a record that is no pair (an answer missing, two prompts, equal answers, or "
-        "what breaks a conversation) fails, or is counted by reason",
-    )
-    dpo: DirectPreference = Field(default=DirectPreference(), description="the objective of dpo")
-    train: TrainConfig = Field(
-        default=TrainConfig(
-            epochs=2,  # SmolLM2's small models, and so the rate
-            optimizer="adamw",
-            learning_rate=1e-6,
-            batch_tokens_per_step=2**18,  # 128 pairs of 1,024 tokens, as Zephyr's
-            warmup_steps=50,
-            decay_frac=0.9,
-            loss_on="mask",
-        ),
-        description="the training, as in the group train; rates a thousandth of fine-tuning's: an "
-        "answer need not be learned, only preferred",
     )
 
 

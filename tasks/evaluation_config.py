@@ -15,7 +15,7 @@ class EvaluationConfig(Config):
     sets: Annotated[dict[str, str], RUNTIME_ONLY] = Field(
         default_factory=dict,
         description="blimp, hellaswag, lambada, piqa, arc_easy, winogrande -> its parquet file, or "
-        "a folder or glob of them; hub:owner/name@revision:glob for one on the hub",
+        "a folder or glob of them; hub:owner/name@commit:glob for one on the hub",
     )
     max_items: int | None = Field(
         default=None,

@@ -80,9 +80,12 @@ class Pipeline:
     def add(self, stage: Stage, name: str, *, config: Config, inputs: Inputs) -> Artifact:
         """Run a stage, or start it on the task runner, and return the artifact it makes.
 
-        Waits until the inputs are made, not until the artifact is.
+        Waits until the inputs are made, not until the artifact is. What was added before is not
+        started again.
         """
         derivation = stage.derive(name, config=config, inputs=inputs)
+        if derivation.key in self.steps:
+            return derivation.artifact
         needed = [item for items in derivation.inputs.values() for item in items]
         for item in needed:
             self.wait(item)

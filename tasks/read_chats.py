@@ -11,7 +11,7 @@ from typing import Any, Final
 from model.artifact import Manifest
 from model.config import Config
 from model.store import ArtifactStore, Work
-from tasks.config import ChatConfig
+from tasks.chat_config import ChatConfig
 from tasks.corpus.conversations import (
     HELD_OUT_NAME,
     SPLIT_ALGORITHM,
@@ -20,7 +20,7 @@ from tasks.corpus.conversations import (
     write_conversations,
     write_generated,
 )
-from tasks.corpus.data_sets import ListedSet, Purpose, list_sets, set_files
+from tasks.corpus.data_sets import ListedSet, Purpose, list_sets, pinned, set_files
 from tasks.corpus.demo_chats import DEMO_CHATS_VERSION, demo_conversations, held_out_conversations
 from tasks.corpus.hub_source import DOWNLOAD_FOLDER
 from tasks.corpus.jsonl import JSONL_SUFFIXES
@@ -32,7 +32,6 @@ DEMO_SET: Final = "demo"
 PURPOSE = Purpose(
     noun="chat set", setting="chat.sets", suffixes=(".parquet", *JSONL_SUFFIXES), needs_commit=False
 )
-UNITS = ("num_in", "num_training", "num_held_out")
 
 
 class ReadChats(Config):
@@ -68,6 +67,13 @@ class ReadChats(Config):
         }
 
 
+def pinned_chats(chat: ChatConfig) -> ChatConfig:
+    """Return what names the same conversations from now on: sets of the hub by their commits."""
+    if chat.kind == "demo":
+        return chat
+    return chat.model_copy(update={"sets": pinned(chat.sets, purpose=PURPOSE)})
+
+
 def chat_sets(chat: ChatConfig, *, data_seed: int, store: ArtifactStore) -> Mapping[str, ReadChats]:
     """Return what to read, by the name of the set, for the sets as they are now.
 
@@ -98,7 +104,7 @@ def build(work: Work, config: ReadChats, share: Share) -> None:  # noqa: ARG001
             destination=work.path,
         )
         shutil.rmtree(downloads, ignore_errors=True)
-    work.counts = {name: getattr(counts, name) for name in UNITS} | dict(counts.rejected)
+    work.counts = counts.of_stage()
 
 
 def _generated(config: ReadChats, destination: Path) -> ChatCounts:

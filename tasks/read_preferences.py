@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from model.config import Config
 from model.store import ArtifactStore, Work
-from tasks.config import PreferenceConfig
+from tasks.chat_config import PreferenceConfig
 from tasks.corpus.conversations import SPLIT_ALGORITHM, ChatCounts, Split
-from tasks.corpus.data_sets import ListedSet, Purpose, list_sets, set_files
+from tasks.corpus.data_sets import ListedSet, Purpose, list_sets, pinned, set_files
 from tasks.corpus.demo_chats import (
     DEMO_CHATS_VERSION,
     demo_preferences,
@@ -30,7 +30,6 @@ PURPOSE = Purpose(
     suffixes=(".parquet", *JSONL_SUFFIXES),
     needs_commit=False,
 )
-UNITS = ("num_in", "num_training", "num_held_out")
 
 
 class ReadPreferences(Config):
@@ -64,6 +63,13 @@ class ReadPreferences(Config):
             "on_broken_record": preference.on_broken_record,
             "seed": self.seed,
         }
+
+
+def pinned_preferences(preference: PreferenceConfig) -> PreferenceConfig:
+    """Return what names the same pairs from now on: sets of the hub by their commits."""
+    if preference.kind == "demo":
+        return preference
+    return preference.model_copy(update={"sets": pinned(preference.sets, purpose=PURPOSE)})
 
 
 def preference_sets(
@@ -100,7 +106,7 @@ def build(work: Work, config: ReadPreferences, share: Share) -> None:  # noqa: A
             destination=work.path,
         )
         shutil.rmtree(downloads, ignore_errors=True)
-    work.counts = {name: getattr(counts, name) for name in UNITS} | dict(counts.rejected)
+    work.counts = counts.of_stage()
 
 
 def _generated(config: ReadPreferences, work: Work) -> ChatCounts:

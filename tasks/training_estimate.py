@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.artifact import Artifact, Manifest
+from model.artifact import MANIFEST_NAME, Artifact, Manifest
 from model.scaling import FIT_NAME, Prediction, ScalingFit, stated_prediction
 from model.store import ArtifactStore
 from model.train_config import batch_tokens_of
@@ -59,14 +59,18 @@ class TrainingEstimate:
 def estimate_trainings(
     steps: Sequence[Step], store: ArtifactStore, *, vocab_size: int, dollars_per_hour: float
 ) -> tuple[TrainingEstimate, ...]:
-    """Return an estimate for each training that a walk has yet to run, if its steps are known."""
+    """Return an estimate for each training that a walk has yet to run, if its steps are known.
+
+    Args:
+        vocab_size: of a tokenizer that is yet to be trained.
+    """
     return tuple(
         _estimate(
             step,
             step.config,
             store,
             num_steps=num_steps,
-            vocab_size=vocab_size,
+            vocab_size=_vocab_size(step, store) or vocab_size,
             bytes_per_token=_bytes_per_token(steps),
             dollars_per_hour=dollars_per_hour,
         )
@@ -74,6 +78,14 @@ def estimate_trainings(
         if isinstance(step.config, TrainModel) and step.status.state != "complete"
         if (num_steps := count_steps(step.config, step.derivation, store))
     )
+
+
+def _vocab_size(step: Step, store: ArtifactStore) -> int | None:
+    """Return the entries of the tokenizer that a training uses, if it is there."""
+    (tokenizer,) = step.derivation.inputs["tokenizer"]
+    if not (store.path(tokenizer) / MANIFEST_NAME).exists():
+        return None
+    return int(store.read_manifest(tokenizer).facts["vocab_size"])
 
 
 def uncounted_trainings(steps: Sequence[Step], store: ArtifactStore) -> list[str]:

@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("model", "tasks", "flows")
-GROUND = {"model", "tasks", "flows", "tasks.config", "tasks.evaluation_config"} | {
+CONFIGS = {"tasks.chat_config", "tasks.config", "tasks.evaluation_config"}
+GROUND = {"model", "tasks", "flows", *CONFIGS} | {
     f"model.{name}"
     for name in (
         "errors",

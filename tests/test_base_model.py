@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.presets import demo
+from flows.configured import plan_flow, settled
+from flows.finetune import finetune_model
+from flows.overrides import resolve
+from flows.presets import ChatModelConfig, demo
 from model.artifact import Manifest
 from model.config import ModelConfig
 from model.errors import ArtifactError, ConfigError, RegistryError
@@ -53,7 +56,10 @@ def test_base_in_the_store_brings_what_it_was_trained_with(store: ArtifactStore)
         assert (base.model, base.vocab_size) == (MODEL, 512)
 
 
-def test_base_that_is_a_chat_model_keeps_the_pretraining_text(store: ArtifactStore) -> None:
+@pytest.mark.parametrize("has_read_text", [True, False])
+def test_base_that_is_a_chat_model_keeps_the_pretraining_text(
+    store: ArtifactStore, has_read_text: bool
+) -> None:
     base = make_base(store)
     inputs = base.derivation.inputs
     chats = make(store, "write_chat_shards", "training-a")
@@ -62,7 +68,12 @@ def test_base_that_is_a_chat_model_keeps_the_pretraining_text(store: ArtifactSto
         "train_model",
         "chat",
         config={"model": MODEL.semantic()},
-        inputs={**inputs, "training": (chats.artifact,), "pretraining": inputs["training"]},
+        inputs={
+            **inputs,
+            "training": (chats.artifact,),
+            "init_from": (base.artifact,),
+            "pretraining": inputs["training"] if has_read_text else (),
+        },
     )
     assert find_base(chat.artifact.relative_path, store).pretraining == inputs["training"]
 
@@ -89,12 +100,38 @@ def test_base_of_the_registry_is_the_training_behind_the_version(
             registry=RegistryConfig(name=name),
             store=store,
         )
-    assert find_base(f"models:/{name}@candidate", store).trained == trained.artifact
+    address = f"models:/{name}@candidate"
+    assert find_base(address, store).trained == trained.artifact
+    config = resolve("demo", kind=ChatModelConfig, finetune={"base": address})
+    assert settled(config, store).finetune.base == trained.artifact.relative_path
     with pytest.raises(RegistryError, match=f"models:/{name}@champion"):
         find_base(f"models:/{name}", store)
     elsewhere = ArtifactStore(store.root.parent / "elsewhere")
     with pytest.raises(ArtifactError, match=r"(?s)models:/.*/1 was not made in this store"):
         find_base(f"models:/{name}@candidate", elsewhere)
+
+
+def test_plan_of_a_fine_tuning_counts_the_base_and_not_the_preset(store: ArtifactStore) -> None:
+    base = make_base(store)
+    config = resolve(
+        "demo",
+        kind=ChatModelConfig,
+        finetune={"base": base.artifact.relative_path, "train": {"steps": 5}},
+    )
+    assert (config.model.context_tokens, config.tokenizer.vocab_size) == (256, 1_280)
+    assert settled(config, store).model == MODEL
+    (training,) = plan_flow(finetune_model, config, store).trainings
+    assert training.num_params == MODEL.architecture(512).num_params()
+
+
+def test_walk_is_given_the_training_and_not_the_address_it_was_found_by(
+    store: ArtifactStore,
+) -> None:
+    walked: list[str] = []
+    base = make_base(store).artifact.relative_path
+    config = resolve("demo", kind=ChatModelConfig, finetune={"base": "train_model/base"})
+    plan_flow(lambda _, config: walked.append(config.finetune.base), config, store)
+    assert walked == [base]
 
 
 @pytest.mark.parametrize("address", ["base", "models/base", "/data/train_model/base-1"])

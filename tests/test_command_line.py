@@ -49,6 +49,13 @@ def test_setting_of_another_form_says_which_form(setting: str) -> None:
         parse_settings([setting])
 
 
+def test_value_for_a_group_is_refused_before_a_setting_within_it() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)finetune\.train is a group.*finetune\.train=5"):
+        parse_settings(["finetune.train=5", "finetune.train.steps=3"])
+    settings = ['finetune.train={"epochs": 1}', "finetune.train.seed=3"]
+    assert parse_settings(settings) == {"finetune": {"train": {"epochs": 1, "seed": 3}}}
+
+
 def test_dry_run_prints_settings_and_plan_and_runs_nothing(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from model.chat import Message
 from model.errors import CorpusError, SourceError, SourceRecordError, SourceSchemaError
 from tasks.corpus.conversations import (
     HELD_OUT_NAME,
@@ -183,15 +184,44 @@ def test_opening_decides_the_side_whatever_follows(tmp_path: Path) -> None:
     assert again[HELD_OUT_NAME] != tables[HELD_OUT_NAME]
 
 
-def test_held_out_over_the_limit_are_trained_on_with_all_that_open_alike(tmp_path: Path) -> None:
+def openings_of(rows: list[dict[str, Any]]) -> set[str]:
+    return {row["messages"][0]["content"] for row in rows}
+
+
+def test_held_out_over_the_limit_are_on_neither_side_and_counted(tmp_path: Path) -> None:
     conversations = [turns(f"Question {number % 100}", str(number)) for number in range(300)]
     path = write_jsonl(tmp_path / "chats.jsonl", conversations)
-    counts, tables = sort_out(path, split=Split(frac=0.5, max_held_out=10, seed=1))
-    assert counts.num_held_out == 12  # four openings of three: the fourth holds the tenth
-    assert counts.num_training == 288
-    openings = {row["messages"][0]["content"] for row in tables[HELD_OUT_NAME]}
-    assert len(openings) == 4
-    assert not openings & {row["messages"][0]["content"] for row in tables[TRAINING_NAME]}
+    split = Split(frac=0.5, max_held_out=10, seed=1)
+    counts, tables = sort_out(path, split=split)
+    held_out = [
+        text for text in openings_of([{"messages": item} for item in conversations])
+        if split.place([Message(role="user", content=text)]) < 0.5
+    ]  # fmt: skip
+    assert counts.num_held_out == len(tables[HELD_OUT_NAME]) == 10
+    assert counts.num_training == len(tables[TRAINING_NAME]) == 300 - 3 * len(held_out)
+    assert counts.over_limit == 3 * len(held_out) - 10 > 0
+    assert openings_of(tables[HELD_OUT_NAME]) < set(held_out)
+    assert not openings_of(tables[TRAINING_NAME]) & set(held_out)
+
+
+def test_opening_held_out_of_a_small_set_is_trained_on_in_no_large_one(tmp_path: Path) -> None:
+    large = [turns(f"Question {number}", "Yes.") for number in range(300)]
+    small = [turns(f"question {number}", "No.") for number in range(40)]
+    split = Split(frac=0.5, max_held_out=15, seed=1)
+    counts, tables = zip(
+        *(
+            sort_out(write_jsonl(tmp_path / f"{name}.jsonl", chats), split=split)
+            for name, chats in (("large", large), ("small", small))
+        ),
+        strict=True,
+    )
+    assert [item.num_held_out for item in counts] == [15, 15]  # both are at their limit
+    trained, measured = (
+        {text.lower() for item in tables for text in openings_of(item[name])}
+        for name in (TRAINING_NAME, HELD_OUT_NAME)
+    )
+    assert len(measured) > 15  # the two measure with different openings
+    assert not trained & measured
 
 
 def test_real_conversations_are_all_read(tmp_path: Path, shared_data: Path) -> None:

@@ -11,7 +11,7 @@ from flows.overrides import all_optional, groups_of, resolve
 from flows.presets import PRESETS, PrepareConfig, PretrainConfig
 from model.errors import ConfigError
 from model.train_config import TrainConfig
-from tasks.config import FinetuneConfig
+from tasks.chat_config import FinetuneConfig
 
 
 def resolved(preset: str, **groups: Any) -> PretrainConfig:
@@ -140,6 +140,15 @@ def test_resolve_other_chat_sets_do_not_inherit_weights() -> None:
     assert resolved("full").chat.weights == {"everyday": 3.0}
     named = resolved("full", chat={"sets": {"mine": "x.jsonl"}, "weights": {"mine": 2}}).chat
     assert named.weights == {"mine": 2.0}
+
+
+@pytest.mark.parametrize("group", ["chat", "preference"])
+def test_resolve_sets_that_are_named_are_those_that_are_read(group: str) -> None:
+    sets = {"mine": "mine.jsonl"}
+    assert getattr(resolved("demo"), group).kind == "demo"
+    assert getattr(resolved("demo", **{group: {"sets": sets}}), group).kind == "sets"
+    asked = resolved("demo", **{group: {"sets": sets, "kind": "demo"}})
+    assert getattr(asked, group).kind == "demo"
 
 
 def test_resolve_unknown_preset_names_the_nearest() -> None:

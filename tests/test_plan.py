@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from flows.presets import LadderConfig, PretrainConfig
 from flows.pretrain import pretrain_model, pretrain_models
 from flows.sweep import train_ladder
 from model.artifact import Artifact
-from model.errors import DiskSpaceError
+from model.errors import ConfigError, DiskSpaceError
 from model.scaling import LadderPoint, Prediction, ScalingCurve, ScalingFit
 from model.store import ArtifactStore
 from tasks.outcome import outcome_text, predicted_metrics
@@ -47,7 +48,7 @@ def test_plan_names_every_stage_and_why(demo_plan: Plan) -> None:
     text = demo_plan.text()
     for stage in ("download", "train_tokenizer", "write_shards", "train_model", "export_model"):
         assert stage in text
-    assert text.count("never made") == 14
+    assert text.count("never made") == 15
 
 
 def test_plan_that_needs_more_than_the_disk_has_raises(tmp_path: Path) -> None:
@@ -94,6 +95,28 @@ def test_plan_of_a_chat_model_counts_epochs_when_the_rows_are_there(tmp_path: Pa
     steps = resolve("demo", kind=PretrainConfig, finetune={"train": {"steps": 5}})
     _, chat = plan_flow(pretrain_models, steps, ArtifactStore(tmp_path / "other")).trainings
     assert chat.num_tokens == 5 * 4_096
+
+
+def test_conversations_are_read_before_the_base_that_they_come_after(tmp_path: Path) -> None:
+    config = resolve("demo", kind=PretrainConfig, preference={"method": "dpo"})
+    plan = plan_flow(pretrain_models, config, ArtifactStore(tmp_path / "data"))
+    stages = [step.artifact.stage for step in plan.steps]
+    assert stages[:2] == ["read_chats", "read_preferences"]
+    assert (stages.count("read_chats"), stages.count("read_preferences")) == (1, 1)
+    alone = resolve("demo", kind=PretrainConfig, then_finetune=False)
+    plan = plan_flow(pretrain_models, alone, ArtifactStore(tmp_path / "data"))
+    assert "read_chats" not in {step.artifact.stage for step in plan.steps}
+
+
+def test_plan_refuses_a_harness_that_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    config = resolve(
+        "demo", kind=PretrainConfig, evaluation={"harness": "on", "sets": {"piqa": "piqa.jsonl"}}
+    )
+    with pytest.raises(ConfigError, match=r"(?s)not installed.*evaluation\.harness=on"):
+        plan_flow(pretrain_models, config, ArtifactStore(tmp_path / "data"))
 
 
 def test_plan_of_a_ladder_has_a_line_for_each_training_and_the_sum(tmp_path: Path) -> None:

@@ -9,11 +9,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from flows.configured import plan_flow, settled
+from flows.overrides import resolve
+from flows.presets import ChatModelConfig, PretrainConfig
 from model.artifact import Manifest
-from model.errors import ConfigError, SourceError, TransientDownloadError
+from model.errors import ConfigError, LLMError, SourceError, TransientDownloadError
 from model.store import ArtifactStore
-from tasks.config import ChatConfig
+from tasks.chat_config import ChatConfig
 from tasks.corpus.hub_retries import TRIES
+from tasks.pipeline import Pipeline
 from tasks.read_chats import ReadChats, build, chat_sets, chat_validation_digest, read_chats
 from tasks.stage import Share
 from tests.hub_pages import hub_environment
@@ -153,7 +157,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 def hub_chat(revision: str) -> ChatConfig:
-    return ChatConfig(sets={"chats": f"hub:owner/chats@{revision}:data/train-*.parquet"})
+    return ChatConfig(**sets_of(revision))
+
+
+def sets_of(revision: str) -> dict[str, dict[str, str]]:
+    return {"sets": {"chats": f"hub:owner/chats@{revision}:data/train-*.parquet"}}
 
 
 def test_hub_set_of_a_branch_is_pinned_to_its_commit(hub: HubServer, store: ArtifactStore) -> None:
@@ -169,6 +177,30 @@ def test_hub_set_of_a_branch_is_pinned_to_its_commit(hub: HubServer, store: Arti
     table = pq.read_table(store.path(manifest.artifact) / "training.parquet")
     assert set(table["file"].to_pylist()) == {"data/train-0.parquet", "data/train-1.parquet"}
     assert json.loads(manifest.model_dump_json())["derivation"]["config"]["repo"] == "owner/chats"
+
+
+def test_run_keeps_the_commit_it_began_with_when_the_branch_moves(
+    hub: HubServer, store: ArtifactStore, tmp_path: Path
+) -> None:
+    config = resolve("demo", kind=ChatModelConfig, chat={"kind": "sets", **sets_of("main")})
+    walked: list[str] = []
+
+    def dag(_: Pipeline, config: ChatModelConfig) -> None:
+        hub.move_branch("f" * 40, tmp_path / "moved")
+        walked.append(config.chat.sets["chats"])
+
+    began = settled(config, store)
+    plan_flow(dag, began, store)
+    assert [began.chat.sets["chats"]] == walked == [hub_chat(REVISION).sets["chats"]]
+    with pytest.raises(LLMError):  # at the new commit there is no file
+        listed(config.chat, store)
+
+
+def test_pretraining_that_makes_no_chat_model_asks_no_hub(store: ArtifactStore) -> None:
+    config = resolve("sample", kind=PretrainConfig)
+    assert settled(config, store) == config
+    pairs = resolve("demo", kind=ChatModelConfig, preference={"kind": "sets"})
+    assert settled(pairs, store) == pairs
 
 
 def test_hub_set_goes_on_after_an_outage_with_what_is_missing(
@@ -189,7 +221,7 @@ def test_hub_set_goes_on_after_an_outage_with_what_is_missing(
         (
             "hub:owner/chats:data/*.parquet",
             ConfigError,
-            r"(?s)incomplete.*commit or branch.*chat\.",
+            r"(?s)incomplete.*commit or branch.*chat\.sets.*what to do: name the commit or branch",
         ),
         ("no/such/file.jsonl", SourceError, r"(?s)chat set mine.*chat\.sets\.mine"),
     ],

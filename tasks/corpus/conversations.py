@@ -4,14 +4,15 @@
     rejected.parquet                     file, row, reason, detail
 
 Which side a conversation is on, the words it opens with decide: a hash of the user's first message,
-so that no opening question is on both. ``read_chats`` is the caller; ``tasks.tokens`` reads on.
+which knows nothing of the set, so that no opening question is on both sides, of any two sets.
+``read_chats`` is the caller; ``tasks.tokens`` reads on.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -36,7 +37,9 @@ from tasks.corpus.foreign_columns import OnBroken
 TRAINING_NAME = "training.parquet"
 HELD_OUT_NAME = "held_out.parquet"
 REJECTED_NAME = "rejected.parquet"
-SPLIT_ALGORITHM = "xxh64(first user message, lower case, single spaces), seeded"  # for cache keys
+SPLIT_ALGORITHM = (  # for cache keys
+    "xxh64(first user message, lower case, single spaces), seeded; over the limit: neither side"
+)
 CONVERSATION_SCHEMA = pa.schema(
     [
         ("file", pa.string()),
@@ -54,12 +57,27 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class ChatCounts:
-    """Where the records of a set went; in = training + held out + every reason."""
+    """Where the records of a set went; in = training + held out + over limit + every reason.
+
+    Args:
+        over_limit: held out of training, and more than measure.
+    """
 
     num_in: int
     num_training: int
     num_held_out: int
     rejected: Mapping[str, int]
+    over_limit: int = 0
+
+    def of_stage(self) -> dict[str, int]:
+        """Return them as the counts of the stage that read the set."""
+        return {
+            "num_in": self.num_in,
+            "num_training": self.num_training,
+            "num_held_out": self.num_held_out,
+            "over_limit": self.over_limit,
+            **self.rejected,
+        }
 
 
 @dataclass(frozen=True)
@@ -67,8 +85,8 @@ class Split:
     """Which conversations only measure.
 
     Args:
-        frac: share of the openings.
-        max_held_out: at most so many, but for ones that open like the last of them.
+        frac: share of the openings: those of the lowest places, which no set trains on.
+        max_held_out: at most so many measure; the others of the share are on neither side.
         seed: of the hash.
     """
 
@@ -113,15 +131,17 @@ def write_conversations(
                     refused.add(_refused_row(record, item, messages))
                 else:
                     row = _row(item.file.path, record.row, messages)
-                    training.add(*held_out.take(row, split.place(messages)))
+                    if not held_out.take(row, split.place(messages)):
+                        training.add(row)
         measuring.add(*held_out.rows())
-    num_in = training.num_rows + measuring.num_rows + refused.num_rows
+    num_in = training.num_rows + held_out.num_taken + refused.num_rows
     _require_some(training.num_rows, num_in=num_in, rejected=rejected)
     return ChatCounts(
         num_in=num_in,
         num_training=training.num_rows,
         num_held_out=measuring.num_rows,
         rejected={reason: rejected[reason] for reason in REASONS},
+        over_limit=held_out.num_taken - measuring.num_rows,
     )
 
 
@@ -171,28 +191,26 @@ def write_generated(
 
 
 class HeldOut:
-    """The conversations of the lowest places, as many as may be; the others are handed on."""
+    """What is held out of training: of that, the lowest places are kept, as many as may be.
+
+    What is over the limit is not handed back to training: another set, whose limit is not reached,
+    may measure with the same opening.
+    """
 
     def __init__(self, split: Split) -> None:
         self._split = split
-        self._num_taken = 0
         self._heap: list[tuple[float, int, Row]] = []  # highest place first
+        self.num_taken = 0
 
-    def take(self, row: Row, place: float) -> Iterator[Row]:
-        """Keep a conversation, or not; yield what is for training."""
+    def take(self, row: Row, place: float) -> bool:
+        """Take a conversation if its place is one of those held out; say whether it was."""
         if place >= self._split.frac:
-            yield row
-            return
-        self._num_taken += 1
-        heapq.heappush(self._heap, (-place, -self._num_taken, row))
-        while len(self._heap) > self._split.max_held_out and self._highest_is_spare():
-            yield heapq.heappop(self._heap)[2]
-
-    def _highest_is_spare(self) -> bool:
-        """Say whether all that open like the highest can go and leave as many as may be."""
-        highest = self._heap[0][0]
-        num_alike = sum(1 for place, _, _ in self._heap if place == highest)
-        return len(self._heap) - num_alike >= self._split.max_held_out
+            return False
+        self.num_taken += 1
+        heapq.heappush(self._heap, (-place, -self.num_taken, row))
+        if len(self._heap) > self._split.max_held_out:
+            heapq.heappop(self._heap)
+        return True
 
     def rows(self) -> list[Row]:
         """Return what was kept, in the order it came."""

@@ -3,7 +3,8 @@
     path/to/file.parquet   a folder   a glob          files on this machine
     hub:owner/name@<revision>:<glob>                  parquet files of a Hugging Face data set
 
-What a set is for, and so which files it may have, is a ``Purpose``.
+What a set is for, and so which files it may have, is a ``Purpose``. Of the hub those are parquet files
+alone, and whether a revision may be a branch, the purpose says.
 """
 
 from __future__ import annotations
@@ -89,6 +90,23 @@ def list_sets(sets: Mapping[str, str], *, purpose: Purpose, cache: Path) -> dict
     }
 
 
+def pinned(sets: Mapping[str, str], *, purpose: Purpose) -> dict[str, str]:
+    """Return the addresses of sets with each branch or tag of the hub as its commit of now.
+
+    Raises:
+        DownloadError: the hub names no commit.
+        ConfigError: a hub address is incomplete.
+    """
+    return {name: _pinned(address, purpose) for name, address in sets.items()}
+
+
+def _pinned(address: str, purpose: Purpose) -> str:
+    source = _source(address, purpose)
+    if source.kind != "hub":
+        return address
+    return f"{HUB_PREFIX}{source.repo}@{source.revision}:{source.files}"
+
+
 def set_files(sets: Mapping[str, ListedSet], *, downloads: Path) -> list[SetFile]:
     """Return the files of all sets, in the order of their names; those of the hub are fetched.
 
@@ -150,12 +168,13 @@ def _source(address: str, purpose: Purpose) -> SourceConfig:
         source = SourceConfig(kind="hub", repo=repo, revision=revision, files=files)
         return resolve_revision(source)
     revision = "commit, 40 hex digits" if purpose.needs_commit else "commit or branch"
+    fix = "name the commit, so that the set is the same for ever"
     raise ConfigError(
         f"{purpose.noun}: the address on the hub is incomplete",
         expected=f"hub:owner/name@<{revision}>:<glob of parquet files>",
         found=address,
         where=purpose.setting,
-        fix="name the commit, so that the set is the same for ever",
+        fix=fix if purpose.needs_commit else "name the commit or branch, and which of its files",
     )
 
 

@@ -80,13 +80,15 @@ def write_preferences(
                     refused.add(_refused_row(record, item, pair))
                 else:
                     row = _row(item.file.path, record.row, pair)
-                    training.add(*held_out.take(row, split.place(pair.prompt)))
+                    if not held_out.take(row, split.place(pair.prompt)):
+                        training.add(row)
         measuring.add(*held_out.rows())
     counts = ChatCounts(
-        num_in=training.num_rows + measuring.num_rows + refused.num_rows,
+        num_in=training.num_rows + held_out.num_taken + refused.num_rows,
         num_training=training.num_rows,
         num_held_out=measuring.num_rows,
         rejected={reason: rejected[reason] for reason in REASONS},
+        over_limit=held_out.num_taken - measuring.num_rows,
     )
     _require_some(counts)
     return counts
