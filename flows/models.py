@@ -118,8 +118,10 @@ def read_conversations(pipeline: Pipeline, config: ChatModelConfig) -> list[Arti
 
     ``finetune_base`` finds them read.
     """
-    pairs = _read_preferences(pipeline, config) if config.preference.method == "dpo" else {}
-    return [*_read_chats(pipeline, config).values(), *pairs.values()]
+    read = list(_read_chats(pipeline, config).values())
+    if config.preference.method == "dpo":
+        read += _read_preferences(pipeline, config).values()
+    return read
 
 
 def finetune_base(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) -> ChatModel:

@@ -16,8 +16,8 @@ class ChatConfig(Config):
 
     kind: Literal["sets", "demo"] = Field(
         default="sets",
-        description="sets: those of chat.sets; demo: generated conversations; setting chat.sets alone "
-        "chooses sets",
+        description="sets: those of chat.sets; demo: generated conversations; setting chat.sets "
+        "alone chooses sets",
     )
     sets: dict[str, str] = Field(
         default={
@@ -110,8 +110,8 @@ class PreferenceConfig(Config):
     )
     kind: Literal["sets", "demo"] = Field(
         default="sets",
-        description="sets: those of preference.sets; demo: generated pairs; setting preference.sets "
-        "alone chooses sets",
+        description="sets: those of preference.sets; demo: generated pairs; setting "
+        "preference.sets alone chooses sets",
     )
     sets: dict[str, str] = Field(
         default={

@@ -46,7 +46,7 @@ def data_sets(manifests: Iterable[Manifest]) -> list[DataSet]:
 
 
 def training_data(manifest: Manifest) -> list[DataSet]:
-    """Return the shards that a training read, by the digests it consumed."""
+    """Return the shards that a training read, text of its base included, by their digests."""
     return [
         DataSet(
             name=f"{item.stage}/{item.name}",
@@ -54,7 +54,7 @@ def training_data(manifest: Manifest) -> list[DataSet]:
             context="validation" if role == "validation" else "training",
             uri=item.relative_path,
         )
-        for role in ("training", "validation")
+        for role in ("training", "pretraining", "validation")
         for item in manifest.derivation.inputs.get(role, ())
     ]
 

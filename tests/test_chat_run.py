@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from model.generate import generate, prompt_ids
+from model.pretrained import load_pretrained
 from model.registry import fetch, find_version
 from model.tracker import read_events
 from tests.flow_process import SMALL_CHAT, Home, built_at, digests, run_flow, running_flow
@@ -126,11 +128,14 @@ def test_model_card_names_the_base_and_the_conversations(finished: Home) -> None
 def test_registered_chat_model_answers_over_the_api(finished: Home, tmp_path: Path) -> None:
     version = find_version("demo-chat", uri=finished.mlflow_uri)
     folder = fetch(version, cache=tmp_path, uri=finished.mlflow_uri)
+    said = "Tom had a red kite."
     with chat_server(folder) as server:
         body = {
             "model": server.host.served.name,
-            "messages": [{"role": "user", "content": "Tom had a red kite."}],
+            "messages": [{"role": "user", "content": said}],
             "max_tokens": 8,
+            "temperature": 0,
+            "repetition_penalty": 1,
         }
         request = urllib.request.Request(
             f"{server.url}/v1/chat/completions",
@@ -139,8 +144,20 @@ def test_registered_chat_model_answers_over_the_api(finished: Home, tmp_path: Pa
         )
         with urllib.request.urlopen(request, timeout=60) as response:
             answer = json.load(response)
-    assert answer["choices"][0]["message"]["role"] == "assistant"
-    assert answer["usage"]["completion_tokens"] <= 8
+    pretrained = load_pretrained(folder)
+    written = generate(
+        pretrained.model,
+        prompt_ids(said, pretrained.tokenizer, style="chat"),
+        num_tokens=8,
+        temperature=0,
+        top_k=0,
+        seed=0,
+        stop_ids=pretrained.stop_ids,
+    )
+    assert answer["choices"][0]["message"] == {
+        "role": "assistant", "content": pretrained.tokenizer.decode(written),
+    }  # fmt: skip
+    assert 0 < answer["usage"]["completion_tokens"] <= 8
 
 
 @pytest.mark.parametrize("base", ["", "train_model/base", "models:/demo-base@champion"])

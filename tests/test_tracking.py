@@ -24,10 +24,11 @@ from model.tracker import EVENTS_NAME, read_events, replay
 from tasks.pipeline import project_root
 from tasks.register_model import register_model
 from tasks.tracking import TrackedPipeline, pipeline_run
+from tasks.tracking_data import training_data
 from tasks.tracking_store import RunStore, check_reachable, flatten, shown_address
 from tasks.tracking_training import circumstances, final_metrics, training_run
 from tests.servers import free_port, local_mlflow_uri, mlflow_server
-from tests.small_pipeline import SmallPipeline, event_lines, make_small_pipeline
+from tests.small_pipeline import SmallPipeline, event_lines, make, make_small_pipeline
 
 # MLflow's own models use what its newest SQLAlchemy deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -337,6 +338,18 @@ def test_complete_training_in_a_store_without_the_run_replays_all_of_it(
     shards = small.manifests["shards-training"]
     assert inputs[("write_shards/training", "training")] == shards.content_digest[:32]
     assert ("write_shards/validation", "validation") in inputs
+
+
+def test_data_of_a_chat_training_are_the_text_of_its_base_as_well(small: SmallPipeline) -> None:
+    shards = (small.artifact("shards-training"),)
+    chats = make(small.store, "write_chat_shards", "training-mine").artifact
+    training = make(
+        small.store, "train_model", "chat", inputs={"training": (chats,), "pretraining": shards}
+    )
+    assert [(item.name, item.context) for item in training_data(training)] == [
+        ("write_chat_shards/training-mine", "training"),
+        ("write_shards/training", "training"),
+    ]
 
 
 def test_complete_training_makes_each_checkpoint_a_model_with_its_metrics(

@@ -3,8 +3,8 @@
     path/to/file.parquet   a folder   a glob          files on this machine
     hub:owner/name@<revision>:<glob>                  parquet files of a Hugging Face data set
 
-What a set is for, and so which files it may have, is a ``Purpose``. Of the hub those are parquet files
-alone, and whether a revision may be a branch, the purpose says.
+What a set is for, and so which files it may have, is a ``Purpose``. Whether a
+revision may be a branch, it says too.
 """
 
 from __future__ import annotations
