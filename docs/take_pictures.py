@@ -1,7 +1,7 @@
 """Take the README's pictures from a running local stack, and from a running server of a model.
 
 make local                          # and at least two finished pretrain runs
-make serve                          # a chat model
+make serve                          # the demo's chat model
 .venv/bin/python docs/take_pictures.py --chromium /usr/bin/chromium [--only chat]
 """
 
@@ -16,7 +16,11 @@ from typing import Any
 from playwright.sync_api import Page, sync_playwright
 
 PICTURES = Path(__file__).parent / "pictures"
-QUESTIONS = ("Who are you?", "Tell me a short story about a dog.")
+QUESTIONS = (
+    "Hello! Who are you?",
+    "Tell me a story about Anna.",
+    "On Monday, Lucy went to the market by bus.\nHow did Lucy go to the market?",
+)
 ANSWER_MILLISECONDS = 300_000
 SETTLE_MILLISECONDS = 6_000  # the pages draw their graphs after they have loaded
 

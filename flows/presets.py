@@ -10,6 +10,7 @@ from model.config import (
     Config,
     ExportConfig,
     ModelConfig,
+    SamplingConfig,
     ScoreConfig,
     TalkConfig,
 )
@@ -136,6 +137,9 @@ def demo() -> PretrainConfig:
                 "Can you tell me a story about Mia?",
                 "I want to hear a story about Peter.",
             ),
+        ),
+        export=ExportConfig(  # a penalty on repetition would forbid the words that are asked for
+            sampling=SamplingConfig(temperature=0.4, repetition_penalty=1.0)
         ),
         registry=RegistryConfig(name="demo-base"),
         chat=ChatConfig(

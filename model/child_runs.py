@@ -24,7 +24,6 @@ from model.config import (
     ExportConfig,
     LossOn,
     ModelConfig,
-    SamplingConfig,
     ScoreConfig,
     Style,
     TalkConfig,
@@ -96,7 +95,6 @@ class ExportRun(ChildRun):
     """Export of one model."""
 
     export: ExportConfig
-    sampling: SamplingConfig = SamplingConfig()
     card: str = Field(default="", description="text of the model card; empty = none is written")
 
 

@@ -220,6 +220,9 @@ class ExportConfig(Config):
         default="float32",
         description="type of the matrices in model.gguf; norms stay float32; none: no such file",
     )
+    sampling: SamplingConfig = Field(
+        default=SamplingConfig(), description="what runtimes sample with unless told otherwise"
+    )
 
 
 class MixturePart(Config):

@@ -46,20 +46,17 @@ def export(
     *,
     destination: Path,
     config: ExportConfig,
-    sampling: SamplingConfig | None = None,
     card: str = "",
 ) -> None:
     """Write a model and its tokenizer as one folder.
 
     Args:
-        sampling: what runtimes sample with unless told otherwise; unset = the project's defaults.
         card: text of ``README.md``; empty = no such file.
 
     Raises:
         TokenizerError: the tokenizer is missing or broken.
         ConfigError: the tokenizer is of another vocabulary than the model.
     """
-    sampling = sampling or SamplingConfig()
     tokenizer = Tokenizer.load(tokenizer_directory)
     _require_same_vocabulary(model, tokenizer, where=tokenizer_directory)
     destination.mkdir(parents=True, exist_ok=True)
@@ -67,7 +64,7 @@ def export(
         _copy(tokenizer_directory / name, destination / name)
     settings = network_settings(model.architecture, tokenizer, dtype=config.dtype)
     _write_json(destination / "config.json", settings)
-    generation = generation_settings(tokenizer, sampling)
+    generation = generation_settings(tokenizer, config.sampling)
     _write_json(destination / "generation_config.json", generation)
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
     tensors = exported_tensors(model)
@@ -78,7 +75,7 @@ def export(
             model.architecture,
             tokenizer,
             chat_template=read_chat_template(destination / TOKENIZER_CONFIG),
-            sampling=sampling,
+            sampling=config.sampling,
             dtype=config.gguf,
             path=destination / GGUF_NAME,
         )
@@ -180,11 +177,10 @@ def make_export(config_path: Path) -> None:
             run.path(run.tokenizer),
             destination=destination,
             config=run.export,
-            sampling=run.sampling,
             card=run.card,
         )
         work.counts |= {"parameters": model.num_params()}
-        work.facts |= run.export.model_dump() | {"directory": EXPORT_DIRECTORY}
+        work.facts |= run.export.model_dump(exclude={"sampling"}) | {"directory": EXPORT_DIRECTORY}
 
     make_artifact(run, body)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from model.artifact import Artifact
 from model.child_runs import ExportRun
-from model.config import Config, ExportConfig, SamplingConfig
+from model.config import Config, ExportConfig
 from model.store import ArtifactStore, Work
 from tasks.child import Child
 from tasks.model_card import Lineage, model_card
@@ -17,7 +17,6 @@ class ExportModel(Config):
     """How weights are stored, and what runtimes sample with unless told otherwise."""
 
     export: ExportConfig
-    sampling: SamplingConfig = SamplingConfig()
 
 
 def build(work: Work, config: ExportModel, share: Share) -> None:  # noqa: ARG001
@@ -34,8 +33,7 @@ def build(work: Work, config: ExportModel, share: Share) -> None:  # noqa: ARG00
         model=f"{model.relative_path}/model",
         tokenizer=tokenizer.relative_path,
         export=config.export,
-        sampling=config.sampling,
-        card=model_card(lineage, scores=scores, sampling=config.sampling),
+        card=model_card(lineage, scores=scores, sampling=config.export.sampling),
     )
     Child(work, run).run("model.export")
 

@@ -101,6 +101,18 @@ def test_export_generation_stops_at_end_of_text_and_of_turn(tmp_path, tokenizer_
     assert settings.repetition_penalty == sampling.repetition_penalty == 1.1
 
 
+def test_export_recommends_the_sampling_it_is_given(tmp_path, tokenizer_directory):
+    sampling = SamplingConfig(temperature=0.4, repetition_penalty=1.0)
+    export(
+        random_model(vocab_size=VOCAB_SIZE),
+        tokenizer_directory,
+        destination=tmp_path,
+        config=ExportConfig(sampling=sampling),
+    )
+    settings = AutoModelForCausalLM.from_pretrained(tmp_path).generation_config
+    assert (settings.temperature, settings.repetition_penalty) == (0.4, 1.0)
+
+
 def test_exported_folder_read_back_is_our_model(tmp_path, tokenizer_directory):
     for dtype, tied in (("float32", True), ("bfloat16", False)):
         network = _exported(tmp_path / dtype, tokenizer_directory, dtype=dtype, tied=tied)
