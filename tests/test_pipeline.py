@@ -82,6 +82,14 @@ def test_dry_walk_knows_every_artifact_and_makes_none(store: ArtifactStore) -> N
     assert artifact.relative_path.startswith("join/all-")
 
 
+def test_stage_that_is_added_again_is_not_started_again(store: ArtifactStore) -> None:
+    pipeline = Pipeline(store, RunConfig())
+    artifact = dag(pipeline)
+    before = pipeline.finish()
+    assert dag(pipeline) == artifact
+    assert [id(step) for step in pipeline.finish()] == [id(step) for step in before]
+
+
 @pytest.mark.usefixtures("prefect_api")
 def test_walk_twice_is_cached_the_second_time(store: ArtifactStore) -> None:
     config = RunConfig(task_runner="threads", workers=2)
