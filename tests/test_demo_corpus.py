@@ -13,6 +13,7 @@ from random import Random
 import pyarrow.parquet as pq
 import pytest
 
+from flows.presets import demo
 from model.errors import ConfigError
 from tasks.corpus.demo_corpus import (
     ROW_GROUP_ROWS,
@@ -462,7 +463,7 @@ def test_truth_clean_rows_are_english_with_a_high_score(shards):
     for document, _, _ in lines_of(shards, "clean"):
         assert document["language"] == "en"
         assert document["language_score"] >= 0.8
-        assert len(document["text"].split()) >= 55
+        assert len(document["text"].split()) >= demo().filter.min_words
         assert document["token_count"] >= len(document["text"].split())
 
 

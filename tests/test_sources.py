@@ -39,7 +39,7 @@ def test_demo_shards_share_the_documents_and_follow_the_seed(tmp_path: Path) -> 
     source = SourceConfig(kind="demo", demo_documents=200, demo_shards=3)
     files = list_files(source, data_seed=5, cache=tmp_path)
     assert [file.name for file in files] == ["demo-00000", "demo-00001", "demo-00002"]
-    assert [file.digest for file in files] == ["demo:5:0:67:1", "demo:5:1:67:1", "demo:5:2:66:1"]
+    assert [file.digest for file in files] == ["demo:5:0:67:2", "demo:5:1:67:2", "demo:5:2:66:2"]
     tables = []
     for seed in (5, 5, 6):
         file = list_files(source, data_seed=seed, cache=tmp_path)[1]
