@@ -287,6 +287,7 @@ def finish_model(
         score=score,
         style=style,
         loss_on="mask" if style == "chat" else "all",
+        attention=(config.finetune.train if style == "chat" else config.train).attention,
     )
     exported = pipeline.add(
         export_model,

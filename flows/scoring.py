@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from flows.presets import ChatModelConfig
 from model.artifact import Artifact
-from model.config import LossOn, ScoreConfig, Style
+from model.config import AttentionScope, LossOn, ScoreConfig, Style
 from tasks.generation_prompts import GenerationPrompts, generation_prompts
 from tasks.harness_scores import HarnessScores, harness_scores
 from tasks.judge_texts import JudgeTexts, judge_texts
@@ -52,6 +52,7 @@ def measure_model(
     score: ScoreConfig | None = None,
     style: Style = "text",
     loss_on: LossOn = "all",
+    attention: AttentionScope = "causal",
 ) -> Measured:
     """Score a trained model, and judge what it writes.
 
@@ -61,12 +62,15 @@ def measure_model(
         score: unset = ``config.score``.
         style: text goes on with documents, chat answers messages.
         loss_on: which targets of the validation rows count.
+        attention: what a token of them sees: what it saw in training.
     """
     inputs = {"model": model, "tokenizer": tokenizer, "validation": validation}
     items = _items(pipeline, config)
     prompts = _prompts(pipeline, name, config, documents=documents, style=style)
     asked = inputs | ({"items": items} if items else {})
-    asking = ScoreModel(score=score or config.score, loss_on=loss_on, style=style)
+    asking = ScoreModel(
+        score=score or config.score, loss_on=loss_on, style=style, attention=attention
+    )
     scores = pipeline.add(
         score_model,
         name,

@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 
 from model.artifact import Derivation
 from model.config import (
+    AttentionScope,
     Config,
     ExportConfig,
     LossOn,
@@ -88,6 +89,9 @@ class ScoreRun(ChildRun):
     )
     loss_on: LossOn = Field(default="all", description="which validation targets count")
     style: Style = Field(default="text", description="what the prompts of the samples are")
+    attention: AttentionScope = Field(
+        default="causal", description="what a token of the validation rows sees"
+    )
     score: ScoreConfig
 
 

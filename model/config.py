@@ -36,6 +36,7 @@ class Config(BaseModel):
 
 
 LossOn = Literal["all", "mask"]
+AttentionScope = Literal["causal", "document"]  # what a token sees of its row
 Style = Literal["text", "chat"]
 ModelSize = Literal["1m", "10m", "27m", "49m", "135m", "375m", "490m"]
 

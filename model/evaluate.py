@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from model.config import AttentionScope
 from model.errors import TrainingError
 from model.gpt import GPT, next_token_loss
 from model.shards import ShardSet
@@ -72,6 +73,7 @@ def evaluate(
     shards: ShardSet,
     bytes_per_token: npt.NDArray[np.int32],
     *,
+    attention: AttentionScope = "causal",
     max_tokens: int | None = None,
     batch_rows: int = 16,
     rank: int = 0,
@@ -83,6 +85,7 @@ def evaluate(
 
     Args:
         bytes_per_token: of the tokenizer that made the shards, 0 for special tokens.
+        attention: as the model was trained with; by document, a token sees its own document only.
         max_tokens: rows are taken while they fit, at least one; unset = all.
         rank: this process evaluates every ``world_size``-th row, from this one on.
     """
@@ -94,19 +97,25 @@ def evaluate(
     with torch.inference_mode():
         for start in range(0, len(rows), batch_rows):
             batch = rows[start : start + batch_rows]
-            total += _evaluate_rows(model, shards, bytes_per_token, rows=batch)
+            total += _evaluate_rows(model, shards, bytes_per_token, rows=batch, attention=attention)
     return total
 
 
 def _evaluate_rows(
-    model: GPT, shards: ShardSet, bytes_per_token: npt.NDArray[np.int32], *, rows: Sequence[int]
+    model: GPT,
+    shards: ShardSet,
+    bytes_per_token: npt.NDArray[np.int32],
+    *,
+    rows: Sequence[int],
+    attention: AttentionScope,
 ) -> Evaluation:
     block = shards.rows(rows)
     sizes = bytes_per_token[block.ids] * block.mask
     counted = sizes > 0
     device = model.head_weight.device
     ids = torch.from_numpy(block.ids.astype(np.int64)).to(device)
-    loss = next_token_loss(model, ids, torch.from_numpy(counted).to(device))
+    documents = torch.from_numpy(block.documents).to(device) if attention == "document" else None
+    loss = next_token_loss(model, ids, torch.from_numpy(counted).to(device), documents)
     return Evaluation(
         nll_nats=loss.item(), num_targets=int(counted.sum()), num_bytes=int((sizes * counted).sum())
     )

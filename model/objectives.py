@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from model.config import AttentionScope
 from model.evaluate import Evaluation, evaluate
 from model.gpt import GPT, next_token_loss
 from model.preference_loss import (
@@ -78,14 +79,21 @@ class NextToken:
     Args:
         validation: the held-out rows.
         bytes_per_token: of the tokenizer that made them.
+        attention: what a token of a held-out row sees: what it sees in training.
     """
 
     def __init__(
-        self, model: GPT, *, validation: ShardSet, bytes_per_token: npt.NDArray[np.int32]
+        self,
+        model: GPT,
+        *,
+        validation: ShardSet,
+        bytes_per_token: npt.NDArray[np.int32],
+        attention: AttentionScope = "causal",
     ) -> None:
         self.row_loss: nn.Module = NextTokenLoss(model)
         self.measures: tuple[str, ...] = ("loss",)
         self._model, self._validation, self._bytes_per_token = model, validation, bytes_per_token
+        self._attention: AttentionScope = attention
 
     def num_terms(self, *, num_targets: int, num_rows: int) -> int:  # noqa: ARG002
         """Return the number of targets."""
@@ -99,6 +107,7 @@ class NextToken:
             self._model,
             self._validation,
             self._bytes_per_token,
+            attention=self._attention,
             max_tokens=max_tokens,
             batch_rows=batch_rows,
             rank=rank,

@@ -21,7 +21,7 @@ import torch
 
 from model.checkpoint import Checkpoints
 from model.child_runs import Checkpoint, ScoreRun, make_artifact, parse_config_path, run_child
-from model.config import Config, ScoreConfig, Style
+from model.config import AttentionScope, Config, ScoreConfig, Style
 from model.errors import ConfigError
 from model.evaluate import evaluate
 from model.generate import generate, prompt_ids
@@ -70,18 +70,24 @@ def score(
     *,
     config: ScoreConfig,
     style: Style = "text",
+    attention: AttentionScope = "causal",
 ) -> Scores:
     """Return what a model scores on validation rows, with sample texts.
 
     Args:
         style: what the prompts of the samples are.
+        attention: what a token of the rows sees.
 
     Raises:
         ConfigError: model, tokenizer and shards do not belong together.
     """
     _require_same_vocabulary(model, tokenizer, shards)
     evaluation = evaluate(
-        model, shards, tokenizer.bytes_per_token, max_tokens=config.validation_tokens
+        model,
+        shards,
+        tokenizer.bytes_per_token,
+        attention=attention,
+        max_tokens=config.validation_tokens,
     )
     return Scores(
         validation_loss=evaluation.loss,
@@ -142,7 +148,14 @@ def make_scores(config_path: Path) -> None:
         shards = ShardSet(
             run.path(run.validation), context_tokens=context_tokens, loss_on=run.loss_on
         )
-        scores = score(model, tokenizer, shards, config=run.score, style=run.style)
+        scores = score(
+            model,
+            tokenizer,
+            shards,
+            config=run.score,
+            style=run.style,
+            attention=run.attention,
+        )
         if run.items:
             tasks = _score_items(run.path(run.items), model, tokenizer, work)
             scores = scores.model_copy(update={"tasks": tasks})

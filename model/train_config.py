@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from model.config import RUNTIME_ONLY, Config, LossOn, ModelConfig
+from model.config import RUNTIME_ONLY, AttentionScope, Config, LossOn, ModelConfig
 from model.errors import ConfigError
 
 Precision = Literal["auto", "bfloat16", "float32"]
@@ -110,7 +110,7 @@ class TrainConfig(Config):
         default="all",
         description="targets that count: all tokens, or those the shards' loss_mask marks",
     )
-    attention: Literal["causal", "document"] = Field(
+    attention: AttentionScope = Field(
         default="causal",
         description="what a token sees: all before it in its row, or only those of its document",
     )

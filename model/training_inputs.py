@@ -111,7 +111,12 @@ def build_objective(
         ArtifactError: the held-out rows are no whole pairs.
     """
     if run.dpo is None:
-        return NextToken(model, validation=validation, bytes_per_token=tokenizer.bytes_per_token)
+        return NextToken(
+            model,
+            validation=validation,
+            bytes_per_token=tokenizer.bytes_per_token,
+            attention=run.train.attention,
+        )
     if run.init_from is None:
         raise ConfigError(
             "preferences are learnt against the model that training starts from",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from model.artifact import Artifact
 from model.child_runs import Checkpoint, ScoreRun
-from model.config import Config, LossOn, ScoreConfig, Style
+from model.config import AttentionScope, Config, LossOn, ScoreConfig, Style
 from model.store import Work
 from tasks.child import Child
 from tasks.stage import Share, Stage
@@ -19,6 +21,14 @@ class ScoreModel(Config):
     loss_on: LossOn = "all"
     style: Style = "text"
     checkpoint: Checkpoint = "final"
+    attention: AttentionScope = "causal"  # of the training: what a token of a row sees
+
+    def semantic(self) -> dict[str, Any]:
+        """Return what identifies the scores; causal ones keep the key they had without a choice."""
+        fields = super().semantic()
+        if self.attention == "causal":
+            del fields["attention"]
+        return fields
 
 
 def build(work: Work, config: ScoreModel, share: Share) -> None:  # noqa: ARG001
@@ -41,6 +51,7 @@ def build(work: Work, config: ScoreModel, share: Share) -> None:  # noqa: ARG001
         checkpoint=config.checkpoint,
         loss_on=config.loss_on,
         style=config.style,
+        attention=config.attention,
         score=config.score,
     )
     Child(work, run).run("model.score")

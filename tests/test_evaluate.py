@@ -51,6 +51,24 @@ def test_evaluate_equals_a_plain_count_over_the_flat_tokens(held_out):
     assert found.bits_per_byte == pytest.approx(nll / math.log(2) / num_bytes, rel=1e-5)
 
 
+def test_evaluate_by_document_equals_each_document_read_alone(held_out):
+    network, shards, tokenizer, flat = held_out
+    nll = 0.0
+    for index in range(1, len(flat)):
+        row_start = (index - 1) // CONTEXT_TOKENS * CONTEXT_TOKENS
+        document = max(
+            (at for at in range(row_start, index) if flat[at] == tokenizer.end_of_text_id),
+            default=row_start,
+        )
+        if flat[index] != tokenizer.end_of_text_id:
+            with torch.inference_mode():
+                logits = network(torch.tensor([flat[document:index]]))[0, -1]
+            nll -= logits.log_softmax(-1)[flat[index]].item()
+    found = evaluate(network, shards, tokenizer.bytes_per_token, attention="document")
+    assert found.nll_nats == pytest.approx(nll, rel=1e-5)
+    assert found.nll_nats != evaluate(network, shards, tokenizer.bytes_per_token).nll_nats
+
+
 def test_evaluate_shares_of_three_processes_add_up(held_out):
     network, shards, tokenizer, _ = held_out
     sizes = tokenizer.bytes_per_token
