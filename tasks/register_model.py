@@ -122,8 +122,14 @@ def version_tags(
 
 
 def validation_digest(scores: Manifest, store: ArtifactStore) -> str | None:
-    """Return what identifies the documents, or the conversations, that a model was scored on."""
-    for shards in scores.derivation.inputs.get("validation", ()):
+    """Return what identifies the documents, or the conversations, that a model was scored on.
+
+    ``None`` for what read none, such as judgements of texts.
+    """
+    held_out = scores.derivation.inputs.get("validation", ())
+    if not held_out:
+        return None
+    for shards in held_out:
         if shards.stage == "write_chat_shards":
             return chat_validation_digest(store.read_manifest(shards), store)
     validation = find_input(scores, "select_validation", store)

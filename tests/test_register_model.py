@@ -20,6 +20,7 @@ from tasks.register_model import (
     RegisteredModel,
     prompts_digest,
     register_model,
+    validation_digest,
     version_tags,
 )
 from tasks.tracking import TrackedPipeline, pipeline_run
@@ -133,6 +134,13 @@ def test_version_tags_hold_what_each_score_was_measured_on(small: SmallPipeline)
         "answer_accuracy": "0.900000",
         "data.prompts_digest": prompts_digest(scored, small.store),
     }
+
+
+def test_judgement_of_texts_says_nothing_of_the_held_out_documents(small: SmallPipeline) -> None:
+    scored = small.manifests["score_model"]
+    judged = make(small.store, "judge_texts", "judged", inputs={"scores": (scored.artifact,)})
+    assert validation_digest(scored, small.store) is not None
+    assert validation_digest(judged, small.store) is None
 
 
 def test_texts_compare_only_of_equal_prompts_and_sampling(small: SmallPipeline) -> None:
