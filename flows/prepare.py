@@ -47,6 +47,7 @@ class Corpus:
 
 def prepare_corpus(pipeline: Pipeline, config: PrepareConfig) -> Corpus:
     """Walk the DAG from raw shards to token shards."""
+    others = set(pipeline.steps)  # of the same run, such as conversations: no part of the corpus
     files = source_files(config.source, data_seed=config.data.seed, store=pipeline.store)
     raw = [pipeline.add(download, file.file.name, config=file, inputs={}) for file in files]
     validation = pipeline.add(
@@ -86,7 +87,7 @@ def prepare_corpus(pipeline: Pipeline, config: PrepareConfig) -> Corpus:
     removals = [removed, *_quality_removals(pipeline, config, parts, removed)]
     training = _shards(pipeline, config, "training", parts, tokenizer, *removals)
     held_out = _shards(pipeline, config, "validation", [validation], tokenizer)
-    made = [step.artifact for step in pipeline.steps.values()]
+    made = [step.artifact for key, step in pipeline.steps.items() if key not in others]
     report = pipeline.add(report_corpus, "corpus", config=config.report, inputs=report_inputs(made))
     return Corpus(
         tokenizer=tokenizer,

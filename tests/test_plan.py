@@ -103,6 +103,8 @@ def test_conversations_are_read_before_the_base_that_they_come_after(tmp_path: P
     stages = [step.artifact.stage for step in plan.steps]
     assert stages[:2] == ["read_chats", "read_preferences"]
     assert (stages.count("read_chats"), stages.count("read_preferences")) == (1, 1)
+    (report,) = [step for step in plan.steps if step.artifact.stage == "report_corpus"]
+    assert not {"read_chats", "read_preferences"} & report.derivation.inputs.keys()
     alone = resolve("demo", kind=PretrainConfig, then_finetune=False)
     plan = plan_flow(pretrain_models, alone, ArtifactStore(tmp_path / "data"))
     assert "read_chats" not in {step.artifact.stage for step in plan.steps}
