@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import json
 import signal
 import sys
@@ -220,6 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="folder of an export, or models:/<name>@<alias>; the newest export otherwise",
     )
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no text: nobody meant to say them
     try:
         chat(find_source(options.model), out=sys.stdout)
     except LLMError as error:

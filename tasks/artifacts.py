@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -68,15 +68,30 @@ def _lineage(store: ArtifactStore, manifest: Manifest, *, depth: int) -> list[st
     return lines
 
 
-def verify(store: ArtifactStore, path: str | None = None) -> list[str]:
-    """Return the artifacts whose bytes were read and found as recorded.
+def verify(store: ArtifactStore, path: str | None = None) -> Iterator[str]:
+    """Yield a line for each artifact whose bytes were read, whether they are as recorded or not.
 
     Raises:
-        TamperedArtifactError: a file holds other bytes.
-        ArtifactError: a file is missing or of another size.
+        ArtifactError: at the end, naming those with a file of other bytes, or without one.
     """
-    chosen = [find(store, path)] if path else store.manifests()
-    return [store.verify(manifest.artifact).artifact.relative_path for manifest in chosen]
+    broken = []
+    for manifest in [find(store, path)] if path else store.manifests():
+        name = manifest.artifact.relative_path
+        try:
+            store.verify(manifest.artifact)
+        except ArtifactError as error:
+            broken.append(name)
+            yield f"BAD {name}\n{error}"
+        else:
+            yield f"ok  {name}"
+    if broken:
+        raise ArtifactError(
+            f"{len(broken)} artifacts are not what their stages made",
+            expected="every file as its manifest records it",
+            found=", ".join(broken),
+            where=store.root,
+            fix="delete them, and let their stages run again",
+        )
 
 
 def unused(store: ArtifactStore) -> list[Path]:
@@ -202,7 +217,7 @@ def _run(options: argparse.Namespace, store: ArtifactStore) -> Iterable[str]:
     if options.command == "why":
         return [why(store, options.path)]
     if options.command == "verify":
-        return [f"ok  {path}" for path in verify(store, options.path)]
+        return verify(store, options.path)
     if options.command == "prune":
         return _prune(store, delete=options.delete)
     return [f"adopted {adopt(store, options.directory).artifact.relative_path}"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from model.artifact import Artifact, Derivation
-from model.errors import ArtifactError, TamperedArtifactError
+from model.errors import ArtifactError
 from model.store import ArtifactStore, Work
 from tasks.artifacts import adopt, find, list_artifacts, main, unused, verify, why
 
@@ -47,16 +47,20 @@ def test_why_shows_config_and_lineage_to_the_source(store: ArtifactStore) -> Non
     assert f"    <- raw: {raw.relative_path}" in text
 
 
-def test_verify_of_tampered_byte_raises_and_command_exits_2(
+def test_verify_reads_on_after_a_tampered_byte_and_ends_with_all_that_are_broken(
     store: ArtifactStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    artifact = make(store, "filter", "abc")
-    assert verify(store) == [artifact.relative_path]
-    (store.path(artifact) / "out.txt").write_text("abd")
-    with pytest.raises(TamperedArtifactError, match="sha256 mismatch"):
-        verify(store, "filter/abc")
+    broken, whole = make(store, "filter", "abc"), make(store, "raw", "xyz")
+    names = {broken.relative_path, whole.relative_path}
+    assert set(verify(store)) == {f"ok  {name}" for name in names}
+    (store.path(broken) / "out.txt").write_text("abd")
     assert main(["verify"]) == 2
-    assert "out.txt" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert f"ok  {whole.relative_path}" in shown.out
+    assert f"BAD {broken.relative_path}" in shown.out
+    assert "sha256 mismatch" in shown.out
+    assert broken.relative_path in shown.err
+    assert whole.relative_path not in shown.err
 
 
 def test_prune_keeps_what_a_run_leads_to_and_deletes_only_when_told(
@@ -101,7 +105,7 @@ def test_adopt_of_tampered_artifact_raises_and_takes_nothing(
     elsewhere = ArtifactStore(tmp_path / "elsewhere")
     artifact = make(elsewhere, "filter", "a")
     (elsewhere.path(artifact) / "out.txt").write_text("b")
-    with pytest.raises(TamperedArtifactError, match="sha256 mismatch"):
+    with pytest.raises(match="sha256 mismatch"):
         adopt(store, elsewhere.path(artifact))
     assert not store.path(artifact).exists()
 
