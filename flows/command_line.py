@@ -62,6 +62,11 @@ def run_command(
     except LLMError as error:
         _say(f"\nerror: {error}", stream=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        _say("\ninterrupted: what was made is kept; run it again to go on", stream=sys.stderr)
+        logging.shutdown()
+        # A pool whose workers died of the same signal would be waited for until the end of days.
+        os._exit(128 + signal.SIGINT)
 
 
 def parse_settings(settings: Sequence[str], *, alone: Sequence[str] = ()) -> dict[str, Any]:
@@ -139,7 +144,9 @@ def prefect_api() -> Iterator[None]:
 
 
 def _start(server: SubprocessASGIServer) -> None:
+    """Start a server that outlives Ctrl-C, which a terminal sends to all processes of a command."""
     patience_seconds = get_current_settings().server.ephemeral.startup_timeout_seconds
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by the server
     try:
         server.start(timeout=patience_seconds)
     except RuntimeError as exc:
@@ -151,6 +158,8 @@ def _start(server: SubprocessASGIServer) -> None:
             "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, or run `make local` and leave it "
             "running",
         ) from exc
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
