@@ -129,9 +129,14 @@ def running_flow(home: Home, flow: str, **settings: object) -> Iterator[subproce
 
 
 def wait_for_work(home: Home, stage: str, process: subprocess.Popen[bytes]) -> bool:
-    """Return whether a stage began to make something, when it does or the process ends."""
+    """Return whether a stage began to make something, when it does or the process ends.
+
+    A stage of milliseconds may be done before anyone looks.
+    """
+    before = set((home.data / stage).glob("*"))
     while process.poll() is None:
-        if any((home.data / stage).glob("*.work")):
+        found = set((home.data / stage).glob("*"))
+        if found - before or any(path.suffix == ".work" for path in found):
             return True
         time.sleep(0.001)
     return False
