@@ -59,7 +59,7 @@ VOCAB_SIZE = 4_096
 MICRO_BATCH_ROWS = 16
 VALIDATE_EVERY_STEPS = 20
 VALIDATION_TOKENS = 2**15
-BASELINE_RATES = (2e-3, 4e-3, 8e-3)
+BASELINE_RATES = (1e-3, 2e-3, 4e-3)
 OUR_RATE_FACTORS = (0.5, 1.0, 2.0)  # of the rate the dial gives the block matrices
 
 Side = Literal["baseline", "ours"]
