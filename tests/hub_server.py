@@ -1,4 +1,4 @@
-"""A Hugging Face hub on loopback: one data set, served from a folder, with faults on demand.
+"""A Hugging Face hub on loopback: data sets, served from folders, with faults on demand.
 
 It speaks what huggingface_hub asks of a data set at one commit: revision, tree, and resolve with
 digests and ranges. It is no mock: real sockets, real bodies. Run it by hand:
@@ -44,8 +44,24 @@ PIECE_BYTES = 65_536
 NOT_LFS = {".md", ".txt", ".json", ".gitattributes"}
 
 
+@dataclass
+class _Repository:
+    """A data set: the tree of each commit, and the commit that its branch main is."""
+
+    name: str
+    revision: str
+    commits: dict[str, Path]
+
+    def commit(self, revision: str) -> tuple[str, Path]:
+        """Return the commit that a revision stands for, and its tree."""
+        commit = self.revision if revision == "main" else revision
+        if commit not in self.commits:
+            raise _RefusalError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        return commit, self.commits[commit]
+
+
 class HubServer:
-    """Serve `root` as the tree of one data set repository at one commit, which is its branch main.
+    """Serve `root` as the tree of a data set repository at one commit, which is its branch main.
 
     Args:
         token: if given, requests without it are answered 401.
@@ -62,10 +78,8 @@ class HubServer:
         token: str | None = None,
         faults: Mapping[str, Faults] | None = None,
     ) -> None:
-        self.root = root
-        self.repo = repo
-        self.revision = revision
-        self.commits = {revision: root}  # older ones are served too
+        self._main = _Repository(repo, revision, {revision: root})
+        self.repositories = [self._main]
         self.token = token
         self.faults: dict[str, Faults] = dict(faults or {})
         self.stalled = Event()
@@ -92,14 +106,23 @@ class HubServer:
     def serve_forever(self) -> None:
         self._http.serve_forever(poll_interval=0.02)
 
+    @property
+    def root(self) -> Path:
+        """The tree of the first data set's branch main."""
+        return self._main.commits[self._main.revision]
+
     def reset_counts(self) -> None:
         self.num_requests.clear()
         self.bytes_sent.clear()
 
     def move_branch(self, revision: str, root: Path) -> None:
         """Let main be another commit; the one before can still be asked for."""
-        self.commits[revision] = root
-        self.root, self.revision = root, revision
+        self._main.commits[revision] = root
+        self._main.revision = revision
+
+    def serve_also(self, repo: str, root: Path, *, revision: str) -> None:
+        """Serve another data set beside the first."""
+        self.repositories.append(_Repository(repo, revision, {revision: root}))
 
     def next_fault(self, *subjects: str) -> Fault | None:
         for subject in subjects:
@@ -170,32 +193,28 @@ class _Handler(BaseHTTPRequestHandler):
             raise _RefusalError(fault[0], "", "a fault on demand", fault[1])
         return fault
 
-    def _within_repo(self, path: str) -> str:
-        inside = path.removeprefix(self.hub.repo)
-        if inside == path or (inside and not inside.startswith("/")):
-            raise _RefusalError(401, "RepoNotFound", "Repository not found")
-        return inside.lstrip("/")
-
-    def _commit(self, revision: str) -> tuple[str, Path]:
-        """Return the commit that a revision stands for, and its tree."""
-        commit = self.hub.revision if revision == "main" else revision
-        if commit not in self.hub.commits:
-            raise _RefusalError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        return commit, self.hub.commits[commit]
+    def _within_repo(self, path: str) -> tuple[_Repository, str]:
+        """Return the data set of an address, and what of it is asked for."""
+        for repository in self.hub.repositories:
+            inside = path.removeprefix(repository.name)
+            if inside != path and (not inside or inside.startswith("/")):
+                return repository, inside.lstrip("/")
+        raise _RefusalError(401, "RepoNotFound", "Repository not found")
 
     def _answer_api(self, path: str) -> None:
-        kind, _, rest = (self._within_repo(path) or "revision/main").partition("/")
+        repository, inside = self._within_repo(path)
+        kind, _, rest = (inside or "revision/main").partition("/")
         revision, _, folder = rest.partition("/")
         if kind not in ("revision", "tree"):
             raise _RefusalError(404, "", "no such address")
         self._enter(f"api/{kind}")
-        commit, root = self._commit(revision)
+        commit, root = repository.commit(revision)
         if kind == "tree":
             self._send_json(self._tree(root, folder), subject="api/tree")
             return
         names = [path.relative_to(root).as_posix() for path in self.hub.files(root)]
         siblings = [{"rfilename": name} for name in names]
-        info = {"id": self.hub.repo, "sha": commit, "siblings": siblings}
+        info = {"id": repository.name, "sha": commit, "siblings": siblings}
         self._send_json(info, subject="api/revision")
 
     def _tree(self, root: Path, folder: str) -> list[dict[str, Any]]:
@@ -214,12 +233,13 @@ class _Handler(BaseHTTPRequestHandler):
         return entries
 
     def _answer_resolve(self, path: str) -> None:
-        kind, _, rest = self._within_repo(path).partition("/")
+        repository, inside = self._within_repo(path)
+        kind, _, rest = inside.partition("/")
         revision, _, name = rest.partition("/")
         if kind != "resolve":
             raise _RefusalError(404, "", "no such address")
         fault = self._enter(name)
-        commit, root = self._commit(revision)
+        commit, root = repository.commit(revision)
         file = root / name
         if not file.is_file():
             raise _RefusalError(404, "EntryNotFound", f"{name} does not exist")

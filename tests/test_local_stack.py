@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from deployments.addresses import HOST, Addresses
@@ -25,7 +27,9 @@ from deployments.deploy import PROJECT
 from deployments.local_stack import stack_environment, usage
 from model.registry import tracking_uri
 from model.run_config import TrainResult
+from tasks.chat_config import ChatConfig
 from tasks.config import FINEWEB_REVISION, SourceConfig
+from tasks.corpus.demo_chats import demo_conversations
 from tasks.corpus.demo_corpus import generate_shard
 from tests.hub_server import HubServer
 from tests.launched_training import last_step, processes_of
@@ -68,6 +72,22 @@ SMALL_FULL = {  # preset `full` where only amounts differ
     "score": {"validation_tokens": 2048, "sample_tokens": 8},
     "run": {"workers": 2},
     "then_finetune": False,
+}
+
+SMALL_HUB_CHAT = {  # deployment `finetune/chat` where only amounts differ
+    "finetune": {
+        "base": "models:/llm-base@champion",
+        "train": {
+            "steps": 4,
+            "batch_tokens_per_step": 1024,
+            "micro_batch_rows": 4,
+            "validate_every_steps": 2,
+            "validation_tokens": 2048,
+        },
+        "talk": {"turns": ["Hello!"], "answer_tokens": 8},
+    },
+    "score": {"validation_tokens": 2048, "sample_tokens": 8},
+    "run": {"workers": 2},
 }
 
 
@@ -232,21 +252,46 @@ def test_finetune_deployment_registers_a_chat_model(stack: RunningStack) -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_full_deployment_reads_the_hub_and_registers_the_base_model(tmp_path: Path) -> None:
-    repository = tmp_path / "repository" / "sample" / "10BT"
-    repository.mkdir(parents=True)
-    for shard in range(2):
-        path = repository / f"{shard:03d}_00000.parquet"
-        truth = tmp_path / f"truth-{shard}.parquet"
-        generate_shard(path, shard=shard, num_documents=400, seed=1, truth_path=truth)
-    repo = SourceConfig().repo
-    with HubServer(tmp_path / "repository", repo=repo, revision=FINEWEB_REVISION) as hub:
+def test_full_and_chat_deployments_read_the_hub_and_register_both_models(tmp_path: Path) -> None:
+    with HubServer(
+        write_fineweb(tmp_path), repo=SourceConfig().repo, revision=FINEWEB_REVISION
+    ) as hub:
+        for number, address in enumerate(ChatConfig().sets.values()):
+            place = re.fullmatch(r"hub:(.+)@main:(.+)", address)
+            assert place
+            repo, name = place.groups()
+            root = tmp_path / f"chats-{number}"
+            write_chats(root / name.replace("*", "00000-of-00001"), seed=number)
+            hub.serve_also(repo, root, revision=f"{number:040x}")
         environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hub")}
         with running_stack(tmp_path, environment) as stack:
             stack.run_deployment("pretrain/full", SMALL_FULL)
             assert_tracked(stack, model="llm-base")
+            stack.run_deployment("promote/model", {"name": "llm-base"})
+            stack.run_deployment("finetune/chat", SMALL_HUB_CHAT)
+            assert_tracked(stack, model="llm-chat")
         for shard in range(2):
             assert hub.num_requests[f"GET sample/10BT/{shard:03d}_00000.parquet"] == 1
+        for name in ("train-00000-of-00001", "train_sft-00000-of-00001"):
+            assert hub.num_requests[f"GET data/{name}.parquet"] == 1
+
+
+def write_fineweb(directory: Path) -> Path:
+    """Write two shards where the default data set has its own; return the root of the data set."""
+    root = directory / "fineweb"
+    shards = root / "sample" / "10BT"
+    shards.mkdir(parents=True)
+    for shard in range(2):
+        truth = directory / f"truth-{shard}.parquet"
+        path = shards / f"{shard:03d}_00000.parquet"
+        generate_shard(path, shard=shard, num_documents=400, seed=1, truth_path=truth)
+    return root
+
+
+def write_chats(path: Path, *, seed: int) -> None:
+    path.parent.mkdir(parents=True)
+    rows = [{"messages": list(turns)} for turns in demo_conversations(400, seed=seed)]
+    pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 def assert_tracked(stack: RunningStack, *, model: str) -> None:
