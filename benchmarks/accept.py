@@ -34,7 +34,7 @@ from tokenizers import Tokenizer
 from benchmarks.machine import describe
 from flows.command_line import parse_settings
 from flows.configured import plan_flow
-from flows.overrides import resolve
+from flows.overrides import resolve, single_settings
 from flows.presets import PRESETS, PretrainConfig
 from flows.pretrain import pretrain_model
 from model.artifact import Manifest
@@ -99,8 +99,9 @@ def main() -> int:
     if options.preset in ON_A_GPU and not num_gpus():
         print(f"{options.preset}: not run: needs a CUDA device")
         return NOT_RUN
-    settings = [*options.set, "train.extend=never"]  # what another run trained proves nothing
-    groups = parse_settings(settings)
+    # What another run trained proves nothing; what is judged is pretraining.
+    settings = [*options.set, "train.extend=never", "then_finetune=false"]
+    groups = parse_settings(settings, alone=single_settings(PretrainConfig))
     config = resolve(options.preset, kind=PretrainConfig, **groups)
     store = ArtifactStore(data_root())
     (step,) = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,3 +55,11 @@ def limits(tmp_path: Path) -> Limits:
     from tasks.corpus.duck import Limits
 
     return Limits(memory_bytes=500_000_000, threads=2, spill_directory=tmp_path / "spill")
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let SIGINT raise here and end children: a shell has what it puts behind `&` ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -103,6 +103,7 @@ def test_main_without_a_model_says_what_to_do(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt_stops_the_answer_and_not_the_program(tmp_path):
     folder = tmp_path / "tiny"
     write_export(folder, context_tokens=8192)

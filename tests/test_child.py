@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -77,14 +76,6 @@ def test_child_that_was_interrupted_says_that_it_will_go_on(work: Work, stub: Pa
     )
     with pytest.raises(ChildError, match=r"(?s)saved its work at step 7.*it goes on from there"):
         Child(work, ScoreConfig()).run(MODULE)
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Let SIGINT raise, which a shell turns off for what it starts in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interruptible")
