@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from model.config import Config
 from model.store import Work
-from tasks.corpus.conversations import HELD_OUT_NAME, TRAINING_NAME
+from tasks.corpus.checked_sets import HELD_OUT_NAME, TRAINING_NAME
 from tasks.stage import Share, Stage
 from tasks.tokenise import Split
 from tasks.tokens.chat_shards import write_chat_shards as write

@@ -19,7 +19,7 @@ from model.conversation import Lesson, Teacher, turn_text
 from model.errors import ArtifactError, CorpusError, SourceRecordError
 from model.shards import ShardSet, open_shard
 from model.tokenizer import IM_END, Tokenizer
-from tasks.corpus.conversations import CONVERSATION_SCHEMA
+from tasks.corpus.chat_records import CONVERSATION_SCHEMA
 from tasks.tokens.chat_shards import ChatShardCounts, pack_whole, write_chat_shards
 from tasks.tokens.chats import ChatTable
 from tests.small_tokenizer import HOSTILE_TEXTS, train_small_tokenizer

@@ -27,7 +27,7 @@ from model.tracker import read_events
 from model.trainer import Trainer
 from model.training_inputs import build_model, build_reader
 from model.weights import load_model, save_model
-from tasks.corpus.conversations import CONVERSATION_SCHEMA
+from tasks.corpus.chat_records import CONVERSATION_SCHEMA
 from tasks.tokens.chat_shards import write_chat_shards
 from tasks.tokens.chats import ChatTable
 from tests.small_tokenizer import train_small_tokenizer
