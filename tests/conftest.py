@@ -54,3 +54,14 @@ def limits(tmp_path: Path) -> Limits:
     from tasks.corpus.duck import Limits
 
     return Limits(memory_bytes=500_000_000, threads=2, spill_directory=tmp_path / "spill")
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Train on one thread, in this process and in its children; how many there were comes back."""
+    import torch
+
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield
+    torch.set_num_threads(before)
