@@ -15,13 +15,15 @@ from model.chat import Message, render
 from model.errors import CorpusError, SourceRecordError, SourceSchemaError
 from model.shards import PAD_ID, ShardSet
 from model.tokenizer import IM_END, Tokenizer
+from tasks.chat_config import LessonLayout
 from tasks.corpus.checked_sets import Split, write_set
 from tasks.corpus.data_sets import SetFile
 from tasks.corpus.preference_records import PAIR_SCHEMA, PAIRS, checked_pair
 from tasks.corpus.raw_file import SourceFile
 from tasks.corpus.records import BrokenRecordError
 from tasks.tokens.chats import ChatTable
-from tasks.tokens.preference_shards import write_preference_shards
+from tasks.tokens.lessons import write_lessons
+from tasks.tokens.preference_shards import PAIR_LESSONS
 from tests.small_tokenizer import train_small_tokenizer
 
 CONTEXT_TOKENS = 48
@@ -200,13 +202,13 @@ def write_shards(tmp_path: Path, directory: Path, pairs: list[tuple[list[str], s
     ]
     table = tmp_path / "pairs.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=PAIR_SCHEMA), table)
-    counts = write_preference_shards(
+    counts = write_lessons(
         [ChatTable("pairs", table)],
+        kind=PAIR_LESSONS,
+        layout=LessonLayout(
+            split="training", context_tokens=CONTEXT_TOKENS, shard_tokens=60, seed=1
+        ),
         tokenizer_directory=directory,
-        split="training",
-        seed=1,
-        context_tokens=CONTEXT_TOKENS,
-        shard_tokens=60,
         destination=tmp_path / "shards",
     )
     return counts, ShardSet(tmp_path / "shards", context_tokens=CONTEXT_TOKENS, loss_on="mask")
@@ -252,7 +254,7 @@ def test_long_prompts_lose_their_oldest_turns_in_both_rows_or_go(
     ]
     counts, shards = write_shards(tmp_path, directory, pairs)
     assert (counts.num_in, counts.num_kept, counts.too_long) == (4, 2, 2)
-    assert counts.num_trimmed == 1
+    assert counts.num_shortened == 1
     block = shards.rows(range(4))
     texts = [tokenizer.decode(row[row != PAD_ID].tolist()) for row in block.ids]
     assert all("The cat?" in text and "friends" not in text for text in texts[:2])
