@@ -40,18 +40,7 @@ def chat_sets(chat: ChatConfig, *, data_seed: int, store: ArtifactStore) -> Mapp
 
 def build(work: Work, config: ReadSet, share: Share) -> None:  # noqa: ARG001
     """Write training.parquet, held_out.parquet and rejected.parquet."""
-    build_set(work, config, kind=CONVERSATIONS, generate=_generate)
-
-
-def _generate(num_training: int, num_held_out: int, *, seed: int) -> DemoRecords:
-    return DemoRecords(
-        training=map(_fields, demo_conversations(num_training, seed=seed)),
-        held_out=map(_fields, held_out_conversations(num_held_out, seed=seed)),
-    )
-
-
-def _fields(conversation: Conversation) -> Fields:
-    return {"messages": conversation}
+    build_set(work, config, kind=CONVERSATIONS, demo=DEMO)
 
 
 def chat_validation_digest(shards: Manifest, store: ArtifactStore) -> str:
@@ -75,6 +64,11 @@ def chat_validation_digest(shards: Manifest, store: ArtifactStore) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
+def _fields(conversation: Conversation) -> Fields:
+    return {"messages": conversation}
+
+
+DEMO = DemoRecords(training=demo_conversations, held_out=held_out_conversations, fields=_fields)
 read_chats = Stage(
     "read_chats",
     version=STEP_VERSION,

@@ -40,14 +40,7 @@ def preference_sets(
 
 def build(work: Work, config: ReadSet, share: Share) -> None:  # noqa: ARG001
     """Write training.parquet, held_out.parquet and rejected.parquet."""
-    build_set(work, config, kind=PAIRS, generate=_generate)
-
-
-def _generate(num_training: int, num_held_out: int, *, seed: int) -> DemoRecords:
-    return DemoRecords(
-        training=map(_fields, demo_preferences(num_training, seed=seed)),
-        held_out=map(_fields, held_out_preferences(num_held_out, seed=seed)),
-    )
+    build_set(work, config, kind=PAIRS, demo=DEMO)
 
 
 def _fields(preference: Preference) -> Fields:
@@ -55,6 +48,7 @@ def _fields(preference: Preference) -> Fields:
     return {"prompt": list(prompt), "chosen": chosen, "rejected": rejected}
 
 
+DEMO = DemoRecords(training=demo_preferences, held_out=held_out_preferences, fields=_fields)
 read_preferences = Stage(
     "read_preferences",
     version=STEP_VERSION,

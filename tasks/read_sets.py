@@ -6,9 +6,9 @@ The stages differ in the kind of their records and in what the demo generates fo
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from model.config import Config
 from model.store import ArtifactStore, Work
@@ -24,6 +24,8 @@ from tasks.corpus.records import Fields, RecordKind
 DEMO_SET: Final = "demo"
 
 SetsConfigT = TypeVar("SetsConfigT", ChatConfig, PreferenceConfig)
+DrawnT = TypeVar("DrawnT")  # of the demo: a conversation, or a pair
+DrawnT_co = TypeVar("DrawnT_co", covariant=True)
 
 
 class GeneratedSet(Config):
@@ -68,20 +70,26 @@ class ReadSet(Config):
         }
 
 
-@dataclass(frozen=True)
-class DemoRecords:
-    """What the demo generates in place of files."""
+class Draw(Protocol[DrawnT_co]):
+    """Draws what the demo has in place of files."""
 
-    training: Iterable[Fields]
-    held_out: Iterable[Fields]
-
-
-class Generate(Protocol):
-    """Draws the demo's records."""
-
-    def __call__(self, num_training: int, num_held_out: int, *, seed: int) -> DemoRecords:
-        """Return so many records for training, and so many that measure."""
+    def __call__(self, num: int, *, seed: int) -> Iterable[DrawnT_co]:
+        """Return so many, the same for one seed."""
         ...
+
+
+@dataclass(frozen=True)
+class DemoRecords(Generic[DrawnT]):
+    """How the demo's records are drawn.
+
+    Args:
+        training, held_out: draw those for training, and those that measure.
+        fields: returns what is drawn as a record of a file would have it.
+    """
+
+    training: Draw[DrawnT]
+    held_out: Draw[DrawnT]
+    fields: Callable[[DrawnT], Fields]
 
 
 def pinned_sets(config: SetsConfigT, kind: RecordKind) -> SetsConfigT:
@@ -123,13 +131,18 @@ def sets_to_read(
     }
 
 
-def build_set(work: Work, config: ReadSet, *, kind: RecordKind, generate: Generate) -> None:
+def build_set(work: Work, config: ReadSet, *, kind: RecordKind, demo: DemoRecords[Any]) -> None:
     """Write training.parquet, held_out.parquet and rejected.parquet of a set."""
     sweep(work.path, keep=DOWNLOAD_FOLDER)
     if isinstance(config.origin, GeneratedSet):
-        demo = generate(config.origin.num_training, config.max_held_out, seed=config.seed)
+        training = demo.training(config.origin.num_training, seed=config.seed)
+        held_out = demo.held_out(config.max_held_out, seed=config.seed)
         counts = write_generated(
-            demo.training, demo.held_out, kind=kind, file=DEMO_SET, destination=work.path
+            map(demo.fields, training),
+            map(demo.fields, held_out),
+            kind=kind,
+            file=DEMO_SET,
+            destination=work.path,
         )
     else:
         downloads = work.path / DOWNLOAD_FOLDER
