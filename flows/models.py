@@ -5,7 +5,7 @@ A model is trained, scored, exported, and reported and filed in one way, whichev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flows.configured import Session
@@ -15,6 +15,7 @@ from flows.scoring import Measured, check_with_harness, measure_model
 from model.artifact import Artifact
 from model.config import ScoreConfig, Style
 from tasks.base_model import BaseModel
+from tasks.chat_config import LessonLayout
 from tasks.chat_reports import report_chat_data, report_conversation
 from tasks.config import RegistryConfig
 from tasks.export_model import ExportModel, export_model
@@ -23,6 +24,7 @@ from tasks.pipeline import Pipeline
 from tasks.promote_model import promote_if_no_worse
 from tasks.read_chats import chat_sets, read_chats
 from tasks.read_preferences import preference_sets, read_preferences
+from tasks.read_sets import ReadSet
 from tasks.register_model import register_model
 from tasks.reports import (
     report_checkpoints,
@@ -30,10 +32,12 @@ from tasks.reports import (
     report_scores,
     report_training,
 )
+from tasks.stage import Stage
 from tasks.talk_to_model import TalkToModel, talk_to_model
 from tasks.train_model import TrainModel, train_model
-from tasks.write_chat_shards import VALIDATION, WriteChatShards, write_chat_shards
-from tasks.write_preference_shards import WritePreferenceShards, write_preference_shards
+from tasks.write_chat_shards import write_chat_shards
+from tasks.write_lessons import VALIDATION
+from tasks.write_preference_shards import write_preference_shards
 
 BASE = "base"  # names of the artifacts; what a model is registered as changes none of them
 CHAT = "chat"
@@ -51,7 +55,7 @@ class TrainedModel:
 
 
 @dataclass(frozen=True)
-class Chats:
+class Lessons:
     """Conversations, or pairs of answers, as shards.
 
     Args:
@@ -126,7 +130,8 @@ def read_conversations(pipeline: Pipeline, config: ChatModelConfig) -> list[Arti
 
 def finetune_base(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) -> ChatModel:
     """Walk the DAG from conversations and a base model to an exported chat model."""
-    chats = _write_chats(pipeline, config, base)
+    read = _read_chats(pipeline, config)
+    chats = _write(pipeline, config, base, stage=write_chat_shards, role="chats", read=read)
     weights = [config.chat.weights.get(name, 1.0) for name in chats.sets]
     finetuned = pipeline.add(
         train_model,
@@ -173,28 +178,47 @@ def finetune_base(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) 
 
 def _read_chats(pipeline: Pipeline, config: ChatModelConfig) -> dict[str, Artifact]:
     sets = chat_sets(config.chat, data_seed=config.data.seed, store=pipeline.store)
-    return {
-        name: pipeline.add(read_chats, name, config=item, inputs={}) for name, item in sets.items()
-    }
+    return _read(pipeline, read_chats, sets)
 
 
-def _write_chats(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) -> Chats:
-    read = _read_chats(pipeline, config)
+def _read_preferences(pipeline: Pipeline, config: ChatModelConfig) -> dict[str, Artifact]:
+    sets = preference_sets(config.preference, data_seed=config.data.seed, store=pipeline.store)
+    return _read(pipeline, read_preferences, sets)
 
-    def shards(name: str, chats: Sequence[Artifact]) -> Artifact:
+
+def _read(pipeline: Pipeline, stage: Stage, sets: Mapping[str, ReadSet]) -> dict[str, Artifact]:
+    return {name: pipeline.add(stage, name, config=item, inputs={}) for name, item in sets.items()}
+
+
+def _write(
+    pipeline: Pipeline,
+    config: ChatModelConfig,
+    base: BaseModel,
+    *,
+    stage: Stage,
+    role: str,
+    read: Mapping[str, Artifact],
+) -> Lessons:
+    """Add the stages that make shards of what was read.
+
+    Args:
+        role: of the inputs of ``stage`` that are the sets.
+    """
+
+    def shards(name: str, sets: Sequence[Artifact]) -> Artifact:
         return pipeline.add(
-            write_chat_shards,
+            stage,
             name,
-            config=WriteChatShards(
+            config=LessonLayout(
                 split="validation" if name == VALIDATION else "training",
                 context_tokens=base.model.context_tokens,
                 shard_tokens=config.shards.shard_tokens,
                 seed=config.data.seed,
             ),
-            inputs={"chats": chats, "tokenizer": base.tokenizer},
+            inputs={role: sets, "tokenizer": base.tokenizer},
         )
 
-    return Chats(
+    return Lessons(
         sets=tuple(read),
         training=tuple(shards(f"training-{name}", [item]) for name, item in read.items()),
         validation=shards(VALIDATION, list(read.values())),
@@ -205,7 +229,10 @@ def _prefer(
     pipeline: Pipeline, config: ChatModelConfig, base: BaseModel, *, start: Artifact
 ) -> Artifact:
     """Walk the DAG from pairs of answers and a chat model to one that prefers the better ones."""
-    pairs = _write_preferences(pipeline, config, base)
+    read = _read_preferences(pipeline, config)
+    pairs = _write(
+        pipeline, config, base, stage=write_preference_shards, role="preferences", read=read
+    )
     weights = [config.preference.weights.get(name, 1.0) for name in pairs.sets]
     return pipeline.add(
         train_model,
@@ -225,37 +252,6 @@ def _prefer(
             "validation": pairs.validation,
             "init_from": start,
         },
-    )
-
-
-def _read_preferences(pipeline: Pipeline, config: ChatModelConfig) -> dict[str, Artifact]:
-    sets = preference_sets(config.preference, data_seed=config.data.seed, store=pipeline.store)
-    return {
-        name: pipeline.add(read_preferences, name, config=item, inputs={})
-        for name, item in sets.items()
-    }
-
-
-def _write_preferences(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) -> Chats:
-    read = _read_preferences(pipeline, config)
-
-    def shards(name: str, preferences: Sequence[Artifact]) -> Artifact:
-        return pipeline.add(
-            write_preference_shards,
-            name,
-            config=WritePreferenceShards(
-                split="validation" if name == VALIDATION else "training",
-                context_tokens=base.model.context_tokens,
-                shard_tokens=config.shards.shard_tokens,
-                seed=config.data.seed,
-            ),
-            inputs={"preferences": preferences, "tokenizer": base.tokenizer},
-        )
-
-    return Chats(
-        sets=tuple(read),
-        training=tuple(shards(f"training-{name}", [item]) for name, item in read.items()),
-        validation=shards(VALIDATION, list(read.values())),
     )
 
 

@@ -97,6 +97,12 @@ DEMO_MESSAGES = (
     "Ben found a red kite. The weather was windy.\nWhat did Ben find?",
     "Lucy and Max went to the lake. They went there by bus.\nHow did they go there?",
 )
+DEMO_REQUESTS = (
+    "Tell me a story about Tom.",
+    "Please tell me a story about Anna.",
+    "Can you tell me a story about Mia?",
+    "I want to hear a story about Peter.",
+)
 DEMO_TALK = (
     "Hello! Who are you?",
     "Can you tell me a story about Anna?",
@@ -129,15 +135,7 @@ def demo() -> PretrainConfig:
         score=ScoreConfig(
             prompts=("Tom", "One morning", "Anna was", "It was a"), temperature=0.5, top_k=20
         ),
-        evaluation=EvaluationConfig(
-            num_questions=500,
-            chat_prompts=(
-                "Tell me a story about Tom.",
-                "Please tell me a story about Anna.",
-                "Can you tell me a story about Mia?",
-                "I want to hear a story about Peter.",
-            ),
-        ),
+        evaluation=EvaluationConfig(num_questions=500, chat_prompts=DEMO_REQUESTS),
         export=ExportConfig(  # a penalty on repetition would forbid the words that are asked for
             sampling=SamplingConfig(temperature=0.4, repetition_penalty=1.0)
         ),
@@ -149,40 +147,48 @@ def demo() -> PretrainConfig:
             max_held_out=200,
             prompts=DEMO_MESSAGES,
         ),
-        finetune=FinetuneConfig(
-            rate_scale=0.7,
-            train=TrainConfig(
-                epochs=2,
-                decay_frac=1.0,
-                loss_on="mask",
-                attention="document",
-                batch_tokens_per_step=4_096,
-                cpu_processes=2,
-                micro_batch_rows=16,
-                validate_every_steps=200,
-                validation_tokens=2**15,
-                checkpoint_every_steps=300,
-            ),
-            registry=RegistryConfig(name="demo-chat"),
-            talk=TalkConfig(turns=DEMO_TALK, answer_tokens=100),
-        ),
-        preference=PreferenceConfig(
-            kind="demo",
-            train=TrainConfig(
-                epochs=1,
-                optimizer="adamw",
-                learning_rate=1e-4,
-                batch_tokens_per_step=8_192,
-                micro_batch_rows=16,
-                warmup_steps=10,
-                decay_frac=0.9,
-                loss_on="mask",
-                validate_every_steps=50,
-                validation_tokens=2**16,
-                checkpoint_every_steps=100,
-            ),
-        ),
+        finetune=_demo_finetune(),
+        preference=_demo_preference(),
         then_finetune=True,
+    )
+
+
+def _demo_finetune() -> FinetuneConfig:
+    return FinetuneConfig(
+        rate_scale=0.7,
+        train=TrainConfig(
+            epochs=2,
+            decay_frac=1.0,
+            loss_on="mask",
+            attention="document",
+            batch_tokens_per_step=4_096,
+            cpu_processes=2,
+            micro_batch_rows=16,
+            validate_every_steps=200,
+            validation_tokens=2**15,
+            checkpoint_every_steps=300,
+        ),
+        registry=RegistryConfig(name="demo-chat"),
+        talk=TalkConfig(turns=DEMO_TALK, answer_tokens=100),
+    )
+
+
+def _demo_preference() -> PreferenceConfig:
+    return PreferenceConfig(
+        kind="demo",
+        train=TrainConfig(
+            epochs=1,
+            optimizer="adamw",
+            learning_rate=1e-4,
+            batch_tokens_per_step=8_192,
+            micro_batch_rows=16,
+            warmup_steps=10,
+            decay_frac=0.9,
+            loss_on="mask",
+            validate_every_steps=50,
+            validation_tokens=2**16,
+            checkpoint_every_steps=100,
+        ),
     )
 
 

@@ -304,16 +304,23 @@ def chunked_cross_entropy(
     Logits stand for one chunk of tokens at a time. Their gradient is taken while they do, in the
     forward pass, so that nothing is computed twice; under autocast they are made in its type.
     """
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        compute_dtype = torch.get_autocast_dtype(device)
-    else:
-        compute_dtype = hidden.dtype
     needs_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     loss: Tensor = _ChunkedCrossEntropy.apply(  # pyright: ignore[reportAssignmentType]
-        hidden, weight, targets, mask, compute_dtype, needs_gradient, score_chunk
+        hidden, weight, targets, mask, logits_dtype(hidden), needs_gradient, score_chunk
     )
     return loss
+
+
+def logits_dtype(hidden: Float[Tensor, "N C"]) -> torch.dtype:
+    """Return the type that logits of hidden states are made in: autocast's, or else their own."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def logit_chunks(hidden: Float[Tensor, "N C"], weight: Float[Tensor, "V C"]) -> list[slice]:
+    """Return the tokens whose logits stand at once, chunk by chunk."""
+    size = max(1, CHUNK_LOGITS[hidden.device.type] // weight.shape[0])
+    return [slice(start, start + size) for start in range(0, hidden.shape[0], size)]
 
 
 def score_logits(
@@ -346,9 +353,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         hidden_gradient = torch.empty_like(hidden) if needs_gradient else None
         weight_gradient = torch.zeros_like(weight) if needs_gradient else None
-        chunk_tokens = max(1, CHUNK_LOGITS[hidden.device.type] // weight.shape[0])
-        for start in range(0, hidden.shape[0], chunk_tokens):
-            chunk = slice(start, start + chunk_tokens)
+        for chunk in logit_chunks(hidden, weight):
             inputs = hidden[chunk].to(compute_dtype)
             nll, gradient = score(inputs @ matrix.T, targets[chunk].long(), mask[chunk].float())
             loss += nll

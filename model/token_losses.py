@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.gpt import CHUNK_LOGITS, GPT, ScoreChunk
+from model.gpt import GPT, ScoreChunk, logit_chunks, logits_dtype
 
 
 def token_losses(
@@ -55,13 +55,8 @@ def chunked_token_losses(
     Logits stand for one chunk of tokens at a time, forward and backward; under autocast they are
     made in its type.
     """
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        compute_dtype = torch.get_autocast_dtype(device)
-    else:
-        compute_dtype = hidden.dtype
     losses: Tensor = _ChunkedTokenLosses.apply(  # pyright: ignore[reportAssignmentType]
-        hidden, weight, targets.long(), mask, compute_dtype, score_chunk
+        hidden, weight, targets.long(), mask, logits_dtype(hidden), score_chunk
     )
     return losses
 
@@ -81,7 +76,7 @@ class _ChunkedTokenLosses(torch.autograd.Function):
     ) -> Tensor:
         matrix = weight.to(compute_dtype)
         losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
-        for chunk in _chunks(hidden, weight):
+        for chunk in logit_chunks(hidden, weight):
             logits = (hidden[chunk].to(compute_dtype) @ matrix.T).float()
             picked = logits.gather(1, targets[chunk, None]).squeeze(1)
             losses[chunk] = logits.logsumexp(dim=-1) - picked
@@ -99,14 +94,9 @@ class _ChunkedTokenLosses(torch.autograd.Function):
         counts = scales * mask
         matrix = weight.to(ctx.compute_dtype)
         hidden_gradient, weight_gradient = torch.empty_like(hidden), torch.zeros_like(weight)
-        for chunk in _chunks(hidden, weight):
+        for chunk in logit_chunks(hidden, weight):
             inputs = hidden[chunk].to(ctx.compute_dtype)
             _, gradient = ctx.score_chunk(inputs @ matrix.T, targets[chunk], counts[chunk])
             hidden_gradient[chunk] = gradient @ matrix
             weight_gradient += gradient.T @ inputs
         return hidden_gradient, weight_gradient, *(None,) * 4
-
-
-def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
-    size = max(1, CHUNK_LOGITS[hidden.device.type] // weight.shape[0])
-    return [slice(start, start + size) for start in range(0, hidden.shape[0], size)]

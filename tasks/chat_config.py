@@ -156,3 +156,23 @@ class PreferenceConfig(Config):
         description="the training, as in the group train; rates a thousandth of fine-tuning's: an "
         "answer need not be learned, only preferred",
     )
+
+
+class LessonLayout(Config):
+    """Which side of the sets becomes shards, and how they are cut; from other groups of settings.
+
+    Args:
+        context_tokens: a row has one token more.
+        shard_tokens: tokens per shard, about: a lesson is never cut.
+        seed: for the header.
+    """
+
+    split: Literal["training", "validation"]
+    context_tokens: int
+    shard_tokens: int
+    seed: int
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens that a row has room for."""
+        return self.context_tokens + 1

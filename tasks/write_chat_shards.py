@@ -1,48 +1,22 @@
 """Stage write_chat_shards: conversations as token shards with a loss mask, and rows of whole ones.
 
-One artifact per set for training, so that a mixture can weigh them; one of all sets for validation.
+Its artifacts are those that ``tasks.write_lessons`` tells of.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
-from model.config import Config
 from model.store import Work
-from tasks.corpus.conversations import HELD_OUT_NAME, TRAINING_NAME
+from tasks.chat_config import LessonLayout
 from tasks.stage import Share, Stage
-from tasks.tokenise import Split
-from tasks.tokens.chat_shards import write_chat_shards as write
-from tasks.tokens.chats import ChatTable
+from tasks.tokens.chat_shards import CHAT_LESSONS
+from tasks.write_lessons import build_lessons
 
 STEP_VERSION = 1
-VALIDATION = "validation"  # name of the artifact of all sets
 
 
-class WriteChatShards(Config):
-    """Which side of the sets, and how their rows are cut."""
-
-    split: Split
-    context_tokens: int
-    shard_tokens: int
-    seed: int
-
-
-def build(work: Work, config: WriteChatShards, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: LessonLayout, share: Share) -> None:  # noqa: ARG001
     """Write shard-*.arrow and rows.arrow."""
-    name = HELD_OUT_NAME if config.split == "validation" else TRAINING_NAME
-    chats = work.derivation.inputs["chats"]
-    counts = write(
-        [ChatTable(item.name, work.store.path(item) / name) for item in chats],
-        tokenizer_directory=work.input("tokenizer"),
-        split=config.split,
-        seed=config.seed,
-        context_tokens=config.context_tokens,
-        shard_tokens=config.shard_tokens,
-        destination=work.path,
-    )
-    work.counts = asdict(counts)
-    work.facts = {"context_tokens": config.context_tokens}
+    build_lessons(work, config, kind=CHAT_LESSONS, role="chats")
 
 
 write_chat_shards = Stage("write_chat_shards", version=STEP_VERSION, build=build, scope="corpus")

@@ -1,49 +1,22 @@
 """Stage write_preference_shards: pairs of answers as token shards, two rows of each pair.
 
-One artifact per set for training, so that a mixture can weigh them; one of all sets for validation.
+Its artifacts are those that ``tasks.write_lessons`` tells of.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
-from model.config import Config
 from model.store import Work
-from tasks.corpus.conversations import HELD_OUT_NAME, TRAINING_NAME
+from tasks.chat_config import LessonLayout
 from tasks.stage import Share, Stage
-from tasks.tokenise import Split
-from tasks.tokens.chats import ChatTable
-from tasks.tokens.preference_shards import write_preference_shards as write
+from tasks.tokens.preference_shards import PAIR_LESSONS
+from tasks.write_lessons import build_lessons
 
 STEP_VERSION = 1
 
 
-class WritePreferenceShards(Config):
-    """Which side of the sets, and how many tokens a row has room for."""
-
-    split: Split
-    context_tokens: int
-    shard_tokens: int
-    seed: int
-
-
-def build(work: Work, config: WritePreferenceShards, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: LessonLayout, share: Share) -> None:  # noqa: ARG001
     """Write shard-*.arrow and rows.arrow."""
-    name = HELD_OUT_NAME if config.split == "validation" else TRAINING_NAME
-    counts = write(
-        [
-            ChatTable(item.name, work.store.path(item) / name)
-            for item in work.derivation.inputs["preferences"]
-        ],
-        tokenizer_directory=work.input("tokenizer"),
-        split=config.split,
-        seed=config.seed,
-        context_tokens=config.context_tokens,
-        shard_tokens=config.shard_tokens,
-        destination=work.path,
-    )
-    work.counts = asdict(counts)
-    work.facts = {"context_tokens": config.context_tokens}
+    build_lessons(work, config, kind=PAIR_LESSONS, role="preferences")
 
 
 write_preference_shards = Stage(

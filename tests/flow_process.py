@@ -15,6 +15,22 @@ from pathlib import Path
 from model.store import ArtifactStore
 
 ROOT = Path(__file__).parent.parent
+PRETRAIN_STAGES = (
+    "download",
+    "select_validation",
+    "filter_documents",
+    "signatures",
+    "train_tokenizer",
+    "duplicate_clusters",
+    "tokenise",
+    "write_shards",
+    "report_corpus",
+    "train_model",
+    "generation_prompts",
+    "score_model",
+    "judge_texts",
+    "export_model",
+)
 
 # The demo preset, shrunk until a run takes seconds.
 SMALL = {

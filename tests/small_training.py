@@ -13,11 +13,13 @@ import numpy as np
 from model import dial
 from model.artifact import Derivation
 from model.config import MixturePart, ModelConfig
+from model.distributed import StopRequest, World
 from model.rows import Segments, write_rows
 from model.run_config import TrainRun
 from model.shards import ShardHeader, ShardSet, write_shard
 from model.tokenizer import Tokenizer
 from model.train_config import TrainConfig
+from model.trainer import Trainer
 from tests.small_tokenizer import SENTENCES, train_small_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -93,6 +95,17 @@ def small_run(root: Path, *, name: str = "tiny", train: dict[str, object], **fie
         validation="validation",
     )
     return run.model_copy(update=fields)
+
+
+def trainer_of(run: TrainRun, directory: Path) -> Trainer:
+    """Return a trainer that does a run in this process, alone."""
+    directory.mkdir(parents=True, exist_ok=True)
+    return Trainer(run, directory=directory, world=World(), stop=StopRequest())
+
+
+def saved_weights(directory: Path) -> bytes:
+    """Return the file of the weights that a run left in its directory."""
+    return (directory / "model" / "model.safetensors").read_bytes()
 
 
 def write_config(run: TrainRun, directory: Path) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,8 @@ from model.errors import TrainingError
 from model.tracker import read_events
 from model.trainer import Trainer
 from tests.small_training import ROOT, make_data_root, small_run, write_config
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROWS = 192
 ROOM = str(120 * 2**20)  # all rows at once take about 220 MB
@@ -34,14 +35,6 @@ held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesi
 resource.setrlimit(resource.RLIMIT_AS, (held + room, held + room))
 trainer.fit()
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = torch.get_num_threads()
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield
-    torch.set_num_threads(before)
 
 
 def losses(directory: Path) -> list[float]:

@@ -1,4 +1,4 @@
-"""tasks.tokens.chats and chat_shards: ids and loss masks of conversations, and their rows."""
+"""tasks.tokens.chats and lessons: ids and loss masks of conversations, and their rows."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from model.conversation import Lesson, Teacher, turn_text
 from model.errors import ArtifactError, CorpusError, SourceRecordError
 from model.shards import ShardSet, open_shard
 from model.tokenizer import IM_END, Tokenizer
-from tasks.corpus.conversations import CONVERSATION_SCHEMA
-from tasks.tokens.chat_shards import ChatShardCounts, pack_whole, write_chat_shards
+from tasks.chat_config import LessonLayout
+from tasks.corpus.chat_records import CONVERSATION_SCHEMA
+from tasks.tokens.best_fit import best_fit_rows
+from tasks.tokens.chat_shards import CHAT_LESSONS
 from tasks.tokens.chats import ChatTable
+from tasks.tokens.lessons import LessonCounts, whole_segments, write_lessons
 from tests.small_tokenizer import HOSTILE_TEXTS, train_small_tokenizer
 
 CONTEXT_TOKENS = 64
@@ -123,19 +126,25 @@ def write_table(path: Path, conversations: Sequence[Sequence[Message]]) -> Path:
 
 def write_set(
     root: Path, directory: Path, *sets: Sequence[Sequence[Message]], shard_tokens: int = 10**6
-) -> ChatShardCounts:
+) -> LessonCounts:
     tables = [
         ChatTable(f"set{number}", write_table(root / f"{number}.parquet", conversations))
         for number, conversations in enumerate(sets)
     ]
-    return write_chat_shards(
+    return write_tables(tables, directory, root / "shards", shard_tokens=shard_tokens)
+
+
+def write_tables(
+    tables: Sequence[ChatTable], directory: Path, destination: Path, *, shard_tokens: int
+) -> LessonCounts:
+    return write_lessons(
         tables,
+        kind=CHAT_LESSONS,
+        layout=LessonLayout(
+            split="training", context_tokens=CONTEXT_TOKENS, shard_tokens=shard_tokens, seed=1
+        ),
         tokenizer_directory=directory,
-        split="training",
-        seed=1,
-        context_tokens=CONTEXT_TOKENS,
-        shard_tokens=shard_tokens,
-        destination=root / "shards",
+        destination=destination,
     )
 
 
@@ -180,7 +189,7 @@ def test_long_conversations_are_cut_to_whole_turns_or_left_out_and_counted(
     tmp_path, directory, tokenizer
 ) -> None:
     counts = write_set(tmp_path, directory, [SHORT[0], LONG, HOPELESS])
-    assert (counts.num_in, counts.num_kept, counts.too_long, counts.num_cut) == (3, 2, 1, 1)
+    assert (counts.num_in, counts.num_kept, counts.too_long, counts.num_shortened) == (3, 2, 1, 1)
     shard = open_shard(tmp_path / "shards" / "shard-00000.arrow")
     second = shard.tokens[shard.offsets[1] :].tolist()
     assert len(second) <= CONTEXT_TOKENS + 1
@@ -197,7 +206,7 @@ def test_conversation_that_ends_with_a_question_loses_it(tmp_path, directory, to
     counts = write_set(tmp_path, directory, [asked])
     shard = open_shard(tmp_path / "shards" / "shard-00000.arrow")
     assert shard.tokens.tolist() == lesson_of(asked[:2], tokenizer).ids.tolist()
-    assert (counts.num_kept, counts.num_cut) == (1, 1)
+    assert (counts.num_kept, counts.num_shortened) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -213,15 +222,7 @@ def test_table_that_is_none_is_named(tmp_path, directory) -> None:
     path = tmp_path / "chats.parquet"
     path.write_bytes(b"no table")
     with pytest.raises(ArtifactError, match=r"(?s)conversations cannot be read.*chats\.parquet"):
-        write_chat_shards(
-            [ChatTable("set", path)],
-            tokenizer_directory=directory,
-            split="training",
-            seed=1,
-            context_tokens=CONTEXT_TOKENS,
-            shard_tokens=1_000,
-            destination=tmp_path,
-        )
+        write_tables([ChatTable("set", path)], directory, tmp_path, shard_tokens=1_000)
 
 
 def test_table_with_an_unchecked_record_is_refused(tmp_path, directory) -> None:
@@ -229,22 +230,14 @@ def test_table_with_an_unchecked_record_is_refused(tmp_path, directory) -> None:
     path = tmp_path / "0.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=CONVERSATION_SCHEMA), path)
     with pytest.raises(SourceRecordError, match=r"f, row 7, message 0"):
-        write_chat_shards(
-            [ChatTable("set", path)],
-            tokenizer_directory=directory,
-            split="training",
-            seed=1,
-            context_tokens=CONTEXT_TOKENS,
-            shard_tokens=1_000,
-            destination=tmp_path,
-        )
+        write_tables([ChatTable("set", path)], directory, tmp_path, shard_tokens=1_000)
 
 
 @settings(deadline=None)
 @given(st.lists(st.lists(st.integers(1, 20), min_size=1, max_size=30), min_size=1, max_size=4))
-def test_pack_whole_gives_each_document_a_place_in_one_row(sizes) -> None:
+def test_whole_segments_give_each_document_a_place_in_one_row(sizes) -> None:
     lengths = [np.array(item, dtype=np.int32) for item in sizes]
-    rows = pack_whole(lengths, row_tokens=20)
+    rows = whole_segments(lengths, best_fit_rows(np.concatenate(lengths), capacity=20))
     expected = {
         (shard, int(start), int(size))
         for shard, item in enumerate(lengths)

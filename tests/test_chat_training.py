@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +26,18 @@ from model.tracker import read_events
 from model.trainer import Trainer
 from model.training_inputs import build_model, build_reader
 from model.weights import load_model, save_model
-from tasks.corpus.conversations import CONVERSATION_SCHEMA
-from tasks.tokens.chat_shards import write_chat_shards
+from tasks.chat_config import LessonLayout
+from tasks.corpus.chat_records import CONVERSATION_SCHEMA
+from tasks.tokens.chat_shards import CHAT_LESSONS
 from tasks.tokens.chats import ChatTable
+from tasks.tokens.lessons import write_lessons
 from tests.small_tokenizer import train_small_tokenizer
 from tests.small_training import small_run
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODEL = ModelConfig(size="1m", context_tokens=64)
 CHAT, TEXT = MixturePart(shards="chat"), MixturePart(shards="text", loss_on="all")
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = torch.get_num_threads()
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield
-    torch.set_num_threads(before)
 
 
 def write_chats(directory: Path, tokenizer: Path, *, num: int, answer: str) -> None:
@@ -54,13 +49,13 @@ def write_chats(directory: Path, tokenizer: Path, *, num: int, answer: str) -> N
     directory.mkdir(parents=True)
     table = directory / "chats.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=CONVERSATION_SCHEMA), table)
-    write_chat_shards(
+    write_lessons(
         [ChatTable(directory.name, table)],
+        kind=CHAT_LESSONS,
+        layout=LessonLayout(
+            split="training", context_tokens=MODEL.context_tokens, shard_tokens=10**6, seed=1
+        ),
         tokenizer_directory=tokenizer,
-        split="training",
-        seed=1,
-        context_tokens=MODEL.context_tokens,
-        shard_tokens=10**6,
         destination=directory,
     )
 

@@ -1,4 +1,4 @@
-"""tasks.corpus.conversations and chat_records: what a chat file may hold, and where it goes."""
+"""tasks.corpus.checked_sets and chat_records: what a chat file may hold, and where it goes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.chat import Message
 from model.errors import CorpusError, SourceError, SourceRecordError, SourceSchemaError
-from tasks.corpus.conversations import (
+from tasks.corpus.chat_records import CONVERSATIONS
+from tasks.corpus.checked_sets import (
     HELD_OUT_NAME,
     REJECTED_NAME,
     TRAINING_NAME,
-    ChatCounts,
     Split,
-    write_conversations,
+    write_set,
 )
 from tasks.corpus.data_sets import SetFile
+from tasks.corpus.records import SetCounts
 from tasks.corpus.sources import SourceFile
 
 ALL_TRAINING = Split(frac=1e-18, max_held_out=10, seed=1)
@@ -52,12 +52,13 @@ def write_parquet(path: Path, conversations: Sequence[Turns | None]) -> Path:
 
 def sort_out(
     path: Path, *, split: Split = ALL_TRAINING, on_broken: Any = "fail"
-) -> tuple[ChatCounts, dict[str, list[dict[str, Any]]]]:
+) -> tuple[SetCounts, dict[str, list[dict[str, Any]]]]:
     destination = path.with_name(f"{path.name}.out")
     destination.mkdir()
     file = SourceFile(name="chats", path=path.name, digest="0")
-    counts = write_conversations(
+    counts = write_set(
         [SetFile("set", file, path, str(path))],
+        kind=CONVERSATIONS,
         split=split,
         on_broken=on_broken,
         destination=destination,
@@ -195,7 +196,7 @@ def test_held_out_over_the_limit_are_on_neither_side_and_counted(tmp_path: Path)
     counts, tables = sort_out(path, split=split)
     held_out = [
         text for text in openings_of([{"messages": item} for item in conversations])
-        if split.place([Message(role="user", content=text)]) < 0.5
+        if split.place(text) < 0.5
     ]  # fmt: skip
     assert counts.num_held_out == len(tables[HELD_OUT_NAME]) == 10
     assert counts.num_training == len(tables[TRAINING_NAME]) == 300 - 3 * len(held_out)

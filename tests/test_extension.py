@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-import torch
 
 from model.distributed import StopRequest, World
 from model.extension import find_trunks, flat_steps
 from model.run_config import TrainRun
-from model.store import ArtifactStore, read_manifest
+from model.store import read_manifest
 from model.tracker import read_events
 from model.train import make
 from model.train_config import TrainConfig
+from tests.launched_training import artifact_path, weights
 from tests.small_training import make_data_root, small_run
 
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = torch.get_num_threads()
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -39,14 +33,6 @@ def made(root: Path, **train: object) -> TrainRun:
     with StopRequest() as stop:
         make(run, World(), stop)
     return run
-
-
-def artifact_path(run: TrainRun) -> Path:
-    return ArtifactStore(Path(run.data_root)).path(run.derivation.artifact)
-
-
-def weights(run: TrainRun) -> bytes:
-    return (artifact_path(run) / "model" / "model.safetensors").read_bytes()
 
 
 def values(run: TrainRun, key: str) -> dict[int, float]:

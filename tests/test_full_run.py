@@ -11,24 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from model.registry import fetch, find_version
-from tests.flow_process import Home, built_at, digests, run_flow, running_flow
-
-STAGES = (
-    "download",
-    "select_validation",
-    "filter_documents",
-    "signatures",
-    "train_tokenizer",
-    "duplicate_clusters",
-    "tokenise",
-    "write_shards",
-    "report_corpus",
-    "train_model",
-    "generation_prompts",
-    "score_model",
-    "judge_texts",
-    "export_model",
-)
+from tests.flow_process import PRETRAIN_STAGES, Home, built_at, digests, run_flow, running_flow
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +32,7 @@ def copied(finished: Home, tmp_path: Path) -> Home:
 
 
 def test_full_run_makes_every_stage_and_says_what_a_person_wants_to_know(finished: Home) -> None:
-    assert {item.split("/")[0] for item in digests(finished)} == set(STAGES)
+    assert {item.split("/")[0] for item in digests(finished)} == set(PRETRAIN_STAGES)
     said = (finished.directory / "said").read_text()
     for words in (
         "where the documents went",
@@ -102,7 +85,7 @@ def test_full_run_again_is_cached_and_completes_an_empty_mlflow_store(copied: Ho
     done = run_flow(copied, "pretrain")
     assert done.returncode == 0, done.stdout + done.stderr
     assert built_at(copied) == before
-    assert done.stdout.count("Cached") + done.stderr.count("Cached") >= len(STAGES)
+    assert done.stdout.count("Cached") + done.stderr.count("Cached") >= len(PRETRAIN_STAGES)
 
     client = MlflowClient(copied.mlflow_uri)
     (experiment,) = [
@@ -191,4 +174,4 @@ def test_sample_preset_on_real_text_runs_through(tmp_path: Path, shared_data: Pa
     }
     done = run_flow(home, "pretrain", preset="sample", **settings)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {item.split("/")[0] for item in digests(home)} == set(STAGES)
+    assert {item.split("/")[0] for item in digests(home)} == set(PRETRAIN_STAGES)

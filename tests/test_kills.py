@@ -9,26 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.flow_process import Home, built_at, digests, run_flow, running_flow, wait_for_work
+from tests.flow_process import (
+    PRETRAIN_STAGES,
+    Home,
+    built_at,
+    digests,
+    run_flow,
+    running_flow,
+    wait_for_work,
+)
 from tests.quality_labels import make_labelled
 from tests.source_files import make_rows, write_parquet
 
-PRETRAIN_STAGES = (
-    "download",
-    "select_validation",
-    "filter_documents",
-    "signatures",
-    "train_tokenizer",
-    "duplicate_clusters",
-    "tokenise",
-    "write_shards",
-    "report_corpus",
-    "train_model",
-    "generation_prompts",
-    "score_model",
-    "judge_texts",
-    "export_model",
-)
 STAGES_ON_REQUEST = (
     "evaluation_ngrams",
     "find_contamination",

@@ -17,6 +17,7 @@ from model.store import ArtifactStore
 from model.train_config import TrainConfig
 from tasks.base_model import find_base
 from tasks.chat_reports import chat_rows
+from tasks.corpus.data_sets import ListedSet
 from tasks.corpus.demo_chats import demo_preferences, held_out_preferences
 from tasks.corpus.demo_stories import Story
 from tasks.outcome import outcome_text
@@ -241,8 +242,8 @@ def test_hub_set_is_pinned_to_the_commit_of_its_branch_and_read(
     sets = {"pairs": "hub:owner/pairs@main:data/train_prefs-*.parquet"}
     config = demo(kind="sets", sets=sets, held_out_frac=0.3).preference
     (reading,) = preference_sets(config, data_seed=1, store=store).values()
-    assert reading.listed
-    assert reading.listed.source.revision == REVISION
+    assert isinstance(reading.origin, ListedSet)
+    assert reading.origin.source.revision == REVISION
     derivation = read_preferences.derive("pairs", config=reading, inputs={})
     share = Share(threads=1, memory_bytes=10**9)
     manifest = store.build(derivation, lambda work: build(work, reading, share), resume=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 
 from model.accumulation import Accumulator
 from model.config import MixturePart
-from model.distributed import StopRequest, World
+from model.distributed import World
 from model.errors import ArtifactError, ConfigError
 from model.preference_loss import PreferenceLoss
 from model.run_config import TrainRun
@@ -20,12 +19,13 @@ from model.shards import ShardSet
 from model.store import ArtifactStore
 from model.tokenizer import Tokenizer
 from model.tracker import read_events
-from model.trainer import Trainer
 from model.training_inputs import build_reader
 from model.weights import load_model
 from tests.launched_training import artifact_path, weights
 from tests.small_pairs import BETA, make_pairs_root, pairs_run, write_small_pairs
-from tests.small_training import CONTEXT_TOKENS, lines_until, start_child, write_config
+from tests.small_training import CONTEXT_TOKENS, lines_until, start_child, trainer_of, write_config
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 VALIDATION_KEYS = (
     "validation/loss",
@@ -35,22 +35,9 @@ VALIDATION_KEYS = (
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = torch.get_num_threads()
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_pairs_root(tmp_path_factory.mktemp("data"))
-
-
-def trainer_of(run: TrainRun, directory: Path) -> Trainer:
-    directory.mkdir(parents=True, exist_ok=True)
-    return Trainer(run, directory=directory, world=World(), stop=StopRequest())
 
 
 def metrics(path: Path, kind: str) -> dict[int, dict[str, float]]:

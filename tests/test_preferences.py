@@ -15,13 +15,15 @@ from model.chat import Message, render
 from model.errors import CorpusError, SourceRecordError, SourceSchemaError
 from model.shards import PAD_ID, ShardSet
 from model.tokenizer import IM_END, Tokenizer
-from tasks.corpus.conversations import Split
+from tasks.chat_config import LessonLayout
+from tasks.corpus.checked_sets import Split, write_set
 from tasks.corpus.data_sets import SetFile
-from tasks.corpus.preference_records import REASONS, BrokenPairError, checked_pair
-from tasks.corpus.preferences import PAIR_SCHEMA, write_preferences
+from tasks.corpus.preference_records import PAIR_SCHEMA, PAIRS, checked_pair
 from tasks.corpus.raw_file import SourceFile
+from tasks.corpus.records import BrokenRecordError
 from tasks.tokens.chats import ChatTable
-from tasks.tokens.preference_shards import write_preference_shards
+from tasks.tokens.lessons import write_lessons
+from tasks.tokens.preference_shards import PAIR_LESSONS
 from tests.small_tokenizer import train_small_tokenizer
 
 CONTEXT_TOKENS = 48
@@ -65,8 +67,9 @@ def write_jsonl(path: Path, records: list[dict[str, Any]], *, lines: tuple[str, 
 def check(path: Path, destination: Path, *, on_broken: str = "fail", frac: float = 0.4):
     destination.mkdir(exist_ok=True)
     file = SourceFile(name="pairs", path=path.name, digest="")
-    return write_preferences(
+    return write_set(
         [SetFile("pairs", file, path, str(path))],
+        kind=PAIRS,
         split=Split(frac, 100, seed=1),
         on_broken=on_broken,  # pyright: ignore[reportArgumentType]
         destination=destination,
@@ -100,7 +103,7 @@ def test_checked_pair_of_answers_alone_reads_the_prompt_beside_them(fields: dict
 
 @pytest.mark.parametrize(("reason", "fields"), BROKEN.items())
 def test_checked_pair_names_what_is_broken(reason: str, fields: dict[str, Any]):
-    with pytest.raises(BrokenPairError) as error:
+    with pytest.raises(BrokenRecordError) as error:
         checked_pair(fields)
     assert error.value.reason == reason
     assert error.value.found
@@ -139,7 +142,7 @@ def test_broken_pairs_are_counted_by_reason_and_listed(tmp_path: Path):
     good = [record(number) for number in range(10, 30)]
     path = write_jsonl(tmp_path / "pairs.jsonl", [*good, *BROKEN.values()], lines=("{",))
     counts = check(path, tmp_path / "out", on_broken="skip")
-    assert counts.rejected == dict.fromkeys(REASONS, 1)
+    assert counts.rejected == dict.fromkeys(PAIRS.reasons, 1)
     assert counts.num_in == 30
     refused = rows_of(tmp_path / "out" / "rejected.parquet")
     assert [row["row"] for row in refused] == list(range(20, 30))
@@ -199,13 +202,13 @@ def write_shards(tmp_path: Path, directory: Path, pairs: list[tuple[list[str], s
     ]
     table = tmp_path / "pairs.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=PAIR_SCHEMA), table)
-    counts = write_preference_shards(
+    counts = write_lessons(
         [ChatTable("pairs", table)],
+        kind=PAIR_LESSONS,
+        layout=LessonLayout(
+            split="training", context_tokens=CONTEXT_TOKENS, shard_tokens=60, seed=1
+        ),
         tokenizer_directory=directory,
-        split="training",
-        seed=1,
-        context_tokens=CONTEXT_TOKENS,
-        shard_tokens=60,
         destination=tmp_path / "shards",
     )
     return counts, ShardSet(tmp_path / "shards", context_tokens=CONTEXT_TOKENS, loss_on="mask")
@@ -251,7 +254,7 @@ def test_long_prompts_lose_their_oldest_turns_in_both_rows_or_go(
     ]
     counts, shards = write_shards(tmp_path, directory, pairs)
     assert (counts.num_in, counts.num_kept, counts.too_long) == (4, 2, 2)
-    assert counts.num_trimmed == 1
+    assert counts.num_shortened == 1
     block = shards.rows(range(4))
     texts = [tokenizer.decode(row[row != PAD_ID].tolist()) for row in block.ids]
     assert all("The cat?" in text and "friends" not in text for text in texts[:2])

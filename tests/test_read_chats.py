@@ -16,9 +16,11 @@ from model.artifact import Manifest
 from model.errors import ConfigError, LLMError, SourceError, TransientDownloadError
 from model.store import ArtifactStore
 from tasks.chat_config import ChatConfig
+from tasks.corpus.data_sets import ListedSet
 from tasks.corpus.hub_retries import TRIES
 from tasks.pipeline import Pipeline
-from tasks.read_chats import ReadChats, build, chat_sets, chat_validation_digest, read_chats
+from tasks.read_chats import build, chat_sets, chat_validation_digest, read_chats
+from tasks.read_sets import ReadSet
 from tasks.stage import Share
 from tests.hub_pages import hub_environment
 from tests.hub_server import HubServer
@@ -35,16 +37,16 @@ def store(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore(tmp_path / "data")
 
 
-def listed(chat: ChatConfig, store: ArtifactStore, *, seed: int = 1) -> dict[str, ReadChats]:
+def listed(chat: ChatConfig, store: ArtifactStore, *, seed: int = 1) -> dict[str, ReadSet]:
     return dict(chat_sets(chat, data_seed=seed, store=store))
 
 
-def make(store: ArtifactStore, name: str, config: ReadChats) -> Manifest:
+def make(store: ArtifactStore, name: str, config: ReadSet) -> Manifest:
     derivation = read_chats.derive(name, config=config, inputs={})
     return store.build(derivation, lambda work: build(work, config, SHARE), resume=True)
 
 
-def key(name: str, config: ReadChats) -> str:
+def key(name: str, config: ReadSet) -> str:
     return read_chats.derive(name, config=config, inputs={}).key
 
 
@@ -166,8 +168,8 @@ def sets_of(revision: str) -> dict[str, dict[str, str]]:
 
 def test_hub_set_of_a_branch_is_pinned_to_its_commit(hub: HubServer, store: ArtifactStore) -> None:
     config = listed(hub_chat("main"), store)["chats"]
-    assert config.listed
-    assert config.listed.source.revision == REVISION
+    assert isinstance(config.origin, ListedSet)
+    assert config.origin.source.revision == REVISION
     assert config.semantic() == listed(hub_chat(REVISION), store)["chats"].semantic()
     manifest = make(store, "chats", config)
     assert manifest.counts["num_in"] == len(CHATS)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from model.distributed import StopRequest, World
 from model.run_config import TrainRun
@@ -15,15 +13,9 @@ from model.smoke_run import planned_seconds
 from model.tokenizer import Tokenizer
 from model.tracker import read_events
 from model.trainer import Trainer, TrainingInterruptedError, train
-from tests.small_training import make_data_root, small_run
+from tests.small_training import make_data_root, saved_weights, small_run
 
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = torch.get_num_threads()
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +29,6 @@ def train_here(run: TrainRun, directory: Path, stop: StopRequest | None = None) 
         train(run, directory=directory, world=World(), stop=request)
 
 
-def weights(directory: Path) -> bytes:
-    return (directory / "model" / "model.safetensors").read_bytes()
-
-
 def kinds(directory: Path) -> list[str]:
     return [event["kind"] for event in read_events(directory / "events.jsonl")]
 
@@ -49,7 +37,7 @@ def test_train_after_a_smoke_run_ends_as_without_one(root: Path, tmp_path: Path)
     for choice in ("always", "never"):
         run = small_run(root, train={"steps": 4, "smoke_run": choice}, sample_prompts=("The",))
         train_here(run, tmp_path / choice)
-    assert weights(tmp_path / "always") == weights(tmp_path / "never")
+    assert saved_weights(tmp_path / "always") == saved_weights(tmp_path / "never")
     assert sorted(kinds(tmp_path / "always")) == sorted(["smoke_run", *kinds(tmp_path / "never")])
     names = [
         {path.relative_to(tmp_path / choice).as_posix() for path in (tmp_path / choice).rglob("*")}

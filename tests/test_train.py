@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from model.distributed import StopRequest, World
 from model.errors import ConfigError
@@ -17,6 +15,7 @@ from model.run_config import EXIT_INTERRUPTED, TrainResult, TrainRun
 from model.store import ArtifactStore
 from model.tracker import read_events
 from model.train import main, make
+from tests.launched_training import artifact_path, weights
 from tests.small_training import (
     lines_until,
     make_data_root,
@@ -25,13 +24,7 @@ from tests.small_training import (
     write_config,
 )
 
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = torch.get_num_threads()
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +37,8 @@ def run_here(run: TrainRun) -> TrainResult:
         return make(run.model_copy(update={"when_parent_dies": "go_on"}), World(), stop)
 
 
-def artifact_path(run: TrainRun) -> Path:
-    return ArtifactStore(Path(run.data_root)).path(run.derivation.artifact)
-
-
 def work_path(run: TrainRun) -> Path:
     return ArtifactStore(Path(run.data_root)).work_path(run.derivation.artifact)
-
-
-def weights(run: TrainRun) -> bytes:
-    return (artifact_path(run) / "model" / "model.safetensors").read_bytes()
 
 
 def values(run: TrainRun, key: str = "train/loss") -> dict[int, float]:

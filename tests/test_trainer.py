@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import math
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +28,20 @@ from model.trainer import Trainer, TrainingInterruptedError
 from model.weights import load_model
 from tests.small_disk import small_disk
 from tests.small_tokenizer import SENTENCES
-from tests.small_training import CONTEXT_TOKENS, make_data_root, small_run
+from tests.small_training import (
+    CONTEXT_TOKENS,
+    make_data_root,
+    saved_weights,
+    small_run,
+    trainer_of,
+)
 
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = torch.get_num_threads()
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_data_root(tmp_path_factory.mktemp("data"))
-
-
-def trainer_of(run: TrainRun, directory: Path) -> Trainer:
-    directory.mkdir(parents=True, exist_ok=True)
-    return Trainer(run, directory=directory, world=World(), stop=StopRequest())
 
 
 def values(directory: Path, key: str) -> dict[int, float]:
@@ -57,10 +51,6 @@ def values(directory: Path, key: str) -> dict[int, float]:
 
 def losses(directory: Path) -> dict[int, float]:
     return values(directory, "train/loss")
-
-
-def weights(directory: Path) -> bytes:
-    return (directory / "model" / "model.safetensors").read_bytes()
 
 
 def reference(run: TrainRun) -> list[tuple[float, float]]:
@@ -201,7 +191,7 @@ def test_fit_stopped_and_resumed_equals_fit_at_once(
         stopped.fit()
     assert interruption.value.step == step
     summary = trainer_of(run, tmp_path / "parts").fit()
-    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    assert saved_weights(tmp_path / "parts") == saved_weights(tmp_path / "whole")
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     assert list(losses(tmp_path / "parts")) == list(range(1, 10))
     validations = [
@@ -230,17 +220,17 @@ def test_fit_past_a_damaged_newest_checkpoint_ends_the_same(
     with caplog.at_level(logging.WARNING):
         trainer_of(run, tmp_path / "parts").fit()
     assert "step-00000006 is damaged" in caplog.text
-    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    assert saved_weights(tmp_path / "parts") == saved_weights(tmp_path / "whole")
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
 def test_fit_with_a_finished_last_step_only_finishes(root: Path, tmp_path: Path):
     run = small_run(root, train={"steps": 4})
     trainer_of(run, tmp_path).fit()
-    expected = weights(tmp_path)
+    expected = saved_weights(tmp_path)
     (tmp_path / "model" / "model.safetensors").unlink()
     summary = trainer_of(run, tmp_path).fit()
-    assert weights(tmp_path) == expected
+    assert saved_weights(tmp_path) == expected
     assert summary.counts["steps"] == 4
 
 
@@ -342,7 +332,7 @@ def test_fit_skips_spikes_leaving_all_as_it_was_and_resumes_with_the_same_verdic
     with pytest.raises(TrainingInterruptedError):
         stopped.fit()
     trainer_of(run, tmp_path / "parts").fit()
-    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    assert saved_weights(tmp_path / "parts") == saved_weights(tmp_path / "whole")
     for key in ("train/loss", "train/skipped_steps"):
         assert values(tmp_path / "parts", key) == values(tmp_path / "whole", key)
 
@@ -453,7 +443,7 @@ def test_fit_on_a_full_disk_keeps_the_checkpoint_before_and_goes_on_with_more_ro
         assert trainer.checkpoints.newest() == 8
         subprocess.run(["mount", "-o", "remount,size=1g", str(small)], check=True)
         trainer_of(run, small).fit()
-        assert weights(small) == weights(tmp_path / "whole")
+        assert saved_weights(small) == saved_weights(tmp_path / "whole")
 
 
 def test_fit_from_given_weights_starts_with_them(root: Path, tmp_path: Path):

@@ -1,81 +1,57 @@
-"""Records of chat files, one by one: parquet with a column ``messages``, or jsonl with such a key.
+"""Records that are conversations: parquet with a column ``messages``, or jsonl with such a key.
 
-``messages`` is a list of ``{"role", "content"}``; other columns and keys do not matter. A checked
-conversation is one in which an optional system message, then user and assistant by turns, say
-something each, and the assistant at least once. What else a record may be has a name: its reason.
+``messages`` is a list of ``{"role", "content"}``. A checked conversation is one in which an
+optional system message, then user and assistant by turns, say something each, and the assistant at
+least once. What else a record may be has a name: its reason.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
 from model.chat import Message
-from model.errors import SourceRecordError, SourceSchemaError
-from tasks.corpus.data_sets import SetFile
-from tasks.corpus.jsonl import MAX_LINE_BYTES, read_lines
-from tasks.corpus.raw_file import open_parquet
+from model.errors import CorpusError, SourceSchemaError
+from tasks.corpus.records import BrokenRecordError, Fields, RecordKind, Row, SetCounts, shown
 
-Reason = Literal[
-    "not_json", "no_messages", "missing_role", "wrong_role", "not_text", "empty_turn",
-    "not_alternating", "no_assistant_turn",
-]  # fmt: skip
-REASONS: tuple[Reason, ...] = get_args(Reason)
 ROLES = ("system", "user", "assistant")
-READ_ROWS = 1_024
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+CONVERSATION_SCHEMA = pa.schema(
+    [("file", pa.string()), ("row", pa.int64()), ("messages", MESSAGES)]
+)
 
 
 @dataclass(frozen=True)
-class ChatRecord:
-    """One record of a file as it is.
+class Conversation:
+    """What user and assistant said by turns."""
 
-    Args:
-        row: its number among the file's records, from 0.
-        where: row or line, for people.
-        messages: whatever stands there; ``BrokenRecordError`` if nothing can be read.
-    """
+    messages: tuple[Message, ...]
 
-    row: int
-    where: str
-    messages: object
+    @property
+    def opening(self) -> str:
+        """What the user says first."""
+        return opening_of(self.messages)
 
-
-class BrokenRecordError(Exception):
-    """A record is no conversation."""
-
-    def __init__(self, reason: Reason, found: str) -> None:
-        super().__init__(found)
-        self.reason = reason
-        self.found = found
+    def columns(self) -> Row:
+        """Return its column of a table."""
+        return {"messages": [turn.model_dump() for turn in self.messages]}
 
 
-def read_records(item: SetFile) -> Iterator[ChatRecord]:
-    """Yield the records of a chat file in order.
+def opening_of(messages: Sequence[Message]) -> str:
+    """Return what the user says first of some checked messages."""
+    return next(turn.content for turn in messages if turn.role == "user")
+
+
+def checked_messages(messages: object) -> tuple[Message, ...]:
+    """Return what should be the messages of a conversation as one.
 
     Raises:
-        SourceSchemaError: a parquet file has no column ``messages`` of roles and contents.
-        SourceError: the file is cut off, or not of its format.
+        BrokenRecordError: they are none.
     """
-    if item.file.path.endswith(".parquet"):  # what was fetched has another name here
-        return _parquet_records(item)
-    return _jsonl_records(item.path)
-
-
-def checked(messages: object) -> tuple[Message, ...]:
-    """Return a record's messages as a conversation.
-
-    Raises:
-        BrokenRecordError: it is none.
-    """
-    if isinstance(messages, BrokenRecordError):
-        raise messages
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise BrokenRecordError("no_messages", f"messages = {_shown(messages)}")
+        raise BrokenRecordError("no_messages", f"messages = {shown(messages)}")
     turns = tuple(_message(index, item) for index, item in enumerate(messages))
     spoken = turns[1:] if turns[0].role == "system" else turns
     for index, turn in enumerate(spoken):
@@ -90,29 +66,17 @@ def checked(messages: object) -> tuple[Message, ...]:
     return turns
 
 
-def broken_record(broken: BrokenRecordError, *, where: str) -> SourceRecordError:
-    """Return the error that names a record which is no conversation."""
-    return SourceRecordError(
-        f"a record of a chat file is no conversation ({broken.reason})",
-        expected="messages of an optional system, then user and assistant by turns, each with a "
-        "role and a content that is not empty",
-        found=broken.found,
-        where=where,
-        fix="correct the record, or set chat.on_broken_record=skip to have such ones counted",
-    )
-
-
 def _message(index: int, item: object) -> Message:
     fields = item if isinstance(item, Mapping) else {}
     role, content = fields.get("role"), fields.get("content")
     if role is None:
-        raise BrokenRecordError("missing_role", f"message {index} = {_shown(item)}")
+        raise BrokenRecordError("missing_role", f"message {index} = {shown(item)}")
     if role not in ROLES:
-        raise BrokenRecordError("wrong_role", f"message {index} has the role {_shown(role)}")
+        raise BrokenRecordError("wrong_role", f"message {index} has the role {shown(role)}")
     if content is None or (isinstance(content, str) and not content.strip()):
-        raise BrokenRecordError("empty_turn", f"message {index} has the content {_shown(content)}")
+        raise BrokenRecordError("empty_turn", f"message {index} has the content {shown(content)}")
     if not isinstance(content, str) or not _is_encodable(content):
-        raise BrokenRecordError("not_text", f"message {index} has the content {_shown(content)}")
+        raise BrokenRecordError("not_text", f"message {index} has the content {shown(content)}")
     return Message(role=role, content=content)
 
 
@@ -124,32 +88,6 @@ def _is_encodable(text: str) -> bool:
     return True
 
 
-def _shown(value: object) -> str:
-    return f"{value!r:.80}"
-
-
-def _parquet_records(item: SetFile) -> Iterator[ChatRecord]:
-    with open_parquet(item.path, where=item.where, pre_buffer=False) as parquet:
-        _require_messages(parquet.schema_arrow, where=item.where)
-        row = 0
-        for batch in parquet.iter_batches(READ_ROWS, columns=["messages"]):
-            for messages in batch["messages"].to_pylist():
-                yield ChatRecord(row, f"row {row}", messages)
-                row += 1
-
-
-def _require_messages(schema: pa.Schema, *, where: str) -> None:
-    found = schema.field("messages").type if "messages" in schema.names else None
-    if found is None or not is_list_of_turns(found):
-        raise SourceSchemaError(
-            "a chat file has no column of messages",
-            expected="messages: list of struct with role and content",
-            found=f"messages: {found}" if found else f"columns {', '.join(schema.names)}",
-            where=where,
-            fix="name files of conversations in chat.sets",
-        )
-
-
 def is_list_of_turns(kind: pa.DataType) -> bool:
     """Say whether a column's values are lists of roles and contents."""
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
@@ -159,25 +97,44 @@ def is_list_of_turns(kind: pa.DataType) -> bool:
     return {"role", "content"} <= names
 
 
-def _jsonl_records(path: Path) -> Iterator[ChatRecord]:
-    for row, (where, record) in enumerate(jsonl_objects(path)):
-        messages = record if isinstance(record, BrokenRecordError) else record.get("messages")
-        yield ChatRecord(row, where, messages)
+def _checked(fields: Fields) -> Conversation:
+    return Conversation(checked_messages(fields.get("messages")))
 
 
-def jsonl_objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | BrokenRecordError]]:
-    """Yield the place of each line of a jsonl file and its object, or what is there instead."""
-    for number, line in read_lines(path):
-        yield f"line {number}", _parsed(line)
+def _wanted_columns(schema: pa.Schema, where: str) -> list[str]:
+    found = schema.field("messages").type if "messages" in schema.names else None
+    if found is None or not is_list_of_turns(found):
+        raise SourceSchemaError(
+            "a chat file has no column of messages",
+            expected="messages: list of struct with role and content",
+            found=f"messages: {found}" if found else f"columns {', '.join(schema.names)}",
+            where=where,
+            fix="name files of conversations in chat.sets",
+        )
+    return ["messages"]
 
 
-def _parsed(line: bytes | None) -> dict[str, Any] | BrokenRecordError:
-    if line is None:
-        return BrokenRecordError("not_json", f"a line of more than {MAX_LINE_BYTES:,} bytes")
-    try:
-        record = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        return BrokenRecordError("not_json", f"no JSON in UTF-8 ({error})")
-    if not isinstance(record, dict):
-        return BrokenRecordError("not_json", f"a JSON {type(record).__name__}, not an object")
-    return record
+def _require_enough(counts: SetCounts) -> None:
+    if not counts.num_training:
+        raise CorpusError(
+            "no conversation is left for training",
+            expected="at least one of every set",
+            found=f"{counts.num_in} records; rejected: {counts.rejected_text}",
+            fix="name other files in chat.sets, or lower chat.held_out_frac",
+        )
+
+
+CONVERSATIONS = RecordKind(
+    group="chat",
+    noun="conversation",
+    definition="messages of an optional system, then user and assistant by turns, each with a role "
+    "and a content that is not empty",
+    reasons=(
+        "not_json", "no_messages", "missing_role", "wrong_role", "not_text", "empty_turn",
+        "not_alternating", "no_assistant_turn",
+    ),
+    schema=CONVERSATION_SCHEMA,
+    wanted_columns=_wanted_columns,
+    checked=_checked,
+    require_enough=_require_enough,
+)  # fmt: skip

@@ -26,7 +26,7 @@ COLUMNS = ["file", "row", "messages"]
 
 @dataclass(frozen=True)
 class ChatTable:
-    """A table of conversations and the name of the set it is of."""
+    """A table of conversations, or of pairs, and the name of the set it is of."""
 
     set_name: str
     path: Path
@@ -38,21 +38,23 @@ class ChatTable:
 
 @dataclass(frozen=True)
 class Taught:
-    """One conversation of a table, as much of it as fits.
+    """One record of a table, as much of it as fits a row.
 
     Args:
-        lesson: ``None`` if not even its first exchange fits.
-        is_cut: whether turns at its end were left out.
+        lessons: one of a conversation, two of a pair of answers; none if too little fits.
+        is_shortened: whether they lack turns of the record.
     """
 
     file: str
     row: int
-    lesson: Lesson | None
-    is_cut: bool
+    lessons: tuple[Lesson, ...]
+    is_shortened: bool
 
 
 def teach(table: ChatTable, tokenizer: Tokenizer, *, row_tokens: int) -> Iterator[Taught]:
-    """Yield the conversations of a table in order, as ids.
+    """Yield the conversations of a table in order, as ids; the last turns of a long one go.
+
+    Too little fits where not even the first exchange does.
 
     Args:
         row_tokens: most ids of one.
@@ -72,8 +74,9 @@ def teach(table: ChatTable, tokenizer: Tokenizer, *, row_tokens: int) -> Iterato
         for file, row, messages in zip(*columns[:2], conversations, strict=True):
             whole = teacher.lesson(messages, [next(words) for _ in messages])
             lesson = whole.fitted(row_tokens)
+            lessons = (lesson,) if lesson else ()
             is_cut = lesson is not None and len(lesson.ids) < len(whole.ids)
-            yield Taught(table.file_name(file), row, lesson, is_cut)
+            yield Taught(table.file_name(file), row, lessons, is_cut)
 
 
 def file_names(tables: Sequence[ChatTable]) -> tuple[str, ...]:

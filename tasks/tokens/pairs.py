@@ -8,36 +8,21 @@ answer loses its oldest turns, in both conversations; a system message stays.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from model.chat import Message, read_messages
 from model.conversation import Lesson, Teacher, num_oldest, turn_text
 from model.tokenizer import Tokenizer
-from tasks.tokens.chats import ChatTable, table_batches
+from tasks.tokens.chats import ChatTable, Taught, table_batches
 
 COLUMNS = ["file", "row", "prompt", "chosen", "rejected"]
 
 Words = Sequence[int]
 
 
-@dataclass(frozen=True)
-class TaughtPair:
-    """One pair of a table, as much of its prompt as fits.
+def teach_pairs(table: ChatTable, tokenizer: Tokenizer, *, row_tokens: int) -> Iterator[Taught]:
+    """Yield the pairs of a table in order, as ids: the chosen answer's, then the rejected one's.
 
-    Args:
-        lessons: with the chosen answer and with the rejected one; ``None`` if not even the last
-            message before them fits.
-        is_trimmed: whether turns of the prompt were left out.
-    """
-
-    file: str
-    row: int
-    lessons: tuple[Lesson, Lesson] | None
-    is_trimmed: bool
-
-
-def teach_pairs(table: ChatTable, tokenizer: Tokenizer, *, row_tokens: int) -> Iterator[TaughtPair]:
-    """Yield the pairs of a table in order, as ids.
+    Too little fits where not even the last message before the answers does.
 
     Args:
         row_tokens: most ids of one conversation.
@@ -62,8 +47,8 @@ def teach_pairs(table: ChatTable, tokenizer: Tokenizer, *, row_tokens: int) -> I
             said = [(turn, next(words)) for turn in prompt]
             ends = [(turn, next(words)) for turn in answers]
             num_kept, lessons = _fitted(teacher, said, ends, row_tokens=row_tokens)
-            is_trimmed = lessons is not None and num_kept < len(prompt)
-            yield TaughtPair(table.file_name(file), row, lessons, is_trimmed)
+            is_trimmed = bool(lessons) and num_kept < len(prompt)
+            yield Taught(table.file_name(file), row, lessons, is_trimmed)
 
 
 def _fitted(
@@ -72,7 +57,7 @@ def _fitted(
     answers: Sequence[tuple[Message, Words]],
     *,
     row_tokens: int,
-) -> tuple[int, tuple[Lesson, Lesson] | None]:
+) -> tuple[int, tuple[Lesson, ...]]:
     """Return how many turns of a prompt stay, and the two lessons if that makes them fit."""
     head = [item for item in prompt[:1] if item[0].role == "system"]
     turns = list(prompt[len(head) :])
@@ -85,5 +70,5 @@ def _fitted(
             return len(head) + len(turns), (chosen, rejected)
         num_old = num_oldest([turn for turn, _ in turns])
         if num_old == 0:
-            return len(head) + len(turns), None
+            return len(head) + len(turns), ()
         turns = turns[num_old:]

@@ -1,0 +1,37 @@
+"""What the stages write_chat_shards and write_preference_shards share.
+
+One artifact per set for training, so that a mixture can weigh them; one of all sets for validation.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from model.store import Work
+from tasks.chat_config import LessonLayout
+from tasks.corpus.checked_sets import HELD_OUT_NAME, TRAINING_NAME
+from tasks.tokens.chats import ChatTable
+from tasks.tokens.lessons import LessonKind, write_lessons
+
+VALIDATION: Final = "validation"  # name of the artifact of all sets
+
+
+def build_lessons(work: Work, layout: LessonLayout, *, kind: LessonKind, role: str) -> None:
+    """Write shard-*.arrow and rows.arrow.
+
+    Args:
+        role: of the inputs that are the sets.
+    """
+    name = HELD_OUT_NAME if layout.split == "validation" else TRAINING_NAME
+    counts = write_lessons(
+        [
+            ChatTable(item.name, work.store.path(item) / name)
+            for item in work.derivation.inputs[role]
+        ],
+        kind=kind,
+        layout=layout,
+        tokenizer_directory=work.input("tokenizer"),
+        destination=work.path,
+    )
+    work.counts = counts.of_stage(kind)
+    work.facts = {"context_tokens": layout.context_tokens}
