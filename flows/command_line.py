@@ -56,6 +56,8 @@ def run_command(
             plan = plan_flow(dag, resolved, ArtifactStore(data_root()))
             _say(settings_text(resolved))
             _say(plan.text())
+            if options.why:
+                _say(plan.reasons_text())
         else:
             with prefect_api():
                 flow(options.preset, **groups)
@@ -196,6 +198,9 @@ def _parse(flow: Flow[..., None], arguments: Sequence[str] | None) -> argparse.N
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print settings and plan, run nothing"
+    )
+    parser.add_argument(
+        "--why", action="store_true", help="with --dry-run: all that differs, not the first few"
     )
     return parser.parse_args(arguments)
 

@@ -1,7 +1,7 @@
 """The artifact store from the command line.
 
     python -m tasks.artifacts list [STAGE]     what is there: size, age, what it holds
-    python -m tasks.artifacts why PATH         how an artifact was made, and from what
+    python -m tasks.artifacts why PATH         how an artifact was made, from what, what was changed
     python -m tasks.artifacts verify [PATH]    read every byte and compare it with its manifest
     python -m tasks.artifacts prune [--delete] what no run uses; deletes only when told
     python -m tasks.artifacts adopt DIRECTORY  take in an artifact made elsewhere
@@ -42,7 +42,10 @@ def list_artifacts(store: ArtifactStore, stage: str | None = None) -> str:
 
 
 def why(store: ArtifactStore, path: str) -> str:
-    """Return the lineage of one artifact: config, versions, and its inputs, all the way down."""
+    """Return the lineage of one artifact: config, versions, and its inputs, all the way down.
+
+    And all that sets it apart from the artifact of its name that was made before it.
+    """
     manifest = find(store, path)
     lines = [
         f"{manifest.artifact.relative_path}",
@@ -54,7 +57,20 @@ def why(store: ArtifactStore, path: str) -> str:
         + ", ".join(f"{name} {text}" for name, text in manifest.origin.versions.items()),
     ]
     lines += [f"  {name} = {value!r}" for name, value in manifest.derivation.config.items()]
-    return "\n".join([*lines, *_lineage(store, manifest, depth=1)])
+    lines += _lineage(store, manifest, depth=1)
+    return "\n".join([*lines, *_changes(store, manifest)])
+
+
+def _changes(store: ArtifactStore, manifest: Manifest) -> list[str]:
+    derivation = manifest.derivation
+    older = store.newest(derivation.stage, derivation.name, before=manifest.origin.created_at)
+    if older is None:
+        return []
+    differences = derivation.differences(older.derivation)
+    return [
+        f"what differs from {older.artifact.relative_path}, made before:",
+        *(f"  {line}" for line in differences),
+    ]
 
 
 def _lineage(store: ArtifactStore, manifest: Manifest, *, depth: int) -> list[str]:

@@ -37,6 +37,18 @@ def test_list_shows_path_and_counts(store: ArtifactStore) -> None:
     assert "num_docs 1,234" in text
 
 
+def test_why_shows_all_that_differs_from_the_artifact_before(store: ArtifactStore) -> None:
+    old = [make(store, "download", f"old-{number}") for number in range(9)]
+    new = [make(store, "download", f"new-{number}") for number in range(9)]
+    first = make(store, "filter", "a", *old)
+    second = make(store, "filter", "a", *new)
+    assert "what differs" not in why(store, first.relative_path)
+    text = why(store, second.relative_path)
+    assert f"what differs from {first.relative_path}" in text
+    for number, item in enumerate(new):
+        assert f"  filter.input.raw.new-{number} unset -> {item.key[:12]}" in text.splitlines()
+
+
 def test_why_shows_config_and_lineage_to_the_source(store: ArtifactStore) -> None:
     raw = make(store, "download", "a")
     part = make(store, "filter", "a", raw)

@@ -65,6 +65,8 @@ def test_dry_run_prints_settings_and_plan_and_runs_nothing(
     for words in ("never made", "new on disk", "6,144 tokens", "FLOPs", "tokens/s"):
         assert words in said
     assert not (data / "train_model").exists()
+    run(*command("pretrain", "--dry-run", "--why")[3:])
+    assert "would be made:\n  never made" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
