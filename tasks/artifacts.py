@@ -23,12 +23,13 @@ from model.artifact import MANIFEST_NAME, Artifact, Manifest
 from model.errors import ArtifactError, LLMError
 from model.store import ArtifactStore, check_sha256, check_sizes, read_manifest
 from tasks.stage import data_root
-from tasks.tables import render
+from tasks.tables import WHOLE_CHARS, WIDTH_CHARS, render
 
 
 def list_artifacts(store: ArtifactStore, stage: str | None = None) -> str:
-    """Return a table of all finished artifacts."""
+    """Return a table of all finished artifacts, their names in full."""
     table = Table("artifact", "MB", "made", "seconds", "counts")
+    table.columns[0].overflow = "fold"
     for manifest in store.manifests(stage):
         counts = ", ".join(f"{name} {value:,}" for name, value in manifest.counts.items() if value)
         table.add_row(
@@ -38,7 +39,7 @@ def list_artifacts(store: ArtifactStore, stage: str | None = None) -> str:
             f"{manifest.origin.seconds:.1f}",
             counts,
         )
-    return render(table)
+    return render(table, width_chars=WIDTH_CHARS if sys.stdout.isatty() else WHOLE_CHARS)
 
 
 def why(store: ArtifactStore, path: str) -> str:

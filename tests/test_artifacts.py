@@ -37,6 +37,19 @@ def test_list_shows_path_and_counts(store: ArtifactStore) -> None:
     assert "num_docs 1,234" in text
 
 
+def test_list_that_is_piped_or_on_a_terminal_names_all_of_an_artifact(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = make(store, "filter", "a_folder+with_a_long_name+" + "part-00000-of-00015" * 6)
+    assert main(["list"]) == 0
+    assert f" {artifact.relative_path} " in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    lines = list_artifacts(store).splitlines()
+    assert max(map(len, lines)) <= 110
+    column = "".join(line.split("│")[1].strip() for line in lines if line.startswith("│"))
+    assert artifact.relative_path in column
+
+
 def test_why_shows_all_that_differs_from_the_artifact_before(store: ArtifactStore) -> None:
     old = [make(store, "download", f"old-{number}") for number in range(9)]
     new = [make(store, "download", f"new-{number}") for number in range(9)]
