@@ -25,6 +25,13 @@ from model.store import ArtifactStore, check_sha256, check_sizes, read_manifest
 from tasks.stage import data_root
 from tasks.tables import WHOLE_CHARS, WIDTH_CHARS, render
 
+PRUNE_RULE = """\
+Lists, and with --delete removes, finished artifacts and unfinished work (*.work) that no run below
+runs/ leads to. A run, failed and interrupted ones too, keeps what it made or found made, all that
+was made from, and the work it can go on with; deleting runs/<run> gives it up. Work in progress,
+cache/ and everything else stay.
+"""
+
 
 def list_artifacts(store: ArtifactStore, stage: str | None = None) -> str:
     """Return a table of all finished artifacts, their names in full."""
@@ -246,7 +253,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands.add_parser("list", help="what is there").add_argument("stage", nargs="?")
     commands.add_parser("why", help="how one was made").add_argument("path")
     commands.add_parser("verify", help="read every byte").add_argument("path", nargs="?")
-    prune = commands.add_parser("prune", help="what no run uses")
+    prune = commands.add_parser("prune", help="what no run uses", description=PRUNE_RULE)
     prune.add_argument("--delete", action="store_true", help="delete it")
     adopt_parser = commands.add_parser("adopt", help="take in an artifact made elsewhere")
     adopt_parser.add_argument("directory", type=Path)

@@ -105,6 +105,14 @@ def test_prune_keeps_what_a_run_leads_to_and_deletes_only_when_told(
     assert store.path(raw).exists()
 
 
+def test_prune_says_in_its_help_what_it_keeps(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["prune", "--help"])
+    said = capsys.readouterr().out
+    for words in ("no run below", "failed", "runs/<run>", "--delete"):
+        assert words in said
+
+
 def test_prune_keeps_unfinished_work_that_a_run_waits_for(store: ArtifactStore) -> None:
     waiting = Derivation(stage="train_model", name="m", version=1)
     abandoned = Derivation(stage="train_model", name="n", version=1)
