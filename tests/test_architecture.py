@@ -55,8 +55,8 @@ TASKS_MAY_USE = ("model.tracker", "model.registry")  # of what is no ground: nei
 RUN_BY_MLFLOW = "model.pyfunc_model"  # nothing imports it; MLflow runs it, so it may do work
 LIBRARIES = ("tasks.corpus", "tasks.tokens")
 BARE_NODE = {  # what model/ may need on a GPU node; others are imported lazily or optional
-    "torch", "numpy", "pyarrow", "pydantic", "tokenizers", "safetensors", "jaxtyping", "mlflow",
-    "gguf",
+    "torch", "numpy", "pyarrow", "pydantic", "pydantic_core", "tokenizers", "safetensors",
+    "jaxtyping", "mlflow", "gguf",
 }  # fmt: skip
 SERVING = {"fastapi", "starlette", "uvicorn", "prometheus_client"}  # and who needs them:
 SERVES = ("model.server", "model.server_metrics", "model.answering", "model.http_guards")
