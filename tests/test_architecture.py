@@ -50,6 +50,7 @@ ONLY_IN = {
 LAZY = {  # the only imports inside functions
     "mlflow": ("model.tracker", "model.registry"),
     "lm_eval": ("model.harness",),
+    "prefect": ("flows.command_line",),  # its server, which a mistake in the settings needs not
 }
 TASKS_MAY_USE = ("model.tracker", "model.registry")  # of what is no ground: neither needs torch
 RUN_BY_MLFLOW = "model.pyfunc_model"  # nothing imports it; MLflow runs it, so it may do work
