@@ -18,12 +18,11 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import Flow
 from prefect.context import refresh_global_settings_context
 from prefect.logging.handlers import APILogWorker
-from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL, get_current_settings
 
 from flows.configured import Dag, plan_flow
@@ -34,6 +33,9 @@ from model.store import ArtifactStore
 from tasks.pipeline import end_quietly
 from tasks.plan import settings_text
 from tasks.stage import data_root
+
+if TYPE_CHECKING:
+    from prefect.server.api.server import SubprocessASGIServer
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,8 @@ def run_command(
             plan = plan_flow(dag, resolved, ArtifactStore(data_root()))
             _say(settings_text(resolved))
             _say(plan.text())
+            if options.why:
+                _say(plan.reasons_text())
         else:
             with prefect_api():
                 flow(options.preset, **groups)
@@ -128,7 +132,7 @@ def prefect_api() -> Iterator[None]:
         logger.info("using the Prefect server at %s", url)
         yield
         return
-    server = SubprocessASGIServer()
+    server = _new_server()
     # Prefect passes a SIGTERM on to the handler before it: the default one would leave the server.
     before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     _start(server)
@@ -141,6 +145,13 @@ def prefect_api() -> Iterator[None]:
     finally:
         server.stop()
         signal.signal(signal.SIGTERM, before)
+
+
+def _new_server() -> SubprocessASGIServer:
+    """Import Prefect's server, a third of a command's start, where it is needed."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    return SubprocessASGIServer()
 
 
 def _start(server: SubprocessASGIServer) -> None:
@@ -196,6 +207,9 @@ def _parse(flow: Flow[..., None], arguments: Sequence[str] | None) -> argparse.N
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print settings and plan, run nothing"
+    )
+    parser.add_argument(
+        "--why", action="store_true", help="with --dry-run: all that differs, not the first few"
     )
     return parser.parse_args(arguments)
 

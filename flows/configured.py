@@ -32,6 +32,7 @@ from model.errors import ConfigError
 from model.store import ArtifactStore
 from tasks.base_model import find_base
 from tasks.budget import Horizon, measured_horizon, planned_horizon
+from tasks.kept_checkpoints import check_checkpoints
 from tasks.pipeline import Pipeline, task_runner
 from tasks.plan import Plan, make_plan, outcome_text
 from tasks.read_chats import pinned_chats
@@ -115,7 +116,8 @@ def plan_flow(dag: Dag, config: PrepareConfig, store: ArtifactStore) -> Plan:
     """Walk the DAG without running anything and return what a run would do.
 
     Raises:
-        ConfigError: the run would come to what this machine has not.
+        ConfigError: the run would come to what this machine has not, or to a checkpoint that will
+            not be there.
     """
     _require_harness(config)
     config = settled(config, store)
@@ -123,6 +125,8 @@ def plan_flow(dag: Dag, config: PrepareConfig, store: ArtifactStore) -> Plan:
     pipeline = Pipeline(store, config.run)
     dag(pipeline, config)
     notes = [horizon.text for horizon in horizons]
+    if not horizons:  # what a budget buys is known when the speed is measured, before the run
+        notes += check_checkpoints(list(pipeline.steps.values()), store)
     return make_plan(pipeline, vocab_size=config.tokenizer.vocab_size, notes=notes)
 
 

@@ -19,7 +19,7 @@ from tasks.filter_documents import FilterDocuments, filter_documents
 from tasks.find_contamination import find_contamination
 from tasks.pipeline import Pipeline
 from tasks.report_corpus import report_corpus, report_inputs
-from tasks.reports import report_data, report_page
+from tasks.reports import report_data, report_funnel, report_page
 from tasks.score_quality import ScoreQuality, score_quality
 from tasks.select_quality import SelectQuality, select_quality
 from tasks.select_validation import SelectValidation, select_validation
@@ -183,7 +183,7 @@ def _shards(
 def prepare(session: Session, config: PrepareConfig) -> None:
     """Make the corpus of a preset: raw shards in, token shards and a tokenizer out."""
     corpus = prepare_corpus(session.pipeline, config)
-    report_data(session.tracking, session.manifests())
+    report_funnel(report_data(session.tracking, session.manifests()))
     report_page(session.tracking, corpus.report, session.store)
 
 

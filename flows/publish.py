@@ -13,7 +13,7 @@ from flows.presets import PublishConfig
 from model.artifact import Artifact
 from tasks.pipeline import Pipeline
 from tasks.publish_corpus import DATASET, PublishCorpus, publish_corpus, publish_inputs
-from tasks.reports import report_data, report_page, report_published
+from tasks.reports import report_data, report_funnel, report_page, report_published
 
 
 def publish_dataset(pipeline: Pipeline, config: PublishConfig) -> tuple[Artifact, Artifact]:
@@ -32,7 +32,7 @@ def publish_dataset(pipeline: Pipeline, config: PublishConfig) -> tuple[Artifact
 def publish(session: Session, config: PublishConfig) -> None:
     """Make the corpus of a preset and write its clean text once, ready to be shared."""
     report, published = publish_dataset(session.pipeline, config)
-    report_data(session.tracking, session.manifests())
+    report_funnel(report_data(session.tracking, session.manifests()))
     report_page(session.tracking, report, session.store)
     report_published(session.tracking, published, session.store)
 

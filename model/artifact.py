@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, Literal
 
@@ -23,6 +23,8 @@ from model.errors import ConfigError
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = 1
 SHORT_KEY_CHARS = 12
+SHOWN_REASONS = 3  # in one line
+SHOWN_CHARS = 72  # of one of them: its field, and where its new value ends
 
 
 def canonical_json(value: object) -> str:
@@ -175,6 +177,24 @@ class Manifest(Config):
     def num_bytes(self) -> int:
         """Size of all files."""
         return sum(entry.num_bytes for entry in self.files)
+
+
+def first_few(reasons: Iterable[str]) -> str:
+    """Return the first few of some reasons in one line, long ones cut in their middle.
+
+    Example:
+        >>> first_few(f"s.field_{number} 1 -> 2" for number in range(9))
+        's.field_0 1 -> 2, s.field_1 1 -> 2, s.field_2 1 -> 2 and 6 more'
+    """
+    distinct = list(dict.fromkeys(reasons))
+    shown = [
+        reason
+        if len(reason) <= SHOWN_CHARS
+        else f"{reason[: SHOWN_CHARS // 2]} ... {reason[-(SHOWN_CHARS // 3) :]}"
+        for reason in distinct[:SHOWN_REASONS]
+    ]
+    rest = len(distinct) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more" if rest else "")
 
 
 def content_digest(files: tuple[FileEntry, ...]) -> str:

@@ -21,8 +21,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from pydantic import ValidationError
-
 from model.chat import Message
 from model.conversation import fit_conversation
 from model.decoder import Decoder
@@ -41,8 +39,18 @@ HELP = """\
 /settings          show the settings
 /<setting> <value> change one, such as /temperature 0.7 or /max_tokens 100
 /help              this list
-/quit              leave (also Ctrl-D)
+/exit, /quit       leave (also Ctrl-D)
 """
+LEAVE = ("/exit", "/quit")
+MOST = {"temperature": 2, "repetition_penalty": 10}  # as of the server's clients
+ALLOWED = {  # what a setting takes, for people
+    "temperature": "a number from 0 (always the likeliest token) to 2",
+    "top_k": "a whole number from 0 (all tokens)",
+    "top_p": "a number above 0, up to 1",
+    "min_p": "a number from 0 to 1",
+    "repetition_penalty": "a number above 0, up to 10 (1 = off)",
+    "seed": "a whole number from 0, or any",
+}
 
 
 class ChatTerminal:
@@ -57,15 +65,15 @@ class ChatTerminal:
         self._decoder = Decoder(pretrained.model)
         self._out = out
         self.sampling: Sampling = pretrained.sampling
-        self.max_tokens = ANSWER_TOKENS
+        self.max_tokens = min(ANSWER_TOKENS, self._most_tokens)
         self.system = ""
         self.turns: list[Message] = []
 
     def run(self, lines: Iterator[str]) -> None:
-        """Answer lines until they end or one is /quit."""
+        """Answer lines until they end or one is /exit or /quit."""
         for line in lines:
             text = line.strip()
-            if text == "/quit":
+            if text in LEAVE:
                 return
             try:
                 if text.startswith("/"):
@@ -152,15 +160,25 @@ class ChatTerminal:
     def _set(self, name: str, text: str) -> None:
         try:
             if name == "max_tokens":
-                self.max_tokens = max(1, int(text))
+                self.max_tokens = self._answer_tokens(text)
             else:
                 values = self.sampling.model_dump() | {name: None if text == "any" else text}
-                self.sampling = Sampling.model_validate(values)
-        except (ValidationError, ValueError) as error:
-            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            self._say(f"{name} {text!r}: {reason}\n")
+                self.sampling = _within_limits(Sampling.model_validate(values), name)
+        except ValueError:  # pydantic's is one
+            takes = ALLOWED | {"max_tokens": f"a whole number from 1 to {self._most_tokens}"}
+            self._say(f"{name} cannot be {text!r}: it takes {takes[name]}\n")
         else:
             self._show_settings()
+
+    @property
+    def _most_tokens(self) -> int:
+        """The tokens of the longest answer: context is for prompt and answer together."""
+        return self._pretrained.model.architecture.context_tokens - 1
+
+    def _answer_tokens(self, text: str) -> int:
+        if not 1 <= (number := int(text)) <= self._most_tokens:
+            raise ValueError(number)
+        return number
 
     def _show_settings(self) -> None:
         settings = self.sampling.model_dump() | {"max_tokens": self.max_tokens}
@@ -170,6 +188,12 @@ class ChatTerminal:
     def _say(self, text: str) -> None:
         self._out.write(text)
         self._out.flush()
+
+
+def _within_limits(sampling: Sampling, name: str) -> Sampling:
+    if name in MOST and getattr(sampling, name) > MOST[name]:
+        raise ValueError(name)
+    return sampling
 
 
 @contextlib.contextmanager

@@ -133,16 +133,34 @@ async def _of_ours(_: Request, exc: Exception) -> JSONResponse:
     return error_response(exc if isinstance(exc, ApiError) else ApiError(str(exc)))
 
 
-async def _of_a_field(_: Request, exc: Exception) -> JSONResponse:
+async def _of_a_field(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, RequestValidationError)
     faults = exc.errors()
+    sent_as = request.headers.get("content-type")
+    if not _is_json(sent_as):
+        return error_response(
+            ApiError(
+                "the body was not read as JSON: send the header `Content-Type: application/json` "
+                f"(found: {sent_as or 'no such header'})",
+                status=415,
+            )
+        )
     # A union reports every branch it tried; the fault that went deepest is the one meant.
     fault = max(faults, key=lambda item: len(item["loc"]))
     place = [str(part) for part in fault["loc"] if _is_field(part)]
     if fault["type"] == "json_invalid":
         return error_response(ApiError(f"the body is not JSON: {_cause(fault)}"))
+    if fault["type"] == "not_offered":
+        return error_response(ApiError(fault["msg"], param=fault["ctx"]["param"]))
     param = ".".join(place) or None
     return error_response(ApiError(f"{param or 'body'}: {fault['msg']}", param=param))
+
+
+def _is_json(content_type: str | None) -> bool:
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    return kind == "application/json" or (
+        kind.startswith("application/") and kind.endswith("+json")
+    )
 
 
 def _is_field(part: str | int) -> bool:

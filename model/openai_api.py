@@ -13,7 +13,8 @@ import uuid
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from model.chat import Message
 from model.sampling import Sampling
@@ -36,6 +37,9 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "suffix": (None, ""),
     "best_of": (None, 1),
     "audio": (None,),
+    "modalities": (None, ["text"]),
+    "prediction": (None,),
+    "web_search_options": (None,),
 }
 
 
@@ -94,11 +98,16 @@ class BaseRequest(BaseModel):
     repetition_penalty: float | None = Field(default=None, gt=0, le=10)
     seed: int | None = Field(default=None, ge=0, lt=2**62)
 
+    @field_validator("stream", "n", mode="before")
+    @classmethod
+    def _usual_for_null(cls, value: Any, info: ValidationInfo) -> Any:
+        return cls.model_fields[info.field_name or ""].default if value is None else value
+
     @model_validator(mode="after")
     def _refuse_what_is_not_offered(self) -> Self:
         for name, value in (self.model_extra or {}).items():
             if value not in NOT_OFFERED.get(name, (value,)):
-                raise ValueError(f"{name} is not offered by this server")
+                raise not_offered(name, value)
         if len(self.stops) > 4 or any(not 0 < len(stop) <= 100 for stop in self.stops):
             raise ValueError("stop takes up to 4 texts of 1 to 100 characters")
         return self
@@ -117,6 +126,17 @@ class BaseRequest(BaseModel):
         """Return how tokens are drawn: as asked for, else as is usual for the model."""
         asked = self.model_dump(include=set(Sampling.model_fields), exclude_none=True)
         return usual.model_copy(update=asked)
+
+
+def not_offered(name: str, value: Any) -> PydanticCustomError:
+    """Return the error for a field that would change the answer and that we cannot honour."""
+    neutral = [json.dumps(item) for item in NOT_OFFERED[name] if item is not None]
+    advice = f", or send {' or '.join(neutral)}" if neutral else ""
+    return PydanticCustomError(
+        "not_offered",
+        "{param} is not offered by this server (found: {found}): leave it out{advice}",
+        {"param": name, "found": json.dumps(value)[:100], "advice": advice},
+    )
 
 
 class TextPart(BaseModel):

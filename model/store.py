@@ -40,6 +40,7 @@ from model.artifact import (
     Manifest,
     Origin,
     content_digest,
+    first_few,
 )
 from model.errors import ArtifactError, DiskSpaceError, TamperedArtifactError, is_disk_full
 
@@ -78,11 +79,16 @@ class Work:
 
 @dataclass(frozen=True)
 class Status:
-    """Whether a derivation's artifact can be used as it is, and why not."""
+    """Whether a derivation's artifact can be used as it is, and all reasons why not."""
 
     state: Literal["complete", "missing", "damaged", "stale"]
-    why: str
+    reasons: tuple[str, ...]
     manifest: Manifest | None = None
+
+    @property
+    def why(self) -> str:
+        """The first few reasons, in one line."""
+        return first_few(self.reasons)
 
 
 class ArtifactStore:
@@ -121,12 +127,13 @@ class ArtifactStore:
             manifest = read_manifest(path)
             check_sizes(path, manifest)
         except ArtifactError as error:
-            return Status("damaged", error.problem)
+            return Status("damaged", (error.problem,))
         for item in (item for items in derivation.inputs.values() for item in items):
             why = self._rebuilt_input(item, consumed=manifest.input_digests.get(item.key))
             if why:
-                return Status("stale", why, manifest)
-        return Status("complete", "its manifest is there and its files have their sizes", manifest)
+                return Status("stale", (why,), manifest)
+        reason = "its manifest is there and its files have their sizes"
+        return Status("complete", (reason,), manifest)
 
     def _rebuilt_input(self, item: Artifact, *, consumed: str | None) -> str | None:
         try:
@@ -137,20 +144,28 @@ class ArtifactStore:
             return None
         return f"input {item.stage}/{item.name} was rebuilt to other bytes"
 
-    def explain(self, derivation: Derivation) -> str:
-        """Say in one line what sets a derivation apart from the newest artifact of its name."""
+    def explain(self, derivation: Derivation) -> tuple[str, ...]:
+        """Say what sets a derivation apart from the newest artifact of its name."""
         if self.work_path(derivation.artifact).exists():
-            return "an earlier run did not finish it"
+            return ("an earlier run did not finish it",)
+        newest = self.newest(derivation.stage, derivation.name)
+        if newest is None:
+            return ("never made",)
+        return tuple(derivation.differences(newest.derivation)) or ("its directory is gone",)
+
+    def newest(self, stage: str, name: str, *, before: str | None = None) -> Manifest | None:
+        """Return the manifest of the newest artifact of a name, if there is one.
+
+        Args:
+            before: only of those that were made before this time.
+        """
         siblings = [
             manifest
-            for manifest in self.manifests(derivation.stage)
-            if manifest.artifact.name == derivation.name
+            for manifest in self.manifests(stage)
+            if manifest.artifact.name == name
+            and (before is None or manifest.origin.created_at < before)
         ]
-        if not siblings:
-            return "never made"
-        newest = max(siblings, key=lambda manifest: manifest.origin.created_at)
-        changes = derivation.differences(newest.derivation)
-        return ", ".join(changes) or "its directory is gone"
+        return max(siblings, key=lambda manifest: manifest.origin.created_at, default=None)
 
     def manifests(self, stage: str | None = None) -> list[Manifest]:
         """Return the manifests of all finished artifacts, of one stage or of all, by path."""

@@ -1,7 +1,7 @@
 """The artifact store from the command line.
 
     python -m tasks.artifacts list [STAGE]     what is there: size, age, what it holds
-    python -m tasks.artifacts why PATH         how an artifact was made, and from what
+    python -m tasks.artifacts why PATH         how an artifact was made, from what, what was changed
     python -m tasks.artifacts verify [PATH]    read every byte and compare it with its manifest
     python -m tasks.artifacts prune [--delete] what no run uses; deletes only when told
     python -m tasks.artifacts adopt DIRECTORY  take in an artifact made elsewhere
@@ -23,12 +23,20 @@ from model.artifact import MANIFEST_NAME, Artifact, Manifest
 from model.errors import ArtifactError, LLMError
 from model.store import ArtifactStore, check_sha256, check_sizes, read_manifest
 from tasks.stage import data_root
-from tasks.tables import render
+from tasks.tables import WHOLE_CHARS, WIDTH_CHARS, render
+
+PRUNE_RULE = """\
+Lists, and with --delete removes, finished artifacts and unfinished work (*.work) that no run below
+runs/ leads to. A run, failed and interrupted ones too, keeps what it made or found made, all that
+was made from, and the work it can go on with; deleting runs/<run> gives it up. Work in progress,
+cache/ and everything else stay.
+"""
 
 
 def list_artifacts(store: ArtifactStore, stage: str | None = None) -> str:
-    """Return a table of all finished artifacts."""
+    """Return a table of all finished artifacts, their names in full."""
     table = Table("artifact", "MB", "made", "seconds", "counts")
+    table.columns[0].overflow = "fold"
     for manifest in store.manifests(stage):
         counts = ", ".join(f"{name} {value:,}" for name, value in manifest.counts.items() if value)
         table.add_row(
@@ -38,11 +46,14 @@ def list_artifacts(store: ArtifactStore, stage: str | None = None) -> str:
             f"{manifest.origin.seconds:.1f}",
             counts,
         )
-    return render(table)
+    return render(table, width_chars=WIDTH_CHARS if sys.stdout.isatty() else WHOLE_CHARS)
 
 
 def why(store: ArtifactStore, path: str) -> str:
-    """Return the lineage of one artifact: config, versions, and its inputs, all the way down."""
+    """Return the lineage of one artifact: config, versions, and its inputs, all the way down.
+
+    And all that sets it apart from the artifact of its name that was made before it.
+    """
     manifest = find(store, path)
     lines = [
         f"{manifest.artifact.relative_path}",
@@ -54,7 +65,20 @@ def why(store: ArtifactStore, path: str) -> str:
         + ", ".join(f"{name} {text}" for name, text in manifest.origin.versions.items()),
     ]
     lines += [f"  {name} = {value!r}" for name, value in manifest.derivation.config.items()]
-    return "\n".join([*lines, *_lineage(store, manifest, depth=1)])
+    lines += _lineage(store, manifest, depth=1)
+    return "\n".join([*lines, *_changes(store, manifest)])
+
+
+def _changes(store: ArtifactStore, manifest: Manifest) -> list[str]:
+    derivation = manifest.derivation
+    older = store.newest(derivation.stage, derivation.name, before=manifest.origin.created_at)
+    if older is None:
+        return []
+    differences = derivation.differences(older.derivation)
+    return [
+        f"what differs from {older.artifact.relative_path}, made before:",
+        *(f"  {line}" for line in differences),
+    ]
 
 
 def _lineage(store: ArtifactStore, manifest: Manifest, *, depth: int) -> list[str]:
@@ -229,7 +253,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands.add_parser("list", help="what is there").add_argument("stage", nargs="?")
     commands.add_parser("why", help="how one was made").add_argument("path")
     commands.add_parser("verify", help="read every byte").add_argument("path", nargs="?")
-    prune = commands.add_parser("prune", help="what no run uses")
+    prune = commands.add_parser("prune", help="what no run uses", description=PRUNE_RULE)
     prune.add_argument("--delete", action="store_true", help="delete it")
     adopt_parser = commands.add_parser("adopt", help="take in an artifact made elsewhere")
     adopt_parser.add_argument("directory", type=Path)

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
 
 from model.config import RUNTIME_ONLY, Config
+
+
+def _say_what_checkpoints_are(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Take one as well as a list; a union's own errors name every branch it tried."""
+    try:
+        return check([value] if isinstance(value, str | int) else value)
+    except ValidationError as exc:
+        raise PydanticCustomError(
+            "checkpoints", 'best, last, or a step above 0, or a list such as ["best", 200]'
+        ) from exc
+
+
+ScoredCheckpoints = Annotated[
+    tuple[Literal["best", "last"] | Annotated[int, Field(gt=0)], ...],
+    WrapValidator(_say_what_checkpoints_are),
+]
 
 
 class EvaluationConfig(Config):
@@ -50,7 +67,7 @@ class EvaluationConfig(Config):
         default="auto",
         description="auto: link-parser judges the sentences of texts, where it is installed",
     )
-    checkpoints: tuple[Literal["best", "last"] | int, ...] = Field(
+    checkpoints: ScoredCheckpoints = Field(
         default=(),
         description="kept checkpoints of the training that are scored as well: best, last, or a "
         "step",

@@ -3,6 +3,8 @@
     source = rejected (by reason) + filtered
     filtered = duplicates (by kind) + low quality (by reason, if chosen by a model) + training
 
+Records that the source skipped as broken were never documents: they stand in a row of their own.
+
 In a manifest's counts, ``num_in`` is what came and ``num_kept`` what passed. A count whose name
 neither begins with ``num_`` nor ends with a unit is a reason that documents were dropped for.
 """
@@ -19,6 +21,7 @@ from rich.table import Table
 from model.artifact import Manifest
 from model.errors import ArtifactError
 
+SKIPPED = "broken_skipped"  # records left out before they were documents
 UNITS = ("_bytes", "_chars", "_tokens", "_seconds")
 
 
@@ -37,6 +40,7 @@ class Funnel:
     """Where the documents of a source went."""
 
     num_files: int
+    num_skipped: int
     num_source: int
     rejected: Mapping[str, int]
     num_filtered: int
@@ -56,6 +60,7 @@ class Funnel:
             *(("select_quality", reason, -count) for reason, count in self.low_quality.items()),
             ("write_shards", "training", self.num_training),
             ("select_validation", "validation", self.num_validation),
+            ("download", SKIPPED, self.num_skipped),
         ]
         shown = [line for line in lines if line[2] or line[1] in ("kept", "training")]
         scale = 100 / max(1, self.num_source)
@@ -103,6 +108,7 @@ def funnel(manifests: Iterable[Manifest]) -> Funnel:
     )
     return Funnel(
         num_files=len(raw),
+        num_skipped=sum(item.counts.get("num_skipped_records", 0) for item in raw),
         num_source=num_source,
         rejected=sum((Counter(losses(item)) for item in filtered), Counter()),
         num_filtered=_total(filtered, "num_kept"),

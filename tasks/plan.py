@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from model.artifact import Artifact
+from model.artifact import Artifact, first_few
 from model.config import Config
 from model.errors import DiskSpaceError
 from model.store import ArtifactStore
@@ -58,13 +58,21 @@ class Plan:
         table = Table("stage", "artifacts", "cached", "would run", "why")
         for stage, steps in by_stage(self.steps).items():
             waiting = [step for step in steps if step.status.state != "complete"]
-            reasons = dict.fromkeys(step.status.why for step in waiting)
-            depends = _depends_on(steps, self.steps)
-            why = "; ".join(list(reasons)[:3]) or depends
+            reasons = [reason for step in waiting for reason in step.status.reasons]
+            why = first_few(reasons) or _depends_on(steps, self.steps)
             table.add_row(
                 stage, str(len(steps)), str(len(steps) - len(waiting)), str(len(waiting)), why
             )
         return "\n".join([render(table), *self._estimates()])
+
+    def reasons_text(self) -> str:
+        """Return every reason of every artifact that would be made, each on a line of its own."""
+        lines = []
+        for step in self.steps:
+            if step.status.state != "complete":
+                lines.append(f"{step.artifact.relative_path} would be made:")
+                lines += [f"  {reason}" for reason in step.status.reasons]
+        return "\n".join(lines)
 
     def _estimates(self) -> list[str]:
         lines = [

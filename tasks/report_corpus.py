@@ -17,7 +17,7 @@ from tasks.funnel import funnel
 from tasks.removals import removal_table, removal_tables
 from tasks.stage import Inputs, Share, Stage
 
-STEP_VERSION = 2
+STEP_VERSION = 3  # 3: records that were skipped as broken
 FURTHER_COUNTS = ("edits", "personal_data", "contamination")  # facts that a stage may have
 
 
@@ -93,6 +93,7 @@ def known_numbers(manifests: Sequence[Manifest]) -> KnownNumbers:
         source=source_facts(raw),
         funnel=[FunnelLine(**row) for row in found.as_rows()],
         losses=losses,
+        skipped_records=found.num_skipped,
         tokens=_tokens(manifests),
         disk=_disk(manifests),
         counts={

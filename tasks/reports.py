@@ -79,6 +79,16 @@ def report_data(tracked: TrackedPipeline, manifests: Iterable[Manifest]) -> Funn
     return found
 
 
+def report_funnel(found: Funnel) -> None:
+    """Log where the documents of a corpus went."""
+    logger.info("%s", funnel_text(found))
+
+
+def funnel_text(found: Funnel) -> str:
+    """Return where the documents went, as a terminal shows it."""
+    return f"where the documents went:\n{render(funnel_table(found))}"
+
+
 def report_page(tracked: TrackedPipeline, report: Artifact, store: ArtifactStore) -> None:
     """Report the page about a corpus: where it lies, its summary, a copy in MLflow."""
     path = page_path(report, store)
@@ -231,8 +241,7 @@ def report_summary(
     measured = [store.read_manifest(item) for item in scores]
     facts = measured[0].facts
     lines = [
-        "where the documents went:",
-        render(funnel_table(funnel(manifests))),
+        funnel_text(funnel(manifests)),
         "what the model writes (prompts in brackets):",
         samples_text(read_samples(store.path(scores[0]))),
         f"validation: {facts['bits_per_byte']:.4f} bits per byte, "

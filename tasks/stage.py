@@ -24,6 +24,7 @@ from model.artifact import Artifact, Derivation
 from model.config import Config
 from model.errors import TransientDownloadError
 from model.store import ArtifactStore, Work
+from tasks.terminal import show_errors_briefly
 
 DATA_ROOT_VARIABLE = "LLM_DATA_ROOT"
 
@@ -132,7 +133,11 @@ def make_artifact(call: Call) -> Artifact | State[Artifact]:
 
 
 def let_logs_through() -> None:
-    """Let Prefect have the INFO lines of our own modules; it adds handlers but sets no level."""
+    """Let Prefect have the INFO lines of our own modules; it adds handlers but sets no level.
+
+    The terminal gets expected errors in one line: their message ends a flow's command.
+    """
+    show_errors_briefly()
     for name in ("flows", "tasks", "model"):
         logging.getLogger(name).setLevel(logging.INFO)
 

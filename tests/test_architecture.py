@@ -50,13 +50,14 @@ ONLY_IN = {
 LAZY = {  # the only imports inside functions
     "mlflow": ("model.tracker", "model.registry"),
     "lm_eval": ("model.harness",),
+    "prefect": ("flows.command_line",),  # its server, which a mistake in the settings needs not
 }
 TASKS_MAY_USE = ("model.tracker", "model.registry")  # of what is no ground: neither needs torch
 RUN_BY_MLFLOW = "model.pyfunc_model"  # nothing imports it; MLflow runs it, so it may do work
 LIBRARIES = ("tasks.corpus", "tasks.tokens")
 BARE_NODE = {  # what model/ may need on a GPU node; others are imported lazily or optional
-    "torch", "numpy", "pyarrow", "pydantic", "tokenizers", "safetensors", "jaxtyping", "mlflow",
-    "gguf",
+    "torch", "numpy", "pyarrow", "pydantic", "pydantic_core", "tokenizers", "safetensors",
+    "jaxtyping", "mlflow", "gguf",
 }  # fmt: skip
 SERVING = {"fastapi", "starlette", "uvicorn", "prometheus_client"}  # and who needs them:
 SERVES = ("model.server", "model.server_metrics", "model.answering", "model.http_guards")

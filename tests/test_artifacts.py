@@ -37,6 +37,31 @@ def test_list_shows_path_and_counts(store: ArtifactStore) -> None:
     assert "num_docs 1,234" in text
 
 
+def test_list_that_is_piped_or_on_a_terminal_names_all_of_an_artifact(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = make(store, "filter", "a_folder+with_a_long_name+" + "part-00000-of-00015" * 6)
+    assert main(["list"]) == 0
+    assert f" {artifact.relative_path} " in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    lines = list_artifacts(store).splitlines()
+    assert max(map(len, lines)) <= 110
+    column = "".join(line.split("│")[1].strip() for line in lines if line.startswith("│"))
+    assert artifact.relative_path in column
+
+
+def test_why_shows_all_that_differs_from_the_artifact_before(store: ArtifactStore) -> None:
+    old = [make(store, "download", f"old-{number}") for number in range(9)]
+    new = [make(store, "download", f"new-{number}") for number in range(9)]
+    first = make(store, "filter", "a", *old)
+    second = make(store, "filter", "a", *new)
+    assert "what differs" not in why(store, first.relative_path)
+    text = why(store, second.relative_path)
+    assert f"what differs from {first.relative_path}" in text
+    for number, item in enumerate(new):
+        assert f"  filter.input.raw.new-{number} unset -> {item.key[:12]}" in text.splitlines()
+
+
 def test_why_shows_config_and_lineage_to_the_source(store: ArtifactStore) -> None:
     raw = make(store, "download", "a")
     part = make(store, "filter", "a", raw)
@@ -78,6 +103,14 @@ def test_prune_keeps_what_a_run_leads_to_and_deletes_only_when_told(
     assert not store.path(lost).exists()
     assert store.path(used).exists()
     assert store.path(raw).exists()
+
+
+def test_prune_says_in_its_help_what_it_keeps(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["prune", "--help"])
+    said = capsys.readouterr().out
+    for words in ("no run below", "failed", "runs/<run>", "--delete"):
+        assert words in said
 
 
 def test_prune_keeps_unfinished_work_that_a_run_waits_for(store: ArtifactStore) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from model.chat_terminal import ChatTerminal, main
+from model.chat_terminal import ALLOWED, ChatTerminal, main
 from model.conversation import conversation_ids
 from model.generate import generate
 from model.pretrained import Pretrained, load_pretrained
+from model.sampling import Sampling
 from tests.small_export import write_export
 
 
@@ -77,9 +78,21 @@ def test_save_writes_the_layout_of_chat_data(pretrained, tmp_path):
         ("/seed 4", "seed 4"),
         ("/seed any", "seed any"),
         ("/settings", "max_tokens 12"),
-        ("/temperature hot", "temperature 'hot': "),
-        ("/top_p 7", "less than or equal to 1"),
-        ("/max_tokens few", "max_tokens 'few'"),
+        ("/temperature hot", "temperature cannot be 'hot': it takes a number from 0"),
+        ("/temperature 5", "temperature cannot be '5': it takes a number from 0"),
+        ("/temperature inf", "temperature cannot be 'inf': it takes a number from 0"),
+        ("/temperature nan", "temperature cannot be 'nan': it takes a number from 0"),
+        ("/temperature", "temperature cannot be '': it takes a number from 0"),
+        ("/top_k any", "top_k cannot be 'any': it takes a whole number from 0"),
+        ("/top_p 7", "top_p cannot be '7': it takes a number above 0, up to 1"),
+        ("/min_p 2", "min_p cannot be '2': it takes a number from 0 to 1"),
+        ("/repetition_penalty 99", "repetition_penalty cannot be '99': it takes"),
+        ("/seed -1", "seed cannot be '-1': it takes a whole number from 0, or any"),
+        ("/max_tokens few", "max_tokens cannot be 'few': it takes a whole number from 1 to 255"),
+        ("/max_tokens -1", "max_tokens cannot be '-1': it takes a whole number from 1 to 255"),
+        ("/max_tokens 256", "max_tokens cannot be '256': it takes a whole number from 1 to 255"),
+        ("/max_tokens 255", "max_tokens 255"),
+        ("/help", "/exit, /quit"),
         ("/nonsense", "there is no /nonsense"),
         ("/help", "/save <file>"),
         ("/", "/save <file>"),
@@ -92,8 +105,15 @@ def test_command_answers_and_the_conversation_goes_on(pretrained, line, words):
     assert len(terminal.turns) == 2
 
 
-def test_quit_ends_before_the_next_line(pretrained):
-    assert _talk(pretrained, "/quit", "Hello")[0].turns == []
+@pytest.mark.parametrize("line", ["/quit", "/exit", " /exit "])
+def test_quit_and_exit_end_before_the_next_line(pretrained, line):
+    terminal, shown = _talk(pretrained, line, "Hello")
+    assert terminal.turns == []
+    assert "there is no" not in shown
+
+
+def test_every_setting_says_what_it_takes():
+    assert set(ALLOWED) == set(Sampling.model_fields)
 
 
 def test_main_without_a_model_says_what_to_do(tmp_path, monkeypatch, capsys):

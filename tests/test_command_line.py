@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,8 @@ def test_dry_run_prints_settings_and_plan_and_runs_nothing(
     for words in ("never made", "new on disk", "6,144 tokens", "FLOPs", "tokens/s"):
         assert words in said
     assert not (data / "train_model").exists()
+    run(*command("pretrain", "--dry-run", "--why")[3:])
+    assert "would be made:\n  never made" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -99,6 +102,14 @@ def test_run_that_the_disk_cannot_hold_is_refused_before_it_starts(
         run("--preset", "demo", "--set", f"source.demo_documents={stories}")
     assert caught.value.code == 2
     assert "the disk cannot hold this run" in capsys.readouterr().err
+
+
+def test_command_imports_prefects_server_only_to_start_one() -> None:
+    check = "import sys, flows.pretrain; print('prefect.server.api.server' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
 
 
 def test_flow_parameters_are_a_preset_and_the_groups_of_the_config() -> None:

@@ -51,6 +51,22 @@ def test_plan_names_every_stage_and_why(demo_plan: Plan) -> None:
     assert text.count("never made") == 15
 
 
+def test_plan_after_a_change_of_source_stays_short_and_gives_all_reasons_on_request(
+    tmp_path: Path,
+) -> None:
+    store = ArtifactStore(tmp_path / "data")
+    config = resolve("demo", kind=PretrainConfig, train={"steps": 100})
+    old = {f"input.{number}": f"value {number} " * 20 for number in range(30)}
+    make(store, "report_corpus", "corpus", config=old)
+    plan = plan_flow(pretrain_model, config, store)
+    (line,) = [line for line in plan.text().splitlines() if "│ report_corpus" in line]
+    assert "report_corpus" in line
+    assert len(plan.text().splitlines()) < 45
+    assert " more" in plan.text()
+    for number in range(30):
+        assert f'report_corpus.input.{number} "{old[f"input.{number}"]}"' in plan.reasons_text()
+
+
 def test_plan_that_needs_more_than_the_disk_has_raises(tmp_path: Path) -> None:
     plan = Plan(steps=(), disk_bytes=10**18, data_memory_bytes=1, trainings=())
     with pytest.raises(DiskSpaceError, match="cannot hold this run") as caught:

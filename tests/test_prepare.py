@@ -1,14 +1,18 @@
-"""flows.prepare: what one more file of a source makes new."""
+"""flows.prepare: what one more file of a source makes new, and what a run says at its end."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
+
 from flows.overrides import resolve
-from flows.prepare import prepare_corpus
+from flows.prepare import prepare, prepare_corpus
 from flows.presets import PrepareConfig
 from model.store import ArtifactStore
 from tasks.pipeline import Pipeline
+from tests.servers import local_mlflow_uri
 from tests.source_files import make_rows, write_parquet
 
 WHOLE_CORPUS = {
@@ -45,3 +49,35 @@ def test_one_more_file_makes_only_its_own_stages_and_the_whole_corpus_anew(tmp_p
     own = {"download", "filter_documents", "signatures", "find_contamination", "tokenise"}
     assert {stage for stage, _ in after.keys() - before.keys()} == own
     assert len(after) == len(before) + len(own)
+
+
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+@pytest.mark.usefixtures("prefect_api")
+def test_prepare_ends_with_where_the_documents_went_and_the_page_about_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("LLM_DATA_ROOT", str(tmp_path / "data"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", local_mlflow_uri())
+    lines = [json.dumps(row) for row in make_rows(300)] + ["no record"] * 3
+    (tmp_path / "pages.jsonl").write_text("\n".join(lines))
+    prepare(
+        "demo",
+        source={
+            "kind": "local",
+            "path": str(tmp_path / "pages.jsonl"),
+            "on_broken_record": "skip",
+        },
+        filter={"score_language": "never"},
+        validation={"num_documents": 20},
+        tokenizer={"vocab_size": 320},
+        run={"task_runner": "threads"},
+    )
+    said = caplog.text
+    (page,) = (tmp_path / "data" / "report_corpus").glob("*/report.html")
+    assert f"corpus report: {page}" in said
+    table = said.partition("where the documents went:")[2]
+    for words in ("download", "filter_documents", "training tokens"):
+        assert words in table
+    (skipped,) = [line for line in table.splitlines() if "broken_skipped" in line]
+    assert "3 │" in skipped
+    assert "3 broken records skipped" in page.read_text()

@@ -20,9 +20,10 @@ import pytest
 from model.errors import SourceError
 from tasks.config import ReportConfig
 from tasks.corpus.duck import Limits
-from tasks.corpus.report import KnownNumbers, write_report
+from tasks.corpus.report import KnownNumbers, make_report, write_report
 from tasks.corpus.report_data import Disk, FunnelLine, Histogram, Loss, Origins, Report, Tokens
 from tasks.corpus.report_measures import bin_counts, length_edges
+from tasks.corpus.report_page import page
 from tests.html_check import Page, read_page
 from tests.prepared_corpus import Document, SmallCorpus, document, make_corpus
 
@@ -189,6 +190,23 @@ def test_report_of_lengths_equals_plain_python(corpus: SmallCorpus, report: Repo
     expect_histogram(report.words, words)
     assert report.sample.is_everything
     assert report.sample.documents_after == len(words["after"])
+
+
+def test_report_tells_of_records_that_were_skipped_as_broken(
+    corpus: SmallCorpus, report: Report, tmp_path: Path
+) -> None:
+    some = report.model_copy(update={"skipped_records": 1_234})
+    said = read_page(page(some)).text
+    assert "1,234 broken records skipped" in said
+    assert "Records that were skipped as broken never became documents." in said
+    assert "skipped" not in read_page(page(report)).text
+    made = make_report(
+        corpus.files,
+        replace(known(corpus), skipped_records=7),
+        config=ReportConfig(),
+        limits=Limits(500_000_000, 2, tmp_path / "spill"),
+    )
+    assert made.skipped_records == 7
 
 
 def expect_origins(origins: Origins, names: Mapping[str, list[str]]) -> None:

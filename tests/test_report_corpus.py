@@ -270,7 +270,10 @@ def test_known_numbers_sum_facts_over_artifacts(tmp_path: Path) -> None:
     for name, edits in (("filter", {"policy_line": 3}), ("filter-1", {"policy_line": 2, "x": 0})):
         facts = {"edits": edits, "personal_data": {"email": 1}}
         manifests[name] = manifests[name].model_copy(update={"facts": facts})
+    counts = manifests["download"].counts | {"num_skipped_records": 3}
+    manifests["download"] = manifests["download"].model_copy(update={"counts": counts})
     known = known_numbers(list(manifests.values()))
+    assert known.skipped_records == 3
     assert known.counts == {"edits": {"policy_line": 5, "x": 0}, "personal_data": {"email": 2}}
     assert known.tokens.bytes_per_token == 4.25  # without the mark before each document
     assert [(loss.reason, loss.documents) for loss in known.losses] == [

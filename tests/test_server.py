@@ -180,7 +180,20 @@ BAD_FIELDS = [
     ({"tools": [{"type": "function"}]}, "tools is not offered"),
     ({"response_format": {"type": "json_object"}}, "response_format is not offered"),
     ({"logprobs": True}, "logprobs is not offered"),
+    ({"frequency_penalty": 0.5}, "(found: 0.5): leave it out, or send 0"),
+    ({"presence_penalty": -1}, "presence_penalty is not offered"),
+    ({"logit_bias": {"5": 10}}, "leave it out, or send {}"),
+    ({"modalities": ["text", "audio"]}, 'or send ["text"]'),
+    ({"audio": {"voice": "any"}}, "leave it out"),
 ]
+# What clients send that want nothing of it.
+NEUTRAL = {
+    "frequency_penalty": 0.0, "presence_penalty": 0, "logit_bias": {}, "n": None, "stream": None,
+    "user": "somebody", "stop": None, "seed": None, "temperature": None, "top_p": None,
+    "tools": [], "tool_choice": "auto", "response_format": {"type": "text"}, "logprobs": False,
+    "top_logprobs": None, "stream_options": None, "modalities": ["text"], "store": False,
+    "metadata": None, "parallel_tool_calls": True, "service_tier": "auto",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("changes", "words"), BAD_FIELDS, ids=lambda value: str(value)[:40])
@@ -196,6 +209,32 @@ def test_bad_field_is_refused_in_openais_form(server, changes, words):
     assert error["type"] == "invalid_request_error"
     assert words in error["message"]
     assert server.num_open == 0
+
+
+def test_field_that_is_not_offered_is_named_as_the_param(server):
+    body = {"model": "tiny", "messages": CHAT, "frequency_penalty": 0.5}
+    error = httpx.post(f"{server.url}/v1/chat/completions", json=body).json()["error"]
+    assert error["param"] == "frequency_penalty"
+
+
+def test_standard_fields_with_neutral_values_are_accepted(server):
+    for nulls in ({}, dict.fromkeys(NEUTRAL)):
+        body = {"model": "tiny", "messages": CHAT, "max_tokens": 2} | NEUTRAL | nulls
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        assert len(answer.json()["choices"]) == 1
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
+def test_body_that_is_not_sent_as_json_says_which_header_is_missing(server, kind):
+    body = json.dumps({"model": "tiny", "messages": CHAT, "max_tokens": 2}).encode()
+    headers = {"content-type": kind} if kind else {}
+    answer = httpx.post(f"{server.url}/v1/chat/completions", content=body, headers=headers)
+    assert answer.status_code == 415
+    error = answer.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert "Content-Type: application/json" in error["message"]
+    assert (kind or "no such header") in error["message"]
 
 
 @pytest.mark.parametrize("prompt", [[], "x\ud800", [5, 400], [-1], [[]], ["a"] * 17, None])

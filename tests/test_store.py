@@ -102,6 +102,17 @@ def test_status_of_changed_setting_names_the_field(store: ArtifactStore) -> None
     assert store.status(derivation(config={"min": 0.8})).why == "s.min 0.65 -> 0.8"
 
 
+def test_status_of_many_changes_names_the_first_few_in_a_short_line(store: ArtifactStore) -> None:
+    long = {"a": "old " * 100} | {f"b{number}": 1 for number in range(20)}
+    store.build(derivation(config=long), writes("x"))
+    status = store.status(derivation(config={"a": "new " * 100}))
+    assert len(status.reasons) == 21
+    assert f"s.a {json.dumps('old ' * 100)} -> {json.dumps('new ' * 100)}" in status.reasons
+    assert status.why.startswith('s.a "old old old')
+    assert status.why.endswith(" and 18 more")
+    assert len(status.why) < 200
+
+
 def test_verify_of_flipped_byte_names_file_and_digests(store: ArtifactStore) -> None:
     manifest = store.build(derivation(), writes("hello"))
     path = store.path(derivation().artifact) / "out.txt"

@@ -34,6 +34,7 @@ class KnownNumbers:
         tokens: without the source's own counts.
         counts: further counts by name (``edits``, ``personal_data``, ``contamination``), each
             present only if a stage counts it.
+        skipped_records: broken records of the source that never became documents.
     """
 
     source: Mapping[str, str]
@@ -42,6 +43,7 @@ class KnownNumbers:
     tokens: Tokens
     disk: Sequence[Disk]
     counts: Mapping[str, Mapping[str, int]]
+    skipped_records: int = 0
 
 
 def write_report(
@@ -91,6 +93,7 @@ def make_report(
         return Report(
             source=dict(known.source),
             files=len(files.raw),
+            skipped_records=known.skipped_records,
             funnel=tuple(known.funnel),
             losses=tuple(
                 loss.model_copy(update={"examples": examples.get(loss.reason, ())})

@@ -179,6 +179,9 @@ class Report(Config):
     format_version: int = FORMAT_VERSION
     source: dict[str, str]
     files: int
+    skipped_records: int = Field(
+        default=0, description="broken records of the source, left out before they were documents"
+    )
     funnel: tuple[FunnelLine, ...]
     losses: tuple[Loss, ...]
     score: Histogram

@@ -65,6 +65,8 @@ def _section(title: str, content: Markup) -> Markup:
 
 def _header(report: Report) -> Markup:
     source = ", ".join(f"{name} {value}" for name, value in report.source.items())
+    num_skipped = report.skipped_records
+    skipped = f"; {num_skipped:,} broken records skipped" if num_skipped else ""
     training = report.tokens.training_documents
     tiles = (
         (number(report.funnel[0].documents), "documents in the source"),
@@ -76,7 +78,7 @@ def _header(report: Report) -> Markup:
     return element(
         "header",
         element("h1", TITLE),
-        element("p", f"{report.files:,} files; source: {source}", class_="note"),
+        element("p", f"{report.files:,} files; source: {source}{skipped}", class_="note"),
         element(
             "dl",
             (element("div", element("dt", what), element("dd", value)) for value, what in tiles),
@@ -98,6 +100,8 @@ def _funnel(report: Report) -> Markup:
         for line in report.funnel
     ]
     caption = "Where every document of the source went; negative numbers were dropped there."
+    if report.skipped_records:
+        caption += " Records that were skipped as broken never became documents."
     return table(caption, ("stage", "what", "", "documents", "of source"), rows, num_texts=3)
 
 
