@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from uuid import UUID
 
@@ -43,13 +44,19 @@ JOIN = Stage("join", version=1, build=join, scope="corpus")
 FAIL = Stage("fail", version=1, build=fail)
 
 
+NUM_STEPS = 4  # of the DAG
+
+
 def dag(pipeline: Pipeline, *, separator: str = "+") -> Artifact:
     parts = [pipeline.add(WRITE, name, config=Text(text=name), inputs={}) for name in "abc"]
     return pipeline.add(JOIN, "all", config=Text(text=separator), inputs={"part": parts})
 
 
 def run(store: ArtifactStore, config: RunConfig, *, separator: str = "+") -> dict[str, str]:
-    """Run the DAG in a flow and return the Prefect state name of each task run."""
+    """Run the DAG in a flow and return the Prefect state name of each task run.
+
+    The server makes task runs of events, which it takes in after the flow has ended.
+    """
 
     @flow(name="dag")
     def body() -> str:
@@ -61,8 +68,11 @@ def run(store: ArtifactStore, config: RunConfig, *, separator: str = "+") -> dic
 
     with get_client(sync_client=True) as client:
         chosen = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(body())]))
-        runs = client.read_task_runs(flow_run_filter=chosen)
-    return {item.name: item.state_name or "" for item in runs}
+        while True:
+            runs = client.read_task_runs(flow_run_filter=chosen)
+            if len(runs) == NUM_STEPS and all(run.state and run.state.is_final() for run in runs):
+                return {run.name: run.state_name or "" for run in runs}
+            time.sleep(0.1)
 
 
 @pytest.fixture
