@@ -31,6 +31,8 @@ user: Where did Lucy go?
 assistant: Lucy went to the island.
 user: What did Lucy give to Adam?
 assistant: Lucy gave the doll to Adam.
+user: What did Lucy find?
+assistant: Lucy found a purple doll.
 user: It was a sunny afternoon, and there was nothing to do. Adam, Leo and Ben played a game at home. First, Adam counted to two. Leo quickly hid under the bed. Ben quickly hid under the table.
 "Where are you?" called Adam. Adam found Ben first, and they both laughed. Adam also found a black drum in the attic. In the end, they ate cake and cheese together. Then they played again.
 Where was the drum?
@@ -39,13 +41,21 @@ user: Where did Leo hide?
 assistant: Leo hid under the bed.
 user: Where did Ben hide?
 assistant: Ben hid under the table.
+user: What was the weather like?
+assistant: The weather was sunny.
+user: Who played a game?
+assistant: Adam, Leo and Ben played a game.
 user: Tell me a story about Tom.
 assistant: Tom and Oscar went to the market. Tom needed eggs, and Oscar needed cherries. Tom bought four eggs. Then Oscar bought eight cherries. They paid five coins.
 Then they met Clara. "That looks very good," said Clara. Then Oscar gave Clara a cherry. In the end, they ate bread and cake together. They all walked home together.
 user: What did Oscar give Clara?
 assistant: Oscar gave Clara a cherry.
 user: Who did they meet?
-assistant: They met Clara."""  # noqa: E501
+assistant: They met Clara.
+user: What did they eat?
+assistant: They ate bread and cake.
+user: Who went to the market?
+assistant: Tom and Oscar went to the market."""  # noqa: E501
 
 
 def said(conversation, role: str) -> list[str]:

@@ -18,7 +18,7 @@ from tasks.corpus.demo_grammar import fill, fillers, slots_of
 from tasks.corpus.demo_sayings import FAREWELLS, SMALL_TALK, STORY_REQUESTS, Exchange
 from tasks.corpus.demo_stories import Passage, Question, Story, draw_questions, passage, story
 
-DEMO_CHATS_VERSION = 2  # raised when the same seed would draw other conversations
+DEMO_CHATS_VERSION = 3  # raised when the same seed would draw other conversations
 
 Turn = dict[str, str]
 """A message: `role` ("user" or "assistant") and `content`."""
@@ -27,8 +27,9 @@ Conversation = tuple[Turn, ...]
 Preference = tuple[Conversation, str, str]
 """What was said so far, the better answer and the worse one."""
 
-_MAX_WORDS = 175  # of a conversation: with the marks of its turns, within 256 tokens of the demo's
-_NUM_FOLLOW_UPS_WEIGHTS = (0.2, 0.3, 0.3, 0.2)  # of asking 0, 1, 2, 3 more
+_MAX_WORDS = 195  # of a conversation, its marks included: within 256 tokens of the demo's
+_MARKS_WORDS = 7  # that the marks of a turn take the place of
+_NUM_FOLLOW_UPS_WEIGHTS = (0.1, 0.1, 0.2, 0.2, 0.2, 0.2)  # of asking 0, 1, … 5 more
 _PASSAGE_CHANCE = 0.5  # of a preference to be about a passage, not a story
 _GREETED_CHANCE = 0.15
 _PARTED_CHANCE = 0.1
@@ -127,7 +128,7 @@ def _short_reading(rng: Random) -> list[Turn]:
     return _opened_with(drawn.text, _follow_ups(drawn.questions, rng, at_least=1))
 
 
-_KINDS = {_small_talk: 0.06, _telling: 0.26, _reading: 0.38, _short_reading: 0.3}
+_KINDS = {_small_talk: 0.06, _telling: 0.2, _reading: 0.44, _short_reading: 0.3}
 """How often each kind is drawn."""
 
 
@@ -141,7 +142,7 @@ def _exchange(exchange: Exchange, rng: Random) -> list[Turn]:
 
 
 def _follow_ups(questions: Sequence[Question], rng: Random, *, at_least: int) -> list[Turn]:
-    (num,) = rng.choices(range(4), weights=_NUM_FOLLOW_UPS_WEIGHTS)
+    (num,) = rng.choices(range(len(_NUM_FOLLOW_UPS_WEIGHTS)), weights=_NUM_FOLLOW_UPS_WEIGHTS)
     drawn = draw_questions(questions, rng, num=num + at_least)
     return [turn for pair in drawn for turn in _pair(pair.question, pair.answer)]
 
@@ -164,7 +165,7 @@ def _shortened(turns: Sequence[Turn]) -> Conversation:
 
 
 def _num_words(turns: Sequence[Turn]) -> int:
-    return sum(len(turn["content"].split()) for turn in turns)
+    return sum(len(turn["content"].split()) + _MARKS_WORDS for turn in turns)
 
 
 # --- questions with a known answer ------------------------------------------------------------

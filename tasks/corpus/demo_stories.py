@@ -159,7 +159,9 @@ def document_text(rng: Random) -> str:
     if rng.random() < _EXERCISE_CHANCE:
         return _exercise_text(rng)
     drawn = story(rng)
-    (num_questions,) = rng.choices(range(7), weights=_NUM_QUESTIONS_WEIGHTS)
+    (num_questions,) = rng.choices(
+        range(len(_NUM_QUESTIONS_WEIGHTS)), weights=_NUM_QUESTIONS_WEIGHTS
+    )
     pairs = draw_questions(drawn.questions, rng, num=num_questions)
     return "\n".join([_told(drawn, rng), *map(str, pairs)])
 
