@@ -46,9 +46,9 @@ from model.hardware import compute_dtype
 from model.optim import (
     build_optimizer,
     clip_gradients,
-    learning_rate_factor,
     set_learning_rate,
 )
+from model.schedule import learning_rate_factor
 from model.shards import ShardSet
 from model.store import ArtifactStore
 from model.tokenizer import Tokenizer

@@ -7,7 +7,6 @@ alone. A finished artifact keeps its trunk; a new training of its family copies 
 
 from __future__ import annotations
 
-import bisect
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -18,15 +17,14 @@ from typing import Any
 from model.artifact import Derivation, Manifest
 from model.checkpoint import Checkpoints
 from model.errors import ArtifactError, CheckpointError
-from model.optim import learning_rate_factor
 from model.run_config import TrainRun
+from model.schedule import flat_steps
 from model.store import ArtifactStore, write_synced
 from model.tracker import EVENTS_NAME, Event, read_events
 from model.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-ENDLESS_STEPS = 10**15
 NOT_TAKEN_OVER = ("checkpoint", "end")  # events of what stays behind
 
 
@@ -42,21 +40,6 @@ class Trunk:
     def events(self) -> Path:
         """The event log of the training that wrote it."""
         return self.checkpoint.parent.parent / EVENTS_NAME
-
-
-def flat_steps(train: TrainConfig) -> int:
-    """Return how many first steps have the learning rates of an endless training.
-
-    Example:
-        1000 steps with ``decay_frac=0.65``: step 350 is the last at full rate, so 351.
-    """
-    assert train.steps, "the horizon is in steps by now"
-    endless = train.model_copy(update={"steps": ENDLESS_STEPS})
-    return bisect.bisect_left(
-        range(train.steps),
-        True,
-        key=lambda step: learning_rate_factor(step, train) != learning_rate_factor(step, endless),
-    )
 
 
 def find_trunks(run: TrainRun, *, circumstances: Mapping[str, Any]) -> Iterator[Trunk]:

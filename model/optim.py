@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from model.adamw import adamw_step
 from model.dial import Recipe, recipe
 from model.distributed import World
-from model.errors import ConfigError
 from model.gpt import GPT, TIED_EMBEDDING_STD
 from model.hardware import compute_dtype
 from model.muon import MuonStep
@@ -28,32 +27,6 @@ from model.train_config import TrainConfig
 
 # Of a model, in the order of the groups: block matrices that read the stream or write to it first.
 PARTS = ("matrix", "writer", "embedding", "head", "norm")
-
-
-def learning_rate_factor(step: int, config: TrainConfig) -> float:
-    """Return the share of the peak learning rate at an optimizer step, counted from zero.
-
-    Linear warmup that reaches the peak at step ``warmup_steps - 1``, flat, then linear decay over
-    the last ``decay_frac`` of the horizon, aimed at the final rate one step after the last; where
-    warmup and decay overlap, the lower rate wins. No step has rate zero.
-
-    Raises:
-        ConfigError: the horizon of ``config`` is not given in steps, or its warmup is not given.
-    """
-    if config.steps is None or config.warmup_steps is None:
-        raise ConfigError(
-            "the learning rate needs a horizon in steps and a warmup",
-            expected="train.steps and train.warmup_steps",
-            found=f"train.steps={config.steps}, train.warmup_steps={config.warmup_steps}, "
-            f"train.tokens={config.tokens}",
-            fix="resolve the config with model.dial.resolve() first",
-        )
-    warmup = (step + 1) / config.warmup_steps if step < config.warmup_steps else 1.0
-    decay_steps = config.decay_frac * config.steps
-    left = max(0, config.steps - step)
-    progress = 1.0 if left >= decay_steps else left / decay_steps
-    final = config.final_learning_rate_frac
-    return min(warmup, final + (1.0 - final) * progress)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

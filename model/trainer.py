@@ -21,7 +21,7 @@ from model.checkpoint import Checkpoints
 from model.checkpoint_writer import CheckpointWriter
 from model.compiling import compile_model
 from model.distributed import StopRequest, World
-from model.extension import flat_steps, take_over
+from model.extension import take_over
 from model.guards import Guard, StepNumbers, StepOutcome, name_rows, require_targets
 from model.hardware import (
     collecting_by_hand,
@@ -31,9 +31,10 @@ from model.hardware import (
     prepare_memory,
     share_threads,
 )
-from model.optim import build_optimizer, clip_gradients, learning_rate_factor, set_learning_rate
+from model.optim import build_optimizer, clip_gradients, set_learning_rate
 from model.recorder import Recorder, Summary
 from model.run_config import TrainRun
+from model.schedule import flat_steps, learning_rate_factor
 from model.smoke_run import smoke_run
 from model.snapshot import LoopState, MicroBatch
 from model.tokenizer import Tokenizer

@@ -21,7 +21,7 @@ def _say_what_checkpoints_are(value: Any, check: ValidatorFunctionWrapHandler) -
 
 
 ScoredCheckpoints = Annotated[
-    tuple[Literal["best", "last"] | Annotated[int, Field(gt=0)], ...],
+    tuple[Literal["best", "last"] | Annotated[int, Field(strict=True, gt=0)], ...],
     WrapValidator(_say_what_checkpoints_are),
 ]
 

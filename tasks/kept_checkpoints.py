@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from model.errors import ConfigError
+from model.schedule import flat_steps
 from model.store import ArtifactStore
 from model.train_config import TrainConfig
 from tasks.pipeline import Step
 from tasks.score_model import ScoreModel
 from tasks.train_model import TrainModel, count_steps
-
-DECAY_SLACK_STEPS = 2  # where decay begins, a checkpoint is written; rounding is the trainer's
 
 
 def check_checkpoints(steps: Sequence[Step], store: ArtifactStore) -> list[str]:
@@ -61,28 +60,34 @@ def _doubts(
     wanted: int, step: Step, train: TrainConfig, *, num_steps: int, store: ArtifactStore
 ) -> list[str]:
     every = train.checkpoint_every_steps
-    is_saved = wanted % every == 0 or wanted == num_steps
-    is_where_decay_begins = (
-        abs(wanted - (1 - train.decay_frac) * num_steps) <= DECAY_SLACK_STEPS
-    )  # kept for good
-    may_be_taken_over = any(  # a training may go on from the checkpoint of another
-        wanted in _kept_by(manifest.facts) for manifest in store.manifests("train_model")
-    )
-    is_possible = is_saved or is_where_decay_begins or may_be_taken_over
-    if wanted > num_steps or not is_possible:
-        raise _not_there(
-            wanted,
-            step,
-            expected=f"a step at which it saves: every {every} of its {num_steps} steps, or the "
-            "last",
-        )
-    saved = sorted({*range(every, num_steps, every), num_steps})
-    if is_where_decay_begins or wanted in saved[-train.keep_checkpoints :]:
+    trunk = flat_steps(train.model_copy(update={"steps": num_steps}))  # kept for good
+    saved = sorted({*range(every, num_steps, every), trunk, num_steps})
+    if wanted == trunk or wanted in saved[-train.keep_checkpoints :]:
         return []
-    return [
-        f"checkpoint {wanted} of training {step.artifact.name} is there to be scored only if it "
-        f"is the best: the last {train.keep_checkpoints} are kept (keep_checkpoints)"
-    ]
+    name = f"checkpoint {wanted} of training {step.artifact.name}"
+    if wanted in saved:
+        return [
+            f"{name} is there to be scored only if it is the best: the last "
+            f"{train.keep_checkpoints} are kept (keep_checkpoints)"
+        ]
+    if wanted < trunk and train.extend != "never" and wanted in _trunks(step, store):
+        return [f"{name} is there to be scored only if it goes on from a finished training's"]
+    raise _not_there(
+        wanted,
+        step,
+        expected=f"a step at which it saves: every {every} of its {num_steps} steps, {trunk} "
+        "where its rate begins to fall, or the last",
+    )
+
+
+def _trunks(step: Step, store: ArtifactStore) -> set[int]:
+    """Return the checkpoints of finished trainings of this name: one may be gone on from."""
+    finished = (
+        manifest
+        for manifest in store.manifests("train_model")
+        if manifest.artifact.name == step.artifact.name
+    )
+    return {kept for manifest in finished for kept in _kept_by(manifest.facts)}
 
 
 def _kept_by(facts: dict[str, object]) -> set[int]:

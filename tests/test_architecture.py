@@ -31,6 +31,7 @@ GROUND = {"model", "tasks", "flows", *CONFIGS} | {
         "run_config",
         "train_config",
         "dial",
+        "schedule",
         "child_runs",
         "scaling",
         "items",

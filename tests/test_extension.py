@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from model.distributed import StopRequest, World
-from model.extension import find_trunks, flat_steps
+from model.extension import find_trunks
 from model.run_config import TrainRun
+from model.schedule import flat_steps
 from model.store import read_manifest
 from model.tracker import read_events
 from model.train import make

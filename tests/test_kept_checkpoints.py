@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def plan(store: ArtifactStore, checkpoints: object, **settings: Any) -> Plan:
     return plan_flow(pretrain_models, config, store)
 
 
-@pytest.mark.parametrize("wrong", ["step-7x", ["final"], [0], [-1], [7.5], {"a": 1}])
+@pytest.mark.parametrize("wrong", ["step-7x", ["final"], [0], [-1], [7.5], True, [True], {"a": 1}])
 def test_setting_that_names_no_checkpoint_says_what_does(wrong: object) -> None:
     with pytest.raises(ConfigError, match=r"expected: best, last, or a step above 0") as caught:
         resolve("demo", kind=PretrainConfig, evaluation={"checkpoints": wrong})
@@ -47,7 +48,7 @@ def test_one_checkpoint_needs_no_list(one: object) -> None:
     assert given.given() == {"checkpoints": [one]}
 
 
-@pytest.mark.parametrize("step", [1, 150, 1_001, 1_100])
+@pytest.mark.parametrize("step", [1, 150, 350, 352, 1_001, 1_100])
 def test_plan_refuses_a_step_at_which_nothing_is_saved(store: ArtifactStore, step: int) -> None:
     with pytest.raises(ConfigError, match=f"training base has no checkpoint {step} to") as caught:
         plan(store, [step])
@@ -86,7 +87,21 @@ def test_plan_takes_a_step_that_another_training_can_be_gone_on_from(
     store: ArtifactStore,
 ) -> None:
     make(store, Derivation(stage="train_model", name="base", version=1), kept=[150])
-    assert plan(store, [150]).steps
+    make(store, Derivation(stage="train_model", name="chat", version=1), kept=[250])
+    assert "only if it goes on from a finished training's" in plan(store, [150]).text()
+    with pytest.raises(ConfigError, match="no checkpoint 250"):  # of another kind of training
+        plan(store, [250])
+    with pytest.raises(ConfigError, match="no checkpoint 150"):
+        plan(store, [150], train=TRAIN | {"extend": "never"})
+
+
+def test_plan_knows_where_the_rate_falls_from_the_end_of_warmup_on(store: ArtifactStore) -> None:
+    falling = TRAIN | {"decay_frac": 1.0, "warmup_steps": 40}
+    with pytest.raises(ConfigError) as caught:
+        plan(store, [1], train=falling)
+    (trunk,) = re.findall(r"(\d+) where its rate begins to fall", str(caught.value))
+    assert 30 < int(trunk) <= 40
+    assert "to be scored only if" not in plan(store, [int(trunk)], train=falling).text()
 
 
 def make(store: ArtifactStore, derivation: Derivation, *, kept: list[int]) -> None:

@@ -15,9 +15,9 @@ from model.optim import (
     Optimizer,
     build_optimizer,
     clip_gradients,
-    learning_rate_factor,
     set_learning_rate,
 )
+from model.schedule import learning_rate_factor
 from model.snapshot import join_tensors, split_tensors
 from model.train_config import TrainConfig
 from tests.small_model import random_ids, random_model

@@ -19,8 +19,8 @@ from model.config import MixturePart, ModelConfig, TrackingConfig
 from model.distributed import StopRequest, World
 from model.errors import ConfigError, DiskSpaceError, TrainingError
 from model.gpt import GPT
-from model.optim import learning_rate_factor
 from model.run_config import TrainRun
+from model.schedule import learning_rate_factor
 from model.shards import ShardSet
 from model.tokenizer import Tokenizer
 from model.tracker import read_events
