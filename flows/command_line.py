@@ -211,7 +211,10 @@ def _parse(flow: Flow[..., None], arguments: Sequence[str] | None) -> argparse.N
     parser.add_argument(
         "--why", action="store_true", help="with --dry-run: all that differs, not the first few"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.why and not options.dry_run:
+        parser.error("--why says more about a plan: it goes with --dry-run")
+    return options
 
 
 def _say(text: str, *, stream: Any = None) -> None:

@@ -28,7 +28,7 @@ from model.errors import LLMError
 from model.generate import stream_text
 from model.model_sources import ModelSource, find_source
 from model.pretrained import Pretrained, load_pretrained
-from model.sampling import Sampling
+from model.sampling import MAX_REPETITION_PENALTY, MAX_SEED, MAX_TEMPERATURE, Sampling
 
 ANSWER_TOKENS = 256
 PROMPT = "> "
@@ -42,14 +42,14 @@ HELP = """\
 /exit, /quit       leave (also Ctrl-D)
 """
 LEAVE = ("/exit", "/quit")
-MOST = {"temperature": 2, "repetition_penalty": 10}  # as of the server's clients
+MOST = {"temperature": MAX_TEMPERATURE, "repetition_penalty": MAX_REPETITION_PENALTY}
 ALLOWED = {  # what a setting takes, for people
-    "temperature": "a number from 0 (always the likeliest token) to 2",
+    "temperature": f"a number from 0 (always the likeliest token) to {MAX_TEMPERATURE}",
     "top_k": "a whole number from 0 (all tokens)",
     "top_p": "a number above 0, up to 1",
     "min_p": "a number from 0 to 1",
-    "repetition_penalty": "a number above 0, up to 10 (1 = off)",
-    "seed": "a whole number from 0, or any",
+    "repetition_penalty": f"a number above 0, up to {MAX_REPETITION_PENALTY} (1 = off)",
+    "seed": f"a whole number from 0 to {MAX_SEED}, or any",
 }
 
 

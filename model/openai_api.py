@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 from model.chat import Message
-from model.sampling import Sampling
+from model.sampling import MAX_REPETITION_PENALTY, MAX_TEMPERATURE, Sampling
 
 Kind = Literal["chat.completion", "text_completion"]
 
@@ -91,11 +91,11 @@ class BaseRequest(BaseModel):
     stream_options: StreamOptions | None = None
     n: int = Field(default=1, ge=1, le=16)
     stop: str | list[str] | None = None
-    temperature: float | None = Field(default=None, ge=0, le=2)
+    temperature: float | None = Field(default=None, ge=0, le=MAX_TEMPERATURE)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=0)
     min_p: float | None = Field(default=None, ge=0, le=1)
-    repetition_penalty: float | None = Field(default=None, gt=0, le=10)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=MAX_REPETITION_PENALTY)
     seed: int | None = Field(default=None, ge=0, lt=2**62)
 
     @field_validator("stream", "n", mode="before")

@@ -20,6 +20,9 @@ from torch import Tensor
 
 from model.config import SamplingConfig
 
+MAX_TEMPERATURE = 2  # that a user may ask for; OpenAI's limit
+MAX_REPETITION_PENALTY = 10
+MAX_SEED = 2**63 - 1
 FIRST_CANDIDATES = 256  # top-p and min-p look at this many likeliest tokens, and more if need be
 
 
@@ -27,7 +30,7 @@ class Sampling(SamplingConfig):
     """How one text's tokens are drawn."""
 
     seed: int | None = Field(
-        default=None, ge=0, lt=2**63, description="the same seed draws the same; unset = any"
+        default=None, ge=0, le=MAX_SEED, description="the same seed draws the same; unset = any"
     )
 
 

@@ -33,8 +33,10 @@ cache/ and everything else stay.
 """
 
 
-def list_artifacts(store: ArtifactStore, stage: str | None = None) -> str:
-    """Return a table of all finished artifacts, their names in full."""
+def list_artifacts(
+    store: ArtifactStore, stage: str | None = None, *, width_chars: int = WHOLE_CHARS
+) -> str:
+    """Return a table of all finished artifacts, their names in full, folded where need be."""
     table = Table("artifact", "MB", "made", "seconds", "counts")
     table.columns[0].overflow = "fold"
     for manifest in store.manifests(stage):
@@ -46,7 +48,7 @@ def list_artifacts(store: ArtifactStore, stage: str | None = None) -> str:
             f"{manifest.origin.seconds:.1f}",
             counts,
         )
-    return render(table, width_chars=WIDTH_CHARS if sys.stdout.isatty() else WHOLE_CHARS)
+    return render(table, width_chars=width_chars)
 
 
 def why(store: ArtifactStore, path: str) -> str:
@@ -237,7 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, store: ArtifactStore) -> Iterable[str]:
     if options.command == "list":
-        return [list_artifacts(store, options.stage)]
+        width_chars = WIDTH_CHARS if sys.stdout.isatty() else WHOLE_CHARS
+        return [list_artifacts(store, options.stage, width_chars=width_chars)]
     if options.command == "why":
         return [why(store, options.path)]
     if options.command == "verify":

@@ -3,7 +3,7 @@
     source = rejected (by reason) + filtered
     filtered = duplicates (by kind) + low quality (by reason, if chosen by a model) + training
 
-Records that the source skipped as broken were never documents: they stand in a row of their own.
+Records that the source skipped as broken were never documents: no row counts them.
 
 In a manifest's counts, ``num_in`` is what came and ``num_kept`` what passed. A count whose name
 neither begins with ``num_`` nor ends with a unit is a reason that documents were dropped for.
@@ -21,7 +21,6 @@ from rich.table import Table
 from model.artifact import Manifest
 from model.errors import ArtifactError
 
-SKIPPED = "broken_skipped"  # records left out before they were documents
 UNITS = ("_bytes", "_chars", "_tokens", "_seconds")
 
 
@@ -60,7 +59,6 @@ class Funnel:
             *(("select_quality", reason, -count) for reason, count in self.low_quality.items()),
             ("write_shards", "training", self.num_training),
             ("select_validation", "validation", self.num_validation),
-            ("download", SKIPPED, self.num_skipped),
         ]
         shown = [line for line in lines if line[2] or line[1] in ("kept", "training")]
         scale = 100 / max(1, self.num_source)
@@ -131,7 +129,9 @@ def losses(manifest: Manifest) -> dict[str, int]:
 
 def funnel_table(found: Funnel) -> Table:
     """Return the funnel for a terminal."""
-    table = Table(title=f"{found.num_files} files, {found.num_training_tokens:,} training tokens")
+    skipped = f"{found.num_skipped:,} broken records skipped, " if found.num_skipped else ""
+    tokens = f"{found.num_training_tokens:,} training tokens"
+    table = Table(title=f"{found.num_files} files, {skipped}{tokens}")
     table.add_column("stage")
     table.add_column("what")
     table.add_column("documents", justify="right")

@@ -51,9 +51,12 @@ def _brief(record: logging.LogRecord) -> logging.LogRecord:
     error = record.exc_info[1] if record.exc_info else _error_in_arguments(record)
     text = record.getMessage()
     if isinstance(error, LLMError):
-        text = text.replace(repr(error), f"{type(error).__name__}: {error.problem}")
+        short = f"{type(error).__name__}: {error.problem}"
+        text = text.replace(repr(error), short)
+        if short not in text:
+            text = f"{text}: {short}"
     elif text.startswith("Finished in state ") and LINE_END_IN_REPR in text:
-        text = f"{text.partition(LINE_END_IN_REPR)[0]} ...')"  # it holds the repr of a message
+        text = f"{text.partition(LINE_END_IN_REPR)[0]} ..."  # it holds the repr of a message
     else:
         return record
     brief = copy.copy(record)

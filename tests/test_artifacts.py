@@ -44,7 +44,8 @@ def test_list_that_is_piped_or_on_a_terminal_names_all_of_an_artifact(
     assert main(["list"]) == 0
     assert f" {artifact.relative_path} " in capsys.readouterr().out
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    lines = list_artifacts(store).splitlines()
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 110
     column = "".join(line.split("│")[1].strip() for line in lines if line.startswith("│"))
     assert artifact.relative_path in column

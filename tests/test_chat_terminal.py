@@ -87,7 +87,7 @@ def test_save_writes_the_layout_of_chat_data(pretrained, tmp_path):
         ("/top_p 7", "top_p cannot be '7': it takes a number above 0, up to 1"),
         ("/min_p 2", "min_p cannot be '2': it takes a number from 0 to 1"),
         ("/repetition_penalty 99", "repetition_penalty cannot be '99': it takes"),
-        ("/seed -1", "seed cannot be '-1': it takes a whole number from 0, or any"),
+        ("/seed -1", "seed cannot be '-1': it takes a whole number from 0 to"),
         ("/max_tokens few", "max_tokens cannot be 'few': it takes a whole number from 1 to 255"),
         ("/max_tokens -1", "max_tokens cannot be '-1': it takes a whole number from 1 to 255"),
         ("/max_tokens 256", "max_tokens cannot be '256': it takes a whole number from 1 to 255"),

@@ -93,6 +93,15 @@ def test_run_with_a_mistake_exits_2_and_says_what_to_do(
     assert "what to do:" in said
 
 
+def test_why_without_a_plan_is_refused_before_anything_runs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run("--preset", "demo", "--why")
+    assert ended.value.code == 2
+    assert "--why says more about a plan" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("data")
 def test_run_that_the_disk_cannot_hold_is_refused_before_it_starts(
     capsys: pytest.CaptureFixture[str],

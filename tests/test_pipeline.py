@@ -44,7 +44,7 @@ JOIN = Stage("join", version=1, build=join, scope="corpus")
 FAIL = Stage("fail", version=1, build=fail)
 
 
-NUM_STEPS = 4  # of the DAG
+FILED_SECONDS = 60
 
 
 def dag(pipeline: Pipeline, *, separator: str = "+") -> Artifact:
@@ -58,21 +58,28 @@ def run(store: ArtifactStore, config: RunConfig, *, separator: str = "+") -> dic
     The server makes task runs of events, which it takes in after the flow has ended.
     """
 
+    steps: list[Step] = []
+
     @flow(name="dag")
     def body() -> str:
         with task_runner(config) as runner:
             pipeline = Pipeline(store, config, runner=runner)
             dag(pipeline, separator=separator)
-            pipeline.finish()
+            steps.extend(pipeline.finish())
         return str(flow_run.id)
 
     with get_client(sync_client=True) as client:
         chosen = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(body())]))
-        while True:
-            runs = client.read_task_runs(flow_run_filter=chosen)
-            if len(runs) == NUM_STEPS and all(run.state and run.state.is_final() for run in runs):
-                return {run.name: run.state_name or "" for run in runs}
+        deadline = time.monotonic() + FILED_SECONDS
+        states: dict[str, str] = {}
+        while time.monotonic() < deadline:
+            found = client.read_task_runs(flow_run_filter=chosen)
+            states = {item.name: item.state_name or "" for item in found}
+            num_final = sum(item.state is not None and item.state.is_final() for item in found)
+            if num_final == len(steps):
+                return states
             time.sleep(0.1)
+    raise TimeoutError(f"of {len(steps)} task runs, after {FILED_SECONDS} s: {states}")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -59,10 +60,10 @@ def test_plan_after_a_change_of_source_stays_short_and_gives_all_reasons_on_requ
     old = {f"input.{number}": f"value {number} " * 20 for number in range(30)}
     make(store, "report_corpus", "corpus", config=old)
     plan = plan_flow(pretrain_model, config, store)
-    (line,) = [line for line in plan.text().splitlines() if "│ report_corpus" in line]
-    assert "report_corpus" in line
     assert len(plan.text().splitlines()) < 45
-    assert " more" in plan.text()
+    rows = re.split(r"^│ (?=\w)", plan.text(), flags=re.MULTILINE)
+    (row,) = [row for row in rows if row.startswith("report_corpus ")]
+    assert re.search(r"and \d+ more", re.sub(r"[│\s]+", " ", row))
     for number in range(30):
         assert f'report_corpus.input.{number} "{old[f"input.{number}"]}"' in plan.reasons_text()
 

@@ -92,3 +92,15 @@ def test_line_about_another_attempt_holds_the_problem_alone(terminal: Terminal) 
     logging.getLogger("prefect.task_runs").error("failed: %r - Retry %s/%s", error, 1, 5)
     said = terminal.console.getvalue()
     assert said == "prefect.task_runs failed: TransientDownloadError: no answer - Retry 1/5\n"
+
+
+def test_line_that_does_not_name_its_error_gets_it(terminal: Terminal) -> None:
+    show_errors_briefly()
+    log = logging.getLogger("prefect.flow_runs")
+    try:
+        raise EXPECTED
+    except ConfigError:
+        log.exception("Engine execution exited with an exception")
+    said = terminal.console.getvalue()
+    assert said.endswith("Engine execution exited with an exception: ConfigError: it cannot be\n")
+    assert "Traceback" not in said
