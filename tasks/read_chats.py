@@ -12,7 +12,7 @@ from tasks.corpus.chat_records import CONVERSATIONS
 from tasks.corpus.checked_sets import HELD_OUT_NAME, SPLIT_ALGORITHM
 from tasks.corpus.demo_chats import Conversation, demo_conversations, held_out_conversations
 from tasks.corpus.records import Fields
-from tasks.read_sets import (
+from tasks.record_sets import (
     DemoRecords,
     GeneratedSet,
     ReadSet,

@@ -10,7 +10,7 @@ from tasks.corpus.checked_sets import SPLIT_ALGORITHM
 from tasks.corpus.demo_chats import Preference, demo_preferences, held_out_preferences
 from tasks.corpus.preference_records import PAIRS
 from tasks.corpus.records import Fields
-from tasks.read_sets import (
+from tasks.record_sets import (
     DemoRecords,
     GeneratedSet,
     ReadSet,

@@ -20,7 +20,7 @@ from tasks.corpus.data_sets import ListedSet
 from tasks.corpus.hub_retries import TRIES
 from tasks.pipeline import Pipeline
 from tasks.read_chats import build, chat_sets, chat_validation_digest, read_chats
-from tasks.read_sets import ReadSet
+from tasks.record_sets import ReadSet
 from tasks.stage import Share
 from tests.hub_pages import hub_environment
 from tests.hub_server import HubServer

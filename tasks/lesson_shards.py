@@ -1,4 +1,4 @@
-"""What the stages write_chat_shards and write_preference_shards share.
+"""Shards of lessons for the stages write_chat_shards and write_preference_shards.
 
 One artifact per set for training, so that a mixture can weigh them; one of all sets for validation.
 """

@@ -1,4 +1,4 @@
-"""What the stages read_chats and read_preferences share: a set is listed, keyed and read.
+"""Sets of records for the stages read_chats and read_preferences: listed, keyed and read.
 
 The stages differ in the kind of their records and in what the demo generates for them.
 """
