@@ -23,8 +23,8 @@ from tasks.chat_config import LessonLayout
 from tasks.corpus.chat_records import CONVERSATION_SCHEMA
 from tasks.tokens.best_fit import best_fit_rows
 from tasks.tokens.chat_shards import CHAT_LESSONS
-from tasks.tokens.chats import ChatTable
 from tasks.tokens.lessons import LessonCounts, whole_segments, write_lessons
+from tasks.tokens.record_tables import RecordTable
 from tests.small_tokenizer import HOSTILE_TEXTS, train_small_tokenizer
 
 CONTEXT_TOKENS = 64
@@ -128,14 +128,14 @@ def write_set(
     root: Path, directory: Path, *sets: Sequence[Sequence[Message]], shard_tokens: int = 10**6
 ) -> LessonCounts:
     tables = [
-        ChatTable(f"set{number}", write_table(root / f"{number}.parquet", conversations))
+        RecordTable(f"set{number}", write_table(root / f"{number}.parquet", conversations))
         for number, conversations in enumerate(sets)
     ]
     return write_tables(tables, directory, root / "shards", shard_tokens=shard_tokens)
 
 
 def write_tables(
-    tables: Sequence[ChatTable], directory: Path, destination: Path, *, shard_tokens: int
+    tables: Sequence[RecordTable], directory: Path, destination: Path, *, shard_tokens: int
 ) -> LessonCounts:
     return write_lessons(
         tables,
@@ -221,8 +221,8 @@ def test_nothing_that_fits_is_an_error(tmp_path, directory, conversations, words
 def test_table_that_is_none_is_named(tmp_path, directory) -> None:
     path = tmp_path / "chats.parquet"
     path.write_bytes(b"no table")
-    with pytest.raises(ArtifactError, match=r"(?s)conversations cannot be read.*chats\.parquet"):
-        write_tables([ChatTable("set", path)], directory, tmp_path, shard_tokens=1_000)
+    with pytest.raises(ArtifactError, match=r"(?s)records cannot be read.*chats\.parquet"):
+        write_tables([RecordTable("set", path)], directory, tmp_path, shard_tokens=1_000)
 
 
 def test_table_with_an_unchecked_record_is_refused(tmp_path, directory) -> None:
@@ -230,7 +230,7 @@ def test_table_with_an_unchecked_record_is_refused(tmp_path, directory) -> None:
     path = tmp_path / "0.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=CONVERSATION_SCHEMA), path)
     with pytest.raises(SourceRecordError, match=r"f, row 7, message 0"):
-        write_tables([ChatTable("set", path)], directory, tmp_path, shard_tokens=1_000)
+        write_tables([RecordTable("set", path)], directory, tmp_path, shard_tokens=1_000)
 
 
 @settings(deadline=None)

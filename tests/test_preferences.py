@@ -21,9 +21,9 @@ from tasks.corpus.data_sets import SetFile
 from tasks.corpus.preference_records import PAIR_SCHEMA, PAIRS, checked_pair
 from tasks.corpus.raw_file import SourceFile
 from tasks.corpus.records import BrokenRecordError
-from tasks.tokens.chats import ChatTable
 from tasks.tokens.lessons import write_lessons
 from tasks.tokens.preference_shards import PAIR_LESSONS
+from tasks.tokens.record_tables import RecordTable
 from tests.small_tokenizer import train_small_tokenizer
 
 CONTEXT_TOKENS = 48
@@ -203,7 +203,7 @@ def write_shards(tmp_path: Path, directory: Path, pairs: list[tuple[list[str], s
     table = tmp_path / "pairs.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=PAIR_SCHEMA), table)
     counts = write_lessons(
-        [ChatTable("pairs", table)],
+        [RecordTable("pairs", table)],
         kind=PAIR_LESSONS,
         layout=LessonLayout(
             split="training", context_tokens=CONTEXT_TOKENS, shard_tokens=60, seed=1

@@ -21,14 +21,14 @@ from model.rows import ROWS_FILE, Segments, write_rows
 from model.shards import Int32Array, ShardHeader, doc_identities, shard_name, write_shard
 from model.tokenizer import Tokenizer
 from tasks.chat_config import LessonLayout
-from tasks.tokens.chats import ChatTable, Taught, file_names
+from tasks.tokens.record_tables import RecordTable, Taught, file_names
 
 
 class Teach(Protocol):
     """Makes lessons of the records of a table."""
 
     def __call__(
-        self, table: ChatTable, tokenizer: Tokenizer, *, row_tokens: int
+        self, table: RecordTable, tokenizer: Tokenizer, *, row_tokens: int
     ) -> Iterator[Taught]:
         """Yield the records in order, none of their lessons longer than a row."""
         ...
@@ -84,7 +84,7 @@ class LessonCounts:
 
 
 def write_lessons(
-    tables: Sequence[ChatTable],
+    tables: Sequence[RecordTable],
     *,
     kind: LessonKind,
     layout: LessonLayout,
