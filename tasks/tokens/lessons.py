@@ -111,7 +111,7 @@ def write_lessons(
         files=file_names(tables),
     )
     destination.mkdir(parents=True, exist_ok=True)
-    shards = LessonShards(destination, header, layout.shard_tokens)
+    shards = _LessonShards(destination, header, layout.shard_tokens)
     num_in = num_kept = num_shortened = 0
     for table in tables:
         for taught in kind.teach(table, tokenizer, row_tokens=layout.row_tokens):
@@ -165,7 +165,7 @@ def whole_segments(shard_lengths: Sequence[Int32Array], row: Int32Array) -> Segm
 
 
 @dataclass
-class LessonShards:
+class _LessonShards:
     """Shards of one directory, written one after the other as lessons come."""
 
     directory: Path
