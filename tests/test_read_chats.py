@@ -24,8 +24,8 @@ from tasks.record_sets import ReadSet
 from tasks.stage import Share
 from tests.hub_pages import hub_environment
 from tests.hub_server import HubServer
+from tests.small_chats import turns, write_jsonl, write_parquet
 from tests.small_pipeline import make as make_artifact
-from tests.test_conversations import turns, write_jsonl, write_parquet
 
 REVISION = "89abcdef01234567" * 2 + "89abcdef"
 CHATS = [turns(f"Question {number}", f"Answer {number}.") for number in range(60)]
