@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from model.artifact import Manifest
 from model.store import ArtifactStore, Work
@@ -12,7 +12,7 @@ from tasks.corpus.chat_records import CONVERSATIONS
 from tasks.corpus.checked_sets import HELD_OUT_NAME, SPLIT_ALGORITHM
 from tasks.corpus.demo_chats import Conversation, demo_conversations, held_out_conversations
 from tasks.corpus.records import Fields
-from tasks.read_sets import (
+from tasks.record_sets import (
     DemoRecords,
     GeneratedSet,
     ReadSet,
@@ -64,11 +64,19 @@ def chat_validation_digest(shards: Manifest, store: ArtifactStore) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
+def _training(num: int, *, seed: int) -> Iterator[Fields]:
+    return map(_fields, demo_conversations(num, seed=seed))
+
+
+def _held_out(num: int, *, seed: int) -> Iterator[Fields]:
+    return map(_fields, held_out_conversations(num, seed=seed))
+
+
 def _fields(conversation: Conversation) -> Fields:
     return {"messages": conversation}
 
 
-DEMO = DemoRecords(training=demo_conversations, held_out=held_out_conversations, fields=_fields)
+DEMO = DemoRecords(training=_training, held_out=_held_out)
 read_chats = Stage(
     "read_chats",
     version=STEP_VERSION,

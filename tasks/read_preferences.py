@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from model.store import ArtifactStore, Work
 from tasks.chat_config import PreferenceConfig
@@ -10,7 +10,7 @@ from tasks.corpus.checked_sets import SPLIT_ALGORITHM
 from tasks.corpus.demo_chats import Preference, demo_preferences, held_out_preferences
 from tasks.corpus.preference_records import PAIRS
 from tasks.corpus.records import Fields
-from tasks.read_sets import (
+from tasks.record_sets import (
     DemoRecords,
     GeneratedSet,
     ReadSet,
@@ -43,12 +43,20 @@ def build(work: Work, config: ReadSet, share: Share) -> None:  # noqa: ARG001
     build_set(work, config, kind=PAIRS, demo=DEMO)
 
 
+def _training(num: int, *, seed: int) -> Iterator[Fields]:
+    return map(_fields, demo_preferences(num, seed=seed))
+
+
+def _held_out(num: int, *, seed: int) -> Iterator[Fields]:
+    return map(_fields, held_out_preferences(num, seed=seed))
+
+
 def _fields(preference: Preference) -> Fields:
     prompt, chosen, rejected = preference
     return {"prompt": list(prompt), "chosen": chosen, "rejected": rejected}
 
 
-DEMO = DemoRecords(training=demo_preferences, held_out=held_out_preferences, fields=_fields)
+DEMO = DemoRecords(training=_training, held_out=_held_out)
 read_preferences = Stage(
     "read_preferences",
     version=STEP_VERSION,

@@ -1,15 +1,15 @@
 """Stage write_chat_shards: conversations as token shards with a loss mask, and rows of whole ones.
 
-Its artifacts are those that ``tasks.write_lessons`` tells of.
+Its artifacts are those that ``tasks.lesson_shards`` tells of.
 """
 
 from __future__ import annotations
 
 from model.store import Work
 from tasks.chat_config import LessonLayout
+from tasks.lesson_shards import build_lessons
 from tasks.stage import Share, Stage
 from tasks.tokens.chat_shards import CHAT_LESSONS
-from tasks.write_lessons import build_lessons
 
 STEP_VERSION = 1
 

@@ -29,15 +29,16 @@ os.environ |= {
 }
 os.environ.pop("PREFECT_API_URL", None)
 
-SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+BESIDE_CHECKOUT = Path(__file__).parent.parent.parent / "shared" / "data"
+REAL_TEXT = Path(os.environ.get("LLM_REAL_TEXT") or BESIDE_CHECKOUT)
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Return the folder of real text beside the checkout, or skip."""
-    if not SHARED_DATA.is_dir():
-        pytest.skip("needs the real text of ../shared/data")
-    return SHARED_DATA
+    """Return the folder of real text (`chat/`, `eval/`, `web/`, `web_planted/`), or skip."""
+    if not REAL_TEXT.is_dir():
+        pytest.skip("set LLM_REAL_TEXT to a folder of web pages, chats and evaluation sets")
+    return REAL_TEXT
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,8 @@ from model.pretrained import load_pretrained
 from model.registry import fetch, find_version
 from model.tracker import read_events
 from tests.flow_process import SMALL_CHAT, Home, built_at, digests, run_flow, running_flow
+from tests.small_chats import turns, write_jsonl
 from tests.small_export import chat_server
-from tests.test_conversations import turns, write_jsonl
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_800)]
 

@@ -29,8 +29,8 @@ from model.weights import load_model, save_model
 from tasks.chat_config import LessonLayout
 from tasks.corpus.chat_records import CONVERSATION_SCHEMA
 from tasks.tokens.chat_shards import CHAT_LESSONS
-from tasks.tokens.chats import ChatTable
 from tasks.tokens.lessons import write_lessons
+from tasks.tokens.record_tables import RecordTable
 from tests.small_tokenizer import train_small_tokenizer
 from tests.small_training import small_run
 
@@ -50,7 +50,7 @@ def write_chats(directory: Path, tokenizer: Path, *, num: int, answer: str) -> N
     table = directory / "chats.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=CONVERSATION_SCHEMA), table)
     write_lessons(
-        [ChatTable(directory.name, table)],
+        [RecordTable(directory.name, table)],
         kind=CHAT_LESSONS,
         layout=LessonLayout(
             split="training", context_tokens=MODEL.context_tokens, shard_tokens=10**6, seed=1

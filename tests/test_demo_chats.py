@@ -14,9 +14,10 @@ from model.tokenizer import Tokenizer
 from tasks.config import TokenizerConfig
 from tasks.corpus.demo_chats import demo_conversations, demo_preferences, held_out_conversations
 from tasks.corpus.demo_documents import demo_document
-from tasks.corpus.demo_grammar import is_sentence, share_accepted
+from tasks.corpus.demo_grammar import share_accepted
 from tasks.corpus.demo_stories import is_right_answer
 from tasks.tokens.bpe import train_bpe
+from tests.grammar_check import is_sentence
 
 SEED = 7
 CONTEXT_TOKENS = 256  # of the demo

@@ -20,12 +20,12 @@ from tasks.corpus.data_sets import ListedSet
 from tasks.corpus.hub_retries import TRIES
 from tasks.pipeline import Pipeline
 from tasks.read_chats import build, chat_sets, chat_validation_digest, read_chats
-from tasks.read_sets import ReadSet
+from tasks.record_sets import ReadSet
 from tasks.stage import Share
 from tests.hub_pages import hub_environment
 from tests.hub_server import HubServer
+from tests.small_chats import turns, write_jsonl, write_parquet
 from tests.small_pipeline import make as make_artifact
-from tests.test_conversations import turns, write_jsonl, write_parquet
 
 REVISION = "89abcdef01234567" * 2 + "89abcdef"
 CHATS = [turns(f"Question {number}", f"Answer {number}.") for number in range(60)]

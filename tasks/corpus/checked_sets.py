@@ -5,7 +5,7 @@
 
 Which side a record is on, the words it opens with decide: a hash of the user's first message,
 which knows nothing of the set or the kind, so that with one seed no opening question is on both
-sides, of any two sets. ``tasks.read_sets`` is the caller; ``tasks.tokens`` reads on.
+sides, of any two sets. ``tasks.record_sets`` is the caller; ``tasks.tokens`` reads on.
 """
 
 from __future__ import annotations
@@ -83,11 +83,11 @@ def write_set(
         CorpusError: too little is left of the set.
     """
     rejected: Counter[str] = Counter()
-    held_out = HeldOut(split)
+    held_out = _HeldOut(split)
     with (
-        RowTable(destination / TRAINING_NAME, kind.schema) as training,
-        RowTable(destination / HELD_OUT_NAME, kind.schema) as measuring,
-        RowTable(destination / REJECTED_NAME, REJECTED_SCHEMA) as refused,
+        _RowTable(destination / TRAINING_NAME, kind.schema) as training,
+        _RowTable(destination / HELD_OUT_NAME, kind.schema) as measuring,
+        _RowTable(destination / REJECTED_NAME, REJECTED_SCHEMA) as refused,
     ):
         for item in files:
             for record in read_records(item, kind):
@@ -122,11 +122,11 @@ def write_generated(
     """Write the three tables of records that were generated for one side or the other."""
     counts: list[int] = []
     for name, records in ((TRAINING_NAME, training), (HELD_OUT_NAME, held_out)):
-        with RowTable(destination / name, kind.schema) as table:
+        with _RowTable(destination / name, kind.schema) as table:
             for row, fields in enumerate(records):
                 table.add(_row(f"{file}/{name}", row, kind.checked(fields)))
         counts.append(table.num_rows)
-    with RowTable(destination / REJECTED_NAME, REJECTED_SCHEMA):
+    with _RowTable(destination / REJECTED_NAME, REJECTED_SCHEMA):
         pass
     return SetCounts(
         num_in=sum(counts),
@@ -158,7 +158,7 @@ def _refused_row(record: Record, item: SetFile, broken: BrokenRecordError) -> Ro
     return {**place, "reason": broken.reason, "detail": f"{record.where}: {broken.found}"}
 
 
-class HeldOut:
+class _HeldOut:
     """What is held out of training: of that, the lowest places are kept, as many as may be.
 
     What is over the limit is not handed back to training: another set, whose limit is not reached,
@@ -186,7 +186,7 @@ class HeldOut:
 
 
 @dataclass
-class RowTable:
+class _RowTable:
     """A parquet file that rows are added to."""
 
     path: Path

@@ -63,14 +63,6 @@ class Acceptance:
         return self.num_accepted / self.num_sentences if self.num_sentences else 0.0
 
 
-@dataclass(frozen=True)
-class GrammarSize:
-    """How large the language is, counted from the tables."""
-
-    num_word_forms: int
-    num_patterns: Mapping[PatternRole, int]
-
-
 # --- reading the tables -----------------------------------------------------------------------
 
 
@@ -141,23 +133,7 @@ def _percent_pattern(pattern: str) -> str:
     return _SLOT.sub(lambda match: f"%({match[0][1:-1]})s", pattern)
 
 
-def grammar_size() -> GrammarSize:
-    """Count the patterns and the different word forms that sentences and titles are made of."""
-    roles: tuple[PatternRole, ...] = ("statement", "question", "title")
-    words: set[str] = set()
-    for pattern in (pattern for role in roles for pattern in patterns(role)):
-        surfaces = [forms[s.form] for s in slots_of(pattern) for forms in KINDS[s.kind]]
-        for text in [_SLOT.sub(" ", pattern), *surfaces]:
-            words.update(word.lower() for word in re.findall(r"[A-Za-z]+", text))
-    return GrammarSize(len(words), {role: len(patterns(role)) for role in roles})
-
-
 # --- recognising ------------------------------------------------------------------------------
-
-
-def is_sentence(text: str) -> bool:
-    """Tell whether the grammar can produce this one sentence, a statement or a question."""
-    return _accepts(text, role="statement") or _accepts(text, role="question")
 
 
 def is_title(text: str) -> bool:

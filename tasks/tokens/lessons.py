@@ -21,14 +21,14 @@ from model.rows import ROWS_FILE, Segments, write_rows
 from model.shards import Int32Array, ShardHeader, doc_identities, shard_name, write_shard
 from model.tokenizer import Tokenizer
 from tasks.chat_config import LessonLayout
-from tasks.tokens.chats import ChatTable, Taught, file_names
+from tasks.tokens.record_tables import RecordTable, Taught, file_names
 
 
 class Teach(Protocol):
     """Makes lessons of the records of a table."""
 
     def __call__(
-        self, table: ChatTable, tokenizer: Tokenizer, *, row_tokens: int
+        self, table: RecordTable, tokenizer: Tokenizer, *, row_tokens: int
     ) -> Iterator[Taught]:
         """Yield the records in order, none of their lessons longer than a row."""
         ...
@@ -84,7 +84,7 @@ class LessonCounts:
 
 
 def write_lessons(
-    tables: Sequence[ChatTable],
+    tables: Sequence[RecordTable],
     *,
     kind: LessonKind,
     layout: LessonLayout,
@@ -111,7 +111,7 @@ def write_lessons(
         files=file_names(tables),
     )
     destination.mkdir(parents=True, exist_ok=True)
-    shards = LessonShards(destination, header, layout.shard_tokens)
+    shards = _LessonShards(destination, header, layout.shard_tokens)
     num_in = num_kept = num_shortened = 0
     for table in tables:
         for taught in kind.teach(table, tokenizer, row_tokens=layout.row_tokens):
@@ -165,7 +165,7 @@ def whole_segments(shard_lengths: Sequence[Int32Array], row: Int32Array) -> Segm
 
 
 @dataclass
-class LessonShards:
+class _LessonShards:
     """Shards of one directory, written one after the other as lessons come."""
 
     directory: Path

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 from model.chat import Message, read_messages
 from model.conversation import Lesson, Teacher, num_oldest, turn_text
 from model.tokenizer import Tokenizer
-from tasks.tokens.chats import ChatTable, Taught, table_batches
+from tasks.tokens.record_tables import RecordTable, Taught, table_batches
 
 COLUMNS = ["file", "row", "prompt", "chosen", "rejected"]
 
 Words = Sequence[int]
 
 
-def teach_pairs(table: ChatTable, tokenizer: Tokenizer, *, row_tokens: int) -> Iterator[Taught]:
+def teach_pairs(table: RecordTable, tokenizer: Tokenizer, *, row_tokens: int) -> Iterator[Taught]:
     """Yield the pairs of a table in order, as ids: the chosen answer's, then the rejected one's.
 
     Too little fits where not even the last message before the answers does.

@@ -1,4 +1,4 @@
-"""What the stages write_chat_shards and write_preference_shards share.
+"""Shards of lessons for the stages write_chat_shards and write_preference_shards.
 
 One artifact per set for training, so that a mixture can weigh them; one of all sets for validation.
 """
@@ -10,8 +10,8 @@ from typing import Final
 from model.store import Work
 from tasks.chat_config import LessonLayout
 from tasks.corpus.checked_sets import HELD_OUT_NAME, TRAINING_NAME
-from tasks.tokens.chats import ChatTable
 from tasks.tokens.lessons import LessonKind, write_lessons
+from tasks.tokens.record_tables import RecordTable
 
 VALIDATION: Final = "validation"  # name of the artifact of all sets
 
@@ -25,7 +25,7 @@ def build_lessons(work: Work, layout: LessonLayout, *, kind: LessonKind, role: s
     name = HELD_OUT_NAME if layout.split == "validation" else TRAINING_NAME
     counts = write_lessons(
         [
-            ChatTable(item.name, work.store.path(item) / name)
+            RecordTable(item.name, work.store.path(item) / name)
             for item in work.derivation.inputs[role]
         ],
         kind=kind,

@@ -1,4 +1,4 @@
-"""What the stages read_chats and read_preferences share: a set is listed, keyed and read.
+"""Sets of records for the stages read_chats and read_preferences: listed, keyed and read.
 
 The stages differ in the kind of their records and in what the demo generates for them.
 """
@@ -6,9 +6,9 @@ The stages differ in the kind of their records and in what the demo generates fo
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 from model.config import Config
 from model.store import ArtifactStore, Work
@@ -24,15 +24,13 @@ from tasks.corpus.records import Fields, RecordKind
 DEMO_SET: Final = "demo"
 
 SetsConfigT = TypeVar("SetsConfigT", ChatConfig, PreferenceConfig)
-DrawnT = TypeVar("DrawnT")  # of the demo: a conversation, or a pair
-DrawnT_co = TypeVar("DrawnT_co", covariant=True)
 
 
 class GeneratedSet(Config):
     """A set of the demo, which lies in no file.
 
     Args:
-        what: its records are called.
+        what: noun of its records; part of the cache key, as ``num_conversations``.
         num_training: records for training; those that measure are as many as may.
     """
 
@@ -70,26 +68,20 @@ class ReadSet(Config):
         }
 
 
-class Draw(Protocol[DrawnT_co]):
-    """Draws what the demo has in place of files."""
+class DrawFields(Protocol):
+    """Draws the demo's records, which lie in no file."""
 
-    def __call__(self, num: int, *, seed: int) -> Iterable[DrawnT_co]:
-        """Return so many, the same for one seed."""
+    def __call__(self, num: int, *, seed: int) -> Iterable[Fields]:
+        """Return so many records as a file would have them, the same for one seed."""
         ...
 
 
 @dataclass(frozen=True)
-class DemoRecords(Generic[DrawnT]):
-    """How the demo's records are drawn.
+class DemoRecords:
+    """How the demo's records are drawn: those for training, and those that measure."""
 
-    Args:
-        training, held_out: draw those for training, and those that measure.
-        fields: returns what is drawn as a record of a file would have it.
-    """
-
-    training: Draw[DrawnT]
-    held_out: Draw[DrawnT]
-    fields: Callable[[DrawnT], Fields]
+    training: DrawFields
+    held_out: DrawFields
 
 
 def pinned_sets(config: SetsConfigT, kind: RecordKind) -> SetsConfigT:
@@ -131,15 +123,13 @@ def sets_to_read(
     }
 
 
-def build_set(work: Work, config: ReadSet, *, kind: RecordKind, demo: DemoRecords[Any]) -> None:
+def build_set(work: Work, config: ReadSet, *, kind: RecordKind, demo: DemoRecords) -> None:
     """Write training.parquet, held_out.parquet and rejected.parquet of a set."""
     sweep(work.path, keep=DOWNLOAD_FOLDER)
     if isinstance(config.origin, GeneratedSet):
-        training = demo.training(config.origin.num_training, seed=config.seed)
-        held_out = demo.held_out(config.max_held_out, seed=config.seed)
         counts = write_generated(
-            map(demo.fields, training),
-            map(demo.fields, held_out),
+            demo.training(config.origin.num_training, seed=config.seed),
+            demo.held_out(config.max_held_out, seed=config.seed),
             kind=kind,
             file=DEMO_SET,
             destination=work.path,

@@ -1,0 +1,90 @@
+"""A few conversations: as records of files that are sorted out, as messages, and as lessons."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.chat import Message
+from model.conversation import Lesson, Teacher, turn_text
+from model.tokenizer import Tokenizer
+from tasks.corpus.chat_records import CONVERSATIONS
+from tasks.corpus.checked_sets import (
+    HELD_OUT_NAME,
+    REJECTED_NAME,
+    TRAINING_NAME,
+    Split,
+    write_set,
+)
+from tasks.corpus.data_sets import SetFile
+from tasks.corpus.records import SetCounts
+from tasks.corpus.sources import SourceFile
+
+Turns = list[dict[str, Any]]
+
+ALL_TRAINING = Split(frac=1e-18, max_held_out=10, seed=1)
+
+
+def turns(*contents: str, system: str = "") -> Turns:
+    """Return what the user and the assistant say by turns, after the system's words if any."""
+    roles = ("user", "assistant")
+    said = [{"role": roles[i % 2], "content": text} for i, text in enumerate(contents)]
+    return [{"role": "system", "content": system}, *said] if system else said
+
+
+def spoken(*contents: str, system: str = "") -> list[Message]:
+    """Return turns as messages."""
+    return [Message(**turn) for turn in turns(*contents, system=system)]
+
+
+def lesson_of(messages: Sequence[Message], tokenizer: Tokenizer) -> Lesson:
+    """Return what messages teach."""
+    words = tokenizer.encode_batch([turn_text(message) for message in messages])
+    return Teacher(tokenizer).lesson(messages, words)
+
+
+def write_jsonl(path: Path, conversations: Sequence[Any]) -> Path:
+    """Write conversations, and lines as they are, to a file and return its path."""
+    lines = [
+        item if isinstance(item, str) else json.dumps({"source": "test", "messages": item})
+        for item in conversations
+    ]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def write_parquet(path: Path, conversations: Sequence[Turns | None]) -> Path:
+    """Write conversations to a file and return its path."""
+    table = pa.table({"source": ["test"] * len(conversations), "messages": conversations})
+    pq.write_table(table, path)
+    return path
+
+
+def sort_out(
+    path: Path, *, split: Split = ALL_TRAINING, on_broken: Any = "fail"
+) -> tuple[SetCounts, dict[str, list[dict[str, Any]]]]:
+    """Check the records of a file and return the counts and the rows of each table."""
+    destination = path.with_name(f"{path.name}.out")
+    destination.mkdir()
+    file = SourceFile(name="chats", path=path.name, digest="0")
+    counts = write_set(
+        [SetFile("set", file, path, str(path))],
+        kind=CONVERSATIONS,
+        split=split,
+        on_broken=on_broken,
+        destination=destination,
+    )
+    names = (TRAINING_NAME, HELD_OUT_NAME, REJECTED_NAME)
+    return counts, {name: pq.read_table(destination / name).to_pylist() for name in names}
+
+
+GOOD_CHATS = [
+    turns("Hi", "Hello."),
+    turns("Who are you?", " A model.\n", "Really?", system="Be brief."),
+    turns("Zwei\u2028Zeilen 😀", "Ja."),
+]
