@@ -51,8 +51,8 @@ def prefect_pages(prefect: str) -> dict[str, str]:
     }
 
 
-def mlflow_page(mlflow: str) -> dict[str, str]:
-    """Return the page that compares the newest two trainings."""
+def comparison_page(mlflow: str) -> str:
+    """Return the page that compares the newest two trainings of base models."""
     api = f"{mlflow}/api/2.0/mlflow"
     (experiment,) = [
         item
@@ -62,12 +62,12 @@ def mlflow_page(mlflow: str) -> dict[str, str]:
     number = experiment["experiment_id"]
     question = {
         "experiment_ids": [number],
-        "filter": "tags.mlflow.parentRunId LIKE '%'",
+        "filter": "tags.`llm.artifact` LIKE 'train_model/base-%'",
         "max_results": 2,
     }
     runs = [run["info"]["run_id"] for run in post(f"{api}/runs/search", question)["runs"]]
     query = f"runs={json.dumps(runs)}&experiments={json.dumps([number])}".replace(" ", "")
-    return {"mlflow-compare": f"{mlflow}/#/compare-runs?{query}"}
+    return f"{mlflow}/#/compare-runs?{query}"
 
 
 def take_chat(page: Page, url: str) -> None:
@@ -79,6 +79,20 @@ def take_chat(page: Page, url: str) -> None:
         page.keyboard.press("Enter")
         page.locator(".assistant .note").nth(number - 1).wait_for(timeout=ANSWER_MILLISECONDS)
     page.screenshot(path=PICTURES / "chat-page.png")
+
+
+def take_comparison(page: Page, url: str) -> None:
+    """Save a picture of what differs between two runs: their settings, then their metrics."""
+    page.set_viewport_size({"width": 1400, "height": 1190})
+    page.goto(url)
+    page.get_by_text("Run details", exact=True).wait_for()
+    page.wait_for_timeout(SETTLE_MILLISECONDS)
+    page.get_by_role("button", name="Close").first.click()  # of an assistant that takes a third
+    for section in ("Visualizations", "Run details"):
+        page.get_by_text(section, exact=True).click()
+    page.get_by_role("switch").first.click()  # of the settings, only those that differ
+    page.wait_for_timeout(SETTLE_MILLISECONDS)
+    page.screenshot(path=PICTURES / "mlflow-compare.png")
 
 
 def take(page: Page, name: str, url: str) -> None:
@@ -104,9 +118,9 @@ def main() -> None:
         )
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         if options.only != "chat":
-            pages = prefect_pages(options.prefect) | mlflow_page(options.mlflow)
-            for name, url in pages.items():
+            for name, url in prefect_pages(options.prefect).items():
                 take(page, name, url)
+            take_comparison(page, comparison_page(options.mlflow))
         if options.only != "stack":
             take_chat(page, options.chat)
         browser.close()
