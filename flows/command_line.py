@@ -104,7 +104,19 @@ def parse_settings(settings: Sequence[str], *, alone: Sequence[str] = ()) -> dic
             if not isinstance(within, dict):
                 raise _not_a_group(".".join(path[: number + 1]), found=within)
         within[field] = _value(text)
+        if within[field] is None:
+            raise _unsets_nothing(setting)
     return groups
+
+
+def _unsets_nothing(setting: str) -> ConfigError:
+    return ConfigError(
+        "null does not unset what the preset sets",
+        expected="a value",
+        found=setting,
+        where="--set",
+        fix="leave it out to keep the preset's; for no limit give a number beyond what there is",
+    )
 
 
 def _not_a_group(name: str, *, found: Any) -> ConfigError:

@@ -75,6 +75,7 @@ def test_dry_run_prints_settings_and_plan_and_runs_nothing(
     [
         (["train.stepz=3"], "the nearest is 'train.steps'"),
         (["train.steps=3", "train.tokens=9"], "exactly one horizon"),
+        (["source.max_documents=null"], "null does not unset"),
         (["source.kind=local", "source.path=no/such/folder"], "no/such/folder"),
         (["chat.kind=sets", 'chat.sets={"mine": "no/such/chats.jsonl"}'], "chat set mine"),
         (["finetune.base=train_model/base-0123"], "no finetune.base"),
