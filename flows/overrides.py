@@ -231,6 +231,14 @@ def _check(config: PrepareConfig) -> None:
             where="source.kind and source.path",
             fix="set source.path, or choose another source.kind",
         )
+    if config.source.kind != "local" and config.source.path:
+        raise ConfigError(
+            "only a local source has a path",
+            expected="source.kind=local beside source.path",
+            found=f"source.kind={config.source.kind} and source.path={config.source.path}",
+            where="source.kind and source.path",
+            fix="set source.kind=local, or leave source.path out",
+        )
 
 
 def _check_sets(group: str, config: ChatConfig | PreferenceConfig) -> None:

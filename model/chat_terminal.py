@@ -34,7 +34,7 @@ ANSWER_TOKENS = 256
 PROMPT = "> "
 HELP = """\
 /reset             forget the conversation
-/save <file>       write it as one line of JSON, in the layout of chat data
+/save <file>       add it to a file as one line of JSON, in the layout of chat data
 /system <text>     the system message; without a text: none
 /settings          show the settings
 /<setting> <value> change one, such as /temperature 0.7 or /max_tokens 100
@@ -151,11 +151,12 @@ class ChatTerminal:
         turns = [turn.model_dump() for turn in self._with_system(self.turns)]
         path = Path(name).expanduser()
         try:
-            path.write_text(json.dumps({"messages": turns}, ensure_ascii=False) + "\n", "utf-8")
+            with path.open("a", encoding="utf-8") as file:  # what stands there may be a whole set
+                file.write(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
         except OSError as error:
             self._say(f"error: {error}\n")
         else:
-            self._say(f"{len(turns)} messages in {path}\n")
+            self._say(f"{len(turns)} messages added to {path}\n")
 
     def _set(self, name: str, text: str) -> None:
         try:

@@ -214,13 +214,16 @@ def find(store: ArtifactStore, path: str) -> Manifest:
 
 
 def _prune(store: ArtifactStore, *, delete: bool) -> Iterable[str]:
-    for path in unused(store):
+    found = unused(store)
+    for path in found:
         num_bytes = sum(item.stat().st_size for item in path.rglob("*") if item.is_file())
         if delete:
             shutil.rmtree(path)
         word = "deleted" if delete else "unused"
         yield f"{word}  {num_bytes / 1e6:9.1f} MB  {path.relative_to(store.root)}"
-    if not delete:
+    if not found:
+        yield "everything is used: nothing to delete"
+    elif not delete:
         yield "nothing was deleted; add --delete to delete what is listed as unused"
 
 

@@ -214,8 +214,8 @@ def _aliases(client: MlflowClient, name: str) -> dict[str, int]:
         raise RegistryError(
             f"there is no registered model {name}",
             expected="a model that a pipeline registered",
-            found=str(exc).partition("\n")[0],
-            fix="run its pipeline, or name another",
+            found=", ".join(item.name for item in client.search_registered_models()) or "none",
+            fix="name one of those (--name), or run the pipeline that registers it",
         ) from exc
 
 

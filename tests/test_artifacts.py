@@ -102,6 +102,8 @@ def test_prune_keeps_what_a_run_leads_to_and_deletes_only_when_told(
     assert "nothing was deleted" in capsys.readouterr().out
     assert main(["prune", "--delete"]) == 0
     assert not store.path(lost).exists()
+    assert main(["prune"]) == 0
+    assert capsys.readouterr().out.endswith("everything is used: nothing to delete\n")
     assert store.path(used).exists()
     assert store.path(raw).exists()
 

@@ -60,12 +60,14 @@ def test_reset_and_system_message(pretrained):
 
 def test_save_writes_the_layout_of_chat_data(pretrained, tmp_path):
     path = tmp_path / "talk.jsonl"
+    path.write_text("what was there\n")
     terminal, shown = _talk(pretrained, "/system Be brief.", "Hello", f"/save {path}", "/save")
-    (line,) = path.read_text().splitlines()
+    before, line = path.read_text().splitlines()
+    assert before == "what was there"
     messages = json.loads(line)["messages"]
     assert [message["role"] for message in messages] == ["system", "user", "assistant"]
     assert messages[2]["content"] == terminal.turns[1].content
-    assert f"3 messages in {path}" in shown
+    assert f"3 messages added to {path}" in shown
     assert "name a file" in shown
     assert "error:" in _talk(pretrained, f"/save {tmp_path}/no/such/folder")[1]
 

@@ -71,6 +71,7 @@ def test_resolve_full_is_ten_billion_tokens_at_1024_context() -> None:
             r"(?s)filter.min_words <= filter.max_words.*9 > 8",
         ),
         ({"source": {"kind": "local"}}, r"(?s)needs a path.*source.kind and source.path"),
+        ({"source": {"path": "docs.jsonl"}}, r"(?s)only a local source has a path.*docs.jsonl"),
         ({"tokenizer": {"vocab_size": 70_000}}, r"(?s)tokenizer.vocab_size cannot be 70000.*65536"),
         (
             {"finetune": {"train": {"stepz": 1}}},

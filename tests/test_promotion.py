@@ -181,6 +181,8 @@ def test_unknown_model_and_version_are_errors(client: MlflowClient, name: str) -
     with pytest.raises(RegistryError, match="no registered model nobody"):
         promote(client, "nobody")
     add_version(client, name)
+    with pytest.raises(RegistryError, match=rf"(?s)found: .*{name}.*--name"):
+        promote(client, "nobody")
     with pytest.raises(RegistryError, match="has no version 9"):
         promote(client, name, version=9)
     client.delete_registered_model_alias(name, "candidate")
