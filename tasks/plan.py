@@ -25,6 +25,7 @@ from tasks.training_estimate import (
     NO_PREDICTION,
     TrainingEstimate,
     estimate_trainings,
+    training_disk_bytes,
     uncounted_trainings,
 )
 
@@ -130,7 +131,7 @@ def make_plan(pipeline: Pipeline, *, vocab_size: int, notes: Sequence[str] = ())
     return Plan(
         steps=steps,
         disk_bytes=_estimate_disk(steps, pipeline.store)
-        + sum(training.disk_bytes for training in trainings),
+        + training_disk_bytes(steps, pipeline.store, vocab_size=vocab_size),
         data_memory_bytes=memory_bytes(pipeline.run),
         trainings=trainings,
         notes=(*uncounted_trainings(steps, pipeline.store), *notes),

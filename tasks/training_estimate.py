@@ -38,7 +38,6 @@ class TrainingEstimate:
     tokens_per_second: float
     rate_source: str
     memory_bytes: int
-    disk_bytes: int
     dollars_per_hour: float
     prediction: Prediction | None
     is_first: bool = (
@@ -88,6 +87,22 @@ def _vocab_size(step: Step, store: ArtifactStore) -> int | None:
     return int(store.read_manifest(tokenizer).facts["vocab_size"])
 
 
+def training_disk_bytes(steps: Sequence[Step], store: ArtifactStore, *, vocab_size: int) -> int:
+    """Return what all trainings leave that a walk has yet to run, however long they are.
+
+    Args:
+        vocab_size: of a tokenizer that is yet to be trained.
+    """
+    num_bytes = 0
+    for step in steps:
+        if isinstance(step.config, TrainModel) and step.status.state != "complete":
+            network = step.config.model.architecture(_vocab_size(step, store) or vocab_size)
+            copies = step.config.train.keep_checkpoints + 1
+            per_param = copies * CHECKPOINT_BYTES_PER_PARAM + WEIGHT_COPIES * WEIGHT_BYTES
+            num_bytes += per_param * network.num_params()
+    return num_bytes
+
+
 def uncounted_trainings(steps: Sequence[Step], store: ArtifactStore) -> list[str]:
     """Return a line for each training whose epochs are of rows that are not written yet."""
     return [
@@ -115,7 +130,6 @@ def _estimate(
     flops = float(num_tokens) * network.flops_per_token()
     rate, source = tokens_per_second(config, vocab_size=vocab_size, store=store)
     is_first = "init_from" not in step.derivation.inputs
-    copies = config.train.keep_checkpoints + 1
     return TrainingEstimate(
         artifact=step.artifact,
         num_tokens=num_tokens,
@@ -124,8 +138,6 @@ def _estimate(
         tokens_per_second=rate,
         rate_source=source,
         memory_bytes=TRAINING_BYTES_PER_PARAM * num_params,
-        disk_bytes=(copies * CHECKPOINT_BYTES_PER_PARAM + WEIGHT_COPIES * WEIGHT_BYTES)
-        * num_params,
         dollars_per_hour=dollars_per_hour,
         is_first=is_first,
         prediction=_fitted_prediction(step, store, flops=flops)

@@ -96,6 +96,8 @@ def test_plan_of_a_chat_model_counts_epochs_when_the_rows_are_there(tmp_path: Pa
     plan = plan_flow(pretrain_models, config, store)
     assert "training chat: 2 epochs of rows that are counted when they are" in plan.text()
     assert [training.artifact.name for training in plan.trainings] == ["base"]
+    alone = plan_flow(pretrain_model, config, store)
+    assert plan.disk_bytes > 1.8 * alone.disk_bytes  # its size is known before its length
     (shards,) = [
         step.derivation
         for step in plan.steps
@@ -199,7 +201,6 @@ def test_outcome_text_sets_actual_beside_predicted(tmp_path: Path) -> None:
         tokens_per_second=500.0,
         rate_source="stated",
         memory_bytes=1,
-        disk_bytes=1,
         dollars_per_hour=60.0,
         prediction=Prediction(1.0, None, None, "fitted", "ladder"),
     )

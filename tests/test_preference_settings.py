@@ -168,7 +168,6 @@ def test_outcome_of_a_training_on_pairs_tells_its_accuracy(tmp_path: Path):
         tokens_per_second=50.0,
         rate_source="stated",
         memory_bytes=1,
-        disk_bytes=1,
         dollars_per_hour=0.0,
         is_first=False,
         prediction=None,
