@@ -160,7 +160,7 @@ def prefect_api() -> Iterator[None]:
 
 
 def _new_server() -> SubprocessASGIServer:
-    """Import Prefect's server, a third of a command's start, where it is needed."""
+    """Import Prefect's server, which is slow, where it is needed."""
     from prefect.server.api.server import SubprocessASGIServer
 
     return SubprocessASGIServer()
