@@ -340,12 +340,18 @@ def _names(group: str, config: type[BaseModel]) -> list[str]:
     return [f"{group}.{name}" for name in config.model_fields]
 
 
+_SYNTAX = {  # kind of pydantic's error -> what would be right, where its own words do not show it
+    "dict_type": """a JSON object of names, such as '{"mine": "..."}' in quotes for a shell""",
+    "tuple_type": """a JSON list, such as '["first", "second"]' in quotes for a shell""",
+}
+
+
 def _invalid(exc: ValidationError) -> ConfigError:
     first = exc.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return ConfigError(
         f"{where} cannot be {first['input']!r}",
-        expected=first["msg"],
+        expected=_SYNTAX.get(first["type"], first["msg"]),
         found=first["input"],
         where=where,
         fix="docs/settings.md says what each setting means",

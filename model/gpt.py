@@ -329,9 +329,9 @@ def score_logits(
     """Return the weighted, summed cross-entropy in fp32, and its gradient in the logits' type."""
     log_probs = logits.float().log_softmax(dim=-1)
     picked = log_probs.gather(1, targets[:, None])
-    gradient = (log_probs.exp() * counts[:, None]).to(logits.dtype)
-    of_picked = (picked.expm1() * counts[:, None]).to(logits.dtype)
-    return -(picked.squeeze(1) * counts).sum(), gradient.scatter(1, targets[:, None], of_picked)
+    of_picked = picked.expm1() * counts[:, None]
+    gradient = log_probs.exp_().mul_(counts[:, None]).scatter_(1, targets[:, None], of_picked)
+    return -(picked.squeeze(1) * counts).sum(), gradient.to(logits.dtype)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.errors import LLMError
-from model.openai_api import ApiError
+from model.openai_api import NAMING_THEIR_FIELD, ApiError
 
 READ_AND_DROPPED_BYTES = (
     64 * 2**20
@@ -150,7 +150,7 @@ async def _of_a_field(request: Request, exc: Exception) -> JSONResponse:
     place = [str(part) for part in fault["loc"] if _is_field(part)]
     if fault["type"] == "json_invalid":
         return error_response(ApiError(f"the body is not JSON: {_cause(fault)}"))
-    if fault["type"] == "not_offered":
+    if fault["type"] in NAMING_THEIR_FIELD:
         return error_response(ApiError(fault["msg"], param=fault["ctx"]["param"]))
     param = ".".join(place) or None
     return error_response(ApiError(f"{param or 'body'}: {fault['msg']}", param=param))

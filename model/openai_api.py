@@ -1,12 +1,14 @@
 """The shapes of OpenAI's API that the server speaks: requests, answers, stream events, errors.
 
 Requests are checked here; fields that would change the answer and that we cannot honour are
-refused rather than passed over, others that we do not know are ignored, as clients send many.
+refused rather than passed over, and so is what looks like a slip of the pen; others that we do not
+know are ignored, as clients send many.
 Beside OpenAI's own fields, ``top_k``, ``min_p`` and ``repetition_penalty`` are understood.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import time
 import uuid
@@ -41,6 +43,8 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "prediction": (None,),
     "web_search_options": (None,),
 }
+NAMING_THEIR_FIELD = ("not_offered", "misspelt")  # kinds of faults whose context has the param
+MISSPELT_RATIO = 0.85  # max_token is 0.95 like max_tokens; min_tokens, which others have, is 0.8
 
 
 class ApiError(Exception):
@@ -106,11 +110,22 @@ class BaseRequest(BaseModel):
     @model_validator(mode="after")
     def _refuse_what_is_not_offered(self) -> Self:
         for name, value in (self.model_extra or {}).items():
-            if value not in NOT_OFFERED.get(name, (value,)):
+            if name not in NOT_OFFERED:
+                self._refuse_if_misspelt(name)
+            elif value not in NOT_OFFERED[name]:
                 raise not_offered(name, value)
         if len(self.stops) > 4 or any(not 0 < len(stop) <= 100 for stop in self.stops):
             raise ValueError("stop takes up to 4 texts of 1 to 100 characters")
         return self
+
+    def _refuse_if_misspelt(self, name: str) -> None:
+        known = type(self).model_fields
+        for nearest in difflib.get_close_matches(name.lower(), known, n=1, cutoff=MISSPELT_RATIO):
+            raise PydanticCustomError(
+                "misspelt",
+                "{param} is no field of this request: did you mean {nearest}?",
+                {"param": name, "nearest": nearest},
+            )
 
     @property
     def stops(self) -> list[str]:

@@ -36,10 +36,17 @@ cache/ and everything else stay.
 def list_artifacts(
     store: ArtifactStore, stage: str | None = None, *, width_chars: int = WHOLE_CHARS
 ) -> str:
-    """Return a table of all finished artifacts, their names in full, folded where need be."""
+    """Return a table of all finished artifacts, their names in full, folded where need be.
+
+    Raises:
+        ArtifactError: nothing of that stage is there.
+    """
+    manifests = store.manifests(stage)
+    if stage and not manifests:
+        raise _no_such_stage(store, stage)
     table = Table("artifact", "MB", "made", "seconds", "counts")
     table.columns[0].overflow = "fold"
-    for manifest in store.manifests(stage):
+    for manifest in manifests:
         counts = ", ".join(f"{name} {value:,}" for name, value in manifest.counts.items() if value)
         table.add_row(
             manifest.artifact.relative_path,
@@ -49,6 +56,17 @@ def list_artifacts(
             counts,
         )
     return render(table, width_chars=width_chars)
+
+
+def _no_such_stage(store: ArtifactStore, stage: str) -> ArtifactError:
+    there = {manifest.artifact.stage for manifest in store.manifests()}
+    return ArtifactError(
+        f"no artifact of a stage {stage!r}",
+        expected=f"one of {', '.join(sorted(there))}" if there else "an artifact of any stage",
+        found="none",
+        where=store.root,
+        fix="name a stage as it is above, or none for all",
+    )
 
 
 def why(store: ArtifactStore, path: str) -> str:
@@ -254,7 +272,11 @@ def _run(options: argparse.Namespace, store: ArtifactStore) -> Iterable[str]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tasks.artifacts", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.artifacts",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="what is there").add_argument("stage", nargs="?")
     commands.add_parser("why", help="how one was made").add_argument("path")

@@ -37,6 +37,16 @@ def test_list_shows_path_and_counts(store: ArtifactStore) -> None:
     assert "num_docs 1,234" in text
 
 
+def test_list_of_a_stage_that_is_not_there_names_those_that_are(
+    store: ArtifactStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["list", "filtre"]) == 2
+    assert "an artifact of any stage" in capsys.readouterr().err
+    make(store, "filter", "a")
+    assert main(["list", "filtre"]) == 2
+    assert "one of filter" in capsys.readouterr().err
+
+
 def test_list_that_is_piped_or_on_a_terminal_names_all_of_an_artifact(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

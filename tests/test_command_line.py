@@ -77,6 +77,7 @@ def test_dry_run_prints_settings_and_plan_and_runs_nothing(
         (["train.steps=3", "train.tokens=9"], "exactly one horizon"),
         (["source.max_documents=null"], "null does not unset"),
         (["source.kind=local", "source.path=no/such/folder"], "no/such/folder"),
+        (["chat.sets=my/chats.jsonl"], """'{"mine": "..."}' in quotes"""),
         (["chat.kind=sets", 'chat.sets={"mine": "no/such/chats.jsonl"}'], "chat set mine"),
         (["finetune.base=train_model/base-0123"], "no finetune.base"),
     ],

@@ -217,6 +217,23 @@ def test_field_that_is_not_offered_is_named_as_the_param(server):
     assert error["param"] == "frequency_penalty"
 
 
+def test_misspelt_field_is_refused_with_the_one_that_was_meant(server):
+    chat = {"model": "tiny", "messages": CHAT}
+    for misspelt, meant in [("max_token", "max_tokens"), ("Temprature", "temperature")]:
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=chat | {misspelt: 1})
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert error["param"] == misspelt
+        assert f"did you mean {meant}?" in error["message"]
+
+
+def test_fields_of_other_servers_are_passed_over(server):
+    others = {"min_tokens": 1, "user": "me", "store": False, "metadata": {}, "max_tokens": 2}
+    body = {"model": "tiny", "messages": CHAT} | others
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+
+
 def test_standard_fields_with_neutral_values_are_accepted(server):
     for nulls in ({}, dict.fromkeys(NEUTRAL)):
         body = {"model": "tiny", "messages": CHAT, "max_tokens": 2} | NEUTRAL | nulls

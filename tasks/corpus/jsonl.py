@@ -128,7 +128,7 @@ def _parse(line: bytes | None, *, columns: Mapping[str, str]) -> Row:
     except UnicodeDecodeError as error:
         raise _BrokenLineError("text in UTF-8", str(error)) from error
     except (ValueError, RecursionError) as error:
-        raise _BrokenLineError("a JSON object", f"no JSON ({error})") from error
+        raise _BrokenLineError("a JSON object", f"no JSON ({json_fault(error)})") from error
     if not isinstance(record, dict):
         raise _BrokenLineError("a JSON object", f"a JSON {type(record).__name__}")
     text_key = columns.get("text", "text")
@@ -140,6 +140,13 @@ def _parse(line: bytes | None, *, columns: Mapping[str, str]) -> Row:
         field.name: _convert(record.get(columns.get(field.name, field.name)), field)
         for field in FINEWEB_SCHEMA
     }
+
+
+def json_fault(error: ValueError | RecursionError) -> str:
+    """Say what is wrong with a line of JSON; where in the line, not in which line of itself."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg}: character {error.pos + 1}"
+    return str(error)
 
 
 def _convert(value: Any, field: pa.Field) -> Any:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from model.errors import SourceRecordError
 from tasks.corpus.data_sets import Purpose, SetFile
-from tasks.corpus.jsonl import JSONL_SUFFIXES, MAX_LINE_BYTES, read_lines
+from tasks.corpus.jsonl import JSONL_SUFFIXES, MAX_LINE_BYTES, json_fault, read_lines
 from tasks.corpus.raw_file import open_parquet
 
 READ_ROWS = 1_024
@@ -180,7 +180,7 @@ def _parsed(line: bytes | None) -> Fields | BrokenRecordError:
     try:
         record = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        return BrokenRecordError("not_json", f"no JSON in UTF-8 ({error})")
+        return BrokenRecordError("not_json", f"no JSON in UTF-8 ({json_fault(error)})")
     if not isinstance(record, dict):
         return BrokenRecordError("not_json", f"a JSON {type(record).__name__}, not an object")
     return record
