@@ -135,7 +135,7 @@ def demo() -> PretrainConfig:
         score=ScoreConfig(
             prompts=("Tom", "One morning", "Anna was", "It was a"), temperature=0.5, top_k=20
         ),
-        evaluation=EvaluationConfig(num_questions=2_000, chat_prompts=DEMO_REQUESTS),
+        evaluation=EvaluationConfig(num_questions=1_000, chat_prompts=DEMO_REQUESTS),
         export=ExportConfig(  # a penalty on repetition would forbid the words that are asked for
             sampling=SamplingConfig(temperature=0.4, repetition_penalty=1.0)
         ),
