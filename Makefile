@@ -31,7 +31,7 @@ export MLFLOW_LOGGING_LEVEL ?= WARNING
 CUDA := cublas cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse \
 	cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx
 WITH_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,$(CUDA))
-AT_ONCE := -n 2 --dist loadfile  # test files side by side, each in one process
+AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder  # files side by side, as conftest orders them
 UV := uv==0.13.9
 LOCK_VENV := $(VENV)/lock
 PEERS := $(VENV)/peers

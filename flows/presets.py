@@ -122,7 +122,7 @@ def demo() -> PretrainConfig:
         shards=ShardsConfig(packing="best_fit"),  # a question never loses the story it is about
         model=ModelConfig(size="1m", context_tokens=256),
         train=TrainConfig(
-            steps=1_250,
+            steps=1_000,
             decay_frac=0.8,  # answers come when the rate falls: docs/decisions/022-demo-recipe.md
             attention="document",  # nothing to look up in a neighbour of the same row
             batch_tokens_per_step=4_096,
@@ -135,7 +135,7 @@ def demo() -> PretrainConfig:
         score=ScoreConfig(
             prompts=("Tom", "One morning", "Anna was", "It was a"), temperature=0.5, top_k=20
         ),
-        evaluation=EvaluationConfig(num_questions=1_000, chat_prompts=DEMO_REQUESTS),
+        evaluation=EvaluationConfig(num_questions=2_000, chat_prompts=DEMO_REQUESTS),
         export=ExportConfig(  # a penalty on repetition would forbid the words that are asked for
             sampling=SamplingConfig(temperature=0.4, repetition_penalty=1.0)
         ),
@@ -143,7 +143,7 @@ def demo() -> PretrainConfig:
         chat=ChatConfig(
             kind="demo",
             weights={},
-            demo_conversations=10_000,
+            demo_conversations=8_000,
             max_held_out=200,
             prompts=DEMO_MESSAGES,
         ),

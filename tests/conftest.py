@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,15 @@ os.environ.pop("PREFECT_API_URL", None)
 
 BESIDE_CHECKOUT = Path(__file__).parent.parent.parent / "shared" / "data"
 REAL_TEXT = Path(os.environ.get("LLM_REAL_TEXT") or BESIDE_CHECKOUT)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that may take longest: side by side, the last ones end together."""
+    allowed: dict[Path, float] = defaultdict(float)
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        allowed[item.path] = max(allowed[item.path], marker.args[0] if marker else 0.0)
+    items.sort(key=lambda item: -allowed[item.path])
 
 
 @pytest.fixture(scope="session")

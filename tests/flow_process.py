@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.store import ArtifactStore
+from tests.servers import new_mlflow_store, shared_prefect_api
 
 ROOT = Path(__file__).parent.parent
+NO_API = "http://127.0.0.1:1/api"  # nothing answers there: a run starts a server of its own
 PRETRAIN_STAGES = (
     "download",
     "select_validation",
@@ -70,6 +72,7 @@ class Home:
     """The places one user's runs write to."""
 
     directory: Path
+    from_nothing: bool = False  # databases of its own, made by its first run, and no server
 
     @property
     def data(self) -> Path:
@@ -84,17 +87,23 @@ class Home:
         return f"sqlite:///{self.directory / 'mlflow.db'}"
 
     def environment(self) -> dict[str, str]:
+        if not self.from_nothing:
+            new_mlflow_store(self.directory / "mlflow.db")
         return os.environ | {
             "LLM_DATA_ROOT": str(self.data),
             "PREFECT_HOME": str(self.directory / "prefect"),
             "MLFLOW_TRACKING_URI": self.mlflow_uri,
-            "PREFECT_API_URL": "http://127.0.0.1:1/api",  # nothing answers there
+            "PREFECT_API_URL": NO_API if self.from_nothing else shared_prefect_api(),
             "OMP_NUM_THREADS": "1",
         }
 
 
 def command(flow: str, *arguments: str, preset: str = "demo", **settings: object) -> list[str]:
-    """Return the command line of a flow; settings are ``group__field=value``."""
+    """Return the command line of a flow.
+
+    Args:
+        settings: ``group__field=value``; ``None`` leaves out what would be set here.
+    """
     small = SMALL if preset == "demo" else {}
     left_out = {
         "prepare": ("train.", "score.", "evaluation.", "then_finetune"),
@@ -106,6 +115,7 @@ def command(flow: str, *arguments: str, preset: str = "demo", **settings: object
         name: value for name, value in small.items() if not name.startswith(left_out.get(flow, ()))
     }
     chosen = small | {name.replace("__", "."): value for name, value in settings.items()}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
     sets = [part for name, value in chosen.items() for part in ("--set", f"{name}={value}")]
     return [sys.executable, "-m", f"flows.{flow}", "--preset", preset, *sets, *arguments]
 

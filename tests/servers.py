@@ -1,4 +1,4 @@
-"""MLflow stores for tests: a database of this session, and a real server."""
+"""Servers and databases of MLflow and Prefect for tests: of this session, or of one test."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.error import URLError
 
 import psutil
+from mlflow import MlflowClient
 
 START_TRIES = 240
 TRY_SECONDS = 0.5
@@ -30,6 +31,33 @@ def local_mlflow_uri() -> str:
     directory = Path(tempfile.mkdtemp(prefix="llm-mlflow-", dir=memory))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return f"sqlite:///{directory / 'mlflow.db'}"
+
+
+def new_mlflow_store(path: Path) -> None:
+    """Put a database of MLflow's there unless there is one: a copy, as making one takes seconds."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_empty_mlflow_store(), path)
+
+
+@cache
+def _empty_mlflow_store() -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="llm-mlflow-empty-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    path = directory / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@cache
+def shared_prefect_api() -> str:
+    """Return the address of one Prefect server for all flows that tests of this process start."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    server = SubprocessASGIServer(port=free_port())
+    server.start(timeout=START_TRIES * TRY_SECONDS)
+    atexit.register(server.stop)
+    return server.api_url
 
 
 def free_port() -> int:

@@ -113,7 +113,7 @@ def test_plan_of_a_budget_without_measurement_says_that_it_is_a_guess(tmp_path: 
 @pytest.mark.timeout(1_200)
 def test_run_with_a_budget_twice_is_cached_the_second_time(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    settings = {"train__budget_minutes": 0.02}
+    settings = {"train__steps": None, "train__budget_minutes": 0.02}
     first = run_flow(home, "pretrain", **settings)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "predicted against actual" in first.stdout + first.stderr

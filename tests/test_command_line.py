@@ -130,7 +130,7 @@ def test_flow_parameters_are_a_preset_and_the_groups_of_the_config() -> None:
 
 
 def test_run_whose_prefect_server_is_too_slow_to_start_says_what_to_do(tmp_path: Path) -> None:
-    home = Home(tmp_path)
+    home = Home(tmp_path, from_nothing=True)
     done = subprocess.run(
         command("prepare"),
         cwd=ROOT,

@@ -17,7 +17,7 @@ from tests.flow_process import PRETRAIN_STAGES, Home, built_at, digests, run_flo
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """Return the home of one finished small run; tests must not change it."""
-    home = Home(tmp_path_factory.mktemp("finished"))
+    home = Home(tmp_path_factory.mktemp("finished"), from_nothing=True)
     done = run_flow(home, "pretrain")
     assert done.returncode == 0, done.stdout + done.stderr
     (home.directory / "said").write_text(done.stdout + done.stderr)

@@ -49,14 +49,6 @@ SMALL = {  # one shrunken pretraining: seconds instead of minutes
     "train": {"steps": 6},
     "then_finetune": False,
 }
-SMALL_CHAT = {  # one shrunken fine-tuning of that base model
-    **{name: value for name, value in SMALL.items() if name != "then_finetune"},
-    "chat": {"demo_conversations": 300, "max_held_out": 40},
-    "finetune": {
-        "train": {"steps": 4, "validate_every_steps": 2},
-        "talk": {"turns": ["Hello!"], "answer_tokens": 8},
-    },
-}
 SMALL_FULL = {  # preset `full` where only amounts differ
     "validation": {"num_documents": 40},
     "tokenizer": {"vocab_size": 512},
@@ -214,8 +206,26 @@ def running_stack(
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    with running_stack(tmp_path_factory.mktemp("stack")) as stack:
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """Serve the default data sets of pretraining and of chats, each of a few hundred rows."""
+    directory = tmp_path_factory.mktemp("hub")
+    repo = SourceConfig().repo
+    with HubServer(write_fineweb(directory), repo=repo, revision=FINEWEB_REVISION) as hub:
+        for number, address in enumerate(ChatConfig().sets.values()):
+            place = re.fullmatch(r"hub:(.+)@main:(.+)", address)
+            assert place
+            repo, name = place.groups()
+            root = directory / f"chats-{number}"
+            write_chats(root / name.replace("*", "00000-of-00001"), seed=number)
+            hub.serve_also(repo, root, revision=f"{number:040x}")
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def stack(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """Run one stack for all tests; the last of them stops it."""
+    home = tmp_path_factory.mktemp("stack")
+    with running_stack(home, {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home / "hub")}) as stack:
         yield stack
 
 
@@ -237,43 +247,19 @@ def test_stack_serves_every_deployment(stack: RunningStack) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_deployment_run_ends_completed_and_is_in_mlflow(stack: RunningStack) -> None:
-    stack.run_deployment("pretrain/demo", SMALL)
-    assert_tracked(stack, model="demo-base")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_finetune_deployment_registers_a_chat_model(stack: RunningStack) -> None:
-    stack.run_deployment("finetune/demo", SMALL_CHAT)
-    assert_tracked(stack, model="demo-chat")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_full_and_chat_deployments_read_the_hub_and_register_both_models(tmp_path: Path) -> None:
-    with HubServer(
-        write_fineweb(tmp_path), repo=SourceConfig().repo, revision=FINEWEB_REVISION
-    ) as hub:
-        for number, address in enumerate(ChatConfig().sets.values()):
-            place = re.fullmatch(r"hub:(.+)@main:(.+)", address)
-            assert place
-            repo, name = place.groups()
-            root = tmp_path / f"chats-{number}"
-            write_chats(root / name.replace("*", "00000-of-00001"), seed=number)
-            hub.serve_also(repo, root, revision=f"{number:040x}")
-        environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hub")}
-        with running_stack(tmp_path, environment) as stack:
-            stack.run_deployment("pretrain/full", SMALL_FULL)
-            assert_tracked(stack, model="llm-base")
-            stack.run_deployment("promote/model", {"name": "llm-base"})
-            stack.run_deployment("finetune/chat", SMALL_HUB_CHAT)
-            assert_tracked(stack, model="llm-chat")
-        for shard in range(2):
-            assert hub.num_requests[f"GET sample/10BT/{shard:03d}_00000.parquet"] == 1
-        for name in ("train-00000-of-00001", "train_sft-00000-of-00001"):
-            assert hub.num_requests[f"GET data/{name}.parquet"] == 1
+@pytest.mark.timeout(1_200)
+def test_full_and_chat_deployments_read_the_hub_and_register_both_models(
+    hub: HubServer, stack: RunningStack
+) -> None:
+    stack.run_deployment("pretrain/full", SMALL_FULL)
+    assert_tracked(stack, model="llm-base")
+    stack.run_deployment("promote/model", {"name": "llm-base"})
+    stack.run_deployment("finetune/chat", SMALL_HUB_CHAT)
+    assert_tracked(stack, model="llm-chat")
+    for shard in range(2):
+        assert hub.num_requests[f"GET sample/10BT/{shard:03d}_00000.parquet"] == 1
+    for name in ("train-00000-of-00001", "train_sft-00000-of-00001"):
+        assert hub.num_requests[f"GET data/{name}.parquet"] == 1
 
 
 def write_fineweb(directory: Path) -> Path:
@@ -311,7 +297,7 @@ def assert_tracked(stack: RunningStack, *, model: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1_200)
 def test_cancelled_run_saves_its_training_and_leaves_no_process(stack: RunningStack) -> None:
     train = {"steps": 100_000, "checkpoint_every_steps": 100_000, "processes": 2}
     parameters = {**SMALL, "train": train, "data": {"seed": 2}}
@@ -354,16 +340,18 @@ def wait_until(ask_again: Callable[[], T]) -> T:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_stack_stopped_in_a_run_leaves_no_process_and_no_open_run(tmp_path: Path) -> None:
-    with running_stack(tmp_path) as stack:
-        endless = 'train={"steps": 100000}'
-        stack.prefect("deployment", "run", "pretrain/demo", "--param", endless).communicate()
-        stack.wait_for("Beginning flow run")
-        processes = stack.processes()
-        assert len(processes) > 3  # two servers, the worker, and the run
-        assert stack.stop() == 0
-        assert [process for process in processes if process.is_running()] == []
-    with contextlib.closing(sqlite3.connect(tmp_path / "prefect" / "prefect.db")) as database:
-        states = database.execute("SELECT state_type FROM flow_run").fetchall()
-    assert states in ([("CRASHED",)], [("FAILED",)])  # failed: its process pool broke first
+@pytest.mark.timeout(1_200)
+def test_stack_stopped_in_a_run_leaves_no_process_and_no_open_run(stack: RunningStack) -> None:
+    endless = 'train={"steps": 100000}'
+    stack.prefect("deployment", "run", "pretrain/demo", "--param", endless).communicate()
+    stack.wait_for("Beginning flow run")
+    processes = stack.processes()
+    assert len(processes) > 3  # two servers, the worker, and the run
+    assert stack.stop() == 0
+    assert [process for process in processes if process.is_running()] == []
+    database_path = Path(stack.environment["PREFECT_HOME"]) / "prefect.db"
+    with contextlib.closing(sqlite3.connect(database_path)) as database:
+        (state,) = database.execute(
+            "SELECT state_type FROM flow_run ORDER BY created DESC"
+        ).fetchone()
+    assert state in ("CRASHED", "FAILED")  # failed: its process pool broke first
