@@ -78,6 +78,8 @@ def _ask(page: Page, text: str) -> None:
 def test_question_is_answered_by_keyboard_alone_and_survives_a_reload(page):
     expect(page.locator("#model")).to_have_text("tiny · 8192 tokens of context")
     expect(page.get_by_label("Message", exact=True)).to_be_focused()
+    _set(page, temperature=0, repetition_penalty=1)  # drawn, an answer may end sooner
+    expect(page.get_by_label("Message", exact=True)).to_be_focused()
     page.keyboard.type("Hello <b>there</b>")
     page.keyboard.press("Shift+Enter")
     page.keyboard.type("friend")

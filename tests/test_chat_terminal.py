@@ -9,8 +9,10 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from model.chat_terminal import ALLOWED, ChatTerminal, main
@@ -124,6 +126,12 @@ def test_main_without_a_model_says_what_to_do(tmp_path, monkeypatch, capsys):
     assert "make demo" in capsys.readouterr().err
 
 
+def wait_until_idle(process: subprocess.Popen[bytes]) -> None:
+    """Wait until it waits: a signal just before readline does so is seen at the next key only."""
+    while psutil.Process(process.pid).status() != psutil.STATUS_SLEEPING:
+        time.sleep(0.01)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 def test_interrupt_stops_the_answer_and_not_the_program(tmp_path):
@@ -153,6 +161,7 @@ def test_interrupt_stops_the_answer_and_not_the_program(tmp_path):
         process.send_signal(signal.SIGINT)
         until("[stopped]")
         until("> ")
+        wait_until_idle(process)
         process.send_signal(signal.SIGINT)
         until("(Ctrl-D leaves)")
         os.write(ours, b"/max_tokens 3\n")

@@ -312,15 +312,18 @@ def test_cancelled_run_saves_its_training_and_leaves_no_process(stack: RunningSt
     config = max(configs, key=lambda path: path.stat().st_mtime)
     assert set(processes_of(config)) == {"agent", "0", "1"}
 
-    api = stack.addresses.prefect_api
-    running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
-    (flow_run,) = ask(f"{api}/flow_runs/filter", running)
-    address = f"{api}/flow_runs/{flow_run['id']}"
+    (flow_run,) = running_flows(stack)
+    address = f"{stack.addresses.prefect_api}/flow_runs/{flow_run['id']}"
     ask(f"{address}/set_state", {"state": {"type": "CANCELLING"}})
     wait_until(lambda: ask(address)["state"]["type"] == "CANCELLED")
     wait_until(lambda: not processes_of(config))
     assert TrainResult.load(config.with_name("result.json")).state == "interrupted"
     assert list((work / "checkpoints").iterdir())
+
+
+def running_flows(stack: RunningStack) -> list[dict[str, Any]]:
+    running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+    return ask(f"{stack.addresses.prefect_api}/flow_runs/filter", running)
 
 
 def training_at_step(stack: RunningStack, step: int) -> Path | None:
@@ -344,7 +347,7 @@ def wait_until(ask_again: Callable[[], T]) -> T:
 def test_stack_stopped_in_a_run_leaves_no_process_and_no_open_run(stack: RunningStack) -> None:
     endless = 'train={"steps": 100000}'
     stack.prefect("deployment", "run", "pretrain/demo", "--param", endless).communicate()
-    stack.wait_for("Beginning flow run")
+    wait_until(lambda: running_flows(stack))
     processes = stack.processes()
     assert len(processes) > 3  # two servers, the worker, and the run
     assert stack.stop() == 0

@@ -225,7 +225,7 @@ def training_runs(home: Home) -> list[Any]:
 @linux_only
 @pytest.mark.timeout(1_200)
 def test_flow_killed_and_then_terminated_ends_as_if_nothing_had_happened(tmp_path: Path):
-    home = Home(tmp_path)
+    home = Home(tmp_path, from_nothing=True)
     settings = {"processes": 2, "steps": 120, "checkpoint_every_steps": 20, "log_every_steps": 2}
     settings = {f"train__{name}": value for name, value in settings.items()}
     with running_flow(home, "pretrain", **settings) as flow:
