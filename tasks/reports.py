@@ -7,16 +7,12 @@ Outside a Prefect run, only MLflow gets it.
 from __future__ import annotations
 
 import base64
-import io
 import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from prefect.artifacts import (
     create_image_artifact,
     create_link_artifact,
@@ -29,11 +25,12 @@ from model.artifact import Artifact, Manifest
 from model.config import Config
 from model.prompts import GENERATIONS_NAME, read_generations
 from model.store import ArtifactStore
-from model.tracker import EVENTS_NAME, Event, read_events
+from model.tracker import EVENTS_NAME, read_events
 from tasks.corpus.publish import CARD
 from tasks.corpus.report import DATA, PAGE
 from tasks.corpus.report_data import Report
 from tasks.funnel import Funnel, funnel, funnel_table
+from tasks.loss_picture import loss_picture
 from tasks.publish_corpus import dataset_folder
 from tasks.report_corpus import page_path, read_corpus_report
 from tasks.tables import render
@@ -44,9 +41,6 @@ logger = logging.getLogger(__name__)
 SCORES_FILE = "scores.json"
 STEP_FACT = "checkpoint_step"
 TABLE_ROWS = 100  # of generations, in MLflow; all are in the store
-PICTURE_INCHES = (7.0, 3.6)
-DOTS_PER_INCH = 100
-EVERY_STEP_UP_TO = 1000  # points drawn of a curve; more cannot be told apart
 
 
 class Sample(Config):
@@ -312,28 +306,4 @@ def mlflow_markdown(uri: str, run_id: str) -> str:
     return (
         f"Run `{run_id}` is in the MLflow store `{uri}`. To look at it:\n\n"
         f"```\nmlflow server --workers 1 --backend-store-uri {uri}\n```\n"
-    )
-
-
-def loss_picture(events: Sequence[Event]) -> bytes:
-    """Return the training and validation loss over the steps, as a PNG picture."""
-    figure = Figure(figsize=PICTURE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
-    axes = figure.subplots()
-    _draw(axes, events, "train/loss", label="training", style="-")
-    _draw(axes, events, "validation/loss", label="validation", style="o-")
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel("loss, nats per token")
-    axes.grid(visible=True, alpha=0.3)
-    axes.legend()
-    stream = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(stream)
-    return stream.getvalue()
-
-
-def _draw(axes: Axes, events: Sequence[Event], key: str, *, label: str, style: str) -> None:
-    points = [(event["step"], event[key]) for event in events if key in event]
-    stride = max(1, len(points) // EVERY_STEP_UP_TO)
-    kept = points[::stride]
-    axes.plot(
-        [step for step, _ in kept], [loss for _, loss in kept], style, label=label, markersize=3
     )

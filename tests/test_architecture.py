@@ -51,6 +51,7 @@ ONLY_IN = {
 LAZY = {  # the only imports inside functions
     "mlflow": ("model.tracker", "model.registry"),
     "lm_eval": ("model.harness",),
+    "matplotlib": ("tasks.loss_picture",),  # one task of a flow draws
     "prefect": ("flows.command_line",),  # its server, which a mistake in the settings needs not
 }
 TASKS_MAY_USE = ("model.tracker", "model.registry")  # of what is no ground: neither needs torch

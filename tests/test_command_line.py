@@ -115,12 +115,13 @@ def test_run_that_the_disk_cannot_hold_is_refused_before_it_starts(
     assert "the disk cannot hold this run" in capsys.readouterr().err
 
 
-def test_command_imports_prefects_server_only_to_start_one() -> None:
-    check = "import sys, flows.pretrain; print('prefect.server.api.server' in sys.modules)"
+def test_command_starts_without_what_takes_long_to_import_and_may_not_be_needed() -> None:
+    slow = ("matplotlib", "prefect.server.api.server", "torch", "transformers")
+    check = f"import sys, flows.pretrain; print([name for name in {slow} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert done.stdout == "False\n"
+    assert done.stdout == "[]\n"
 
 
 def test_flow_parameters_are_a_preset_and_the_groups_of_the_config() -> None:

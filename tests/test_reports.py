@@ -33,11 +33,11 @@ from tasks.corpus.report_data import (
     Vocabulary,
 )
 from tasks.funnel import funnel
+from tasks.loss_picture import loss_picture
 from tasks.report_corpus import page_path, read_corpus_report
 from tasks.reports import Sample as WrittenSample
 from tasks.reports import (
     corpus_markdown,
-    loss_picture,
     mlflow_markdown,
     read_samples,
     report_checkpoints,
