@@ -28,6 +28,10 @@ from model.train_config import TrainConfig, check_machines, rows_per_step
 from tasks.chat_config import ChatConfig, PreferenceConfig
 from tasks.evaluation_config import EvaluationConfig
 
+SYNTAX = {  # kind of pydantic's error -> what would be right, where its own words do not show it
+    "dict_type": """a JSON object, such as '{"<name>": <value>}', in quotes for a shell""",
+    "tuple_type": """a JSON list, such as '[<value>, <value>]', in quotes for a shell""",
+}
 SET_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 ConfigT = TypeVar("ConfigT", bound=PrepareConfig)
 ChatModelT = TypeVar("ChatModelT", bound=ChatModelConfig)
@@ -340,18 +344,12 @@ def _names(group: str, config: type[BaseModel]) -> list[str]:
     return [f"{group}.{name}" for name in config.model_fields]
 
 
-_SYNTAX = {  # kind of pydantic's error -> what would be right, where its own words do not show it
-    "dict_type": """a JSON object of names, such as '{"mine": "..."}' in quotes for a shell""",
-    "tuple_type": """a JSON list, such as '["first", "second"]' in quotes for a shell""",
-}
-
-
 def _invalid(exc: ValidationError) -> ConfigError:
     first = exc.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return ConfigError(
         f"{where} cannot be {first['input']!r}",
-        expected=_SYNTAX.get(first["type"], first["msg"]),
+        expected=SYNTAX.get(first["type"], first["msg"]),
         found=first["input"],
         where=where,
         fix="docs/settings.md says what each setting means",

@@ -143,7 +143,6 @@ def demo() -> PretrainConfig:
         chat=ChatConfig(
             kind="demo",
             weights={},
-            demo_conversations=8_000,
             max_held_out=200,
             prompts=DEMO_MESSAGES,
         ),

@@ -326,7 +326,10 @@ def logit_chunks(hidden: Float[Tensor, "N C"], weight: Float[Tensor, "V C"]) -> 
 def score_logits(
     logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"], counts: Float[Tensor, " N"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "N V"]]:
-    """Return the weighted, summed cross-entropy in fp32, and its gradient in the logits' type."""
+    """Return the weighted, summed cross-entropy in fp32, and its gradient in the logits' type.
+
+    Works in place, so not under autograd.
+    """
     log_probs = logits.float().log_softmax(dim=-1)
     picked = log_probs.gather(1, targets[:, None])
     of_picked = picked.expm1() * counts[:, None]

@@ -44,7 +44,9 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "web_search_options": (None,),
 }
 NAMING_THEIR_FIELD = ("not_offered", "misspelt")  # kinds of faults whose context has the param
-MISSPELT_RATIO = 0.85  # max_token is 0.95 like max_tokens; min_tokens, which others have, is 0.8
+MISSPELT_RATIO = 0.87  # max_token is 0.95 like max_tokens; min_tokens, which others have, is 0.8
+OF_OTHERS = ("models",)  # fields of other servers that are spelt nearly like one here
+MAX_UNKNOWN_FIELDS = 100  # each is compared with all that are known
 
 
 class ApiError(Exception):
@@ -109,7 +111,10 @@ class BaseRequest(BaseModel):
 
     @model_validator(mode="after")
     def _refuse_what_is_not_offered(self) -> Self:
-        for name, value in (self.model_extra or {}).items():
+        extra = self.model_extra or {}
+        if len(extra) > MAX_UNKNOWN_FIELDS:
+            raise ValueError(f"a request has at most {MAX_UNKNOWN_FIELDS} fields unknown here")
+        for name, value in extra.items():
             if name not in NOT_OFFERED:
                 self._refuse_if_misspelt(name)
             elif value not in NOT_OFFERED[name]:
@@ -118,13 +123,15 @@ class BaseRequest(BaseModel):
             raise ValueError("stop takes up to 4 texts of 1 to 100 characters")
         return self
 
-    def _refuse_if_misspelt(self, name: str) -> None:
-        known = type(self).model_fields
-        for nearest in difflib.get_close_matches(name.lower(), known, n=1, cutoff=MISSPELT_RATIO):
+    @classmethod
+    def _refuse_if_misspelt(cls, name: str) -> None:
+        known = [*cls.model_fields, *NOT_OFFERED]
+        nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=MISSPELT_RATIO)
+        if nearest and name not in OF_OTHERS:
             raise PydanticCustomError(
                 "misspelt",
                 "{param} is no field of this request: did you mean {nearest}?",
-                {"param": name, "nearest": nearest},
+                {"param": name, "nearest": nearest[0]},
             )
 
     @property

@@ -65,7 +65,9 @@ def _no_such_stage(store: ArtifactStore, stage: str) -> ArtifactError:
         expected=f"one of {', '.join(sorted(there))}" if there else "an artifact of any stage",
         found="none",
         where=store.root,
-        fix="name a stage as it is above, or none for all",
+        fix="name one of these, or leave the stage out to list all"
+        if there
+        else "run a flow first, such as `make demo`",
     )
 
 

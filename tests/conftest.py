@@ -35,7 +35,10 @@ REAL_TEXT = Path(os.environ.get("LLM_REAL_TEXT") or BESIDE_CHECKOUT)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that may take longest: side by side, the last ones end together."""
+    """Begin with the files that may take longest: side by side, the last ones end together.
+
+    Their slow tests count even where those are left out: one order for every choice of tests.
+    """
     allowed: dict[Path, float] = defaultdict(float)
     for item in items:
         marker = item.get_closest_marker("timeout")

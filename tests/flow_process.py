@@ -1,13 +1,18 @@
-"""Flows as their users run them: one command in a process of its own, with a home of its own."""
+"""Flows as their users run them: one command in a process of its own, with a home of its own.
+
+The flows of a test process share one Prefect server, but for those of a home that begins from
+nothing.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +38,7 @@ PRETRAIN_STAGES = (
     "judge_texts",
     "export_model",
 )
+MADE_OF_THE_MODEL = ("train_model", "score_model", "judge_texts", "export_model")  # itself included
 
 # The demo preset, shrunk until a run takes seconds.
 SMALL = {
@@ -72,7 +78,7 @@ class Home:
     """The places one user's runs write to."""
 
     directory: Path
-    from_nothing: bool = False  # databases of its own, made by its first run, and no server
+    from_nothing: bool = False  # its first run makes its databases, each starts its own server
 
     @property
     def data(self) -> Path:
@@ -87,6 +93,7 @@ class Home:
         return f"sqlite:///{self.directory / 'mlflow.db'}"
 
     def environment(self) -> dict[str, str]:
+        """Return what its runs find in the environment, after making what that names."""
         if not self.from_nothing:
             new_mlflow_store(self.directory / "mlflow.db")
         return os.environ | {
@@ -96,6 +103,14 @@ class Home:
             "PREFECT_API_URL": NO_API if self.from_nothing else shared_prefect_api(),
             "OMP_NUM_THREADS": "1",
         }
+
+
+def copy_of(source: Home, directory: Path, *, without: Sequence[str]) -> Home:
+    """Return a home that has what another one's runs made, but for what is named or begins so."""
+    names = [pattern for name in without for pattern in (name, f"{name}-*")]
+    ignore = shutil.ignore_patterns("runs", *names)
+    shutil.copytree(source.data, directory / "data", symlinks=True, ignore=ignore)
+    return Home(directory)
 
 
 def command(flow: str, *arguments: str, preset: str = "demo", **settings: object) -> list[str]:

@@ -17,7 +17,11 @@ from pathlib import Path
 from urllib.error import URLError
 
 import psutil
-from mlflow import MlflowClient
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_SERVER_DATABASE_CONNECTION_URL,
+    temporary_settings,
+)
 
 START_TRIES = 240
 TRY_SECONDS = 0.5
@@ -42,6 +46,8 @@ def new_mlflow_store(path: Path) -> None:
 
 @cache
 def _empty_mlflow_store() -> Path:
+    from mlflow import MlflowClient  # seconds to import, and seldom wanted by those who come here
+
     directory = Path(tempfile.mkdtemp(prefix="llm-mlflow-empty-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     path = directory / "mlflow.db"
@@ -51,12 +57,22 @@ def _empty_mlflow_store() -> Path:
 
 @cache
 def shared_prefect_api() -> str:
-    """Return the address of one Prefect server for all flows that tests of this process start."""
-    from prefect.server.api.server import SubprocessASGIServer
+    """Return the address of one Prefect server for all flows that tests of this process start.
 
+    It ends with this process, and has a database of its own: another may be set for the tests that
+    run flows in this process.
+    """
+    from prefect.server.api.server import SubprocessASGIServer  # likewise
+
+    directory = Path(tempfile.mkdtemp(prefix="llm-prefect-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    database = f"sqlite+aiosqlite:///{directory / 'prefect.db'}"
     server = SubprocessASGIServer(port=free_port())
-    server.start(timeout=START_TRIES * TRY_SECONDS)
-    atexit.register(server.stop)
+    with temporary_settings(
+        updates={PREFECT_SERVER_DATABASE_CONNECTION_URL: database},
+        restore_defaults={PREFECT_API_URL},
+    ):
+        server.start(timeout=START_TRIES * TRY_SECONDS)
     return server.api_url
 
 

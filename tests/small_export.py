@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import uvicorn
 
-from model.config import ExportConfig
+from model.config import ExportConfig, SamplingConfig
 from model.export import export
 from model.gpt import GPT
 from model.model_host import ModelHost
@@ -25,7 +25,13 @@ from tests.small_tokenizer import VOCAB_SIZE, train_small_tokenizer
 PATIENCE_SECONDS = 60
 
 
-def write_export(folder: Path, *, seed: int = 1, context_tokens: int = 256) -> GPT:
+def write_export(
+    folder: Path,
+    *,
+    seed: int = 1,
+    context_tokens: int = 256,
+    sampling: SamplingConfig | None = None,
+) -> GPT:
     """Export a model that at temperature 0 writes printable ASCII and never ends by itself."""
     tokenizer = folder.parent / "tokenizer"
     if not tokenizer.exists():
@@ -40,7 +46,8 @@ def write_export(folder: Path, *, seed: int = 1, context_tokens: int = 256) -> G
     with torch.no_grad():
         assert model.lm_head is not None
         model.lm_head.weight[unwanted] = 0  # the likeliest token's logit is above
-    export(model, tokenizer, destination=folder, config=ExportConfig(gguf="none"))
+    config = ExportConfig(gguf="none", sampling=sampling or SamplingConfig())
+    export(model, tokenizer, destination=folder, config=config)
     return model
 
 

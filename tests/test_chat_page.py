@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from model.batch_engine import BatchEngine, Writing
+from model.config import SamplingConfig
 from tests.small_export import RunningServer, chat_server, eventually, write_export
 
 pytestmark = pytest.mark.slow
@@ -35,7 +36,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("page") / "tiny"
-    write_export(directory, context_tokens=8192)
+    greedy = SamplingConfig(temperature=0, repetition_penalty=1)  # drawn, an answer may end soon
+    write_export(directory, context_tokens=8192, sampling=greedy)
     return directory
 
 
@@ -77,8 +79,6 @@ def _ask(page: Page, text: str) -> None:
 
 def test_question_is_answered_by_keyboard_alone_and_survives_a_reload(page):
     expect(page.locator("#model")).to_have_text("tiny · 8192 tokens of context")
-    expect(page.get_by_label("Message", exact=True)).to_be_focused()
-    _set(page, temperature=0, repetition_penalty=1)  # drawn, an answer may end sooner
     expect(page.get_by_label("Message", exact=True)).to_be_focused()
     page.keyboard.type("Hello <b>there</b>")
     page.keyboard.press("Shift+Enter")

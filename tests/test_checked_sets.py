@@ -28,8 +28,9 @@ def test_good_records_come_out_as_they_are_with_file_and_row(tmp_path: Path, kin
 def test_line_that_is_no_json_object_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "chats.jsonl"
     path.write_bytes(f"{line}\n".encode("utf-8", "surrogateescape"))
-    with pytest.raises(SourceRecordError, match=r"(?s)\(not_json\).*line 1"):
+    with pytest.raises(SourceRecordError, match=r"(?s)\(not_json\).*line 1") as caught:
         sort_out(path)
+    assert ("character 3" in str(caught.value)) == (line == "{")
 
 
 def test_broken_row_of_parquet_is_named(tmp_path: Path) -> None:

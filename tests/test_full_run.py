@@ -11,7 +11,16 @@ import pytest
 from mlflow import MlflowClient
 
 from model.registry import fetch, find_version
-from tests.flow_process import PRETRAIN_STAGES, Home, built_at, digests, run_flow, running_flow
+from tests.flow_process import (
+    MADE_OF_THE_MODEL,
+    PRETRAIN_STAGES,
+    Home,
+    built_at,
+    copy_of,
+    digests,
+    run_flow,
+    running_flow,
+)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +154,7 @@ def test_two_runs_at_once_make_everything_once(tmp_path: Path, finished: Home) -
 @pytest.mark.slow
 @pytest.mark.timeout(1_200)
 def test_run_in_two_training_processes_scores_like_one(tmp_path: Path, finished: Home) -> None:
-    home = Home(tmp_path)
+    home = copy_of(finished, tmp_path, without=MADE_OF_THE_MODEL)
     assert run_flow(home, "pretrain", train__processes=2).returncode == 0
 
     def bits_per_byte(of: Home) -> float:

@@ -219,7 +219,11 @@ def test_field_that_is_not_offered_is_named_as_the_param(server):
 
 def test_misspelt_field_is_refused_with_the_one_that_was_meant(server):
     chat = {"model": "tiny", "messages": CHAT}
-    for misspelt, meant in [("max_token", "max_tokens"), ("Temprature", "temperature")]:
+    for misspelt, meant in [
+        ("max_token", "max_tokens"),
+        ("Temprature", "temperature"),
+        ("frequency_penality", "frequency_penalty"),
+    ]:
         answer = httpx.post(f"{server.url}/v1/chat/completions", json=chat | {misspelt: 1})
         assert answer.status_code == 400
         error = answer.json()["error"]
@@ -227,9 +231,17 @@ def test_misspelt_field_is_refused_with_the_one_that_was_meant(server):
         assert f"did you mean {meant}?" in error["message"]
 
 
+def test_request_with_very_many_unknown_fields_is_refused(server):
+    body = {"model": "tiny", "messages": CHAT} | {f"field {number}": 0 for number in range(101)}
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body)
+    assert answer.status_code == 400
+    assert "at most 100 fields" in answer.json()["error"]["message"]
+
+
 def test_fields_of_other_servers_are_passed_over(server):
-    others = {"min_tokens": 1, "user": "me", "store": False, "metadata": {}, "max_tokens": 2}
-    body = {"model": "tiny", "messages": CHAT} | others
+    others = {"min_tokens": 1, "user": "me", "store": False, "metadata": {}, "models": ["tiny"]}
+    body = {"model": "tiny", "messages": CHAT, "max_tokens": 2, "repetition_penalty_range": 9}
+    body |= others
     answer = httpx.post(f"{server.url}/v1/chat/completions", json=body)
     assert answer.status_code == 200, answer.text
 

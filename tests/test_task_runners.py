@@ -77,7 +77,12 @@ def test_cluster_of_a_killed_flow_goes_with_it_and_the_next_run_ends_the_same(
     settings = {"run__task_runner": extra, "run__workers": 2}
     with running_flow(home, "prepare", **settings) as flow:
         assert wait_for_work(home, "filter_documents", flow), (tmp_path / "flow.log").read_text()
-        family = psutil.Process(flow.pid).children(recursive=True)
+        family = [
+            child
+            for child in psutil.Process(flow.pid).children(recursive=True)
+            # A server that the flow started, as no answer came in time, stays behind.
+            if "uvicorn" not in child.cmdline()
+        ]
         assert family
         flow.send_signal(signal.SIGKILL)
         flow.wait()

@@ -111,6 +111,16 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
         raise unreadable(error, where=f"{path}, after line {number}") from error
 
 
+def json_fault(error: ValueError | RecursionError) -> str:
+    """Return what is wrong with a line that is no JSON, and at which of its characters.
+
+    The words of the error itself name line 1, whichever line of the file it is.
+    """
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg}: character {error.pos + 1}"
+    return str(error)
+
+
 def _open(path: Path) -> BinaryIO:
     compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
     if compression is None:
@@ -140,13 +150,6 @@ def _parse(line: bytes | None, *, columns: Mapping[str, str]) -> Row:
         field.name: _convert(record.get(columns.get(field.name, field.name)), field)
         for field in FINEWEB_SCHEMA
     }
-
-
-def json_fault(error: ValueError | RecursionError) -> str:
-    """Say what is wrong with a line of JSON; where in the line, not in which line of itself."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg}: character {error.pos + 1}"
-    return str(error)
 
 
 def _convert(value: Any, field: pa.Field) -> Any:
