@@ -15,6 +15,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact as PrefectArtifact
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.runtime import flow_run
 
 from flows.presets import demo
@@ -127,7 +128,8 @@ def shown(key: str) -> PrefectArtifact:
     """Return the newest Prefect artifact of a key."""
     wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
     with get_client(sync_client=True) as client:
-        (found,) = client.read_artifacts(artifact_filter=wanted, limit=1)
+        newest = ArtifactSort.CREATED_DESC
+        (found,) = client.read_artifacts(artifact_filter=wanted, sort=newest, limit=1)
     return found
 
 
