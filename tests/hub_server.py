@@ -301,16 +301,23 @@ class _Handler(BaseHTTPRequestHandler):
             self._write(body, subject=subject)
 
     def _write(self, body: bytes, *, subject: str) -> None:
-        """Send bytes, counting those that a living client took."""
+        """Send bytes, counting those that a living client took.
+
+        They count before they go: whoever has them finds them counted.
+        """
         for start in range(0, len(body), PIECE_BYTES):
             piece = body[start : start + PIECE_BYTES]
+            self._count(len(piece), subject=subject)
             try:
                 self.wfile.write(piece)
             except ConnectionError:  # the client has heard enough
+                self._count(-len(piece), subject=subject)
                 self.close_connection = True
                 return
-            with self.hub.lock:
-                self.hub.bytes_sent[subject] += len(piece)
+
+    def _count(self, num_bytes: int, *, subject: str) -> None:
+        with self.hub.lock:
+            self.hub.bytes_sent[subject] += num_bytes
 
     def _send_json(self, value: Any, *, subject: str) -> None:
         body = json.dumps(value).encode()
