@@ -37,8 +37,8 @@ from flows.configured import plan_flow
 from flows.overrides import resolve, single_settings
 from flows.presets import PRESETS, PretrainConfig
 from flows.pretrain import pretrain_model
-from model.artifact import Manifest
-from model.store import ArtifactStore
+from model.core.artifact import Manifest
+from model.core.store import ArtifactStore
 from model.tracker import EVENTS_NAME, Event, read_events
 from tasks.launchers import num_gpus
 from tasks.pipeline import Step, project_root

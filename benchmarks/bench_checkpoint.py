@@ -25,13 +25,13 @@ from benchmarks.machine import describe
 from model.batches import LoaderState
 from model.checkpoint import Checkpoints
 from model.checkpoint_writer import CheckpointWriter
-from model.config import ModelConfig
+from model.config.network import ModelConfig
+from model.config.train import TrainConfig
 from model.distributed import World
 from model.gpt import GPT, next_token_loss
 from model.hardware import compute_dtype
 from model.optim import Optimizer, build_optimizer
 from model.snapshot import LoopState
-from model.train_config import TrainConfig
 
 VOCAB_SIZE = 32_768
 CONTEXT_TOKENS = 256

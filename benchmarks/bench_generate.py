@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from benchmarks.exported_model import exported_model
 from benchmarks.machine import describe
-from model.config import GEOMETRIES
+from model.config.network import GEOMETRIES
 from model.decoder import Decoder
 from model.generate import generate_batch
 from model.pretrained import load_pretrained

@@ -28,7 +28,10 @@ from model.attention import backend_name
 from model.batches import Batch, BatchReader, Part
 from model.checkpoint import Checkpoints, LoopState
 from model.compiling import compile_model
-from model.config import ModelConfig
+from model.config.network import ModelConfig
+from model.config.train import TrainConfig
+from model.data.rows import Segments, write_rows
+from model.data.shards import ShardHeader, ShardSet, write_shard
 from model.distributed import World
 from model.gpt import GPT, next_token_loss
 from model.hardware import (
@@ -39,9 +42,6 @@ from model.hardware import (
     prepare_memory,
 )
 from model.optim import build_optimizer, clip_gradients
-from model.rows import Segments, write_rows
-from model.shards import ShardHeader, ShardSet, write_shard
-from model.train_config import TrainConfig
 
 ANCHOR_TOKENS_PER_SECOND = 490_000.0
 VOCAB_SIZE = 32_768

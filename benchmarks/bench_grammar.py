@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.machine import describe
-from model.config import ScoreConfig
+from model.config.evaluation import ScoreConfig
+from model.data.prompts import Generation, Prompt
 from model.item_scores import TaskScore, score_items, summarise
 from model.pretrained import load_pretrained
-from model.prompts import Generation, Prompt
 from model.written_texts import answer_prompts
 from tasks.corpus.evaluation_items import EvaluationFile
 from tasks.corpus.item_sets import LAYOUTS, read_items

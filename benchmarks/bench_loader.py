@@ -26,10 +26,10 @@ import torch
 
 from benchmarks.machine import describe
 from model.batches import Batch, BatchReader, Part
-from model.config import ModelConfig, ModelSize
+from model.config.network import ModelConfig, ModelSize
+from model.data.shards import ShardSet, open_shard
 from model.distributed import World
 from model.gpt import GPT, next_token_loss
-from model.shards import ShardSet, open_shard
 
 NUM_BATCHES = 40  # of one turn
 WARM_BATCHES = 20

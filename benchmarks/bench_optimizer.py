@@ -36,9 +36,13 @@ from benchmarks.machine import describe
 from flows.overrides import resolve
 from flows.prepare import prepare_corpus
 from flows.presets import PrepareConfig
-from model import dial
 from model.batches import BatchReader, Part
-from model.config import Config, ModelConfig
+from model.config import defaults as dial
+from model.config.network import ModelConfig
+from model.config.train import TrainConfig
+from model.core.config import Config
+from model.core.store import ArtifactStore
+from model.data.shards import ShardSet
 from model.distributed import World
 from model.evaluate import evaluate
 from model.gpt import GPT, next_token_loss
@@ -49,10 +53,7 @@ from model.optim import (
     set_learning_rate,
 )
 from model.schedule import learning_rate_factor
-from model.shards import ShardSet
-from model.store import ArtifactStore
-from model.tokenizer import Tokenizer
-from model.train_config import TrainConfig
+from model.text.tokenizer import Tokenizer
 
 MODEL = ModelConfig(size="1m", context_tokens=256)
 VOCAB_SIZE = 4_096

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import describe
-from model.rows import Segments
-from model.shards import Int32Array, open_shard
+from model.data.rows import Segments
+from model.data.shards import Int32Array, open_shard
 from tasks.tokens.packing import pack_best_fit, pack_concat
 
 SHARD_DOCUMENTS = 75_000  # about 50M tokens

@@ -14,18 +14,18 @@ import argparse
 from pathlib import Path
 
 from benchmarks.machine import describe
-from model.artifact import Manifest
-from model.chat import read_messages
-from model.config import DirectPreference
-from model.conversation import conversation_ids
-from model.errors import ArtifactError
+from model.config.train import DirectPreference
+from model.core.artifact import Manifest
+from model.core.errors import ArtifactError
+from model.core.store import ArtifactStore
+from model.data.shards import ShardSet
 from model.generate import generate_batch
 from model.gpt import GPT
 from model.objectives import Preferences
 from model.sampling import Sampling
-from model.shards import ShardSet
-from model.store import ArtifactStore
-from model.tokenizer import IM_END, Tokenizer
+from model.text.chat_template import read_messages
+from model.text.conversation import conversation_ids
+from model.text.tokenizer import IM_END, Tokenizer
 from model.weights import load_model
 from tasks.corpus.demo_chats import held_out_conversations
 from tasks.corpus.demo_stories import is_right_answer

@@ -22,15 +22,15 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.machine import describe
-from model.artifact import Derivation
-from model.config import MixturePart, ModelConfig
-from model.rows import Segments, write_rows
-from model.run_config import TrainRun
-from model.shards import ShardHeader, write_shard
-from model.store import ArtifactStore
-from model.tokenizer import Tokenizer
+from model.config.network import ModelConfig
+from model.config.train import MixturePart, TrainConfig
+from model.config.train_run import TrainRun
+from model.core.artifact import Derivation
+from model.core.store import ArtifactStore
+from model.data.rows import Segments, write_rows
+from model.data.shards import ShardHeader, write_shard
+from model.text.tokenizer import Tokenizer
 from model.tracker import read_events
-from model.train_config import TrainConfig
 from tasks.config import TokenizerConfig
 from tasks.launchers import TORCHRUN
 from tasks.pipeline import project_root

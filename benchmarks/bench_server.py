@@ -27,7 +27,7 @@ import openai
 
 from benchmarks.exported_model import exported_model
 from benchmarks.machine import describe
-from model.config import GEOMETRIES
+from model.config.network import GEOMETRIES
 
 START_TRIES = 600
 TRY_SECONDS = 0.5

@@ -21,9 +21,9 @@ from benchmarks.machine import describe
 from flows.overrides import resolve
 from flows.prepare import prepare_corpus
 from flows.presets import PrepareConfig
-from model.artifact import Artifact
-from model.config import Config
-from model.store import ArtifactStore
+from model.core.artifact import Artifact
+from model.core.config import Config
+from model.core.store import ArtifactStore
 from tasks.pipeline import Pipeline
 from tasks.stage import Call, Inputs, Stage, run_body
 

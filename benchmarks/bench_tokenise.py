@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.machine import describe
-from model.tokenizer import Tokenizer
+from model.text.tokenizer import Tokenizer
 from tasks.config import TokenizerConfig
 from tasks.pipeline import num_cores
 from tasks.tokens.bpe import train_bpe

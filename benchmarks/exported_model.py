@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from model.config import ExportConfig, ModelConfig, ModelSize
+from model.config.export import ExportConfig
+from model.config.network import ModelConfig, ModelSize
 from model.export import export
 from model.gpt import GPT
 from tasks.config import TokenizerConfig

@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from model.store import git_commit, package_versions
+from model.core.store import git_commit, package_versions
 from tasks.machine import processor_name
 from tasks.pipeline import num_cores
 

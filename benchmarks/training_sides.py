@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from model.compiling import compile_model
-from model.config import Architecture, ModelConfig
+from model.config.network import Architecture, ModelConfig
+from model.config.train import TrainConfig
 from model.distributed import World
 from model.gpt import GPT, next_token_loss
 from model.hardware import compute_dtype, keep_freed_memory
 from model.optim import build_optimizer, clip_gradients
-from model.train_config import TrainConfig
 
 CONTEXT_TOKENS = 1024
 CPU = torch.device("cpu")

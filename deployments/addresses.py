@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from model.errors import ConfigError
+from model.core.errors import ConfigError
 
 HOST = "127.0.0.1"
 DEFAULT_PORTS = {"PREFECT_PORT": 4200, "MLFLOW_PORT": 5000}

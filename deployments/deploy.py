@@ -12,7 +12,7 @@ from pathlib import Path
 from prefect.settings import get_current_settings
 
 from deployments.server_calls import answers
-from model.errors import ConfigError, LLMError
+from model.core.errors import ConfigError, LLMError
 
 PROJECT = Path(__file__).resolve().parent.parent
 DEPLOYMENTS = "deployments/prefect.yaml"

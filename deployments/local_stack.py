@@ -25,7 +25,7 @@ from deployments.addresses import (
 from deployments.deploy import POOL, PROJECT
 from deployments.processes import POLL_SECONDS, Service, end
 from deployments.server_calls import answers, close_interrupted_runs, worker_online
-from model.errors import ChildError, LLMError
+from model.core.errors import ChildError, LLMError
 
 WORKER = "local"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flows.overrides import groups_of
 from flows.presets import LadderConfig, PretrainConfig, PublishConfig
-from model.config import Config, RuntimeOnly
+from model.core.config import Config, RuntimeOnly
 
 PAGE = Path(__file__).with_name("settings.md")
 HEAD = """# Settings

@@ -28,8 +28,8 @@ from prefect.settings import PREFECT_API_URL, get_current_settings
 from flows.configured import Dag, plan_flow
 from flows.overrides import resolve, single_settings
 from flows.presets import PRESETS, PrepareConfig
-from model.errors import ConfigError, LLMError, ServerError
-from model.store import ArtifactStore
+from model.core.errors import ConfigError, LLMError, ServerError
+from model.core.store import ArtifactStore
 from tasks.pipeline import end_quietly
 from tasks.plan import settings_text
 from tasks.stage import data_root

@@ -27,9 +27,9 @@ from flows.overrides import (
     single_settings,
 )
 from flows.presets import ChatModelConfig, PrepareConfig, Preset, PretrainConfig
-from model.artifact import Manifest
-from model.errors import ConfigError
-from model.store import ArtifactStore
+from model.core.artifact import Manifest
+from model.core.errors import ConfigError
+from model.core.store import ArtifactStore
 from tasks.base_model import find_base
 from tasks.budget import Horizon, measured_horizon, planned_horizon
 from tasks.kept_checkpoints import check_checkpoints

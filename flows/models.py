@@ -12,8 +12,8 @@ from flows.configured import Session
 from flows.prepare import Corpus, prepare_corpus
 from flows.presets import ChatModelConfig
 from flows.scoring import Measured, check_with_harness, measure_model
-from model.artifact import Artifact
-from model.config import ScoreConfig, Style
+from model.config.evaluation import ScoreConfig, Style
+from model.core.artifact import Artifact
 from tasks.base_model import BaseModel
 from tasks.chat_config import LessonLayout
 from tasks.chat_reports import report_chat_data, report_conversation

@@ -21,10 +21,11 @@ from flows.presets import (
     PrepareConfig,
     PretrainConfig,
 )
-from model import dial
-from model.config import Config, ModelConfig
-from model.errors import ConfigError
-from model.train_config import TrainConfig, check_machines, rows_per_step
+from model.config import defaults as dial
+from model.config.network import ModelConfig
+from model.config.train import TrainConfig, check_machines, rows_per_step
+from model.core.config import Config
+from model.core.errors import ConfigError
 from tasks.chat_config import ChatConfig, PreferenceConfig
 from tasks.evaluation_config import EvaluationConfig
 

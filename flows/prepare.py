@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from flows.command_line import run_command
 from flows.configured import Session, configured_flow
 from flows.presets import PrepareConfig
-from model.artifact import Artifact
+from model.core.artifact import Artifact
 from tasks.download import download, source_files
 from tasks.duplicate_clusters import duplicate_clusters
 from tasks.evaluation_ngrams import evaluation_ngrams, listed_sets

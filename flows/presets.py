@@ -6,15 +6,11 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
-from model.config import (
-    Config,
-    ExportConfig,
-    ModelConfig,
-    SamplingConfig,
-    ScoreConfig,
-    TalkConfig,
-)
-from model.train_config import TrainConfig
+from model.config.evaluation import ScoreConfig, TalkConfig
+from model.config.export import ExportConfig, SamplingConfig
+from model.config.network import ModelConfig
+from model.config.train import TrainConfig
+from model.core.config import Config
 from tasks.chat_config import ChatConfig, FinetuneConfig, PreferenceConfig
 from tasks.config import (
     CardConfig,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from prefect import flow
 
 from flows.command_line import prefect_api
-from model.errors import LLMError
+from model.core.errors import LLMError
 from tasks.pipeline import end_quietly
 from tasks.promote_model import promote_model
 from tasks.stage import let_logs_through

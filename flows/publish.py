@@ -10,7 +10,7 @@ from flows.command_line import run_command
 from flows.configured import Session, configured_flow
 from flows.prepare import prepare_corpus
 from flows.presets import PublishConfig
-from model.artifact import Artifact
+from model.core.artifact import Artifact
 from tasks.pipeline import Pipeline
 from tasks.publish_corpus import DATASET, PublishCorpus, publish_corpus, publish_inputs
 from tasks.reports import report_data, report_funnel, report_page, report_published

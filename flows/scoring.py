@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flows.presets import ChatModelConfig
-from model.artifact import Artifact
-from model.config import AttentionScope, LossOn, ScoreConfig, Style
+from model.config.evaluation import ScoreConfig, Style
+from model.config.network import AttentionScope, LossOn
+from model.core.artifact import Artifact
 from tasks.generation_prompts import GenerationPrompts, generation_prompts
 from tasks.harness_scores import HarnessScores, harness_scores
 from tasks.judge_texts import JudgeTexts, judge_texts

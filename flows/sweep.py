@@ -12,7 +12,7 @@ from flows.command_line import run_command
 from flows.configured import Session, configured_flow
 from flows.prepare import Corpus, prepare_corpus
 from flows.presets import LadderConfig
-from model.artifact import Artifact
+from model.core.artifact import Artifact
 from tasks.fit_scaling import FitScaling, fit_scaling
 from tasks.ladder import next_rung, rungs
 from tasks.ladder_report import report_ladder

@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from model.batches import Batch, whole_units
+from model.core.errors import TrainingError
 from model.distributed import World
-from model.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from model.conversation import Prompt, fit_conversation, fit_text
-from model.errors import ConfigError
+from model.core.errors import ConfigError
 from model.model_host import Served
 from model.openai_api import (
     DONE,
@@ -28,6 +27,7 @@ from model.openai_api import (
 from model.sampling import Sampling
 from model.server_metrics import Metrics
 from model.serving import Answer, OverloadedError, Piece
+from model.text.conversation import Prompt, fit_conversation, fit_text
 
 MAX_CHOICES = 16  # texts of one request: prompts times n
 

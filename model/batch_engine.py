@@ -11,8 +11,8 @@ from typing import Literal
 
 import torch
 
+from model.core.errors import TokenizerError
 from model.decoder import Decoder
-from model.errors import TokenizerError
 from model.sampling import Sampler, Sampling, pick_tokens
 
 JOIN_TOKENS_PER_STEP = 2048  # prompts read in one step, padding counted: others wait meanwhile

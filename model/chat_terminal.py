@@ -21,14 +21,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from model.chat import Message
-from model.conversation import fit_conversation
+from model.core.errors import LLMError
 from model.decoder import Decoder
-from model.errors import LLMError
 from model.generate import stream_text
 from model.model_sources import ModelSource, find_source
 from model.pretrained import Pretrained, load_pretrained
 from model.sampling import MAX_REPETITION_PENALTY, MAX_SEED, MAX_TEMPERATURE, Sampling
+from model.text.chat_template import Message
+from model.text.conversation import fit_conversation
 
 ANSWER_TOKENS = 256
 PROMPT = "> "

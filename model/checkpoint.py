@@ -28,11 +28,11 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from model.config import Config
-from model.errors import ArtifactError, CheckpointError, DiskSpaceError, is_disk_full
+from model.core.config import Config
+from model.core.errors import ArtifactError, CheckpointError, DiskSpaceError, is_disk_full
+from model.core.store import sha256_of, sync, write_synced
 from model.gpt import GPT
 from model.snapshot import CheckpointState, LoopState, Snapshot, join_tensors
-from model.store import sha256_of, sync, write_synced
 from model.weights import load_model, save_weights
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from model.attention import Scope
+from model.config.train import CompileMode
 from model.gpt import GPT, Block, next_token_loss, score_logits
-from model.train_config import CompileMode
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from model.config import Architecture
-from model.errors import ConfigError
+from model.config.network import Architecture
+from model.core.errors import ConfigError
 from model.gpt import GPT, Block
 
 PACKED_FOR_ROWS = 16  # a hint of oneDNN's packing; 8 and 64 were as fast for 1 to 16 rows

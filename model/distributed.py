@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from model.errors import ConfigError
+from model.core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.config import AttentionScope
-from model.errors import TrainingError
+from model.config.network import AttentionScope
+from model.core.errors import TrainingError
+from model.data.shards import ShardSet
 from model.gpt import GPT, next_token_loss
-from model.shards import ShardSet
 
 
 def bits_per_byte(nll_nats: float, *, num_bytes: int) -> float:

@@ -25,13 +25,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.child_runs import ExportRun, make_artifact, parse_config_path, run_child, verify_inputs
-from model.config import Architecture, ExportConfig, SamplingConfig
-from model.errors import ConfigError, TokenizerError
+from model.config.child_runs import (
+    ExportRun,
+    make_artifact,
+    parse_config_path,
+    run_child,
+    verify_inputs,
+)
+from model.config.export import ExportConfig, SamplingConfig
+from model.config.network import Architecture
+from model.core.errors import ConfigError, TokenizerError
+from model.core.store import Work, write_synced
 from model.export_gguf import GGUF_NAME, read_chat_template, write_gguf
 from model.gpt import GPT, TIED_EMBEDDING_STD
-from model.store import Work, write_synced
-from model.tokenizer import IM_END, TOKENIZER_FILE, Tokenizer
+from model.text.tokenizer import IM_END, TOKENIZER_FILE, Tokenizer
 from model.weights import WEIGHTS_NAME, load_model, save_tensors
 
 EXPORT_DIRECTORY = "model"

@@ -23,9 +23,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.config import Architecture, SamplingConfig
-from model.errors import ConfigError
-from model.tokenizer import IM_END, SPECIAL_TOKENS, Tokenizer
+from model.config.export import SamplingConfig
+from model.config.network import Architecture
+from model.core.errors import ConfigError
+from model.text.tokenizer import IM_END, SPECIAL_TOKENS, Tokenizer
 
 GGUF_NAME: Final = "model.gguf"
 PROJECT: Final = "llm-from-scratch"

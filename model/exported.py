@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from model.config import Architecture
-from model.errors import ArtifactError
+from model.config.network import Architecture
+from model.core.errors import ArtifactError
 from model.gpt import GPT
 from model.weights import WEIGHTS_NAME, load_tensors
 

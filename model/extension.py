@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.artifact import Derivation, Manifest
 from model.checkpoint import Checkpoints
-from model.errors import ArtifactError, CheckpointError
-from model.run_config import TrainRun
+from model.config.train import TrainConfig
+from model.config.train_run import TrainRun
+from model.core.artifact import Derivation, Manifest
+from model.core.errors import ArtifactError, CheckpointError
+from model.core.store import ArtifactStore, write_synced
 from model.schedule import flat_steps
-from model.store import ArtifactStore, write_synced
 from model.tracker import EVENTS_NAME, Event, read_events
-from model.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 Greedy text equals what the whole forward pass would choose token by token. A sequence longer than
 the context is continued from its last ``context_tokens`` tokens alone, which then take the
-positions from zero on. Conversations instead lose their oldest turns: ``model.conversation``.
+positions from zero on. Conversations instead lose their oldest turns: ``model.text.conversation``.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Sequence
 
 from model.batch_engine import BatchEngine, Writing
-from model.chat import Message
-from model.config import Style
-from model.conversation import conversation_ids
+from model.config.evaluation import Style
 from model.decoder import Decoder
 from model.gpt import GPT
 from model.sampling import Sampling
+from model.text.chat_template import Message
+from model.text.conversation import conversation_ids
+from model.text.tokenizer import Tokenizer
 from model.text_stream import TextStream
-from model.tokenizer import Tokenizer
 
 BATCH_ROWS = 16
 

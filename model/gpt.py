@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from model.attention import Scope, attend, scope_of
-from model.config import Architecture
-from model.errors import ConfigError
+from model.config.network import Architecture
+from model.core.errors import ConfigError
 
 TIED_EMBEDDING_STD = 0.02  # Qwen3's initializer_range (its public config.json); also GPT-2's
 EMBEDDING_STD = 1.0  # unit scale, like what blocks add: docs/decisions/011-small-sizes-untied.md

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from model.config import Config
-from model.errors import TrainingError
+from model.core.config import Config
+from model.core.errors import TrainingError
 
 WINDOW_STEPS = 128  # and six sigmas by default: OLMo-core's SkipStepOptimizer
 MIN_WINDOW_STEPS = 64  # fewer numbers say too little about the spread

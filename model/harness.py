@@ -24,14 +24,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from model.artifact import canonical_json
-from model.child_runs import HarnessRun, make_artifact, parse_config_path, run_child
-from model.errors import ConfigError
+from model.config.child_runs import HarnessRun, make_artifact, parse_config_path, run_child
+from model.core.artifact import canonical_json
+from model.core.errors import ConfigError
+from model.core.store import Work, write_synced
+from model.data.items import DELIMITER, ITEMS_NAME, Item, by_task, read_items, write_items
 from model.item_scores import ITEM_SCORES_NAME, NORMED_TASKS
-from model.items import DELIMITER, ITEMS_NAME, Item, by_task, read_items, write_items
 from model.likelihood import encode_requests
 from model.pretrained import load_pretrained
-from model.store import Work, write_synced
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from model.errors import LLMError
+from model.core.errors import LLMError
 from model.openai_api import NAMING_THEIR_FIELD, ApiError
 
 READ_AND_DROPPED_BYTES = (

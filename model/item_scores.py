@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from model.config import Config
+from model.core.config import Config
+from model.data.items import Item, by_task, items_digest
 from model.gpt import GPT
-from model.items import Item, by_task, items_digest
 from model.likelihood import Likelihood, encode_requests, likelihoods
-from model.tokenizer import Tokenizer
+from model.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 

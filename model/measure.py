@@ -22,15 +22,15 @@ import torch
 
 from model.accumulation import Accumulator
 from model.batches import Batch, LoaderState
-from model.child_runs import MeasureRun, Speed, parse_config_path, run_child
 from model.compiling import compile_model
+from model.config.child_runs import MeasureRun, Speed, parse_config_path, run_child
+from model.config.train import batch_tokens_of, rows_per_step
+from model.core.store import write_synced
 from model.distributed import World, die_with_parent
 from model.gpt import GPT
 from model.hardware import compute_dtype, device_name, share_threads
 from model.objectives import NextTokenLoss
 from model.optim import build_optimizer, clip_gradients
-from model.store import write_synced
-from model.train_config import batch_tokens_of, rows_per_step
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.errors import LLMError
+from model.core.errors import LLMError
 from model.model_sources import ModelSource
 from model.pretrained import Pretrained, load_pretrained
 from model.serving import WritingThread

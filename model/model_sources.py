@@ -10,11 +10,11 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from model.artifact import Manifest
-from model.errors import ArtifactError
+from model.core.artifact import Manifest
+from model.core.errors import ArtifactError
+from model.core.store import ArtifactStore
 from model.exported import CONFIG_NAME
 from model.registry import CHAMPION, AliasSource
-from model.store import ArtifactStore
 from model.weights import WEIGHTS_NAME
 
 EXPORT_STAGE = "export_model"

@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from model.config import AttentionScope
+from model.config.network import AttentionScope
+from model.data.shards import ShardSet
 from model.evaluate import Evaluation, evaluate
 from model.gpt import GPT, next_token_loss
 from model.preference_loss import (
@@ -27,7 +28,6 @@ from model.preference_loss import (
     answer_log_probs,
     reward_margins,
 )
-from model.shards import ShardSet
 
 
 class Objective(Protocol):

@@ -17,13 +17,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from model.adamw import adamw_step
-from model.dial import Recipe, recipe
+from model.config.defaults import Recipe, recipe
+from model.config.train import TrainConfig
 from model.distributed import World
 from model.gpt import GPT, TIED_EMBEDDING_STD
 from model.hardware import compute_dtype
 from model.muon import MuonStep
 from model.stacks import stacks_of
-from model.train_config import TrainConfig
 
 # Of a model, in the order of the groups: block matrices that read the stream or write to it first.
 PARTS = ("matrix", "writer", "embedding", "head", "norm")

@@ -12,11 +12,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from model.errors import ArtifactError
+from model.core.errors import ArtifactError
 from model.exported import load_exported
 from model.gpt import GPT
 from model.sampling import Sampling
-from model.tokenizer import IM_END, Tokenizer
+from model.text.tokenizer import IM_END, Tokenizer
 
 GENERATION_NAME = "generation_config.json"
 

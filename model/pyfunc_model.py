@@ -21,13 +21,14 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 from pydantic import Field, ValidationError, model_validator
 
-from model.chat import Message
-from model.config import Config, SamplingConfig
-from model.conversation import conversation_ids
-from model.errors import ConfigError
+from model.config.export import SamplingConfig
+from model.core.config import Config
+from model.core.errors import ConfigError
 from model.exported import load_exported
 from model.generate import generate
-from model.tokenizer import IM_END, Tokenizer
+from model.text.chat_template import Message
+from model.text.conversation import conversation_ids
+from model.text.tokenizer import IM_END, Tokenizer
 
 FOLDER = "folder"  # name of MLflow's artifact
 SAMPLING = SamplingConfig()

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 
 from model.checkpoint import Checkpoints
+from model.config.train_run import TrainRun
 from model.distributed import World
 from model.generate import generate_batch, prompt_ids
 from model.gpt import GPT
 from model.hardware import Speedometer, device_name, peak_flops_per_second
-from model.run_config import TrainRun
 from model.sampling import Sampling
 from model.snapshot import LoopState
-from model.tokenizer import IM_END, Tokenizer
+from model.text.tokenizer import IM_END, Tokenizer
 from model.tracker import EVENTS_NAME, EventKind, Tracker, metric_points, read_events
 
 logger = logging.getLogger(__name__)

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from model.artifact import MANIFEST_NAME, Manifest, content_digest
-from model.config import Config
-from model.errors import ArtifactError, RegistryError, TamperedArtifactError
-from model.store import check_sha256, read_manifest
+from model.core.artifact import MANIFEST_NAME, Manifest, content_digest
+from model.core.config import Config
+from model.core.errors import ArtifactError, RegistryError, TamperedArtifactError
+from model.core.store import check_sha256, read_manifest
 
 URI_VARIABLE: Final = "MLFLOW_TRACKING_URI"
 LOCAL_DATABASE: Final = Path(".mlflow/mlflow.db")

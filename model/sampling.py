@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from model.config import SamplingConfig
+from model.config.export import SamplingConfig
 
 MAX_TEMPERATURE = 2  # that a user may ask for; OpenAI's limit
 MAX_REPETITION_PENALTY = 10

@@ -15,7 +15,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from model.config import Config, ModelSize
+from model.config.network import ModelSize
+from model.core.config import Config
 
 FIT_NAME = "fit.json"
 

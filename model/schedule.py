@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import bisect
 
-from model.errors import ConfigError
-from model.train_config import TrainConfig
+from model.config.train import TrainConfig
+from model.core.errors import ConfigError
 
 ENDLESS_STEPS = 10**15
 
@@ -30,7 +30,7 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
             expected="train.steps and train.warmup_steps",
             found=f"train.steps={config.steps}, train.warmup_steps={config.warmup_steps}, "
             f"train.tokens={config.tokens}",
-            fix="resolve the config with model.dial.resolve() first",
+            fix="resolve the config with model.config.defaults.resolve() first",
         )
     warmup = (step + 1) / config.warmup_steps if step < config.warmup_steps else 1.0
     decay_steps = config.decay_frac * config.steps

@@ -20,9 +20,21 @@ from pathlib import Path
 import torch
 
 from model.checkpoint import Checkpoints
-from model.child_runs import Checkpoint, ScoreRun, make_artifact, parse_config_path, run_child
-from model.config import AttentionScope, Config, ScoreConfig, Style
-from model.errors import ConfigError
+from model.config.child_runs import (
+    Checkpoint,
+    ScoreRun,
+    make_artifact,
+    parse_config_path,
+    run_child,
+)
+from model.config.evaluation import ScoreConfig, Style
+from model.config.network import AttentionScope
+from model.core.config import Config
+from model.core.errors import ConfigError
+from model.core.store import Work, write_synced
+from model.data.items import ITEMS_NAME, read_items
+from model.data.prompts import GENERATIONS_NAME, PROMPTS_NAME, read_prompts, write_generations
+from model.data.shards import ShardSet
 from model.evaluate import evaluate
 from model.generate import generate, prompt_ids
 from model.gpt import GPT
@@ -33,11 +45,7 @@ from model.item_scores import (
     summarise,
     write_item_scores,
 )
-from model.items import ITEMS_NAME, read_items
-from model.prompts import GENERATIONS_NAME, PROMPTS_NAME, read_prompts, write_generations
-from model.shards import ShardSet
-from model.store import Work, write_synced
-from model.tokenizer import IM_END, Tokenizer
+from model.text.tokenizer import IM_END, Tokenizer
 from model.trainer import CHECKPOINTS_DIRECTORY
 from model.weights import load_model
 from model.written_texts import answer_prompts

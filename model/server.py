@@ -33,8 +33,8 @@ from pydantic import Field, ValidationError
 from starlette.types import Scope
 
 from model.answering import EventStream, answer_or_leave, start_answering
-from model.config import Config
-from model.errors import LLMError
+from model.core.config import Config
+from model.core.errors import LLMError
 from model.http_guards import BodyLimit, RequestCounter, add_error_handlers, require_key
 from model.model_host import ModelHost, Served
 from model.model_sources import ModelSource, find_source

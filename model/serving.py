@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from model.batch_engine import BatchEngine, Finish, Writing, require_prompt
+from model.core.errors import LLMError
 from model.decoder import Decoder
-from model.errors import LLMError
 from model.pretrained import Pretrained
 from model.sampling import Sampling
 from model.text_stream import TextStream

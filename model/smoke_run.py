@@ -17,14 +17,13 @@ from pathlib import Path
 import torch
 
 from model.checkpoint import CHECKPOINT_PATTERN
-from model.config import TrackingConfig
+from model.config.train import TrackingConfig, TrainConfig, batch_tokens_of
+from model.config.train_run import TrainRun
 from model.distributed import World
 from model.hardware import compute_dtype, device_name, peak_flops_per_second, share_threads
-from model.run_config import TrainRun
 from model.snapshot import RandomState
-from model.tokenizer import Tokenizer
+from model.text.tokenizer import Tokenizer
 from model.tracker import EVENTS_NAME, Tracker
-from model.train_config import TrainConfig, batch_tokens_of
 
 logger = logging.getLogger(__name__)
 

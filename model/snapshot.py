@@ -19,7 +19,8 @@ from pydantic import Field
 from torch import Tensor
 
 from model.batches import LoaderState
-from model.config import Architecture, Config
+from model.config.network import Architecture
+from model.core.config import Config
 from model.gpt import GPT
 from model.guards import GuardState
 

@@ -17,10 +17,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.chat_terminal import ChatTerminal
-from model.child_runs import TalkRun, make_artifact, parse_config_path, run_child, verify_inputs
-from model.config import TalkConfig
+from model.config.child_runs import (
+    TalkRun,
+    make_artifact,
+    parse_config_path,
+    run_child,
+    verify_inputs,
+)
+from model.config.evaluation import TalkConfig
+from model.core.store import Work, write_synced
 from model.pretrained import Pretrained, load_pretrained
-from model.store import Work, write_synced
 
 CONVERSATION_NAME = "conversation.json"
 

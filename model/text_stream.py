@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
-from model.tokenizer import SPECIAL_TOKENS, Tokenizer
+from model.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 
 class TextStream:

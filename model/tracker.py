@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from model.config import TrackingConfig
-from model.errors import ArtifactError
+from model.config.train import TrackingConfig
+from model.core.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,8 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from model.child_runs import CONFIG_NAME, parse_config_path
-from model.distributed import StopRequest, World, die_with_parent
-from model.run_config import (
+from model.config.child_runs import CONFIG_NAME, parse_config_path
+from model.config.train_run import (
     EXIT_INTERRUPTED,
     RESULT_NAME,
     ErrorReport,
@@ -31,7 +30,8 @@ from model.run_config import (
     result_name,
     settled_result,
 )
-from model.store import ArtifactStore, Work
+from model.core.store import ArtifactStore, Work
+from model.distributed import StopRequest, World, die_with_parent
 from model.trainer import TRAINER_LOGS, TrainingInterruptedError, train
 
 logger = logging.getLogger(__name__)

@@ -20,6 +20,8 @@ from model.batches import Batch, whole_units
 from model.checkpoint import Checkpoints
 from model.checkpoint_writer import CheckpointWriter
 from model.compiling import compile_model
+from model.config.train import batch_tokens_of
+from model.config.train_run import TrainRun
 from model.distributed import StopRequest, World
 from model.extension import take_over
 from model.guards import Guard, StepNumbers, StepOutcome, name_rows, require_targets
@@ -33,13 +35,11 @@ from model.hardware import (
 )
 from model.optim import build_optimizer, clip_gradients, set_learning_rate
 from model.recorder import Recorder, Summary
-from model.run_config import TrainRun
 from model.schedule import flat_steps, learning_rate_factor
 from model.smoke_run import smoke_run
 from model.snapshot import LoopState, MicroBatch
-from model.tokenizer import Tokenizer
+from model.text.tokenizer import Tokenizer
 from model.tracker import EVENTS_NAME
-from model.train_config import batch_tokens_of
 from model.training_inputs import build_model, build_objective, build_reader, open_shards
 from model.weights import save_model
 

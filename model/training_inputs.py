@@ -6,15 +6,15 @@ Called by ``model.trainer``. Here it is checked that tokenizer, shards and model
 from __future__ import annotations
 
 from model.batches import BatchReader, Part, require_whole_units
-from model.config import LossOn
+from model.config.network import LossOn
+from model.config.train import rows_per_step
+from model.config.train_run import TrainRun
+from model.core.errors import ConfigError
+from model.data.shards import ShardSet
 from model.distributed import World
-from model.errors import ConfigError
 from model.gpt import GPT
 from model.objectives import NextToken, Objective, Preferences
-from model.run_config import TrainRun
-from model.shards import ShardSet
-from model.tokenizer import Tokenizer
-from model.train_config import rows_per_step
+from model.text.tokenizer import Tokenizer
 from model.weights import load_model
 
 

@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.config import Architecture
-from model.errors import ArtifactError
+from model.config.network import Architecture
+from model.core.errors import ArtifactError
+from model.core.store import write_synced
 from model.gpt import GPT
-from model.store import write_synced
 
 WEIGHTS_NAME = "model.safetensors"
 ARCHITECTURE_NAME = "architecture.json"

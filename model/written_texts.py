@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from model.config import ScoreConfig
-from model.conversation import conversation_ids
+from model.config.evaluation import ScoreConfig
+from model.data.prompts import Generation, Kind, Prompt
 from model.decoder import Decoder
 from model.generate import generate_batch, prompt_ids
 from model.gpt import GPT
-from model.prompts import Generation, Kind, Prompt
 from model.sampling import GREEDY, Sampling
-from model.tokenizer import IM_END, Tokenizer
+from model.text.conversation import conversation_ids
+from model.text.tokenizer import IM_END, Tokenizer
 
 ROWS = 64  # texts side by side
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from model.artifact import MANIFEST_NAME, Artifact, Manifest
-from model.errors import ArtifactError, LLMError
-from model.store import ArtifactStore, check_sha256, check_sizes, read_manifest
+from model.core.artifact import MANIFEST_NAME, Artifact, Manifest
+from model.core.errors import ArtifactError, LLMError
+from model.core.store import ArtifactStore, check_sha256, check_sizes, read_manifest
 from tasks.stage import data_root
 from tasks.tables import WHOLE_CHARS, WIDTH_CHARS, render
 

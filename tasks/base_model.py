@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from model.artifact import Artifact, Manifest
-from model.config import ModelConfig
-from model.errors import ArtifactError, ConfigError
+from model.config.network import ModelConfig
+from model.core.artifact import Artifact, Manifest
+from model.core.errors import ArtifactError, ConfigError
+from model.core.store import ArtifactStore
 from model.registry import CHAMPION, find_version
-from model.store import ArtifactStore
 from tasks.artifacts import find
 from tasks.tracking_store import KEY_TAG
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from model.artifact import Artifact
-from model.config import ModelConfig
-from model.errors import ConfigError
-from model.store import ArtifactStore
-from model.train_config import TrainConfig, batch_tokens_of
+from model.config.network import ModelConfig
+from model.config.train import TrainConfig, batch_tokens_of
+from model.core.artifact import Artifact
+from model.core.errors import ConfigError
+from model.core.store import ArtifactStore
 from tasks.machine import Machine
 from tasks.measure_speed import MeasureSpeed, known_speed, measure_speed, measured_speed
 from tasks.speed import stated_tokens_per_second

@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from model.config import Config, DirectPreference, TalkConfig
-from model.train_config import TrainConfig
+from model.config.evaluation import TalkConfig
+from model.config.train import DirectPreference, TrainConfig
+from model.core.config import Config
 from tasks.config import RegistryConfig
 
 

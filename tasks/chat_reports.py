@@ -9,8 +9,8 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from rich.table import Table
 
-from model.artifact import Artifact, Manifest
-from model.store import ArtifactStore
+from model.core.artifact import Artifact, Manifest
+from model.core.store import ArtifactStore
 from tasks.funnel import losses
 from tasks.reports import in_prefect_run, plain_text
 from tasks.tables import render

@@ -22,10 +22,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from model.config import Config
-from model.errors import ChildError, ChildInterruptedError, ChildKilledError
-from model.run_config import settled_result
-from model.store import Work, write_synced
+from model.config.train_run import settled_result
+from model.core.config import Config
+from model.core.errors import ChildError, ChildInterruptedError, ChildKilledError
+from model.core.store import Work, write_synced
 from tasks.pipeline import project_root
 
 logger = logging.getLogger(__name__)

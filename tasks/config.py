@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from model.config import RUNTIME_ONLY, Config, ModelSize
+from model.config.network import ModelSize
+from model.core.config import RUNTIME_ONLY, Config
 
 EDU_LABELS_REVISION = "72df4c92fb1b48beceb16016e8f695ec40a6c3a5"  # fineweb-edu-llama3-annotations
 FINEWEB_REVISION = "9bb295ddab0e05d785b879661af7260fed5140fc"  # HuggingFaceFW/fineweb

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from model.artifact import Manifest
-from model.config import Config
-from model.store import ArtifactStore, Work
+from model.core.artifact import Manifest
+from model.core.config import Config
+from model.core.store import ArtifactStore, Work
 from tasks.config import SourceConfig
 from tasks.corpus.hub_source import DOWNLOAD_FOLDER
 from tasks.corpus.raw_file import sweep

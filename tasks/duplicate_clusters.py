@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from model.store import Work
+from model.core.store import Work
 from tasks.config import DedupConfig
 from tasks.corpus.duck import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
 from tasks.corpus.duplicates import cluster_duplicates

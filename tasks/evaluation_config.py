@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
-from model.config import RUNTIME_ONLY, Config
+from model.core.config import RUNTIME_ONLY, Config
 
 
 def _say_what_checkpoints_are(value: Any, check: ValidatorFunctionWrapHandler) -> Any:

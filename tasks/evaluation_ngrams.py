@@ -6,8 +6,8 @@ import shutil
 from dataclasses import asdict
 from typing import Annotated
 
-from model.config import RUNTIME_ONLY, Config
-from model.store import ArtifactStore, Work
+from model.core.config import RUNTIME_ONLY, Config
+from model.core.store import ArtifactStore, Work
 from tasks.config import DecontaminationConfig
 from tasks.corpus.contamination import write_ngrams
 from tasks.corpus.evaluation_sets import EvaluationSet, evaluation_files, list_sets

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from model.artifact import Artifact
-from model.child_runs import ExportRun
-from model.config import Config, ExportConfig
-from model.store import ArtifactStore, Work
+from model.config.child_runs import ExportRun
+from model.config.export import ExportConfig
+from model.core.artifact import Artifact
+from model.core.config import Config
+from model.core.store import ArtifactStore, Work
 from tasks.child import Child
 from tasks.model_card import Lineage, model_card
 from tasks.stage import Share, Stage

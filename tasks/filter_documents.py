@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from unicodedata import unidata_version
 
-from model.config import Config
-from model.store import Work
+from model.core.config import Config
+from model.core.store import Work
 from tasks.config import FilterConfig, PersonalDataConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.filters import filter_file

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.store import Work
+from model.core.store import Work
 from tasks.config import DecontaminationConfig
 from tasks.corpus.contamination import NgramIndex, find_contaminated
 from tasks.corpus.shingles import ALGORITHM as WORDS_ALGORITHM

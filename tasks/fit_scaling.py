@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from model.artifact import Manifest
-from model.config import Config, ModelConfig, ModelSize
+from model.config.network import ModelConfig, ModelSize
+from model.core.artifact import Manifest
+from model.core.config import Config
+from model.core.store import Work, write_synced
 from model.scaling import FIT_NAME, LadderPoint, NextRung
-from model.store import Work, write_synced
 from model.tracker import EVENTS_NAME, read_events
 from tasks.ladder import num_flops
 from tasks.scaling_curve import fit_ladder

@@ -18,8 +18,8 @@ from typing import Any
 
 from rich.table import Table
 
-from model.artifact import Manifest
-from model.errors import ArtifactError
+from model.core.artifact import Manifest
+from model.core.errors import ArtifactError
 
 UNITS = ("_bytes", "_chars", "_tokens", "_seconds")
 

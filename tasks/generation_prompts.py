@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from model.config import Config, Style
-from model.prompts import PROMPTS_NAME, Prompt, write_prompts
-from model.store import Work
+from model.config.evaluation import Style
+from model.core.config import Config
+from model.core.store import Work
+from model.data.prompts import PROMPTS_NAME, Prompt, write_prompts
 from tasks.corpus.demo_chats import DEMO_CHATS_VERSION
 from tasks.corpus.demo_corpus import DEMO_CORPUS_VERSION
 from tasks.corpus.prompts import chat_openings, demo_questions, document_openings

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib import metadata
 
-from model.child_runs import HarnessRun
-from model.config import Config
-from model.store import Work
+from model.config.child_runs import HarnessRun
+from model.core.config import Config
+from model.core.store import Work
 from tasks.child import Child
 from tasks.export_model import exported_folder
 from tasks.stage import Share, Stage

@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.artifact import canonical_json
-from model.config import Config
-from model.prompts import GENERATIONS_NAME, read_generations
-from model.store import Work, write_synced
+from model.core.artifact import canonical_json
+from model.core.config import Config
+from model.core.store import Work, write_synced
+from model.data.prompts import GENERATIONS_NAME, read_generations
 from tasks.corpus.demo_corpus import DEMO_CORPUS_VERSION
 from tasks.corpus.link_grammar import PROGRAM, parser_version
 from tasks.corpus.written_quality import Judgement, judge

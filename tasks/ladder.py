@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import get_args
 
-from model import dial
-from model.config import ModelConfig, ModelSize
-from model.errors import ConfigError
-from model.train_config import TrainConfig, batch_tokens_of, check_machines, rows_per_step
+from model.config import defaults as dial
+from model.config.network import ModelConfig, ModelSize
+from model.config.train import TrainConfig, batch_tokens_of, check_machines, rows_per_step
+from model.core.errors import ConfigError
 from tasks.config import SweepConfig
 
 

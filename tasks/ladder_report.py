@@ -14,9 +14,9 @@ from typing import Any
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.context import FlowRunContext
 
-from model.artifact import Artifact
+from model.core.artifact import Artifact
+from model.core.store import ArtifactStore
 from model.scaling import FIT_NAME, LadderPoint, ScalingFit
-from model.store import ArtifactStore
 from tasks.fit_scaling import PICTURE_NAME
 from tasks.ladder import short_count
 from tasks.outcome import report_outcome

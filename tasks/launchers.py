@@ -29,8 +29,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.context import TaskRunContext
 from prefect.exceptions import PrefectException
 
-from model.errors import ChildKilledError
-from model.train_config import TrainConfig, check_machines
+from model.config.train import TrainConfig, check_machines
+from model.core.errors import ChildKilledError
 from tasks.child import Child
 from tasks.pipeline import project_root
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from model.artifact import Artifact, Manifest
-from model.errors import ArtifactError
-from model.store import ArtifactStore
+from model.core.artifact import Artifact, Manifest
+from model.core.errors import ArtifactError
+from model.core.store import ArtifactStore
 
 
 def ancestors(manifest: Manifest, store: ArtifactStore) -> Iterator[Manifest]:

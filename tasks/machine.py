@@ -10,8 +10,8 @@ from typing import Self
 
 from pydantic import Field
 
-from model.config import Config
-from model.train_config import TrainConfig
+from model.config.train import TrainConfig
+from model.core.config import Config
 from tasks.launchers import num_gpus, num_processes
 from tasks.pipeline import num_cores
 

@@ -10,11 +10,12 @@ import logging
 from importlib.metadata import version
 from typing import Any
 
-from model.artifact import Manifest
-from model.child_runs import MeasureRun, Speed
-from model.config import Config, ModelConfig
-from model.store import ArtifactStore, Work
-from model.train_config import TrainConfig
+from model.config.child_runs import MeasureRun, Speed
+from model.config.network import ModelConfig
+from model.config.train import TrainConfig
+from model.core.artifact import Manifest
+from model.core.config import Config
+from model.core.store import ArtifactStore, Work
 from tasks.child import Child
 from tasks.launchers import local_arguments
 from tasks.machine import Machine

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.artifact import Manifest
-from model.config import SamplingConfig
-from model.errors import ArtifactError
-from model.store import ArtifactStore
+from model.config.export import SamplingConfig
+from model.core.artifact import Manifest
+from model.core.errors import ArtifactError
+from model.core.store import ArtifactStore
 from tasks.corpus.licences import LICENCES, UNKNOWN_LICENCE, Licence
 from tasks.funnel import Funnel, funnel
 from tasks.lineage import ancestors

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from model.artifact import Artifact, Manifest
-from model.store import ArtifactStore
+from model.core.artifact import Artifact, Manifest
+from model.core.store import ArtifactStore
 from tasks.plan import duration
 from tasks.tracking import TrackedPipeline
 from tasks.training_estimate import TrainingEstimate

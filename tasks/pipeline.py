@@ -22,9 +22,9 @@ from prefect.client.schemas.objects import RunInput, State, TaskRunResult
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
-from model.artifact import Artifact, Derivation
-from model.config import Config
-from model.store import ArtifactStore, Status
+from model.core.artifact import Artifact, Derivation
+from model.core.config import Config
+from model.core.store import ArtifactStore, Status
 from tasks.config import RunConfig
 from tasks.stage import Call, Inputs, Share, Stage
 from tasks.task_runners import extra_runner

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from model.artifact import Artifact, first_few
-from model.config import Config
-from model.errors import DiskSpaceError
-from model.store import ArtifactStore
+from model.core.artifact import Artifact, first_few
+from model.core.config import Config
+from model.core.errors import DiskSpaceError
+from model.core.store import ArtifactStore
 from tasks.download import Download
 from tasks.pipeline import Pipeline, Step, memory_bytes
 from tasks.publish_corpus import DATASET

@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from model.errors import PromotionError
+from model.core.errors import PromotionError
 from tasks.config import RegistryConfig
 from tasks.register_model import RegisteredModel
 from tasks.tracking import TrackedPipeline

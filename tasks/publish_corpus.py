@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.artifact import Artifact, Manifest
-from model.config import Config
-from model.store import Work
+from model.core.artifact import Artifact, Manifest
+from model.core.config import Config
+from model.core.store import Work
 from tasks.config import CardConfig, PersonalDataConfig
 from tasks.corpus.publish import write_dataset
 from tasks.corpus.publish_card import Provenance

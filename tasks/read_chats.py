@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 
-from model.artifact import Manifest
-from model.store import ArtifactStore, Work
+from model.core.artifact import Manifest
+from model.core.store import ArtifactStore, Work
 from tasks.chat_config import ChatConfig
 from tasks.corpus.chat_records import CONVERSATIONS
 from tasks.corpus.checked_sets import HELD_OUT_NAME, SPLIT_ALGORITHM

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from model.store import ArtifactStore, Work
+from model.core.store import ArtifactStore, Work
 from tasks.chat_config import PreferenceConfig
 from tasks.corpus.checked_sets import SPLIT_ALGORITHM
 from tasks.corpus.demo_chats import Preference, demo_preferences, held_out_preferences

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeVar
 
-from model.config import Config
-from model.store import ArtifactStore, Work
+from model.core.config import Config
+from model.core.store import ArtifactStore, Work
 from tasks.chat_config import ChatConfig, PreferenceConfig
 from tasks.corpus.checked_sets import Split, write_generated, write_set
 from tasks.corpus.data_sets import ListedSet, list_sets, pinned, set_files

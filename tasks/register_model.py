@@ -20,10 +20,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from model.artifact import Artifact, Manifest, canonical_json
-from model.config import Config
+from model.core.artifact import Artifact, Manifest, canonical_json
+from model.core.config import Config
+from model.core.store import ArtifactStore
 from model.registry import DIGEST_TAG, VALIDATION_TAG
-from model.store import ArtifactStore
 from tasks.config import RegistryConfig
 from tasks.evaluation_config import ITEMS_TAG, PINNED_SCORES, PROMPTS_TAG
 from tasks.lineage import find_input

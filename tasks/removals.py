@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.artifact import Artifact
-from model.store import ArtifactStore, Work
+from model.core.artifact import Artifact
+from model.core.store import ArtifactStore, Work
 
 REMOVALS = {  # stage -> its table of (file, row)
     "duplicate_clusters": "removed.parquet",

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from model.artifact import Artifact, Manifest
-from model.store import ArtifactStore, Work
+from model.core.artifact import Artifact, Manifest
+from model.core.store import ArtifactStore, Work
 from tasks.config import ReportConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.report import PAGE, KnownNumbers, write_report

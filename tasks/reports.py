@@ -21,10 +21,10 @@ from prefect.artifacts import (
 )
 from prefect.context import FlowRunContext, TaskRunContext
 
-from model.artifact import Artifact, Manifest
-from model.config import Config
-from model.prompts import GENERATIONS_NAME, read_generations
-from model.store import ArtifactStore
+from model.core.artifact import Artifact, Manifest
+from model.core.config import Config
+from model.core.store import ArtifactStore
+from model.data.prompts import GENERATIONS_NAME, read_generations
 from model.tracker import EVENTS_NAME, read_events
 from tasks.corpus.publish import CARD
 from tasks.corpus.report import DATA, PAGE

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from model.artifact import Artifact
-from model.child_runs import Checkpoint, ScoreRun
-from model.config import AttentionScope, Config, LossOn, ScoreConfig, Style
-from model.store import Work
+from model.config.child_runs import Checkpoint, ScoreRun
+from model.config.evaluation import ScoreConfig, Style
+from model.config.network import AttentionScope, LossOn
+from model.core.artifact import Artifact
+from model.core.config import Config
+from model.core.store import Work
 from tasks.child import Child
 from tasks.stage import Share, Stage
 

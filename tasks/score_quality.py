@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from model.config import Config
-from model.store import Work
+from model.core.config import Config
+from model.core.store import Work
 from tasks.corpus.duck import Limits
 from tasks.corpus.quality_model import ALGORITHM
 from tasks.corpus.quality_selection import score_file

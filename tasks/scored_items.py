@@ -6,9 +6,9 @@ import shutil
 from collections import Counter
 from typing import Annotated
 
-from model.config import RUNTIME_ONLY, Config
-from model.items import ITEMS_NAME, by_task, items_digest, write_items
-from model.store import ArtifactStore, Work
+from model.core.config import RUNTIME_ONLY, Config
+from model.core.store import ArtifactStore, Work
+from model.data.items import ITEMS_NAME, by_task, items_digest, write_items
 from tasks.corpus.evaluation_sets import EvaluationSet, evaluation_files, list_sets
 from tasks.corpus.hub_source import DOWNLOAD_FOLDER
 from tasks.corpus.item_sets import read_items, require_known

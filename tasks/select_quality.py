@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from model.config import Config
-from model.store import Work
+from model.core.config import Config
+from model.core.store import Work
 from tasks.config import QualityModelConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.quality_selection import select_documents

@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 
-from model.artifact import Manifest
-from model.config import Architecture
-from model.store import ArtifactStore
-from model.train_config import TrainConfig
+from model.config.network import Architecture
+from model.config.train import TrainConfig
+from model.core.artifact import Manifest
+from model.core.store import ArtifactStore
 from tasks.launchers import num_gpus, num_processes
 from tasks.machine import Machine
 from tasks.measure_speed import MeasureSpeed, speed_manifest

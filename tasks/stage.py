@@ -20,10 +20,10 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
-from model.artifact import Artifact, Derivation
-from model.config import Config
-from model.errors import TransientDownloadError
-from model.store import ArtifactStore, Work
+from model.core.artifact import Artifact, Derivation
+from model.core.config import Config
+from model.core.errors import TransientDownloadError
+from model.core.store import ArtifactStore, Work
 from tasks.terminal import show_errors_briefly
 
 DATA_ROOT_VARIABLE = "LLM_DATA_ROOT"

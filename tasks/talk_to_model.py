@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from model.child_runs import TalkRun
-from model.config import Config, TalkConfig
-from model.store import Work
+from model.config.child_runs import TalkRun
+from model.config.evaluation import TalkConfig
+from model.core.config import Config
+from model.core.store import Work
 from tasks.child import Child
 from tasks.export_model import exported_folder
 from tasks.stage import Share, Stage

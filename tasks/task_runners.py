@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from prefect.task_runners import TaskRunner
 
-from model.errors import ConfigError
+from model.core.errors import ConfigError
 
 Extra = Literal["ray", "dask"]
 

@@ -13,7 +13,7 @@ import logging
 
 from prefect.logging.handlers import PrefectConsoleHandler
 
-from model.errors import LLMError
+from model.core.errors import LLMError
 
 ENGINE = "prefect"  # logger above those of all runs
 RUNS = ("prefect.flow_runs", "prefect.task_runs")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-from model.config import Config
-from model.store import Work
+from model.core.config import Config
+from model.core.store import Work
 from tasks.stage import Share, Stage
 from tasks.tokens.encode import encode_file
 

@@ -24,10 +24,10 @@ from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_UI_URL
 from pydantic import BaseModel
 
-from model.artifact import Artifact, Manifest
-from model.errors import ChildInterruptedError
+from model.core.artifact import Artifact, Manifest
+from model.core.errors import ChildInterruptedError
+from model.core.store import ArtifactStore, git_commit
 from model.registry import tracking_uri
-from model.store import ArtifactStore, git_commit
 from model.tracker import EVENTS_NAME, read_events
 from tasks.tracking_data import data_sets, data_tags
 from tasks.tracking_store import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from model.artifact import Manifest
+from model.core.artifact import Manifest
 from tasks.tracking_store import Context, DataSet
 
 

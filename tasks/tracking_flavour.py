@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from model.artifact import MANIFEST_NAME
+from model.core.artifact import MANIFEST_NAME
 from tasks.pipeline import project_root
 
 MODEL_FILE = "MLmodel"

@@ -18,8 +18,8 @@ from typing import Any, Literal
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from model.config import Config
-from model.errors import PromotionError, RegistryError
+from model.core.config import Config
+from model.core.errors import PromotionError, RegistryError
 from model.registry import CANDIDATE, CHAMPION, PREVIOUS
 from tasks.evaluation_config import PINNED_SCORES, PinnedScore
 

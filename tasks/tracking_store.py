@@ -48,7 +48,7 @@ from mlflow.utils.mlflow_tags import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from model.errors import RegistryError
+from model.core.errors import RegistryError
 from model.registry import SQLITE_PREFIX, tracking_uri
 
 DEFAULTS = {  # of this process and its children, where the user set nothing

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from model.artifact import Derivation, Manifest
-from model.config import TrackingConfig
+from model.config.train import TrackingConfig
+from model.core.artifact import Derivation, Manifest
 from model.registry import DIGEST_TAG, tracking_uri
 from model.tracker import EVENTS_NAME, Event, metric_points, read_events, replay
 from tasks.tracking_data import training_data

@@ -7,19 +7,14 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from model.artifact import MANIFEST_NAME, Artifact, Derivation
-from model.config import (
-    RUNTIME_ONLY,
-    Config,
-    DirectPreference,
-    MixturePart,
-    ModelConfig,
-    Style,
-)
-from model.errors import ConfigError
-from model.run_config import TrainRun
-from model.store import ArtifactStore, Work
-from model.train_config import TrainConfig, batch_tokens_of
+from model.config.evaluation import Style
+from model.config.network import ModelConfig
+from model.config.train import DirectPreference, MixturePart, TrainConfig, batch_tokens_of
+from model.config.train_run import TrainRun
+from model.core.artifact import MANIFEST_NAME, Artifact, Derivation
+from model.core.config import RUNTIME_ONLY, Config
+from model.core.errors import ConfigError
+from model.core.store import ArtifactStore, Work
 from tasks.child import Child
 from tasks.launchers import choose_launcher
 from tasks.progress import TrainingProgress

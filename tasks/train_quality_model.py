@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from model.config import Config
-from model.store import ArtifactStore, Work
+from model.core.config import Config
+from model.core.store import ArtifactStore, Work
 from tasks.config import QualityModelConfig, SourceConfig
 from tasks.corpus.hub_source import DOWNLOAD_FOLDER
 from tasks.corpus.quality_labels import labelled_source, list_labelled_files, read_labelled

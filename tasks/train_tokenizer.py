@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from model.config import Config
-from model.store import Work
-from model.tokenizer import Tokenizer
+from model.core.config import Config
+from model.core.store import Work
+from model.text.tokenizer import Tokenizer
 from tasks.config import TokenizerConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.text_sample import sample_text

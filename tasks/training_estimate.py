@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.artifact import MANIFEST_NAME, Artifact, Manifest
+from model.config.train import batch_tokens_of
+from model.core.artifact import MANIFEST_NAME, Artifact, Manifest
+from model.core.store import ArtifactStore
 from model.scaling import FIT_NAME, Prediction, ScalingFit, stated_prediction
-from model.store import ArtifactStore
-from model.train_config import batch_tokens_of
 from tasks.pipeline import Step
 from tasks.speed import tokens_per_second
 from tasks.train_model import TrainModel, count_steps

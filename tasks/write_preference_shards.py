@@ -5,7 +5,7 @@ Its artifacts are those that ``tasks.lesson_shards`` tells of.
 
 from __future__ import annotations
 
-from model.store import Work
+from model.core.store import Work
 from tasks.chat_config import LessonLayout
 from tasks.lesson_shards import build_lessons
 from tasks.stage import Share, Stage

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from model.config import Config
-from model.store import Work
+from model.core.config import Config
+from model.core.store import Work
 from tasks.config import Packing, ShardsConfig
 from tasks.removals import removal_table
 from tasks.stage import Share, Stage

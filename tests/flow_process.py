@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.store import ArtifactStore
+from model.core.store import ArtifactStore
 from tests.servers import new_mlflow_store, shared_prefect_api
 
 ROOT = Path(__file__).parent.parent

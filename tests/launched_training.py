@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from model.run_config import TrainRun
-from model.store import ArtifactStore, Work
+from model.config.train_run import TrainRun
+from model.core.store import ArtifactStore, Work
 from model.tracker import EVENTS_NAME, read_events
 from tasks.child import Child
 from tasks.launchers import choose_launcher

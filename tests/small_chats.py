@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.chat import Message
-from model.conversation import Lesson, Teacher, turn_text
-from model.tokenizer import Tokenizer
+from model.text.chat_template import Message
+from model.text.conversation import Lesson, Teacher, turn_text
+from model.text.tokenizer import Tokenizer
 from tasks.corpus.chat_records import CONVERSATIONS
 from tasks.corpus.checked_sets import (
     HELD_OUT_NAME,

@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 import uvicorn
 
-from model.config import ExportConfig, SamplingConfig
+from model.config.export import ExportConfig, SamplingConfig
 from model.export import export
 from model.gpt import GPT
 from model.model_host import ModelHost
 from model.model_sources import FolderSource, ModelSource
 from model.server import ServerConfig, create_app
-from model.tokenizer import SPECIAL_TOKENS, Tokenizer
+from model.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 from tests.small_model import random_model
 from tests.small_tokenizer import VOCAB_SIZE, train_small_tokenizer
 

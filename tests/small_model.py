@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from model.config import Architecture
+from model.config.network import Architecture
+from model.data.rows import Segments, write_rows
+from model.data.shards import ShardHeader, write_shard
 from model.gpt import GPT
-from model.rows import Segments, write_rows
-from model.shards import ShardHeader, write_shard
-from model.tokenizer import Tokenizer
+from model.text.tokenizer import Tokenizer
 from tests.small_tokenizer import SENTENCES, train_small_tokenizer
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.config import DirectPreference, MixturePart, ModelConfig
+from model.config.network import ModelConfig
+from model.config.train import DirectPreference, MixturePart
+from model.config.train_run import TrainRun
+from model.data.rows import Segments, write_rows
+from model.data.shards import ShardHeader, ShardSet, write_shard
 from model.gpt import GPT
-from model.rows import Segments, write_rows
-from model.run_config import TrainRun
-from model.shards import ShardHeader, ShardSet, write_shard
-from model.tokenizer import IM_END, Tokenizer
+from model.text.tokenizer import IM_END, Tokenizer
 from model.weights import save_model
 from tests.small_training import CONTEXT_TOKENS, make_data_root, small_run
 

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from model.artifact import Artifact, Derivation, Manifest
-from model.store import ArtifactStore, Work
+from model.core.artifact import Artifact, Derivation, Manifest
+from model.core.store import ArtifactStore, Work
 
 STEPS = (1, 10, 20, 30)
 CHECKPOINT_STEPS = (20, 30)

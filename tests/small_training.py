@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from model import dial
-from model.artifact import Derivation
-from model.config import MixturePart, ModelConfig
+from model.config import defaults as dial
+from model.config.network import ModelConfig
+from model.config.train import MixturePart, TrainConfig
+from model.config.train_run import TrainRun
+from model.core.artifact import Derivation
+from model.data.rows import Segments, write_rows
+from model.data.shards import ShardHeader, ShardSet, write_shard
 from model.distributed import StopRequest, World
-from model.rows import Segments, write_rows
-from model.run_config import TrainRun
-from model.shards import ShardHeader, ShardSet, write_shard
-from model.tokenizer import Tokenizer
-from model.train_config import TrainConfig
+from model.text.tokenizer import Tokenizer
 from model.trainer import Trainer
 from tests.small_tokenizer import SENTENCES, train_small_tokenizer
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from model.accumulation import is_out_of_memory
+from model.core.errors import TrainingError
 from model.distributed import StopRequest, World
-from model.errors import TrainingError
 from model.tracker import read_events
 from model.trainer import Trainer
 from tests.small_training import ROOT, make_data_root, small_run, write_config
@@ -25,7 +25,7 @@ WITH_LITTLE_MEMORY = """
 import resource, sys, threading
 from pathlib import Path
 from model.distributed import StopRequest, World
-from model.run_config import TrainRun
+from model.config.train_run import TrainRun
 from model.trainer import Trainer
 
 run, directory, room = TrainRun.load(Path(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])

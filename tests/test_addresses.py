@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from deployments.addresses import HOST, Addresses, listener, read_addresses, require_free_ports
-from model.errors import ConfigError
+from model.core.errors import ConfigError
 from tests.servers import free_port
 
 

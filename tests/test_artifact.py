@@ -10,13 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.artifact import (
-    Derivation,
-    FileEntry,
-    canonical_json,
-    content_digest,
-)
-from model.errors import ConfigError
+from model.core.artifact import Derivation, FileEntry, canonical_json, content_digest
+from model.core.errors import ConfigError
 
 
 def derivation(**changes: object) -> Derivation:
@@ -38,7 +33,7 @@ def test_key_worked_example_is_sha256_of_canonical_json() -> None:
 
 def test_key_in_another_process_is_equal() -> None:
     code = (
-        "from model.artifact import Derivation;"
+        "from model.core.artifact import Derivation;"
         "print(Derivation(stage='filter',name='a',version=1,config={'score':0.65}).key)"
     )
     done = subprocess.run(

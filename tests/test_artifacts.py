@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from model.artifact import Artifact, Derivation
-from model.errors import ArtifactError
-from model.store import ArtifactStore, Work
+from model.core.artifact import Artifact, Derivation
+from model.core.errors import ArtifactError
+from model.core.store import ArtifactStore, Work
 from tasks.artifacts import adopt, find, list_artifacts, main, unused, verify, why
 
 

@@ -10,10 +10,10 @@ from flows.configured import plan_flow, settled
 from flows.finetune import finetune_model
 from flows.overrides import resolve
 from flows.presets import ChatModelConfig, demo
-from model.artifact import Manifest
-from model.config import ModelConfig
-from model.errors import ArtifactError, ConfigError, RegistryError
-from model.store import ArtifactStore
+from model.config.network import ModelConfig
+from model.core.artifact import Manifest
+from model.core.errors import ArtifactError, ConfigError, RegistryError
+from model.core.store import ArtifactStore
 from tasks.base_model import find_base
 from tasks.config import RegistryConfig
 from tasks.register_model import register_model

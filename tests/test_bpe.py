@@ -13,9 +13,9 @@ from transformers import AutoTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.models.qwen2 import tokenization_qwen2
 
-from model.chat import CHAT_TEMPLATE
-from model.errors import TokenizerError
-from model.tokenizer import MAX_VOCAB_SIZE, PRE_TOKENIZER_REGEX, SPECIAL_TOKENS, Tokenizer
+from model.core.errors import TokenizerError
+from model.text.chat_template import CHAT_TEMPLATE
+from model.text.tokenizer import MAX_VOCAB_SIZE, PRE_TOKENIZER_REGEX, SPECIAL_TOKENS, Tokenizer
 from tasks.config import TokenizerConfig
 from tasks.tokens.bpe import MIN_VOCAB_SIZE, BpeCounts, train_bpe
 from tests.small_tokenizer import HOSTILE_TEXTS, SENTENCES, VOCAB_SIZE, train_small_tokenizer

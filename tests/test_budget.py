@@ -11,11 +11,11 @@ from flows.configured import plan_flow
 from flows.overrides import resolve
 from flows.presets import PretrainConfig
 from flows.pretrain import pretrain_model
-from model.child_runs import Speed
-from model.config import ModelConfig
-from model.errors import ChildError, ConfigError
-from model.store import ArtifactStore
-from model.train_config import TrainConfig
+from model.config.child_runs import Speed
+from model.config.network import ModelConfig
+from model.config.train import TrainConfig
+from model.core.errors import ChildError, ConfigError
+from model.core.store import ArtifactStore
 from tasks.budget import Horizon, measured_horizon, planned_horizon
 from tasks.machine import Machine
 from tasks.measure_speed import MeasureSpeed

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from model.chat import CHAT_TEMPLATE, Message, read_messages, render
-from model.errors import SourceRecordError
+from model.core.errors import SourceRecordError
+from model.text.chat_template import CHAT_TEMPLATE, Message, read_messages, render
 from tests.small_tokenizer import train_small_tokenizer
 
 messages_strategy = st.lists(

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from model.batch_engine import BatchEngine, Writing
-from model.config import SamplingConfig
+from model.config.export import SamplingConfig
 from tests.small_export import RunningServer, chat_server, eventually, write_export
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.errors import CorpusError, SourceRecordError, SourceSchemaError
+from model.core.errors import CorpusError, SourceRecordError, SourceSchemaError
 from tasks.corpus.checked_sets import REJECTED_NAME, TRAINING_NAME, Split
 from tests.small_chats import GOOD_CHATS, sort_out, turns, write_jsonl
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.store import ArtifactStore
+from model.core.store import ArtifactStore
 from tasks.chat_reports import (
     chat_rows,
     chat_table,

@@ -16,10 +16,10 @@ import psutil
 import pytest
 
 from model.chat_terminal import ALLOWED, ChatTerminal, main
-from model.conversation import conversation_ids
 from model.generate import generate
 from model.pretrained import Pretrained, load_pretrained
 from model.sampling import Sampling
+from model.text.conversation import conversation_ids
 from tests.small_export import write_export
 
 

@@ -12,16 +12,18 @@ import pytest
 import torch
 
 from model.batches import BatchReader
-from model.chat import Message
-from model.config import MixturePart, ModelConfig, ScoreConfig
-from model.conversation import conversation_ids
+from model.config.evaluation import ScoreConfig
+from model.config.network import ModelConfig
+from model.config.train import MixturePart
+from model.config.train_run import TrainRun
+from model.core.errors import ConfigError
+from model.data.shards import ShardSet
 from model.distributed import StopRequest, World
-from model.errors import ConfigError
 from model.generate import prompt_ids
-from model.run_config import TrainRun
 from model.score import score
-from model.shards import ShardSet
-from model.tokenizer import IM_END, Tokenizer
+from model.text.chat_template import Message
+from model.text.conversation import conversation_ids
+from model.text.tokenizer import IM_END, Tokenizer
 from model.tracker import read_events
 from model.trainer import Trainer
 from model.training_inputs import build_model, build_reader

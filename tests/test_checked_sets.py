@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from model.errors import SourceError, SourceRecordError
+from model.core.errors import SourceError, SourceRecordError
 from tasks.corpus.checked_sets import HELD_OUT_NAME, REJECTED_NAME, TRAINING_NAME, Split
 from tests.small_chats import GOOD_CHATS, sort_out, turns, write_jsonl, write_parquet
 

@@ -17,12 +17,12 @@ from safetensors import SafetensorError
 from model.batches import LoaderState
 from model.checkpoint import Checkpoints, Seal
 from model.checkpoint_writer import CheckpointWriter
+from model.config.train import TrainConfig
+from model.core.errors import CheckpointError, DiskSpaceError
 from model.distributed import World
-from model.errors import CheckpointError, DiskSpaceError
 from model.gpt import GPT, next_token_loss
 from model.optim import Optimizer, build_optimizer
 from model.snapshot import LoopState, join_tensors, split_tensors
-from model.train_config import TrainConfig
 from model.weights import load_model
 from tests.small_disk import small_disk
 from tests.small_model import random_ids, random_model

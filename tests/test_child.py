@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from model.artifact import Derivation
-from model.config import ScoreConfig
-from model.errors import ChildError
-from model.store import ArtifactStore, Work
+from model.config.evaluation import ScoreConfig
+from model.core.artifact import Derivation
+from model.core.errors import ChildError
+from model.core.store import ArtifactStore, Work
 from tasks.child import Child
 
 MODULE = "child_stub"

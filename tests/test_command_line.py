@@ -11,7 +11,7 @@ import pytest
 from flows.command_line import parse_settings, run_command
 from flows.presets import PrepareConfig, PretrainConfig
 from flows.pretrain import pretrain, pretrain_models
-from model.errors import ConfigError
+from model.core.errors import ConfigError
 from tests.flow_process import ROOT, Home, command
 
 

@@ -10,9 +10,9 @@ import torch
 import torch._inductor.config
 
 from model.compiling import MIN_CPU_FLOPS, compile_model
+from model.config.train_run import TrainRun
 from model.distributed import StopRequest, World
 from model.gpt import GPT, next_token_loss, score_logits
-from model.run_config import TrainRun
 from model.trainer import Trainer, TrainingInterruptedError
 from tests.small_model import random_ids, random_model
 from tests.small_training import make_data_root, small_run

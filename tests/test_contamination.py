@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.artifact import Manifest
-from model.errors import ConfigError, SourceError, TransientDownloadError
-from model.store import ArtifactStore
+from model.core.artifact import Manifest
+from model.core.errors import ConfigError, SourceError, TransientDownloadError
+from model.core.store import ArtifactStore
 from tasks.config import DecontaminationConfig
 from tasks.corpus.contamination import NgramIndex, find_contaminated, write_ngrams
 from tasks.corpus.evaluation_items import EvaluationFile, read_items

@@ -1,4 +1,4 @@
-"""model.conversation: ids and loss masks as transformers makes them; what does not fit goes."""
+"""model.text.conversation: ids and loss masks as transformers makes them; what does not fit goes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from model.chat import Message, render
-from model.conversation import conversation_ids, fit_conversation, fit_text
-from model.errors import ConfigError
-from model.tokenizer import IM_END, Tokenizer
+from model.core.errors import ConfigError
+from model.text.chat_template import Message, render
+from model.text.conversation import conversation_ids, fit_conversation, fit_text
+from model.text.tokenizer import IM_END, Tokenizer
 from tests.small_chats import lesson_of, spoken
 from tests.small_tokenizer import HOSTILE_TEXTS, train_small_tokenizer
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from model import decoder as decoder_module
+from model.core.errors import ConfigError
 from model.decoder import Decoder, Projection
-from model.errors import ConfigError
 from tests.small_model import random_ids, random_model
 
 

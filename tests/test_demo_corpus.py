@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.presets import demo
-from model.errors import ConfigError
+from model.core.errors import ConfigError
 from tasks.corpus.demo_corpus import (
     ROW_GROUP_ROWS,
     TRUTH_SCHEMA,

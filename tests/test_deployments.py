@@ -20,7 +20,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.deploy import DEPLOYMENTS, POOL, deploy
 from flows.presets import PRESETS
-from model.errors import ConfigError
+from model.core.errors import ConfigError
 from tests.servers import free_port
 
 ROOT = Path(__file__).parent.parent

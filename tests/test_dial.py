@@ -1,4 +1,4 @@
-"""model.dial: what follows from a size, what the user gives, and how rates follow the batch."""
+"""model.config.defaults: what follows from a size, what the user gives, and how rates follow the batch."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 
 from flows.overrides import resolve as resolve_flow
 from flows.presets import PretrainConfig
-from model.config import GEOMETRIES, ModelConfig
-from model.dial import Recipe, batch_tokens, default_tokens, recipe, resolve
-from model.errors import ConfigError
-from model.train_config import TrainConfig
+from model.config.defaults import Recipe, batch_tokens, default_tokens, recipe, resolve
+from model.config.network import GEOMETRIES, ModelConfig
+from model.config.train import TrainConfig
+from model.core.errors import ConfigError
 
 VOCAB_SIZE = 32_768
 BIG = ModelConfig(size="135m")

@@ -92,7 +92,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from model.distributed import StopRequest, World
-from model.run_config import TrainRun
+from model.config.train_run import TrainRun
 from model.trainer import train
 
 buckets = []

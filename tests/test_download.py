@@ -13,8 +13,8 @@ import psutil
 import pytest
 from prefect import flow
 
-from model.errors import DownloadError
-from model.store import ArtifactStore
+from model.core.errors import DownloadError
+from model.core.store import ArtifactStore
 from tasks.config import RunConfig
 from tasks.corpus.hub_retries import TRIES
 from tasks.download import Download, build, download, source_files

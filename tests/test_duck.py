@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.errors import ConfigError, DiskSpaceError, SourceError
+from model.core.errors import ConfigError, DiskSpaceError, SourceError
 from tasks.corpus.duck import (
     SQL_DIRECTORY,
     Limits,

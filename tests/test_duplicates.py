@@ -8,7 +8,7 @@ from itertools import permutations
 import pyarrow.parquet as pq
 import pytest
 
-from model.errors import CorpusError, SourceError
+from model.core.errors import CorpusError, SourceError
 from tasks.config import DedupConfig, SignatureConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.duplicates import KINDS

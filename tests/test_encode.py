@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from model.errors import ArtifactError, SourceRecordError, TokenizerError
-from model.shards import open_shard, split_identities
-from model.tokenizer import Tokenizer
+from model.core.errors import ArtifactError, SourceRecordError, TokenizerError
+from model.data.shards import open_shard, split_identities
+from model.text.tokenizer import Tokenizer
 from tasks.tokens import encode
 from tasks.tokens.encode import SLOW_ENCODER, EncodeCounts, encode_file
 from tasks.tokens.fast_encoder import NAME as FAST_ENCODER

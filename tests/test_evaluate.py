@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.errors import TrainingError
+from model.core.errors import TrainingError
+from model.data.shards import ShardSet
 from model.evaluate import Evaluation, bits_per_byte, evaluate
-from model.shards import ShardSet
 from tests.small_model import random_model, small_shards, small_tokenizer
 
 CONTEXT_TOKENS = 16

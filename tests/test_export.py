@@ -9,15 +9,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from model.artifact import Derivation
-from model.child_runs import ExportRun
-from model.config import ExportConfig, SamplingConfig
-from model.errors import ArtifactError, ConfigError, TamperedArtifactError, TokenizerError
+from model.config.child_runs import ExportRun
+from model.config.export import ExportConfig, SamplingConfig
+from model.core.artifact import Derivation
+from model.core.errors import ArtifactError, ConfigError, TamperedArtifactError, TokenizerError
+from model.core.store import ArtifactStore
 from model.export import export, main, make_export
 from model.exported import load_exported
 from model.generate import generate
-from model.store import ArtifactStore
-from model.tokenizer import Tokenizer
+from model.text.tokenizer import Tokenizer
 from model.weights import save_model
 from tests.small_model import random_ids, random_model, small_tokenizer
 from tests.small_tokenizer import SENTENCES, VOCAB_SIZE

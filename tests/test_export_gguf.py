@@ -16,14 +16,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from model.chat import CHAT_TEMPLATE, Message, render
-from model.config import ExportConfig, SamplingConfig
-from model.errors import ConfigError
+from model.config.export import ExportConfig, SamplingConfig
+from model.core.errors import ConfigError
 from model.export import export
 from model.export_gguf import GGUF_NAME, without_generation_marks, write_gguf
 from model.generate import generate
 from model.gpt import GPT
-from model.tokenizer import END_OF_TEXT, Tokenizer
+from model.text.chat_template import CHAT_TEMPLATE, Message, render
+from model.text.tokenizer import END_OF_TEXT, Tokenizer
 from tests.small_model import random_ids, random_model, small_tokenizer
 from tests.small_tokenizer import HOSTILE_TEXTS, SENTENCES, VOCAB_SIZE
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from model.config.train import TrainConfig
+from model.config.train_run import TrainRun
+from model.core.store import read_manifest
 from model.distributed import StopRequest, World
 from model.extension import find_trunks
-from model.run_config import TrainRun
 from model.schedule import flat_steps
-from model.store import read_manifest
 from model.tracker import read_events
 from model.train import make
-from model.train_config import TrainConfig
 from tests.launched_training import artifact_path, weights
 from tests.small_training import make_data_root, small_run
 

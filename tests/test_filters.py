@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.errors import CorpusError, SourceError
+from model.core.errors import CorpusError, SourceError
 from tasks.config import FilterConfig, PersonalDataConfig
 from tasks.corpus import filter_stream
 from tasks.corpus.duck import Limits, fetch_one

@@ -11,10 +11,10 @@ from matplotlib.image import imread
 from mlflow import MlflowClient
 
 from flows.presets import demo
-from model.artifact import Artifact, Manifest
-from model.config import ModelConfig
+from model.config.network import ModelConfig
+from model.core.artifact import Artifact, Manifest
+from model.core.store import ArtifactStore
 from model.scaling import FIT_NAME, ScalingFit
-from model.store import ArtifactStore
 from tasks.fit_scaling import PICTURE_NAME, FitScaling, fit_scaling
 from tasks.ladder import short_count
 from tasks.ladder_report import fit_metrics, ladder_markdown, report_ladder

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from model.artifact import Manifest
-from model.errors import ArtifactError
+from model.core.artifact import Manifest
+from model.core.errors import ArtifactError
 from tasks.funnel import funnel, funnel_table
 from tasks.tables import render
 from tests.small_pipeline import make_small_pipeline

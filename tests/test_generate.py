@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from model.batch_engine import BatchEngine, Writing
+from model.core.errors import TokenizerError
 from model.decoder import Decoder
-from model.errors import TokenizerError
 from model.generate import generate, generate_batch, stream_ids, stream_text
 from model.sampling import GREEDY, Sampling
 from tests.small_model import random_ids, random_model, reference_of, small_tokenizer

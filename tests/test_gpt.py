@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import model.gpt
-from model.errors import ConfigError
+from model.core.errors import ConfigError
 from model.gpt import GPT, chunked_cross_entropy, next_token_loss, rotary_table, rotate
 from tests.small_model import random_ids, random_model, reference_of, small_architecture
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.errors import TrainingError
+from model.core.errors import TrainingError
 from model.guards import Guard, GuardState, StepNumbers, StepOutcome
 
 ROWS = np.array([[0, 7], [0, 3], [1, 5]])

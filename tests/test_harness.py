@@ -13,16 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from model.artifact import Derivation
-from model.child_runs import HarnessRun
-from model.config import ExportConfig
-from model.errors import ConfigError
+from model.config.child_runs import HarnessRun
+from model.config.export import ExportConfig
+from model.core.artifact import Derivation
+from model.core.errors import ConfigError
+from model.core.store import ArtifactStore
+from model.data.items import Item, write_items
 from model.export import export
 from model.harness import differences, fitting_items, item_columns, run_harness
 from model.item_scores import score_items, summarise, write_item_scores
-from model.items import Item, write_items
-from model.store import ArtifactStore
-from model.tokenizer import Tokenizer
+from model.text.tokenizer import Tokenizer
 from model.weights import load_model, save_model
 from tasks.corpus.evaluation_items import EvaluationFile
 from tasks.corpus.item_sets import read_items

@@ -14,7 +14,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from model.errors import (
+from model.core.errors import (
     CorruptDownloadError,
     DiskSpaceError,
     DownloadError,

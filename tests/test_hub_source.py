@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.errors import (
+from model.core.errors import (
     DownloadError,
     SourceError,
     SourceRecordError,

@@ -9,15 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.errors import (
+from model.core.errors import (
     ArtifactError,
     ConfigError,
     SourceError,
     SourceRecordError,
     SourceSchemaError,
 )
-from model.items import by_task, items_digest, read_items, write_items
-from model.store import ArtifactStore
+from model.core.store import ArtifactStore
+from model.data.items import by_task, items_digest, read_items, write_items
 from tasks.corpus.evaluation_items import EvaluationFile
 from tasks.corpus.item_sets import read_items as read_sets
 from tasks.evaluation_config import EvaluationConfig

@@ -12,9 +12,9 @@ from flows.configured import plan_flow
 from flows.overrides import all_optional, resolve
 from flows.presets import PretrainConfig
 from flows.pretrain import pretrain_models
-from model.artifact import Derivation
-from model.errors import ConfigError
-from model.store import ArtifactStore, Work
+from model.core.artifact import Derivation
+from model.core.errors import ConfigError
+from model.core.store import ArtifactStore, Work
 from tasks.evaluation_config import EvaluationConfig
 from tasks.plan import Plan
 

@@ -8,9 +8,9 @@ import pytest
 
 from flows.overrides import resolve
 from flows.presets import PRESETS, LadderConfig
-from model.config import ModelConfig
-from model.errors import ConfigError
-from model.train_config import TrainConfig
+from model.config.network import ModelConfig
+from model.config.train import TrainConfig
+from model.core.errors import ConfigError
 from tasks.config import SweepConfig
 from tasks.ladder import Rung, next_rung, num_tokens, rungs, short_count
 

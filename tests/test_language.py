@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.errors import ConfigError
+from model.core.errors import ConfigError
 from tasks.corpus import language
 from tasks.corpus.language import detect_language, score_missing_languages
 

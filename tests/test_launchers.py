@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from model.config import ModelConfig
-from model.errors import ConfigError
-from model.train_config import TrainConfig, check_machines, rows_per_step
+from model.config.network import ModelConfig
+from model.config.train import TrainConfig, check_machines, rows_per_step
+from model.core.errors import ConfigError
 from tasks.child import Child
 from tasks.launchers import (
     LocalTorchrun,

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.chat import Message
-from model.errors import ArtifactError, CorpusError, SourceRecordError
-from model.shards import ShardSet, open_shard
-from model.tokenizer import IM_END, Tokenizer
+from model.core.errors import ArtifactError, CorpusError, SourceRecordError
+from model.data.shards import ShardSet, open_shard
+from model.text.chat_template import Message
+from model.text.tokenizer import IM_END, Tokenizer
 from tasks.chat_config import LessonLayout
 from tasks.corpus.chat_records import CONVERSATION_SCHEMA
 from tasks.tokens.best_fit import best_fit_rows

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.errors import TokenizerError
+from model.core.errors import TokenizerError
+from model.data.items import Item, items_digest
 from model.item_scores import ItemScore, score_items, summarise
-from model.items import Item, items_digest
 from model.likelihood import Likelihood, encode_requests, likelihoods
 from tests.small_model import random_model, small_tokenizer
 

@@ -13,12 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from model.errors import (
-    ConfigError,
-    SourceError,
-    SourceRecordError,
-    SourceSchemaError,
-)
+from model.core.errors import ConfigError, SourceError, SourceRecordError, SourceSchemaError
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 from tasks.corpus.raw_file import file_sha256
 from tasks.corpus.sources import fetch_file, list_files

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from model.config import SamplingConfig
+from model.config.export import SamplingConfig
 from tasks.model_card import Lineage, model_card
 from tests.small_pipeline import SmallPipeline, make, make_small_pipeline
 

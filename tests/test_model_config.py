@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.config import GEOMETRIES, ModelConfig
+from model.config.network import GEOMETRIES, ModelConfig
 from model.gpt import GPT
 from tests.small_model import random_model
 

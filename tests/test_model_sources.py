@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from model.artifact import Derivation
-from model.errors import ArtifactError
+from model.core.artifact import Derivation
+from model.core.errors import ArtifactError
+from model.core.store import ArtifactStore, Work
 from model.model_sources import FolderSource, NewestExport, find_source
-from model.store import ArtifactStore, Work
 
 
 def _folder(path: Path) -> Path:

@@ -117,7 +117,7 @@ from pathlib import Path
 import torch
 from model.distributed import World
 from model.optim import build_optimizer
-from model.train_config import TrainConfig
+from model.config.train import TrainConfig
 from safetensors.torch import save_file
 from tests.small_model import random_ids, random_model
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from model.errors import SourceError
+from model.core.errors import SourceError
 from tasks.config import DedupConfig, SignatureConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.minhash import ALGORITHM, band_keys

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from model.config.train import TrainConfig
+from model.core.errors import ConfigError
 from model.distributed import World
-from model.errors import ConfigError
 from model.gpt import GPT
 from model.optim import (
     Optimizer,
@@ -19,7 +20,6 @@ from model.optim import (
 )
 from model.schedule import learning_rate_factor
 from model.snapshot import join_tensors, split_tensors
-from model.train_config import TrainConfig
 from tests.small_model import random_ids, random_model
 
 
@@ -244,7 +244,7 @@ def test_learning_rate_horizon_in_tokens_is_refused():
     with pytest.raises(ConfigError, match="horizon in steps") as caught:
         learning_rate_factor(0, TrainConfig(tokens=1_000_000))
     assert "train.tokens=1000000" in str(caught.value)
-    assert "model.dial.resolve" in str(caught.value)
+    assert "model.config.defaults.resolve" in str(caught.value)
 
 
 @pytest.mark.parametrize("scale", [0.01, 100.0])

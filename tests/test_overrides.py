@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from flows.overrides import all_optional, groups_of, resolve
 from flows.presets import PRESETS, PrepareConfig, PretrainConfig
-from model.errors import ConfigError
-from model.train_config import TrainConfig
+from model.config.train import TrainConfig
+from model.core.errors import ConfigError
 from tasks.chat_config import FinetuneConfig
 
 

@@ -42,7 +42,7 @@ def text_of(shard_lengths):
 
 
 def rows_as_read(segments, text):
-    """Each row as its tokens, and whether each token is a target, by the rule of model.rows."""
+    """Each row as its tokens, and whether each token is a target, by the rule of model.data.rows."""
     for first, stop in zip(segments.row_offsets[:-1], segments.row_offsets[1:], strict=True):
         tokens, is_target = [], []
         for index in range(first, stop):

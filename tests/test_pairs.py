@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.chat import render
-from model.errors import CorpusError
-from model.shards import PAD_ID, ShardSet
-from model.tokenizer import IM_END, Tokenizer
+from model.core.errors import CorpusError
+from model.data.shards import PAD_ID, ShardSet
+from model.text.chat_template import render
+from model.text.tokenizer import IM_END, Tokenizer
 from tasks.chat_config import LessonLayout
 from tasks.corpus.preference_records import PAIR_SCHEMA
 from tasks.tokens.lessons import write_lessons

@@ -13,10 +13,10 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.runtime import flow_run
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
-from model.artifact import Artifact
-from model.config import Config
-from model.errors import ConfigError
-from model.store import ArtifactStore, Work
+from model.core.artifact import Artifact
+from model.core.config import Config
+from model.core.errors import ConfigError
+from model.core.store import ArtifactStore, Work
 from tasks.config import RunConfig
 from tasks.pipeline import Pipeline, Step, task_runner
 from tasks.stage import Share, Stage

@@ -13,10 +13,10 @@ from flows.overrides import resolve
 from flows.presets import LadderConfig, PretrainConfig
 from flows.pretrain import pretrain_model, pretrain_models
 from flows.sweep import train_ladder
-from model.artifact import Artifact
-from model.errors import ConfigError, DiskSpaceError
+from model.core.artifact import Artifact
+from model.core.errors import ConfigError, DiskSpaceError
+from model.core.store import ArtifactStore
 from model.scaling import LadderPoint, Prediction, ScalingCurve, ScalingFit
-from model.store import ArtifactStore
 from tasks.outcome import outcome_text, predicted_metrics
 from tasks.plan import Plan, settings_text
 from tasks.training_estimate import NO_PREDICTION, TrainingEstimate

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from model.artifact import Artifact, Manifest
+from model.core.artifact import Artifact, Manifest
 from model.tracker import read_events
 from tests.flow_process import Home, copy_of, digests, run_flow, running_flow
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.chat import Message
-from model.errors import CorpusError, SourceRecordError, SourceSchemaError
+from model.core.errors import CorpusError, SourceRecordError, SourceSchemaError
+from model.text.chat_template import Message
 from tasks.corpus.checked_sets import Split, write_set
 from tasks.corpus.data_sets import SetFile
 from tasks.corpus.preference_records import PAIR_SCHEMA, PAIRS, checked_pair

@@ -11,10 +11,10 @@ import pytest
 
 from flows.overrides import resolve
 from flows.presets import ChatModelConfig
-from model.config import DirectPreference, ModelConfig
-from model.errors import ConfigError
-from model.store import ArtifactStore
-from model.train_config import TrainConfig
+from model.config.network import ModelConfig
+from model.config.train import DirectPreference, TrainConfig
+from model.core.errors import ConfigError
+from model.core.store import ArtifactStore
 from tasks.base_model import find_base
 from tasks.chat_reports import chat_rows
 from tasks.corpus.data_sets import ListedSet

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 
 from model.accumulation import Accumulator
-from model.config import MixturePart
+from model.config.train import MixturePart
+from model.config.train_run import TrainRun
+from model.core.errors import ArtifactError, ConfigError
+from model.core.store import ArtifactStore
+from model.data.shards import ShardSet
 from model.distributed import World
-from model.errors import ArtifactError, ConfigError
 from model.preference_loss import PreferenceLoss
-from model.run_config import TrainRun
-from model.shards import ShardSet
-from model.store import ArtifactStore
-from model.tokenizer import Tokenizer
+from model.text.tokenizer import Tokenizer
 from model.tracker import read_events
 from model.training_inputs import build_reader
 from model.weights import load_model

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from model.config import ExportConfig
-from model.errors import ArtifactError, LLMError, TokenizerError
+from model.config.export import ExportConfig
+from model.core.errors import ArtifactError, LLMError, TokenizerError
 from model.export import export
 from model.pretrained import load_pretrained
 from tasks.config import TokenizerConfig

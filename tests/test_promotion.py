@@ -13,7 +13,7 @@ from prefect import State
 
 from flows.presets import demo
 from flows.promote import main
-from model.errors import PromotionError, RegistryError
+from model.core.errors import PromotionError, RegistryError
 from tasks.config import RegistryConfig
 from tasks.evaluation_config import PINNED_SCORES, PinnedScore
 from tasks.promote_model import promote_if_no_worse, promote_model

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from datasets import DatasetDict, load_dataset
 
-from model.errors import CorpusError, SourceError
+from model.core.errors import CorpusError, SourceError
 from tasks.config import CardConfig, PersonalDataConfig
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 from tasks.corpus.licences import LICENCES, Licence

@@ -17,13 +17,13 @@ import psutil
 import pytest
 from transformers import AutoTokenizer
 
-from model.artifact import Derivation
-from model.config import ExportConfig
+from model.config.export import ExportConfig
+from model.core.artifact import Derivation
+from model.core.store import ArtifactStore, Work
 from model.export import export
 from model.generate import generate
 from model.registry import verify_folder
-from model.store import ArtifactStore, Work
-from model.tokenizer import Tokenizer
+from model.text.tokenizer import Tokenizer
 from tasks.tracking_flavour import write_flavour
 from tests.servers import free_port
 from tests.small_model import random_model, small_tokenizer

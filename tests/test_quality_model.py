@@ -20,8 +20,8 @@ from pydantic import ValidationError
 from flows.overrides import all_optional
 from flows.prepare import prepare_corpus
 from flows.presets import PrepareConfig
-from model.artifact import Artifact
-from model.errors import (
+from model.core.artifact import Artifact
+from model.core.errors import (
     ArtifactError,
     CorpusError,
     DownloadError,
@@ -29,7 +29,7 @@ from model.errors import (
     SourceSchemaError,
     TransientDownloadError,
 )
-from model.store import ArtifactStore
+from model.core.store import ArtifactStore
 from tasks.config import QualityModelConfig, RunConfig, SourceConfig
 from tasks.corpus.duck import Limits, fetch_one, read_sql
 from tasks.corpus.hub_retries import TRIES

@@ -12,9 +12,9 @@ import pytest
 from flows.configured import plan_flow, settled
 from flows.overrides import resolve
 from flows.presets import ChatModelConfig, PretrainConfig
-from model.artifact import Manifest
-from model.errors import ConfigError, LLMError, SourceError, TransientDownloadError
-from model.store import ArtifactStore
+from model.core.artifact import Manifest
+from model.core.errors import ConfigError, LLMError, SourceError, TransientDownloadError
+from model.core.store import ArtifactStore
 from tasks.chat_config import ChatConfig
 from tasks.corpus.data_sets import ListedSet
 from tasks.corpus.hub_retries import TRIES

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.errors import ArtifactError
+from model.core.errors import ArtifactError
 from tasks.tokens.chats import COLUMNS as CHAT_COLUMNS
 from tasks.tokens.pairs import COLUMNS as PAIR_COLUMNS
 from tasks.tokens.record_tables import BATCH_RECORDS, RecordTable, file_names, table_batches

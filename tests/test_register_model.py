@@ -11,8 +11,8 @@ from mlflow import MlflowClient
 from prefect import State, flow
 
 from flows.presets import demo
-from model.config import ScoreConfig
-from model.store import ArtifactStore
+from model.config.evaluation import ScoreConfig
+from model.core.store import ArtifactStore
 from tasks.config import RegistryConfig
 from tasks.lineage import find_input
 from tasks.register_model import (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from model.errors import ArtifactError, RegistryError, TamperedArtifactError
+from model.core.errors import ArtifactError, RegistryError, TamperedArtifactError
 from model.registry import AliasSource, fetch, find_version, load
 from tests.registered import Registered, registered_versions
 from tests.servers import free_port, local_mlflow_uri, mlflow_server

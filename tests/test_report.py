@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.errors import SourceError
+from model.core.errors import SourceError
 from tasks.config import ReportConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.report import KnownNumbers, make_report, write_report

@@ -16,9 +16,9 @@ from datasets import load_dataset
 from flows.overrides import resolve
 from flows.presets import PublishConfig
 from flows.publish import publish_dataset
-from model.artifact import Artifact, Manifest
-from model.errors import ArtifactError
-from model.store import ArtifactStore, Work
+from model.core.artifact import Artifact, Manifest
+from model.core.errors import ArtifactError
+from model.core.store import ArtifactStore, Work
 from tasks.config import CardConfig
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 from tasks.funnel import funnel

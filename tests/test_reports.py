@@ -19,9 +19,9 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.runtime import flow_run
 
 from flows.presets import demo
-from model.artifact import Artifact
-from model.errors import ArtifactError
-from model.prompts import Generation, write_generations
+from model.core.artifact import Artifact
+from model.core.errors import ArtifactError
+from model.data.prompts import Generation, write_generations
 from model.tracker import EVENTS_NAME, read_events
 from tasks.corpus.report_data import (
     FunnelLine,

@@ -11,21 +11,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from model.artifact import Derivation
-from model.chat import Message
-from model.child_runs import ScoreRun
-from model.config import ScoreConfig
-from model.errors import ConfigError
+from model.config.child_runs import ScoreRun
+from model.config.evaluation import ScoreConfig
+from model.config.train_run import ErrorReport
+from model.core.artifact import Derivation
+from model.core.errors import ConfigError
+from model.core.store import ArtifactStore
+from model.data.items import Item, write_items
+from model.data.prompts import Prompt, read_generations, write_prompts
+from model.data.shards import ShardSet
 from model.evaluate import evaluate
 from model.generate import generate
 from model.item_scores import score_items, summarise
-from model.items import Item, write_items
-from model.prompts import Prompt, read_generations, write_prompts
-from model.run_config import ErrorReport
 from model.score import Scores, main, score, weights_directory, write_samples
-from model.shards import ShardSet
-from model.store import ArtifactStore
-from model.tokenizer import IM_END, Tokenizer
+from model.text.chat_template import Message
+from model.text.tokenizer import IM_END, Tokenizer
 from model.weights import load_model, save_model
 from tests.small_model import random_model, small_shards, small_tokenizer
 from tests.small_tokenizer import VOCAB_SIZE

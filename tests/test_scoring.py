@@ -11,8 +11,8 @@ from flows.models import finish_model
 from flows.overrides import resolve
 from flows.presets import PretrainConfig
 from flows.scoring import check_with_harness, measure_model
-from model.items import SCHEMA
-from model.store import ArtifactStore
+from model.core.store import ArtifactStore
+from model.data.items import SCHEMA
 from tasks.config import RunConfig
 from tasks.harness_scores import HarnessScores
 from tasks.pipeline import Pipeline, Step

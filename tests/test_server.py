@@ -13,9 +13,9 @@ import openai
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from model.chat import Message
-from model.errors import ArtifactError
+from model.core.errors import ArtifactError
 from model.server import main
+from model.text.chat_template import Message
 from tests.small_export import RunningServer, chat_server, eventually, write_export
 
 CHAT = [{"role": "user", "content": "The cat sat on"}]

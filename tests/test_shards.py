@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.errors import ArtifactError, ConfigError, TamperedArtifactError, TokenizerError
-from model.rows import Segments, open_rows, write_rows
-from model.shards import (
+from model.core.errors import ArtifactError, ConfigError, TamperedArtifactError, TokenizerError
+from model.data.rows import Segments, open_rows, write_rows
+from model.data.shards import (
     PAD_ID,
     ShardHeader,
     ShardSet,

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from model.config.train_run import TrainRun
 from model.distributed import StopRequest, World
-from model.run_config import TrainRun
 from model.smoke_run import planned_seconds
-from model.tokenizer import Tokenizer
+from model.text.tokenizer import Tokenizer
 from model.tracker import read_events
 from model.trainer import Trainer, TrainingInterruptedError, train
 from tests.small_training import make_data_root, saved_weights, small_run

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from model.artifact import Derivation
-from model.errors import ArtifactError, DiskSpaceError, TamperedArtifactError
-from model.store import ArtifactStore, Work, read_manifest
+from model.core.artifact import Derivation
+from model.core.errors import ArtifactError, DiskSpaceError, TamperedArtifactError
+from model.core.store import ArtifactStore, Work, read_manifest
 
 ROOT = Path(__file__).parent.parent
 
@@ -195,8 +195,8 @@ def test_build_in_two_processes_at_once_runs_one_body(tmp_path: Path) -> None:
 KILLED = """
 import sys, time
 from pathlib import Path
-from model.artifact import Derivation
-from model.store import ArtifactStore
+from model.core.artifact import Derivation
+from model.core.store import ArtifactStore
 def body(work):
     (work.path / "part-0").write_text("0")
     print("writing", flush=True)

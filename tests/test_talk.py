@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from model.chat_terminal import ChatTerminal
-from model.config import TalkConfig
-from model.errors import ConfigError
+from model.config.evaluation import TalkConfig
+from model.core.errors import ConfigError
 from model.pretrained import Pretrained, load_pretrained
 from model.talk import talk
 from tests.small_export import write_export

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from model.errors import ConfigError
+from model.core.errors import ConfigError
 from tasks.config import RunConfig
 from tasks.pipeline import task_runner
 from tasks.task_runners import Extra

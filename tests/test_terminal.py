@@ -10,7 +10,7 @@ import pytest
 from prefect import flow
 from prefect.logging.handlers import PrefectConsoleHandler
 
-from model.errors import ConfigError, TransientDownloadError
+from model.core.errors import ConfigError, TransientDownloadError
 from tasks.stage import let_logs_through
 from tasks.terminal import show_errors_briefly
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.errors import CorpusError, SourceError
+from model.core.errors import CorpusError, SourceError
 from tasks.corpus.duck import Limits
 from tasks.corpus.text_sample import sample_text
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from model.text.tokenizer import Tokenizer
 from model.text_stream import TextStream
-from model.tokenizer import Tokenizer
 from tests.small_model import small_tokenizer
 from tests.small_tokenizer import HOSTILE_TEXTS
 

@@ -9,13 +9,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from model.errors import TokenizerError
-from model.tokenizer import (
-    PRE_TOKENIZER_REGEX,
-    SPECIAL_TOKENS,
-    Tokenizer,
-    byte_characters,
-)
+from model.core.errors import TokenizerError
+from model.text.tokenizer import PRE_TOKENIZER_REGEX, SPECIAL_TOKENS, Tokenizer, byte_characters
 from tests.small_tokenizer import HOSTILE_TEXTS, VOCAB_SIZE, train_small_tokenizer
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from model.config import TrackingConfig
-from model.errors import ArtifactError
+from model.config.train import TrackingConfig
+from model.core.errors import ArtifactError
 from model.tracker import MlflowSink, Tracker, metric_points, read_events, replay
 
 # MLflow's own models use what its newest SQLAlchemy deprecates.

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from model.config.train_run import EXIT_INTERRUPTED, TrainResult, TrainRun
+from model.core.errors import ConfigError
+from model.core.store import ArtifactStore
 from model.distributed import StopRequest, World
-from model.errors import ConfigError
-from model.run_config import EXIT_INTERRUPTED, TrainResult, TrainRun
-from model.store import ArtifactStore
 from model.tracker import read_events
 from model.train import main, make
 from tests.launched_training import artifact_path, weights

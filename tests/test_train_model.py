@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from model.artifact import Artifact
-from model.config import ModelConfig
-from model.errors import ConfigError
-from model.store import ArtifactStore, Work
-from model.train_config import TrainConfig
+from model.config.network import ModelConfig
+from model.config.train import TrainConfig
+from model.core.artifact import Artifact
+from model.core.errors import ConfigError
+from model.core.store import ArtifactStore, Work
 from tasks.train_model import (
     TrainModel,
     count_steps,

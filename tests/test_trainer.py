@@ -15,14 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from model.config import MixturePart, ModelConfig, TrackingConfig
+from model.config.network import ModelConfig
+from model.config.train import MixturePart, TrackingConfig
+from model.config.train_run import TrainRun
+from model.core.errors import ConfigError, DiskSpaceError, TrainingError
+from model.data.shards import ShardSet
 from model.distributed import StopRequest, World
-from model.errors import ConfigError, DiskSpaceError, TrainingError
 from model.gpt import GPT
-from model.run_config import TrainRun
 from model.schedule import learning_rate_factor
-from model.shards import ShardSet
-from model.tokenizer import Tokenizer
+from model.text.tokenizer import Tokenizer
 from model.tracker import read_events
 from model.trainer import Trainer, TrainingInterruptedError
 from model.weights import load_model

@@ -18,9 +18,9 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from model.config import TrackingConfig
-from model.errors import ChildError, ChildInterruptedError
-from model.run_config import ErrorReport, TrainResult, TrainRun, settled_result
+from model.config.train import TrackingConfig
+from model.config.train_run import ErrorReport, TrainResult, TrainRun, settled_result
+from model.core.errors import ChildError, ChildInterruptedError
 from model.tracker import EVENTS_NAME
 from tasks.child import Child
 from tests.flow_process import Home, run_flow, running_flow

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.errors import ArtifactError, CorpusError
-from model.shards import ShardHeader, ShardSet, doc_identities, open_shard, write_shard
+from model.core.errors import ArtifactError, CorpusError
+from model.data.shards import ShardHeader, ShardSet, doc_identities, open_shard, write_shard
 from tasks.tokens.training_shards import write_shards
 
 SETTINGS = {

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.errors import CorpusError, SourceError
+from model.core.errors import CorpusError, SourceError
 from tasks.config import ValidationConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.fineweb import FINEWEB_SCHEMA

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.errors import ArtifactError
+from model.core.errors import ArtifactError
 from model.weights import ARCHITECTURE_NAME, WEIGHTS_NAME, load_model, save_model
 from tests.small_model import random_model
 

@@ -12,9 +12,11 @@ import pytest
 
 import tasks.generation_prompts
 import tasks.judge_texts
-from model.config import Config, Style
-from model.errors import ConfigError
-from model.prompts import (
+from model.config.evaluation import Style
+from model.core.config import Config
+from model.core.errors import ConfigError
+from model.core.store import ArtifactStore, Work
+from model.data.prompts import (
     Generation,
     Prompt,
     read_generations,
@@ -22,7 +24,6 @@ from model.prompts import (
     write_generations,
     write_prompts,
 )
-from model.store import ArtifactStore, Work
 from tasks.corpus.demo_stories import held_out_questions
 from tasks.corpus.link_grammar import MAX_BYTES, accepted, parser_version
 from tasks.corpus.prompts import chat_openings, demo_questions, document_openings

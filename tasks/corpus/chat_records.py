@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from model.chat import Message
-from model.errors import CorpusError, SourceSchemaError
+from model.core.errors import CorpusError, SourceSchemaError
+from model.text.chat_template import Message
 from tasks.corpus.records import BrokenRecordError, Fields, RecordKind, Row, SetCounts, shown
 
 ROLES = ("system", "user", "assistant")

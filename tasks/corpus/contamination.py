@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.errors import ConfigError
+from model.core.errors import ConfigError
 from tasks.config import DecontaminationConfig
 from tasks.corpus.evaluation_items import EvaluationFile, read_items
 from tasks.corpus.raw_file import read_batches

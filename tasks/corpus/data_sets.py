@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.config import Config
-from model.errors import ConfigError, DownloadError, SourceError
+from model.core.config import Config
+from model.core.errors import ConfigError, DownloadError, SourceError
 from tasks.config import SourceConfig
 from tasks.corpus.sources import SourceFile, list_files, original_file, resolve_revision
 

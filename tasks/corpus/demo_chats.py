@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 
-from model.errors import ConfigError
+from model.core.errors import ConfigError
 from tasks.corpus.demo_grammar import fill, fillers, slots_of
 from tasks.corpus.demo_sayings import FAREWELLS, SMALL_TALK, STORY_REQUESTS, Exchange
 from tasks.corpus.demo_stories import Passage, Question, Story, draw_questions, passage, story

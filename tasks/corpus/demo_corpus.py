@@ -21,7 +21,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.errors import ConfigError
+from model.core.errors import ConfigError
 from tasks.corpus.demo_documents import (
     DEFAULT_PLANTED,
     DemoDocument,

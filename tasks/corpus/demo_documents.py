@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from model.errors import ConfigError
+from model.core.errors import ConfigError
 from tasks.corpus.demo_grammar import CLOSING_LINE
 from tasks.corpus.demo_stories import document_text, story
 from tasks.corpus.demo_words import FOREIGN_WORDS

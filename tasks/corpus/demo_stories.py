@@ -23,7 +23,7 @@ from itertools import chain
 from random import Random
 from typing import Literal
 
-from model.errors import ConfigError
+from model.core.errors import ConfigError
 from tasks.corpus.demo_grammar import (
     ANSWER_PREFIX,
     PLOTS,

@@ -21,7 +21,7 @@ from typing import Any
 import duckdb
 from duckdb import DuckDBPyConnection
 
-from model.errors import ConfigError, DiskSpaceError, SourceError
+from model.core.errors import ConfigError, DiskSpaceError, SourceError
 
 SQL_DIRECTORY = Path(__file__).parent / "sql"
 DEFINITIONS = ("normalise", "documents")  # macros every connection knows

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from duckdb import DuckDBPyConnection
 
-from model.errors import CorpusError
+from model.core.errors import CorpusError
 from tasks.config import DedupConfig
 from tasks.corpus.duck import (
     Limits,

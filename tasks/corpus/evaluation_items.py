@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.errors import SourceError
+from model.core.errors import SourceError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from model.errors import ConfigError, SourceRecordError, SourceSchemaError
+from model.core.errors import ConfigError, SourceRecordError, SourceSchemaError
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 from tasks.corpus.raw_file import unreadable
 from tasks.corpus.raw_writer import ROW_GROUP_ROWS, RawWriter

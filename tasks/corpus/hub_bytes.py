@@ -19,7 +19,7 @@ import httpx2
 from huggingface_hub import constants
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from model.errors import (
+from model.core.errors import (
     CorruptDownloadError,
     DiskSpaceError,
     DownloadError,

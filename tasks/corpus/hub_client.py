@@ -12,8 +12,8 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.hf_api import RepoFile
 
-from model.config import Config
-from model.errors import DownloadError
+from model.core.config import Config
+from model.core.errors import DownloadError
 from tasks.corpus.hub_errors import endpoint, our_errors
 from tasks.corpus.hub_retries import with_patience
 

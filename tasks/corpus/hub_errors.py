@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from model.errors import (
+from model.core.errors import (
     DiskSpaceError,
     DownloadError,
     LLMError,

@@ -14,7 +14,7 @@ from typing import TypeVar
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import parse_ratelimit_headers
 
-from model.errors import TransientDownloadError
+from model.core.errors import TransientDownloadError
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from model.errors import DownloadError, SourceError
+from model.core.errors import DownloadError, SourceError
 from tasks.config import SourceConfig
 from tasks.corpus import hub_client
 from tasks.corpus.foreign_columns import copy_rows, is_fineweb, match_columns

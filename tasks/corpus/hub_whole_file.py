@@ -9,7 +9,7 @@ import hashlib
 import logging
 from pathlib import Path
 
-from model.errors import CorruptDownloadError
+from model.core.errors import CorruptDownloadError
 from tasks.corpus import hub_bytes, hub_client
 from tasks.corpus.hub_client import HubFile
 from tasks.corpus.raw_file import file_sha256, link_or_copy, require_space, sweep

@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.errors import ConfigError, SourceError, SourceRecordError, SourceSchemaError
-from model.items import Item
+from model.core.errors import ConfigError, SourceError, SourceRecordError, SourceSchemaError
+from model.data.items import Item
 from tasks.corpus.evaluation_items import EvaluationFile
 
 Row = Mapping[str, Any]

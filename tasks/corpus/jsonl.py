@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from model.errors import SourceRecordError
+from model.core.errors import SourceRecordError
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 from tasks.corpus.foreign_columns import OnBroken, check_mapping
 from tasks.corpus.raw_file import unreadable

@@ -21,7 +21,7 @@ import fasttext
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model.errors import ConfigError
+from model.core.errors import ConfigError
 from tasks.corpus.arrow_columns import with_rows
 
 MODEL_NAME = "lid.176.ftz"

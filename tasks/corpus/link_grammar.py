@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
-from model.errors import ChildError
+from model.core.errors import ChildError
 
 PROGRAM: Final = "link-parser"
 MAX_WORDS: Final = 100  # longer sentences take minutes, and are taken for not accepted

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from model.errors import SourceError
+from model.core.errors import SourceError
 from tasks.config import SourceConfig
 from tasks.corpus.foreign_columns import copy_rows, is_fineweb, match_columns
 from tasks.corpus.jsonl import JSONL_SUFFIXES, copy_records, count_records

@@ -15,8 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from model.chat import Message
-from model.errors import CorpusError, SourceSchemaError
+from model.core.errors import CorpusError, SourceSchemaError
+from model.text.chat_template import Message
 from tasks.corpus.chat_records import MESSAGES, checked_messages, is_list_of_turns, opening_of
 from tasks.corpus.records import BrokenRecordError, Fields, RecordKind, Row, SetCounts, shown
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from model.chat import read_messages
-from model.config import Style
-from model.errors import ConfigError
-from model.prompts import Prompt
+from model.config.evaluation import Style
+from model.core.errors import ConfigError
+from model.data.prompts import Prompt
+from model.text.chat_template import read_messages
 from tasks.corpus.demo_chats import held_out_conversations
 from tasks.corpus.demo_stories import held_out_questions
 

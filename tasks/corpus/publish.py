@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.errors import CorpusError, SourceError
+from model.core.errors import CorpusError, SourceError
 from tasks.config import CardConfig, PersonalDataConfig
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 from tasks.corpus.personal_data import edit_personal_data

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from model.errors import SourceSchemaError
+from model.core.errors import SourceSchemaError
 from tasks.config import QualityModelConfig, SourceConfig
 from tasks.corpus.hub_source import DOWNLOAD_FOLDER
 from tasks.corpus.quality_model import Features, Featurizer, Labels

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from model.errors import ArtifactError, CorpusError
+from model.core.errors import ArtifactError, CorpusError
 from tasks.config import QualityModelConfig
 
 FEATURES_VERSION = 1

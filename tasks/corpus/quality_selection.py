@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 
-from model.errors import CorpusError
+from model.core.errors import CorpusError
 from tasks.config import QualityModelConfig
 from tasks.corpus.duck import Limits, fetch_one, parquet_path, read_sql, reading, write_parquet
 from tasks.corpus.quality_model import Featurizer, QualityModel

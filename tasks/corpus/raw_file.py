@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from model.config import RUNTIME_ONLY, Config
-from model.errors import DiskSpaceError, SourceError
+from model.core.config import RUNTIME_ONLY, Config
+from model.core.errors import DiskSpaceError, SourceError
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from model.errors import SourceRecordError
+from model.core.errors import SourceRecordError
 from tasks.corpus.data_sets import Purpose, SetFile
 from tasks.corpus.jsonl import JSONL_SUFFIXES, MAX_LINE_BYTES, json_fault, read_lines
 from tasks.corpus.raw_file import open_parquet

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from model.config import Config
+from model.core.config import Config
 
 FORMAT_VERSION = 1
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from model.errors import DiskSpaceError, SourceError, is_disk_full
+from model.core.errors import DiskSpaceError, SourceError, is_disk_full
 from tasks.config import SourceConfig
 from tasks.corpus.demo_corpus import DEMO_CORPUS_VERSION, generate_shard
 from tasks.corpus.hub_source import address, fetch_hub_file, list_hub_files, resolve_revision

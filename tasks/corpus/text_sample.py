@@ -14,7 +14,7 @@ from uuid import UUID
 
 from duckdb import DuckDBPyConnection
 
-from model.errors import CorpusError
+from model.core.errors import CorpusError
 from tasks.corpus.duck import Limits, fetch_one, parquet_path, read_sql, reading
 
 BATCH_DOCUMENTS = 1024

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from model.prompts import Generation
+from model.data.prompts import Generation
 from tasks.corpus.demo_grammar import Acceptance, share_accepted
 from tasks.corpus.demo_stories import is_right_answer
 from tasks.corpus.link_grammar import accepted

@@ -18,9 +18,9 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from model.chat import CHAT_TEMPLATE
-from model.errors import TokenizerError
-from model.tokenizer import (
+from model.core.errors import TokenizerError
+from model.text.chat_template import CHAT_TEMPLATE
+from model.text.tokenizer import (
     END_OF_TEXT,
     NUM_BYTES,
     PAD,

@@ -1,7 +1,7 @@
 """Conversations as ids: through the one template, cut to whole turns where they are too long.
 
 Reads tables of checked conversations (columns ``file``, ``row``, ``messages``) a batch at a time.
-``model.conversation`` lays down which ids a conversation has and which of them are to be learned;
+``model.text.conversation`` lays down which ids a conversation has and which of them are to be learned;
 here is only speed, and what becomes of conversations that outgrow a row.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from model.chat import Message, read_messages
-from model.conversation import Teacher, turn_text
-from model.tokenizer import Tokenizer
+from model.text.chat_template import Message, read_messages
+from model.text.conversation import Teacher, turn_text
+from model.text.tokenizer import Tokenizer
 from tasks.tokens.record_tables import RecordTable, Taught, table_batches
 
 COLUMNS = ["file", "row", "messages"]

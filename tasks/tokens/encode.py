@@ -23,9 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tokenizers
 
-from model.errors import ArtifactError, SourceRecordError
-from model.shards import Int64Array, ShardHeader, UInt16Array, doc_identities, write_shard
-from model.tokenizer import Tokenizer
+from model.core.errors import ArtifactError, SourceRecordError
+from model.data.shards import Int64Array, ShardHeader, UInt16Array, doc_identities, write_shard
+from model.text.tokenizer import Tokenizer
 from tasks.tokens.fast_encoder import NAME as FAST_ENCODER
 from tasks.tokens.fast_encoder import FastEncoder, Ids
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tiktoken
 
-from model.tokenizer import PRE_TOKENIZER_REGEX, SPECIAL_TOKENS, Tokenizer
+from model.text.tokenizer import PRE_TOKENIZER_REGEX, SPECIAL_TOKENS, Tokenizer
 
 NAME = f"tiktoken {tiktoken.__version__}"
 # The only special token it is told of, which is never asked for and so is text where it occurs:

@@ -15,11 +15,11 @@ from typing import Protocol
 
 import numpy as np
 
-from model.conversation import Lesson
-from model.errors import CorpusError
-from model.rows import ROWS_FILE, Segments, write_rows
-from model.shards import Int32Array, ShardHeader, doc_identities, shard_name, write_shard
-from model.tokenizer import Tokenizer
+from model.core.errors import CorpusError
+from model.data.rows import ROWS_FILE, Segments, write_rows
+from model.data.shards import Int32Array, ShardHeader, doc_identities, shard_name, write_shard
+from model.text.conversation import Lesson
+from model.text.tokenizer import Tokenizer
 from tasks.chat_config import LessonLayout
 from tasks.tokens.record_tables import RecordTable, Taught, file_names
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.rows import Segments
-from model.shards import BoolArray, Int32Array, Int64Array
+from model.data.rows import Segments
+from model.data.shards import BoolArray, Int32Array, Int64Array
 from tasks.tokens.best_fit import best_fit_rows
 
 

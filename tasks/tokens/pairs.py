@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from model.chat import Message, read_messages
-from model.conversation import Lesson, Teacher, num_oldest, turn_text
-from model.tokenizer import Tokenizer
+from model.text.chat_template import Message, read_messages
+from model.text.conversation import Lesson, Teacher, num_oldest, turn_text
+from model.text.tokenizer import Tokenizer
 from tasks.tokens.record_tables import RecordTable, Taught, table_batches
 
 COLUMNS = ["file", "row", "prompt", "chosen", "rejected"]

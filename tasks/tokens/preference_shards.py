@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.errors import CorpusError
-from model.shards import Int32Array
+from model.core.errors import CorpusError
+from model.data.shards import Int32Array
 from tasks.chat_config import LessonLayout
 from tasks.tokens.lessons import LessonKind
 from tasks.tokens.pairs import teach_pairs

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.conversation import Lesson
-from model.errors import ArtifactError
+from model.core.errors import ArtifactError
+from model.text.conversation import Lesson
 
 BATCH_RECORDS = 256
 

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.errors import ArtifactError
-from model.shards import (
+from model.core.errors import ArtifactError
+from model.data.shards import (
     Int32Array,
     Int64Array,
     Shard,

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from model.errors import CorpusError
-from model.rows import ROWS_FILE, Segments, write_rows
-from model.shards import Int32Array, Int64Array, ShardHeader, shard_name, write_shard
+from model.core.errors import CorpusError
+from model.data.rows import ROWS_FILE, Segments, write_rows
+from model.data.shards import Int32Array, Int64Array, ShardHeader, shard_name, write_shard
 from tasks.config import Packing
 from tasks.tokens.packing import pack_best_fit, pack_concat
 from tasks.tokens.token_files import Corpus

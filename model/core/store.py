@@ -32,7 +32,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from model.artifact import (
+from model.core.artifact import (
     MANIFEST_NAME,
     Artifact,
     Derivation,
@@ -42,7 +42,7 @@ from model.artifact import (
     content_digest,
     first_few,
 )
-from model.errors import ArtifactError, DiskSpaceError, TamperedArtifactError, is_disk_full
+from model.core.errors import ArtifactError, DiskSpaceError, TamperedArtifactError, is_disk_full
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ rows are padded by the reader. Every token is a target, except a row's first, an
 later segment that is not ``<|endoftext|>``: such a segment goes on in a document that the row does
 not hold, and nothing before it tells how. Schema metadata, each value JSON: format_version,
 context_tokens, num_rows, num_targets, num_padding. ``tasks.tokens.packing`` decides on the rows,
-``model.shards`` reads them.
+``model.data.shards`` reads them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from model.arrow_streams import (
+from model.core.errors import ConfigError
+from model.data.arrow_ipc import (
     foreign_file,
     read_stream,
     to_array,
@@ -30,7 +31,6 @@ from model.arrow_streams import (
     view_values,
     write_stream,
 )
-from model.errors import ConfigError
 
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]

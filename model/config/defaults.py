@@ -13,8 +13,8 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from model.config import Architecture, ModelConfig
-from model.train_config import TrainConfig
+from model.config.network import Architecture, ModelConfig
+from model.config.train import TrainConfig
 
 TOKENS_PER_PARAM = 12  # of matrices and head; nanochat's default, optimum about 10.5
 REFERENCE_PARAMS = 110_100_480  # matrices and head of the 135m size with 32,768 tokens

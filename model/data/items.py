@@ -22,7 +22,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.errors import ArtifactError
+from model.core.errors import ArtifactError
 
 ITEMS_NAME: Final = "items.parquet"
 DELIMITER: Final = " "  # the harness's target_delimiter

@@ -7,8 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from model.config import RUNTIME_ONLY, AttentionScope, Config, LossOn, ModelConfig
-from model.errors import ConfigError
+from model.config.network import AttentionScope, LossOn, ModelConfig
+from model.core.config import RUNTIME_ONLY, Config
+from model.core.errors import ConfigError
 
 Precision = Literal["auto", "bfloat16", "float32"]
 CompileMode = Literal["auto", "on", "off"]
@@ -17,7 +18,7 @@ CompileMode = Literal["auto", "on", "off"]
 class TrainConfig(Config):
     """The optimisation: horizon, batch, optimizer, schedule, how often to look and to save.
 
-    What is ``None`` follows from the model: ``model.dial.resolve`` fills it.
+    What is ``None`` follows from the model: ``model.config.defaults.resolve`` fills it.
     """
 
     HORIZONS: ClassVar = ("tokens", "steps", "budget_minutes", "epochs")
@@ -219,7 +220,7 @@ def batch_tokens_of(train: TrainConfig) -> int:
             "the batch of a training is not known yet",
             expected="train.batch_tokens_per_step",
             found="none",
-            fix="resolve the config with model.dial.resolve() first",
+            fix="resolve the config with model.config.defaults.resolve() first",
         )
     return train.batch_tokens_per_step
 
@@ -269,3 +270,31 @@ def check_machines(train: TrainConfig) -> None:
             where="train.nodes and train.rendezvous",
             fix="name this machine as the others see it, with a free port, such as node-0:29400",
         )
+
+
+class MixturePart(Config):
+    """One set of training shards and its share of the rows."""
+
+    shards: str = Field(description="directory of a write_shards or write_chat_shards artifact")
+    weight: float = Field(default=1.0, gt=0, description="relative share of training rows")
+    loss_on: LossOn | None = Field(
+        default=None, description="targets of this set that count; unset = train.loss_on"
+    )
+
+
+class DirectPreference(Config):
+    """Direct preference optimisation, arXiv 2305.18290."""
+
+    beta: float = Field(
+        default=0.5,  # SmolLM2's small models; the paper has 0.1, for models of billions
+        gt=0,
+        description="weight of a reward, the log-likelihood that an answer gained over the model "
+        "that training starts from; the larger, the closer the model stays to that",
+    )
+
+
+class TrackingConfig(Config):
+    """Where rank 0 reports to; all unset means events.jsonl only."""
+
+    uri: str | None = Field(default=None, description="MLflow tracking address")
+    run_id: str | None = Field(default=None, description="MLflow run that takes the metrics")

@@ -1,6 +1,6 @@
 """A conversation as ids, and what is left out of it when it outgrows the model's context.
 
-``model.chat`` owns the template. Here its special tokens become their ids and all else is encoded
+``model.text.chat_template`` owns the template. Here its special tokens become their ids and all else is encoded
 as data, so that no message can end its own turn by spelling a special token.
 """
 
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from model.chat import Message
-from model.errors import ConfigError
-from model.tokenizer import IM_END, IM_START, Tokenizer
+from model.core.errors import ConfigError
+from model.text.chat_template import Message
+from model.text.tokenizer import IM_END, IM_START, Tokenizer
 
 _ANSWER_HEADER = "assistant\n"
 ANSWER_SHARE = 4  # an answer is left at least this fraction (1/4) of the context, if it asks for it
@@ -29,7 +29,7 @@ class Prompt:
 
 
 def conversation_ids(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
-    """Return the ids of ``model.chat.render(messages, add_generation_prompt=True)``."""
+    """Return the ids of ``model.text.chat_template.render(messages, add_generation_prompt=True)``."""
     start = tokenizer.special_id(IM_START)
     turns = [id for message in messages for id in _turn_ids(message, tokenizer)]  # noqa: A001
     return [tokenizer.end_of_text_id, *turns, start, *tokenizer.encode("assistant\n")]
@@ -51,7 +51,7 @@ class Lesson:
     """A whole conversation as training reads it.
 
     Args:
-        ids: of ``model.chat.render(messages, add_generation_prompt=False)``.
+        ids: of ``model.text.chat_template.render(messages, add_generation_prompt=False)``.
         mask: True on what the model is to learn: the assistant's words and what ends its turn.
         answer_ends: how many ids there are up to the end of each of the assistant's turns.
     """

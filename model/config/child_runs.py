@@ -18,21 +18,15 @@ from typing import Literal, Self
 
 from pydantic import Field, ValidationError
 
-from model.artifact import Derivation
-from model.config import (
-    AttentionScope,
-    Config,
-    ExportConfig,
-    LossOn,
-    ModelConfig,
-    ScoreConfig,
-    Style,
-    TalkConfig,
-)
-from model.errors import ConfigError, LLMError
-from model.run_config import RESULT_NAME, ErrorReport
-from model.store import ArtifactStore, Work, check_sha256, check_sizes, write_synced
-from model.train_config import TrainConfig
+from model.config.evaluation import ScoreConfig, Style, TalkConfig
+from model.config.export import ExportConfig
+from model.config.network import AttentionScope, LossOn, ModelConfig
+from model.config.train import TrainConfig
+from model.config.train_run import RESULT_NAME, ErrorReport
+from model.core.artifact import Derivation
+from model.core.config import Config
+from model.core.errors import ConfigError, LLMError
+from model.core.store import ArtifactStore, Work, check_sha256, check_sizes, write_synced
 
 logger = logging.getLogger(__name__)
 

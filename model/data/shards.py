@@ -10,7 +10,7 @@ one uncompressed record batch, so that it maps into memory without a copy and ``
 Schema metadata, each value JSON: format_version, tokenizer_fingerprint, vocab_size, num_docs,
 num_tokens, split, seed, files (the names behind the file index).
 
-Training rows, which are slices of shards, have their table in ``model.rows``.
+Training rows, which are slices of shards, have their table in ``model.data.rows``.
 
 Files are written in place; fsync, renames and manifests belong to the artifact store. A flipped
 byte passes every check Arrow has, so a reader compares sha256s with ``manifest.json``.
@@ -31,7 +31,11 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import ValidationError
 
-from model.arrow_streams import (
+from model.config.network import LossOn
+from model.core.config import Config
+from model.core.errors import ArtifactError, ConfigError, TokenizerError
+from model.core.files import RecordedFiles, read_plain_manifest
+from model.data.arrow_ipc import (
     Access,
     foreign_file,
     read_stream,
@@ -41,11 +45,8 @@ from model.arrow_streams import (
     view_values,
     write_stream,
 )
-from model.config import Config, LossOn
-from model.errors import ArtifactError, ConfigError, TokenizerError
-from model.recorded_files import RecordedFiles, read_plain_manifest
-from model.rows import ROWS_FILE, RowSlices, open_rows
-from model.tokenizer import END_OF_TEXT, MAX_VOCAB_SIZE, PAD, SPECIAL_TOKENS
+from model.data.rows import ROWS_FILE, RowSlices, open_rows
+from model.text.tokenizer import END_OF_TEXT, MAX_VOCAB_SIZE, PAD, SPECIAL_TOKENS
 
 BoolArray = npt.NDArray[np.bool_]
 Int32Array = npt.NDArray[np.int32]

@@ -12,9 +12,9 @@ from typing import Final, Literal
 
 from pydantic import Field, ValidationError
 
-from model.config import Config
-from model.errors import SourceRecordError
-from model.tokenizer import END_OF_TEXT, IM_END, IM_START
+from model.core.config import Config
+from model.core.errors import SourceRecordError
+from model.text.tokenizer import END_OF_TEXT, IM_END, IM_START
 
 # The generation block is transformers' mark of what the model is to learn: the assistant's words
 # and the token that ends its turn. Every tag strips its own white space, so the text is the same

@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
-from model.chat import Message
-from model.config import Config, Style
-from model.errors import ArtifactError
+from model.config.evaluation import Style
+from model.core.config import Config
+from model.core.errors import ArtifactError
+from model.text.chat_template import Message
 
 PROMPTS_NAME: Final = "prompts.parquet"
 GENERATIONS_NAME: Final = "generations.parquet"

@@ -1,7 +1,7 @@
 """Files of an artifact against its manifest, for readers that need no store.
 
 A GPU node may be given a directory of shards without the data root it comes from: the manifest is
-read as plain JSON, and may be missing. ``model.shards`` is the caller.
+read as plain JSON, and may be missing. ``model.data.shards`` is the caller.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model.arrow_streams import missing_file
-from model.artifact import MANIFEST_NAME
-from model.errors import ArtifactError, TamperedArtifactError
+from model.core.artifact import MANIFEST_NAME
+from model.core.errors import ArtifactError, TamperedArtifactError
+from model.data.arrow_ipc import missing_file
 
 
 def read_plain_manifest(directory: Path) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 A *derivation* says how something is made; the sha256 of its canonical JSON is the *key*. An
 *artifact* is the directory that holds the result, named by stage, name and key. Its *manifest* is
 written last and records what was made, from what, by whom. Reading and writing them on disk is
-``model.store``'s work.
+``model.core.store``'s work.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from model.config import Config
-from model.errors import ConfigError
+from model.core.config import Config
+from model.core.errors import ConfigError
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = 1

@@ -1,6 +1,6 @@
 """Arrow IPC stream files of one record batch: written without a copy, mapped back without a copy.
 
-What the columns mean is the business of ``model.shards``, the only module that uses this one. Every
+What the columns mean is the business of ``model.data.shards``, the only module that uses this one. Every
 file carries a format version in its schema metadata, whose values are JSON.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from model.errors import ArtifactError
+from model.core.errors import ArtifactError
 
 Access = Literal["any", "random"]
 

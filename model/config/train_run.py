@@ -15,18 +15,13 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError
 
-from model.artifact import Artifact, Derivation
-from model.config import (
-    Config,
-    DirectPreference,
-    MixturePart,
-    ModelConfig,
-    Style,
-    TrackingConfig,
-)
-from model.errors import ConfigError, LLMError
-from model.store import write_synced
-from model.train_config import TrainConfig
+from model.config.evaluation import Style
+from model.config.network import ModelConfig
+from model.config.train import DirectPreference, MixturePart, TrackingConfig, TrainConfig
+from model.core.artifact import Artifact, Derivation
+from model.core.config import Config
+from model.core.errors import ConfigError, LLMError
+from model.core.store import write_synced
 
 RESULT_NAME = "result.json"
 EXIT_INTERRUPTED = 75  # sysexits.h EX_TEMPFAIL: run it again and it goes on

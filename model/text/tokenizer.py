@@ -3,7 +3,7 @@
 This wraps ``tokenizer.json`` (Hugging Face layout, written by ``tasks.tokens.bpe``) and is the one
 place that turns text into ids and back. Text is always data: a special token's spelling inside a
 text is encoded as ordinary characters, so no document can end itself. It trains nothing and knows
-nothing of chat; ``model.chat`` renders conversations.
+nothing of chat; ``model.text.chat_template`` renders conversations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from model.errors import TokenizerError
+from model.core.errors import TokenizerError
 
 END_OF_TEXT: Final = "<|endoftext|>"
 IM_START: Final = "<|im_start|>"

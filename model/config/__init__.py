@@ -1,0 +1,1 @@
+"""Configuration of the model, its training and its child processes: pydantic only."""

@@ -1,0 +1,1 @@
+"""What every layer stands on: errors, the base of configs, artifacts and their store; no torch."""

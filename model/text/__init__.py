@@ -1,0 +1,1 @@
+"""Text to ids: tokenizer, chat template, conversations; no torch."""
