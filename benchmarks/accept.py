@@ -39,7 +39,7 @@ from flows.presets import PRESETS, PretrainConfig
 from flows.pretrain import pretrain_model
 from model.core.artifact import Manifest
 from model.core.store import ArtifactStore
-from model.tracker import EVENTS_NAME, Event, read_events
+from model.train.events import EVENTS_NAME, Event, read_events
 from tasks.launchers import num_gpus
 from tasks.pipeline import Step, project_root
 from tasks.plan import duration

@@ -22,16 +22,16 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import describe
-from model.batches import LoaderState
-from model.checkpoint import Checkpoints
-from model.checkpoint_writer import CheckpointWriter
 from model.config.network import ModelConfig
 from model.config.train import TrainConfig
-from model.distributed import World
-from model.gpt import GPT, next_token_loss
-from model.hardware import compute_dtype
-from model.optim import Optimizer, build_optimizer
-from model.snapshot import LoopState
+from model.network.gpt import GPT, next_token_loss
+from model.optim.optimizer import Optimizer, build_optimizer
+from model.runtime.distributed import World
+from model.runtime.hardware import compute_dtype
+from model.train.checkpoint import Checkpoints
+from model.train.checkpoint_writer import CheckpointWriter
+from model.train.loader import LoaderState
+from model.train.snapshot import LoopState
 
 VOCAB_SIZE = 32_768
 CONTEXT_TOKENS = 256

@@ -24,24 +24,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.attention import backend_name
-from model.batches import Batch, BatchReader, Part
-from model.checkpoint import Checkpoints, LoopState
-from model.compiling import compile_model
 from model.config.network import ModelConfig
 from model.config.train import TrainConfig
 from model.data.rows import Segments, write_rows
 from model.data.shards import ShardHeader, ShardSet, write_shard
-from model.distributed import World
-from model.gpt import GPT, next_token_loss
-from model.hardware import (
+from model.network.attention import backend_name
+from model.network.compiling import compile_model
+from model.network.gpt import GPT, next_token_loss
+from model.optim.optimizer import build_optimizer, clip_gradients
+from model.runtime.distributed import World
+from model.runtime.hardware import (
     collecting_by_hand,
     compute_dtype,
     device_name,
     peak_flops_per_second,
     prepare_memory,
 )
-from model.optim import build_optimizer, clip_gradients
+from model.train.checkpoint import Checkpoints, LoopState
+from model.train.loader import Batch, BatchReader, Part
 
 ANCHOR_TOKENS_PER_SECOND = 490_000.0
 VOCAB_SIZE = 32_768

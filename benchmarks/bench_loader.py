@@ -25,11 +25,11 @@ import numpy as np
 import torch
 
 from benchmarks.machine import describe
-from model.batches import Batch, BatchReader, Part
 from model.config.network import ModelConfig, ModelSize
 from model.data.shards import ShardSet, open_shard
-from model.distributed import World
-from model.gpt import GPT, next_token_loss
+from model.network.gpt import GPT, next_token_loss
+from model.runtime.distributed import World
+from model.train.loader import Batch, BatchReader, Part
 
 NUM_BATCHES = 40  # of one turn
 WARM_BATCHES = 20

@@ -36,24 +36,20 @@ from benchmarks.machine import describe
 from flows.overrides import resolve
 from flows.prepare import prepare_corpus
 from flows.presets import PrepareConfig
-from model.batches import BatchReader, Part
 from model.config import defaults as dial
 from model.config.network import ModelConfig
 from model.config.train import TrainConfig
 from model.core.config import Config
 from model.core.store import ArtifactStore
 from model.data.shards import ShardSet
-from model.distributed import World
 from model.evaluate import evaluate
-from model.gpt import GPT, next_token_loss
-from model.hardware import compute_dtype
-from model.optim import (
-    build_optimizer,
-    clip_gradients,
-    set_learning_rate,
-)
-from model.schedule import learning_rate_factor
+from model.network.gpt import GPT, next_token_loss
+from model.optim.optimizer import build_optimizer, clip_gradients, set_learning_rate
+from model.optim.schedule import learning_rate_factor
+from model.runtime.distributed import World
+from model.runtime.hardware import compute_dtype
 from model.text.tokenizer import Tokenizer
+from model.train.loader import BatchReader, Part
 
 MODEL = ModelConfig(size="1m", context_tokens=256)
 VOCAB_SIZE = 4_096

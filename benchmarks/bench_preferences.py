@@ -20,13 +20,13 @@ from model.core.errors import ArtifactError
 from model.core.store import ArtifactStore
 from model.data.shards import ShardSet
 from model.generate import generate_batch
-from model.gpt import GPT
-from model.objectives import Preferences
+from model.network.gpt import GPT
+from model.network.weights import load_model
 from model.sampling import Sampling
 from model.text.chat_template import read_messages
 from model.text.conversation import conversation_ids
 from model.text.tokenizer import IM_END, Tokenizer
-from model.weights import load_model
+from model.train.objectives import Preferences
 from tasks.corpus.demo_chats import held_out_conversations
 from tasks.corpus.demo_stories import is_right_answer
 

@@ -30,7 +30,7 @@ from model.core.store import ArtifactStore
 from model.data.rows import Segments, write_rows
 from model.data.shards import ShardHeader, write_shard
 from model.text.tokenizer import Tokenizer
-from model.tracker import read_events
+from model.train.events import read_events
 from tasks.config import TokenizerConfig
 from tasks.launchers import TORCHRUN
 from tasks.pipeline import project_root

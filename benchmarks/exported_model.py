@@ -13,7 +13,7 @@ import torch
 from model.config.export import ExportConfig
 from model.config.network import ModelConfig, ModelSize
 from model.export import export
-from model.gpt import GPT
+from model.network.gpt import GPT
 from tasks.config import TokenizerConfig
 from tasks.tokens.bpe import train_bpe
 

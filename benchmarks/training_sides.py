@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.compiling import compile_model
 from model.config.network import Architecture, ModelConfig
 from model.config.train import TrainConfig
-from model.distributed import World
-from model.gpt import GPT, next_token_loss
-from model.hardware import compute_dtype, keep_freed_memory
-from model.optim import build_optimizer, clip_gradients
+from model.network.compiling import compile_model
+from model.network.gpt import GPT, next_token_loss
+from model.optim.optimizer import build_optimizer, clip_gradients
+from model.runtime.distributed import World
+from model.runtime.hardware import compute_dtype, keep_freed_memory
 
 CONTEXT_TOKENS = 1024
 CPU = torch.device("cpu")

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from model.config.network import Architecture
 from model.core.errors import ConfigError
-from model.gpt import GPT, Block
+from model.network.gpt import GPT, Block
 
 PACKED_FOR_ROWS = 16  # a hint of oneDNN's packing; 8 and 64 were as fast for 1 to 16 rows
 FIRST_CAPACITY_TOKENS = 128  # the cache starts this long and doubles when a row outgrows it

@@ -37,9 +37,9 @@ from model.config.network import Architecture
 from model.core.errors import ConfigError, TokenizerError
 from model.core.store import Work, write_synced
 from model.export_gguf import GGUF_NAME, read_chat_template, write_gguf
-from model.gpt import GPT, TIED_EMBEDDING_STD
+from model.network.gpt import GPT, TIED_EMBEDDING_STD
+from model.network.weights import WEIGHTS_NAME, load_model, save_tensors
 from model.text.tokenizer import IM_END, TOKENIZER_FILE, Tokenizer
-from model.weights import WEIGHTS_NAME, load_model, save_tensors
 
 EXPORT_DIRECTORY = "model"
 CARD_NAME = "README.md"

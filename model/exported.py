@@ -11,8 +11,8 @@ from typing import Any
 
 from model.config.network import Architecture
 from model.core.errors import ArtifactError
-from model.gpt import GPT
-from model.weights import WEIGHTS_NAME, load_tensors
+from model.network.gpt import GPT
+from model.network.weights import WEIGHTS_NAME, load_tensors
 
 CONFIG_NAME = "config.json"
 # What a Qwen3 may be and our network is not: setting -> the only value it knows.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from model.batch_engine import BatchEngine, Writing
 from model.config.evaluation import Style
 from model.decoder import Decoder
-from model.gpt import GPT
+from model.network.gpt import GPT
 from model.sampling import Sampling
 from model.text.chat_template import Message
 from model.text.conversation import conversation_ids

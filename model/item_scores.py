@@ -21,8 +21,8 @@ from pydantic import Field
 
 from model.core.config import Config
 from model.data.items import Item, by_task, items_digest
-from model.gpt import GPT
 from model.likelihood import Likelihood, encode_requests, likelihoods
+from model.network.gpt import GPT
 from model.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from model.core.artifact import Manifest
 from model.core.errors import ArtifactError
 from model.core.store import ArtifactStore
 from model.exported import CONFIG_NAME
+from model.network.weights import WEIGHTS_NAME
 from model.registry import CHAMPION, AliasSource
-from model.weights import WEIGHTS_NAME
 
 EXPORT_STAGE = "export_model"
 EXPORT_FOLDER = "model"  # of such an artifact

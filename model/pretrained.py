@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from model.core.errors import ArtifactError
 from model.exported import load_exported
-from model.gpt import GPT
+from model.network.gpt import GPT
 from model.sampling import Sampling
 from model.text.tokenizer import IM_END, Tokenizer
 

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import Checkpoints
 from model.config.child_runs import (
     Checkpoint,
     ScoreRun,
@@ -37,7 +36,6 @@ from model.data.prompts import GENERATIONS_NAME, PROMPTS_NAME, read_prompts, wri
 from model.data.shards import ShardSet
 from model.evaluate import evaluate
 from model.generate import generate, prompt_ids
-from model.gpt import GPT
 from model.item_scores import (
     ITEM_SCORES_NAME,
     TaskScore,
@@ -45,9 +43,11 @@ from model.item_scores import (
     summarise,
     write_item_scores,
 )
+from model.network.gpt import GPT
+from model.network.weights import load_model
 from model.text.tokenizer import IM_END, Tokenizer
-from model.trainer import CHECKPOINTS_DIRECTORY
-from model.weights import load_model
+from model.train.checkpoint import Checkpoints
+from model.train.trainer import CHECKPOINTS_DIRECTORY
 from model.written_texts import answer_prompts
 
 SCORES_NAME = "scores.json"

@@ -9,7 +9,7 @@ from model.config.evaluation import ScoreConfig
 from model.data.prompts import Generation, Kind, Prompt
 from model.decoder import Decoder
 from model.generate import generate_batch, prompt_ids
-from model.gpt import GPT
+from model.network.gpt import GPT
 from model.sampling import GREEDY, Sampling
 from model.text.conversation import conversation_ids
 from model.text.tokenizer import IM_END, Tokenizer

@@ -9,7 +9,7 @@ from model.core.artifact import Manifest
 from model.core.config import Config
 from model.core.store import Work, write_synced
 from model.scaling import FIT_NAME, LadderPoint, NextRung
-from model.tracker import EVENTS_NAME, read_events
+from model.train.events import EVENTS_NAME, read_events
 from tasks.ladder import num_flops
 from tasks.scaling_curve import fit_ladder
 from tasks.scaling_picture import scaling_picture, validation_curve

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from model.config.train import TrainConfig
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore
-from model.schedule import flat_steps
+from model.optim.schedule import flat_steps
 from tasks.pipeline import Step
 from tasks.score_model import ScoreModel
 from tasks.train_model import TrainModel, count_steps

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from model.tracker import Event
+from model.train.events import Event
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

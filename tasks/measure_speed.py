@@ -62,7 +62,7 @@ def build(work: Work, config: MeasureSpeed, share: Share) -> None:  # noqa: ARG0
         vocab_size=config.vocab_size,
         destination=str(destination),
     )
-    Child(work, run).run("model.measure", launcher=local_arguments(config.train))
+    Child(work, run).run("model.train.measure_speed", launcher=local_arguments(config.train))
     work.facts = Speed.model_validate_json(destination.read_bytes()).model_dump()
 
 

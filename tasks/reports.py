@@ -25,7 +25,7 @@ from model.core.artifact import Artifact, Manifest
 from model.core.config import Config
 from model.core.store import ArtifactStore
 from model.data.prompts import GENERATIONS_NAME, read_generations
-from model.tracker import EVENTS_NAME, read_events
+from model.train.events import EVENTS_NAME, read_events
 from tasks.corpus.publish import CARD
 from tasks.corpus.report import DATA, PAGE
 from tasks.corpus.report_data import Report

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from model.scaling import LadderPoint, ScalingFit
-from model.tracker import Event
+from model.train.events import Event
 
 PICTURE_INCHES = (11.0, 4.2)
 DOTS_PER_INCH = 100

@@ -28,7 +28,7 @@ from model.core.artifact import Artifact, Manifest
 from model.core.errors import ChildInterruptedError
 from model.core.store import ArtifactStore, git_commit
 from model.registry import tracking_uri
-from model.tracker import EVENTS_NAME, read_events
+from model.train.events import EVENTS_NAME, read_events
 from tasks.tracking_data import data_sets, data_tags
 from tasks.tracking_store import (
     STORE_ERRORS,

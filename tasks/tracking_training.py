@@ -1,6 +1,6 @@
 """The run of one training: nested in a pipeline's, complete exactly once per artifact.
 
-A training in progress reports to its run by itself (``model.tracker``). Here its run is found or
+A training in progress reports to its run by itself (``model.train.events``). Here its run is found or
 made before it starts, and completed when its artifact is there: by the pipeline that trained, or by
 a later one that found the artifact and reports to a store that lacks the run.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from model.config.train import TrackingConfig
 from model.core.artifact import Derivation, Manifest
 from model.registry import DIGEST_TAG, tracking_uri
-from model.tracker import EVENTS_NAME, Event, metric_points, read_events, replay
+from model.train.events import EVENTS_NAME, Event, metric_points, read_events, replay
 from tasks.tracking_data import training_data
 from tasks.tracking_store import (
     KEY_TAG,

@@ -13,7 +13,7 @@ import psutil
 
 from model.config.train_run import TrainRun
 from model.core.store import ArtifactStore, Work
-from model.tracker import EVENTS_NAME, read_events
+from model.train.events import EVENTS_NAME, read_events
 from tasks.child import Child
 from tasks.launchers import choose_launcher
 

@@ -14,9 +14,9 @@ import uvicorn
 
 from model.config.export import ExportConfig, SamplingConfig
 from model.export import export
-from model.gpt import GPT
 from model.model_host import ModelHost
 from model.model_sources import FolderSource, ModelSource
+from model.network.gpt import GPT
 from model.server import ServerConfig, create_app
 from model.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 from tests.small_model import random_model

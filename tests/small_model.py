@@ -11,7 +11,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from model.config.network import Architecture
 from model.data.rows import Segments, write_rows
 from model.data.shards import ShardHeader, write_shard
-from model.gpt import GPT
+from model.network.gpt import GPT
 from model.text.tokenizer import Tokenizer
 from tests.small_tokenizer import SENTENCES, train_small_tokenizer
 

@@ -12,9 +12,9 @@ from model.config.train import DirectPreference, MixturePart
 from model.config.train_run import TrainRun
 from model.data.rows import Segments, write_rows
 from model.data.shards import ShardHeader, ShardSet, write_shard
-from model.gpt import GPT
+from model.network.gpt import GPT
+from model.network.weights import save_model
 from model.text.tokenizer import IM_END, Tokenizer
-from model.weights import save_model
 from tests.small_training import CONTEXT_TOKENS, make_data_root, small_run
 
 BETA = 0.5

@@ -17,9 +17,9 @@ from model.config.train_run import TrainRun
 from model.core.artifact import Derivation
 from model.data.rows import Segments, write_rows
 from model.data.shards import ShardHeader, ShardSet, write_shard
-from model.distributed import StopRequest, World
+from model.runtime.distributed import StopRequest, World
 from model.text.tokenizer import Tokenizer
-from model.trainer import Trainer
+from model.train.trainer import Trainer
 from tests.small_tokenizer import SENTENCES, train_small_tokenizer
 
 ROOT = Path(__file__).parent.parent

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.accumulation import is_out_of_memory
 from model.core.errors import TrainingError
-from model.distributed import StopRequest, World
-from model.tracker import read_events
-from model.trainer import Trainer
+from model.runtime.distributed import StopRequest, World
+from model.train.accumulation import is_out_of_memory
+from model.train.events import read_events
+from model.train.trainer import Trainer
 from tests.small_training import ROOT, make_data_root, small_run, write_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -24,9 +24,9 @@ ROOM = str(120 * 2**20)  # all rows at once take about 220 MB
 WITH_LITTLE_MEMORY = """
 import resource, sys, threading
 from pathlib import Path
-from model.distributed import StopRequest, World
+from model.runtime.distributed import StopRequest, World
 from model.config.train_run import TrainRun
-from model.trainer import Trainer
+from model.train.trainer import Trainer
 
 run, directory, room = TrainRun.load(Path(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
 threading.stack_size(2**18)  # not eight megabytes of the room below

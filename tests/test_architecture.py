@@ -41,7 +41,7 @@ GROUND = {"model", "tasks", "flows", *CONFIGS} | {
 # third-party name -> modules (or packages, with a dot at the end) that may import it
 ONLY_IN = {
     "prefect": ("tasks.", "flows."),
-    "mlflow": ("tasks.tracking", "model.tracker", "model.registry", "model.pyfunc_model"),
+    "mlflow": ("tasks.tracking", "model.train.events", "model.registry", "model.pyfunc_model"),
     "gguf": ("model.export_gguf",),
     "duckdb": ("tasks.corpus.",),
     "torch": ("model.",),
@@ -49,12 +49,15 @@ ONLY_IN = {
     "lm_eval": ("model.harness",),
 }
 LAZY = {  # the only imports inside functions
-    "mlflow": ("model.tracker", "model.registry"),
+    "mlflow": ("model.train.events", "model.registry"),
     "lm_eval": ("model.harness",),
     "matplotlib": ("tasks.loss_picture",),  # one task of a flow draws
     "prefect": ("flows.command_line",),  # its server, which a mistake in the settings needs not
 }
-TASKS_MAY_USE = ("model.tracker", "model.registry")  # of what is no ground: neither needs torch
+TASKS_MAY_USE = (
+    "model.train.events",
+    "model.registry",
+)  # of what is no ground: neither needs torch
 RUN_BY_MLFLOW = "model.pyfunc_model"  # nothing imports it; MLflow runs it, so it may do work
 LIBRARIES = ("tasks.corpus", "tasks.tokens")
 BARE_NODE = {  # what model/ may need on a GPU node; others are imported lazily or optional

@@ -1,4 +1,4 @@
-"""model.attention: equal to torch's, forward and backward, and to documents on their own."""
+"""model.network.attention: equal to torch's, forward and backward, and to documents on their own."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import create_mask
 
-import model.attention
-from model.attention import attend, backend_name, blockwise, scope_of, visible
-from model.gpt import next_token_loss
+import model.network.attention
+from model.network.attention import attend, backend_name, blockwise, scope_of, visible
+from model.network.gpt import next_token_loss
 from tests.small_model import random_ids, random_model
 
 DOCUMENTS = torch.tensor([[0] * 9 + [1] * 2 + [2] * 15, [0] * 26])
@@ -65,10 +65,10 @@ def test_attend_takes_blockwise_for_training_only_and_both_agree():
 @pytest.mark.parametrize("documents", [None, DOCUMENTS])
 def test_blockwise_operators_pass_torchs_checks(documents: torch.Tensor | None):
     q, k, v = (item.detach() for item in _inputs())
-    torch.library.opcheck(model.attention._blockwise, (q, k, v, documents))
-    gathered, kept = model.attention._blockwise(q, k, v, documents)
+    torch.library.opcheck(model.network.attention._blockwise, (q, k, v, documents))
+    gathered, kept = model.network.attention._blockwise(q, k, v, documents)
     arguments = (gathered, q, k, v, documents, kept)
-    torch.library.opcheck(model.attention._blockwise_backward, arguments)
+    torch.library.opcheck(model.network.attention._blockwise_backward, arguments)
 
 
 def test_hidden_by_documents_equals_each_document_alone():
@@ -96,7 +96,7 @@ def test_next_token_loss_by_documents_leaves_out_the_last_column():
 
 
 def test_scope_of_a_compiled_gpu_block_sees_what_the_mask_shows():
-    sees = model.attention.same_document(DOCUMENTS)
+    sees = model.network.attention.same_document(DOCUMENTS)
     mask = create_mask(sees, 2, None, 26, 26, device="cpu")
     assert torch.equal(mask[:, 0], visible(DOCUMENTS))
 

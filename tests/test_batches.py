@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from model.batches import BatchReader, LoaderState, Part, interleave, permutation
 from model.core.errors import ArtifactError, CheckpointError, TrainingError
-from model.distributed import World
+from model.runtime.distributed import World
 from model.text.tokenizer import Tokenizer
+from model.train.loader import BatchReader, LoaderState, Part, interleave, permutation
 from tests.small_tokenizer import train_small_tokenizer
 from tests.small_training import write_small_shards
 

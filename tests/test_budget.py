@@ -91,7 +91,9 @@ def test_speed_is_keyed_by_what_decides_it() -> None:
 @pytest.mark.usefixtures("prefect_api")
 def test_budget_of_a_training_that_cannot_run_says_why(tmp_path: Path) -> None:
     uneven = TRAIN.model_copy(update={"batch_tokens_per_step": 100})
-    with pytest.raises(ChildError, match=r"(?s)model.measure stopped.*whole number of rows"):
+    with pytest.raises(
+        ChildError, match=r"(?s)model.train.measure_speed stopped.*whole number of rows"
+    ):
         measured(ArtifactStore(tmp_path), uneven)
 
 

@@ -11,23 +11,23 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from model.batches import BatchReader
 from model.config.evaluation import ScoreConfig
 from model.config.network import ModelConfig
 from model.config.train import MixturePart
 from model.config.train_run import TrainRun
 from model.core.errors import ConfigError
 from model.data.shards import ShardSet
-from model.distributed import StopRequest, World
 from model.generate import prompt_ids
+from model.network.weights import load_model, save_model
+from model.runtime.distributed import StopRequest, World
 from model.score import score
 from model.text.chat_template import Message
 from model.text.conversation import conversation_ids
 from model.text.tokenizer import IM_END, Tokenizer
-from model.tracker import read_events
-from model.trainer import Trainer
-from model.training_inputs import build_model, build_reader
-from model.weights import load_model, save_model
+from model.train.events import read_events
+from model.train.loader import BatchReader
+from model.train.setup import build_model, build_reader
+from model.train.trainer import Trainer
 from tasks.chat_config import LessonLayout
 from tasks.corpus.chat_records import CONVERSATION_SCHEMA
 from tasks.tokens.chat_shards import CHAT_LESSONS

@@ -14,16 +14,16 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from model.batches import LoaderState
-from model.checkpoint import Checkpoints, Seal
-from model.checkpoint_writer import CheckpointWriter
 from model.config.train import TrainConfig
 from model.core.errors import CheckpointError, DiskSpaceError
-from model.distributed import World
-from model.gpt import GPT, next_token_loss
-from model.optim import Optimizer, build_optimizer
-from model.snapshot import LoopState, join_tensors, split_tensors
-from model.weights import load_model
+from model.network.gpt import GPT, next_token_loss
+from model.network.weights import load_model
+from model.optim.optimizer import Optimizer, build_optimizer
+from model.runtime.distributed import World
+from model.train.checkpoint import Checkpoints, Seal
+from model.train.checkpoint_writer import CheckpointWriter
+from model.train.loader import LoaderState
+from model.train.snapshot import LoopState, join_tensors, split_tensors
 from tests.small_disk import small_disk
 from tests.small_model import random_ids, random_model
 
@@ -195,7 +195,7 @@ def test_save_on_a_full_disk_names_it_and_leaves_the_one_before(
     def fail(*_args: object, **_kwargs: object) -> None:
         raise failure
 
-    monkeypatch.setattr("model.checkpoint.save_file", fail)
+    monkeypatch.setattr("model.train.checkpoint.save_file", fail)
     model, optimizer = trained()
     with pytest.raises(DiskSpaceError, match="while a checkpoint was written") as error:
         checkpoints.save(model, optimizer, loop_at(20), num_processes=1)

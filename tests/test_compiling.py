@@ -1,4 +1,4 @@
-"""model.compiling: what compiles gives the same training; what cannot goes on uncompiled."""
+"""model.network.compiling: what compiles gives the same training; what cannot goes on uncompiled."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch._inductor.config
 
-from model.compiling import MIN_CPU_FLOPS, compile_model
 from model.config.train_run import TrainRun
-from model.distributed import StopRequest, World
-from model.gpt import GPT, next_token_loss, score_logits
-from model.trainer import Trainer, TrainingInterruptedError
+from model.network.compiling import MIN_CPU_FLOPS, compile_model
+from model.network.gpt import GPT, next_token_loss, score_logits
+from model.runtime.distributed import StopRequest, World
+from model.train.trainer import Trainer, TrainingInterruptedError
 from tests.small_model import random_ids, random_model
 from tests.small_training import make_data_root, small_run
 
@@ -103,7 +103,7 @@ def test_compile_model_compiles_one_block_for_all_layers_and_equals_eager():
 def test_compiled_training_stopped_and_resumed_equals_training_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("model.attention.BLOCK_QUERIES", 8)
+    monkeypatch.setattr("model.network.attention.BLOCK_QUERIES", 8)
     run = small_run(make_data_root(tmp_path / "data"), train={"steps": 6, "compile": "on"})
     whole, first, second = (_trainer(run, tmp_path / name) for name in ("whole", "parts", "parts"))
     assert whole.compiling.startswith("compiled in ")

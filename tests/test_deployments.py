@@ -171,7 +171,7 @@ def test_make_clean_removes_caches_and_never_data(checkout: Path) -> None:
         ".mlflow/mlflow.db",
         ".prefect/prefect.db",
         ".venv/bin/python",
-        "model/gpt.py",
+        "model/network/gpt.py",
     ]
     gone = [".ruff_cache/x", ".pytest_cache/x", "model/__pycache__/gpt.pyc", "benchmarks/out/x"]
     for name in kept + gone:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.distributed import StopRequest, World
+from model.runtime.distributed import StopRequest, World
 from tests.small_training import ROOT, make_data_root, small_run, write_config
 
 
@@ -50,7 +50,7 @@ AGREE = """
 import sys
 from pathlib import Path
 import torch
-from model.distributed import World
+from model.runtime.distributed import World
 
 world = World.from_environment()
 if world.is_main:
@@ -91,9 +91,9 @@ from collections import Counter
 from pathlib import Path
 import torch
 import torch.distributed as dist
-from model.distributed import StopRequest, World
+from model.runtime.distributed import StopRequest, World
 from model.config.train_run import TrainRun
-from model.trainer import train
+from model.train.trainer import train
 
 buckets = []
 
@@ -169,7 +169,7 @@ def test_stop_request_notes_a_signal_and_gives_the_handler_back():
 
 CHILD = """
 import sys, time
-from model.distributed import die_with_parent
+from model.runtime.distributed import die_with_parent
 die_with_parent()
 print("ready", flush=True)
 sys.stdin.read()

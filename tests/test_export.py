@@ -17,8 +17,8 @@ from model.core.store import ArtifactStore
 from model.export import export, main, make_export
 from model.exported import load_exported
 from model.generate import generate
+from model.network.weights import save_model
 from model.text.tokenizer import Tokenizer
-from model.weights import save_model
 from tests.small_model import random_ids, random_model, small_tokenizer
 from tests.small_tokenizer import SENTENCES, VOCAB_SIZE
 

@@ -21,7 +21,7 @@ from model.core.errors import ConfigError
 from model.export import export
 from model.export_gguf import GGUF_NAME, without_generation_marks, write_gguf
 from model.generate import generate
-from model.gpt import GPT
+from model.network.gpt import GPT
 from model.text.chat_template import CHAT_TEMPLATE, Message, render
 from model.text.tokenizer import END_OF_TEXT, Tokenizer
 from tests.small_model import random_ids, random_model, small_tokenizer

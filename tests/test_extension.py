@@ -11,11 +11,11 @@ import pytest
 from model.config.train import TrainConfig
 from model.config.train_run import TrainRun
 from model.core.store import read_manifest
-from model.distributed import StopRequest, World
-from model.extension import find_trunks
-from model.schedule import flat_steps
-from model.tracker import read_events
-from model.train import make
+from model.optim.schedule import flat_steps
+from model.runtime.distributed import StopRequest, World
+from model.train.__main__ import make
+from model.train.events import read_events
+from model.train.extend_horizon import find_trunks
 from tests.launched_training import artifact_path, weights
 from tests.small_training import make_data_root, small_run
 

@@ -1,4 +1,4 @@
-"""model.gpt: the network equals transformers' Qwen3, looks only back; its loss is cross-entropy."""
+"""model.network.gpt: the network equals transformers' Qwen3, looks only back; its loss is cross-entropy."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import model.gpt
+import model.network.gpt
 from model.core.errors import ConfigError
-from model.gpt import GPT, chunked_cross_entropy, next_token_loss, rotary_table, rotate
+from model.network.gpt import GPT, chunked_cross_entropy, next_token_loss, rotary_table, rotate
 from tests.small_model import random_ids, random_model, reference_of, small_architecture
 
 

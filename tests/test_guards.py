@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from model.core.errors import TrainingError
-from model.guards import Guard, GuardState, StepNumbers, StepOutcome
+from model.train.spike_guard import Guard, GuardState, StepNumbers, StepOutcome
 
 ROWS = np.array([[0, 7], [0, 3], [1, 5]])
 

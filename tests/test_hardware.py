@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from model.distributed import World
-from model.hardware import (
+from model.runtime.distributed import World
+from model.runtime.hardware import (
     collecting_by_hand,
     compute_dtype,
     peak_flops_per_second,

@@ -22,8 +22,8 @@ from model.data.items import Item, write_items
 from model.export import export
 from model.harness import differences, fitting_items, item_columns, run_harness
 from model.item_scores import score_items, summarise, write_item_scores
+from model.network.weights import load_model, save_model
 from model.text.tokenizer import Tokenizer
-from model.weights import load_model, save_model
 from tasks.corpus.evaluation_items import EvaluationFile
 from tasks.corpus.item_sets import read_items
 from tasks.harness_scores import ENVIRONMENT

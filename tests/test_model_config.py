@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.config.network import GEOMETRIES, ModelConfig
-from model.gpt import GPT
+from model.network.gpt import GPT
 from tests.small_model import random_model
 
 

@@ -1,4 +1,4 @@
-"""model.muon: directions against a singular value decomposition; one process against several."""
+"""model.optim.muon: directions against a singular value decomposition; one process against several."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.muon import momentum_at, orthogonalise
-from model.optim import Optimizer
+from model.optim.muon import momentum_at, orthogonalise
+from model.optim.optimizer import Optimizer
 from tests.small_training import ROOT
 
 
@@ -115,8 +115,8 @@ TRAIN = """
 import sys
 from pathlib import Path
 import torch
-from model.distributed import World
-from model.optim import build_optimizer
+from model.runtime.distributed import World
+from model.optim.optimizer import build_optimizer
 from model.config.train import TrainConfig
 from safetensors.torch import save_file
 from tests.small_model import random_ids, random_model

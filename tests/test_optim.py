@@ -1,4 +1,4 @@
-"""model.optim: AdamW equals torch's, the learning rate follows its table, clipping its norm."""
+"""model.optim.optimizer: AdamW equals torch's, the learning rate follows its table, clipping its norm."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ import torch
 
 from model.config.train import TrainConfig
 from model.core.errors import ConfigError
-from model.distributed import World
-from model.gpt import GPT
-from model.optim import (
-    Optimizer,
-    build_optimizer,
-    clip_gradients,
-    set_learning_rate,
-)
-from model.schedule import learning_rate_factor
-from model.snapshot import join_tensors, split_tensors
+from model.network.gpt import GPT
+from model.optim.optimizer import Optimizer, build_optimizer, clip_gradients, set_learning_rate
+from model.optim.schedule import learning_rate_factor
+from model.runtime.distributed import World
+from model.train.snapshot import join_tensors, split_tensors
 from tests.small_model import random_ids, random_model
 
 

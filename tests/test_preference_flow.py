@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from model.core.artifact import Artifact, Manifest
-from model.tracker import read_events
+from model.train.events import read_events
 from tests.flow_process import Home, copy_of, digests, run_flow, running_flow
 
 TRAINING = {

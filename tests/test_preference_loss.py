@@ -1,4 +1,4 @@
-"""model.preference_loss: likelihoods, margins and gradients are those of the paper."""
+"""model.train.dpo: likelihoods, margins and gradients are those of the paper."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import model.gpt
-from model.gpt import GPT, next_token_loss, score_logits
-from model.preference_loss import PreferenceLoss, answer_log_probs, reward_margins
-from model.token_losses import chunked_token_losses, token_losses
+import model.network.gpt
+from model.network.gpt import GPT, next_token_loss, score_logits
+from model.network.token_losses import chunked_token_losses, token_losses
+from model.train.dpo import PreferenceLoss, answer_log_probs, reward_margins
 from tests.small_model import random_ids, random_model, reference_of
 
 BETA = 0.3
@@ -20,7 +20,9 @@ BETA = 0.3
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(model.gpt.CHUNK_LOGITS, "cpu", 7 * 96)  # seven tokens: no divisor of a row
+    monkeypatch.setitem(
+        model.network.gpt.CHUNK_LOGITS, "cpu", 7 * 96
+    )  # seven tokens: no divisor of a row
 
 
 def pairs(num_pairs: int = 4, width: int = 17) -> tuple[Tensor, Tensor]:

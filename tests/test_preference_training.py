@@ -9,18 +9,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.accumulation import Accumulator
 from model.config.train import MixturePart
 from model.config.train_run import TrainRun
 from model.core.errors import ArtifactError, ConfigError
 from model.core.store import ArtifactStore
 from model.data.shards import ShardSet
-from model.distributed import World
-from model.preference_loss import PreferenceLoss
+from model.network.weights import load_model
+from model.runtime.distributed import World
 from model.text.tokenizer import Tokenizer
-from model.tracker import read_events
-from model.training_inputs import build_reader
-from model.weights import load_model
+from model.train.accumulation import Accumulator
+from model.train.dpo import PreferenceLoss
+from model.train.events import read_events
+from model.train.setup import build_reader
 from tests.launched_training import artifact_path, weights
 from tests.small_pairs import BETA, make_pairs_root, pairs_run, write_small_pairs
 from tests.small_training import CONTEXT_TOKENS, lines_until, start_child, trainer_of, write_config

@@ -22,7 +22,7 @@ from flows.presets import demo
 from model.core.artifact import Artifact
 from model.core.errors import ArtifactError
 from model.data.prompts import Generation, write_generations
-from model.tracker import EVENTS_NAME, read_events
+from model.train.events import EVENTS_NAME, read_events
 from tasks.corpus.report_data import (
     FunnelLine,
     Histogram,

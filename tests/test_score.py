@@ -23,10 +23,10 @@ from model.data.shards import ShardSet
 from model.evaluate import evaluate
 from model.generate import generate
 from model.item_scores import score_items, summarise
+from model.network.weights import load_model, save_model
 from model.score import Scores, main, score, weights_directory, write_samples
 from model.text.chat_template import Message
 from model.text.tokenizer import IM_END, Tokenizer
-from model.weights import load_model, save_model
 from tests.small_model import random_model, small_shards, small_tokenizer
 from tests.small_tokenizer import VOCAB_SIZE
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from model.config.train_run import TrainRun
-from model.distributed import StopRequest, World
-from model.smoke_run import planned_seconds
+from model.runtime.distributed import StopRequest, World
 from model.text.tokenizer import Tokenizer
-from model.tracker import read_events
-from model.trainer import Trainer, TrainingInterruptedError, train
+from model.train.events import read_events
+from model.train.smoke_run import planned_seconds
+from model.train.trainer import Trainer, TrainingInterruptedError, train
 from tests.small_training import make_data_root, saved_weights, small_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -52,7 +52,7 @@ def test_smoke_run_that_fails_ends_the_training_before_its_first_step(
     def fail(*_args: object, **_kwargs: object) -> None:
         raise RuntimeError("a validation that would have failed hours later")
 
-    monkeypatch.setattr("model.objectives.evaluate", fail)
+    monkeypatch.setattr("model.train.objectives.evaluate", fail)
     run = small_run(root, train={"steps": 50, "smoke_run": "always"})
     with pytest.raises(RuntimeError, match="hours later") as error:
         train_here(run, tmp_path / "run")
@@ -68,7 +68,7 @@ def test_smoke_run_by_itself_comes_before_long_trainings_only(
     long_seconds: float,
     expected: bool,
 ):
-    monkeypatch.setattr("model.smoke_run.LONG_SECONDS", long_seconds - 1.0)
+    monkeypatch.setattr("model.train.smoke_run.LONG_SECONDS", long_seconds - 1.0)
     train_here(small_run(root, train={"steps": 1}), tmp_path / "run")
     assert ("smoke_run" in kinds(tmp_path / "run")) is expected
 
@@ -102,7 +102,7 @@ def test_smoke_run_asked_to_stop_interrupts_the_training_at_its_beginning(
 def test_planned_seconds_grow_with_the_horizon_and_shrink_with_the_processes(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("model.smoke_run.device_name", lambda _device: "NVIDIA H200")
+    monkeypatch.setattr("model.train.smoke_run.device_name", lambda _device: "NVIDIA H200")
     run = small_run(root, train={"steps": 1000})
     longer = small_run(root, train={"steps": 3000})
     one, three = planned_seconds(run, World()), planned_seconds(longer, World())

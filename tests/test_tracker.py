@@ -11,7 +11,7 @@ import pytest
 
 from model.config.train import TrackingConfig
 from model.core.errors import ArtifactError
-from model.tracker import MlflowSink, Tracker, metric_points, read_events, replay
+from model.train.events import MlflowSink, Tracker, metric_points, read_events, replay
 
 # MLflow's own models use what its newest SQLAlchemy deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -163,9 +163,9 @@ def test_tracker_with_a_dead_mlflow_warns_once_and_keeps_the_events(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr("model.tracker.FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr("model.train.events.FLUSH_SECONDS", 0.01)
     dead = TrackingConfig(uri="http://127.0.0.1:9", run_id="0" * 32)
-    with caplog.at_level(logging.WARNING, logger="model.tracker"):
+    with caplog.at_level(logging.WARNING, logger="model.train.events"):
         tracker = Tracker(tmp_path / "events.jsonl", tracking=dead)
         tracker.record("train", step=1, **{"train/loss": 5.0})
         tracker.record("train", step=2, **{"train/loss": 4.0})

@@ -20,7 +20,7 @@ from prefect.exceptions import TerminationSignal
 
 from flows.presets import PretrainConfig, demo
 from model.registry import tracking_uri
-from model.tracker import EVENTS_NAME, read_events, replay
+from model.train.events import EVENTS_NAME, read_events, replay
 from tasks.pipeline import project_root
 from tasks.register_model import register_model
 from tasks.tracking import TrackedPipeline, pipeline_run

@@ -12,9 +12,9 @@ import pytest
 from model.config.train_run import EXIT_INTERRUPTED, TrainResult, TrainRun
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore
-from model.distributed import StopRequest, World
-from model.tracker import read_events
-from model.train import main, make
+from model.runtime.distributed import StopRequest, World
+from model.train.__main__ import main, make
+from model.train.events import read_events
 from tests.launched_training import artifact_path, weights
 from tests.small_training import (
     lines_until,

@@ -20,13 +20,13 @@ from model.config.train import MixturePart, TrackingConfig
 from model.config.train_run import TrainRun
 from model.core.errors import ConfigError, DiskSpaceError, TrainingError
 from model.data.shards import ShardSet
-from model.distributed import StopRequest, World
-from model.gpt import GPT
-from model.schedule import learning_rate_factor
+from model.network.gpt import GPT
+from model.network.weights import load_model
+from model.optim.schedule import learning_rate_factor
+from model.runtime.distributed import StopRequest, World
 from model.text.tokenizer import Tokenizer
-from model.tracker import read_events
-from model.trainer import Trainer, TrainingInterruptedError
-from model.weights import load_model
+from model.train.events import read_events
+from model.train.trainer import Trainer, TrainingInterruptedError
 from tests.small_disk import small_disk
 from tests.small_tokenizer import SENTENCES
 from tests.small_training import (
@@ -305,7 +305,7 @@ def state_of(trainer: Trainer) -> list[torch.Tensor]:
 def test_fit_skips_spikes_leaving_all_as_it_was_and_resumes_with_the_same_verdicts(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("model.guards.MIN_WINDOW_STEPS", 8)
+    monkeypatch.setattr("model.train.spike_guard.MIN_WINDOW_STEPS", 8)
     run = small_run(root, train=SKIPPING)
     whole = trainer_of(run, tmp_path / "whole")
     take_step = whole.step
@@ -341,7 +341,7 @@ def test_fit_skips_spikes_leaving_all_as_it_was_and_resumes_with_the_same_verdic
 def test_fit_with_too_many_spikes_stops_naming_their_steps(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("model.guards.MIN_WINDOW_STEPS", 8)
+    monkeypatch.setattr("model.train.spike_guard.MIN_WINDOW_STEPS", 8)
     run = small_run(root, train=SKIPPING | {"max_skipped_steps": 1})
     with pytest.raises(TrainingError, match="too many updates were skipped") as error:
         trainer_of(run, tmp_path).fit()
@@ -384,7 +384,7 @@ def test_fit_whose_validation_fails_has_written_the_checkpoint_before(
     def fail(*_args: object, **_kwargs: object) -> None:
         raise RuntimeError("no memory for it")
 
-    monkeypatch.setattr("model.objectives.evaluate", fail)
+    monkeypatch.setattr("model.train.objectives.evaluate", fail)
     run = small_run(root, train={"steps": 9, "checkpoint_every_steps": 5})
     trainer = trainer_of(run, tmp_path)
     with pytest.raises(RuntimeError, match="no memory"):

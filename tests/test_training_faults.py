@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from model.config.train import TrackingConfig
 from model.config.train_run import ErrorReport, TrainResult, TrainRun, settled_result
 from model.core.errors import ChildError, ChildInterruptedError
-from model.tracker import EVENTS_NAME
+from model.train.events import EVENTS_NAME
 from tasks.child import Child
 from tests.flow_process import Home, run_flow, running_flow
 from tests.launched_training import (

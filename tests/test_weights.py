@@ -1,4 +1,4 @@
-"""model.weights: what is saved comes back bit for bit, and what does not fit is refused."""
+"""model.network.weights: what is saved comes back bit for bit, and what does not fit is refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.core.errors import ArtifactError
-from model.weights import ARCHITECTURE_NAME, WEIGHTS_NAME, load_model, save_model
+from model.network.weights import ARCHITECTURE_NAME, WEIGHTS_NAME, load_model, save_model
 from tests.small_model import random_model
 
 

@@ -4,7 +4,7 @@ A user chooses a size; batch, learning rates, weight decay, warmup and default h
 it, each unless it is given. Rates follow the batch that is really used. None of them depends on the
 horizon, so that a finished training can be made longer.
 
-Called by the flow before any key is made, and by ``model.optim``.
+Called by the flow before any key is made, and by ``model.optim.optimizer``.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
         validation.json        after the validation of its step, if there was one: the loss
 
 A checkpoint is written under a temporary name, synced and renamed, so a kill leaves the one before.
-Nothing is pickled. Rank 0 writes; every rank reads. ``model.checkpoint_writer`` writes while
+Nothing is pickled. Rank 0 writes; every rank reads. ``model.train.checkpoint_writer`` writes while
 training goes on.
 """
 
@@ -31,9 +31,9 @@ from safetensors.torch import load_file, save_file
 from model.core.config import Config
 from model.core.errors import ArtifactError, CheckpointError, DiskSpaceError, is_disk_full
 from model.core.store import sha256_of, sync, write_synced
-from model.gpt import GPT
-from model.snapshot import CheckpointState, LoopState, Snapshot, join_tensors
-from model.weights import load_model, save_weights
+from model.network.gpt import GPT
+from model.network.weights import load_model, save_weights
+from model.train.snapshot import CheckpointState, LoopState, Snapshot, join_tensors
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from model.gpt import GPT
-from model.token_losses import token_losses
+from model.network.gpt import GPT
+from model.network.token_losses import token_losses
 
 ROWS_PER_PAIR: Final = 2
 

@@ -1,7 +1,7 @@
 """Measure how fast a model trains on this machine: the process behind the measure_speed stage.
 
-    python -m model.measure --config <path>
-    python -m torch.distributed.run --standalone --nproc-per-node=N -m model.measure --config <path>
+    python -m model.train.measure_speed --config <path>
+    python -m torch.distributed.run --standalone --nproc-per-node=N -m model.train.measure_speed --config <path>
 
 The config is a ``MeasureRun``; rank 0 writes a ``Speed``. Whole optimizer steps are taken on random
 tokens, with the training's own model, loss, optimizer and precision. Where a step has many equal
@@ -20,17 +20,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.accumulation import Accumulator
-from model.batches import Batch, LoaderState
-from model.compiling import compile_model
 from model.config.child_runs import MeasureRun, Speed, parse_config_path, run_child
 from model.config.train import batch_tokens_of, rows_per_step
 from model.core.store import write_synced
-from model.distributed import World, die_with_parent
-from model.gpt import GPT
-from model.hardware import compute_dtype, device_name, share_threads
-from model.objectives import NextTokenLoss
-from model.optim import build_optimizer, clip_gradients
+from model.network.compiling import compile_model
+from model.network.gpt import GPT
+from model.optim.optimizer import build_optimizer, clip_gradients
+from model.runtime.distributed import World, die_with_parent
+from model.runtime.hardware import compute_dtype, device_name, share_threads
+from model.train.accumulation import Accumulator
+from model.train.loader import Batch, LoaderState
+from model.train.objectives import NextTokenLoss
 
 logger = logging.getLogger(__name__)
 

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import Checkpoints
 from model.config.train import TrainConfig
 from model.config.train_run import TrainRun
 from model.core.artifact import Derivation, Manifest
 from model.core.errors import ArtifactError, CheckpointError
 from model.core.store import ArtifactStore, write_synced
-from model.schedule import flat_steps
-from model.tracker import EVENTS_NAME, Event, read_events
+from model.optim.schedule import flat_steps
+from model.train.checkpoint import Checkpoints
+from model.train.events import EVENTS_NAME, Event, read_events
 
 logger = logging.getLogger(__name__)
 

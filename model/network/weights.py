@@ -1,6 +1,6 @@
 """A model on disk: one directory, written by training, read by scoring, export and serving.
 
-    model.safetensors    every parameter, fp32, under the names of ``model.gpt``
+    model.safetensors    every parameter, fp32, under the names of ``model.network.gpt``
     architecture.json    the fields of ``Architecture``
 
 ``model.export`` turns such a directory into the one other runtimes load.
@@ -20,7 +20,7 @@ from torch import Tensor
 from model.config.network import Architecture
 from model.core.errors import ArtifactError
 from model.core.store import write_synced
-from model.gpt import GPT
+from model.network.gpt import GPT
 
 WEIGHTS_NAME = "model.safetensors"
 ARCHITECTURE_NAME = "architecture.json"

@@ -5,7 +5,7 @@ Every part of a mixture has an endless order: one permutation of its units after
 from seed, part and epoch alone. Parts interleave unit by unit, by weight. Batch g is the g-th run
 of ``rows_per_step`` rows of that order, so it does not depend on the number of processes or on the
 micro-batch; rank r of W reads every W-th unit of it, from the r-th on. Where reading stands is a
-``LoaderState`` of a few integers. ``model.trainer`` is the caller; ``model.data.shards`` owns the files.
+``LoaderState`` of a few integers. ``model.train.trainer`` is the caller; ``model.data.shards`` owns the files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from model.core.artifact import canonical_json
 from model.core.config import Config
 from model.core.errors import ArtifactError, CheckpointError, TrainingError
 from model.data.shards import ShardSet
-from model.distributed import World
+from model.runtime.distributed import World
 
 BATCHES_AHEAD: Final = 2
 

@@ -3,7 +3,7 @@
     NextToken     the surprise at each target; validation in nats per token and bits per byte
     Preferences   the loss of pairs of answers; validation by pairs
 
-The loop knows an ``Objective`` and neither of them: ``model.training_inputs`` makes the one that a
+The loop knows an ``Objective`` and neither of them: ``model.train.setup`` makes the one that a
 run asks for. Everything that is summed is summed over rows first, so that micro-batches and
 processes add up before anything is divided.
 """
@@ -21,13 +21,8 @@ from torch import Tensor, nn
 from model.config.network import AttentionScope
 from model.data.shards import ShardSet
 from model.evaluate import Evaluation, evaluate
-from model.gpt import GPT, next_token_loss
-from model.preference_loss import (
-    ROWS_PER_PAIR,
-    PreferenceLoss,
-    answer_log_probs,
-    reward_margins,
-)
+from model.network.gpt import GPT, next_token_loss
+from model.train.dpo import ROWS_PER_PAIR, PreferenceLoss, answer_log_probs, reward_margins
 
 
 class Objective(Protocol):

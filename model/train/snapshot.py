@@ -1,7 +1,7 @@
 """The state of a training at one step, copied so that training may go on while it is written.
 
 ``Snapshot.take`` copies tensors where they are, which on a GPU costs no more than the copying;
-``to_host`` brings them to memory, in whatever thread writes them. ``model.checkpoint`` owns the
+``to_host`` brings them to memory, in whatever thread writes them. ``model.train.checkpoint`` owns the
 files.
 """
 
@@ -18,11 +18,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from model.batches import LoaderState
 from model.config.network import Architecture
 from model.core.config import Config
-from model.gpt import GPT
-from model.guards import GuardState
+from model.network.gpt import GPT
+from model.train.loader import LoaderState
+from model.train.spike_guard import GuardState
 
 
 class MicroBatch(Config):

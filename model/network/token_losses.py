@@ -1,9 +1,9 @@
 """The loss of each token by itself, without the logits of all tokens at once.
 
-``model.gpt.chunked_cross_entropy`` knows while it makes a chunk's logits what weight each token has
+``model.network.gpt.chunked_cross_entropy`` knows while it makes a chunk's logits what weight each token has
 in the loss, and takes the gradient there and then. Where the weights follow from the losses, as
 those of a pair of answers do, the gradient has to wait: here the backward pass makes the logits of
-each chunk once more. ``model.preference_loss`` is the caller.
+each chunk once more. ``model.train.dpo`` is the caller.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.gpt import GPT, ScoreChunk, logit_chunks, logits_dtype
+from model.network.gpt import GPT, ScoreChunk, logit_chunks, logits_dtype
 
 
 def token_losses(
@@ -26,7 +26,7 @@ def token_losses(
 ) -> Float[Tensor, "B T"]:
     """Return the negative log-likelihood of each marked token given those before it, else zero.
 
-    Args and sums are those of ``model.gpt.next_token_loss``.
+    Args and sums are those of ``model.network.gpt.next_token_loss``.
 
     Returns:
         Units: nats, fp32.

@@ -1,21 +1,21 @@
 """What a training begins with, made from its ``TrainRun``: rows to read and a model to train.
 
-Called by ``model.trainer``. Here it is checked that tokenizer, shards and model belong together.
+Called by ``model.train.trainer``. Here it is checked that tokenizer, shards and model belong together.
 """
 
 from __future__ import annotations
 
-from model.batches import BatchReader, Part, require_whole_units
 from model.config.network import LossOn
 from model.config.train import rows_per_step
 from model.config.train_run import TrainRun
 from model.core.errors import ConfigError
 from model.data.shards import ShardSet
-from model.distributed import World
-from model.gpt import GPT
-from model.objectives import NextToken, Objective, Preferences
+from model.network.gpt import GPT
+from model.network.weights import load_model
+from model.runtime.distributed import World
 from model.text.tokenizer import Tokenizer
-from model.weights import load_model
+from model.train.loader import BatchReader, Part, require_whole_units
+from model.train.objectives import NextToken, Objective, Preferences
 
 
 def open_shards(

@@ -31,8 +31,8 @@ from model.config.train_run import (
     settled_result,
 )
 from model.core.store import ArtifactStore, Work
-from model.distributed import StopRequest, World, die_with_parent
-from model.trainer import TRAINER_LOGS, TrainingInterruptedError, train
+from model.runtime.distributed import StopRequest, World, die_with_parent
+from model.train.trainer import TRAINER_LOGS, TrainingInterruptedError, train
 
 logger = logging.getLogger(__name__)
 

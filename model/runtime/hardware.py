@@ -14,7 +14,7 @@ import torch
 
 from model.config.train import Precision
 from model.core.errors import ConfigError
-from model.distributed import World
+from model.runtime.distributed import World
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 CUDA_ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # new, old name

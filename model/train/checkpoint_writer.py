@@ -1,7 +1,7 @@
 """Writes checkpoints while training goes on: one thread, one checkpoint at a time.
 
 The training's own thread takes the snapshot and hears how earlier writing went, at the latest with
-the next checkpoint and at its end. ``model.checkpoint`` owns the files.
+the next checkpoint and at its end. ``model.train.checkpoint`` owns the files.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from types import TracebackType
 
 import torch
 
-from model.checkpoint import Checkpoints
-from model.gpt import GPT
-from model.snapshot import LoopState, Snapshot
+from model.network.gpt import GPT
+from model.train.checkpoint import Checkpoints
+from model.train.snapshot import LoopState, Snapshot
 
 logger = logging.getLogger(__name__)
 

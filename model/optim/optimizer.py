@@ -16,14 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from model.adamw import adamw_step
 from model.config.defaults import Recipe, recipe
 from model.config.train import TrainConfig
-from model.distributed import World
-from model.gpt import GPT, TIED_EMBEDDING_STD
-from model.hardware import compute_dtype
-from model.muon import MuonStep
-from model.stacks import stacks_of
+from model.network.gpt import GPT, TIED_EMBEDDING_STD
+from model.optim.adamw import adamw_step
+from model.optim.muon import MuonStep
+from model.optim.parameter_stacks import stacks_of
+from model.runtime.distributed import World
+from model.runtime.hardware import compute_dtype
 
 # Of a model, in the order of the groups: block matrices that read the stream or write to it first.
 PARTS = ("matrix", "writer", "embedding", "head", "norm")

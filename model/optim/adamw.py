@@ -1,4 +1,4 @@
-"""AdamW: Adam with decoupled weight decay. Called by ``model.optim``.
+"""AdamW: Adam with decoupled weight decay. Called by ``model.optim.optimizer``.
 
 Source: arXiv 1711.05101, algorithm 2, with decay scaled by the learning rate as torch does.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from model.stacks import Stack
+from model.optim.parameter_stacks import Stack
 
 
 def adamw_step(stack: Stack) -> None:

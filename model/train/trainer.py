@@ -14,18 +14,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from model.accumulation import Accumulator
-from model.attention import backend_name
-from model.batches import Batch, whole_units
-from model.checkpoint import Checkpoints
-from model.checkpoint_writer import CheckpointWriter
-from model.compiling import compile_model
 from model.config.train import batch_tokens_of
 from model.config.train_run import TrainRun
-from model.distributed import StopRequest, World
-from model.extension import take_over
-from model.guards import Guard, StepNumbers, StepOutcome, name_rows, require_targets
-from model.hardware import (
+from model.network.attention import backend_name
+from model.network.compiling import compile_model
+from model.network.weights import save_model
+from model.optim.optimizer import build_optimizer, clip_gradients, set_learning_rate
+from model.optim.schedule import flat_steps, learning_rate_factor
+from model.runtime.distributed import StopRequest, World
+from model.runtime.hardware import (
     collecting_by_hand,
     compute_dtype,
     device_name,
@@ -33,15 +30,18 @@ from model.hardware import (
     prepare_memory,
     share_threads,
 )
-from model.optim import build_optimizer, clip_gradients, set_learning_rate
-from model.recorder import Recorder, Summary
-from model.schedule import flat_steps, learning_rate_factor
-from model.smoke_run import smoke_run
-from model.snapshot import LoopState, MicroBatch
 from model.text.tokenizer import Tokenizer
-from model.tracker import EVENTS_NAME
-from model.training_inputs import build_model, build_objective, build_reader, open_shards
-from model.weights import save_model
+from model.train.accumulation import Accumulator
+from model.train.checkpoint import Checkpoints
+from model.train.checkpoint_writer import CheckpointWriter
+from model.train.events import EVENTS_NAME
+from model.train.extend_horizon import take_over
+from model.train.loader import Batch, whole_units
+from model.train.recorder import Recorder, Summary
+from model.train.setup import build_model, build_objective, build_reader, open_shards
+from model.train.smoke_run import smoke_run
+from model.train.snapshot import LoopState, MicroBatch
+from model.train.spike_guard import Guard, StepNumbers, StepOutcome, name_rows, require_targets
 
 MODEL_DIRECTORY = "model"
 CHECKPOINTS_DIRECTORY = "checkpoints"

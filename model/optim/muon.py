@@ -2,7 +2,7 @@
 
 A step takes all matrices of one shape as a stack. Every process keeps all momentum, so that any one
 can write a checkpoint; the orthogonalisation, which is nearly all of the work, is spread: each
-process takes a slice of the stack, and the results are gathered. Called by ``model.optim``.
+process takes a slice of the stack, and the results are gathered. Called by ``model.optim.optimizer``.
 
 Source: Keller Jordan, "Muon: an optimizer for hidden layers in neural networks", 2024.
 """
@@ -16,8 +16,8 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from model.distributed import World
-from model.stacks import Stack
+from model.optim.parameter_stacks import Stack
+from model.runtime.distributed import World
 
 # An iteration maps a singular value s to a s + b s^3 + c s^5. Source: as above.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)

@@ -2,8 +2,8 @@
 
 All blocks share one compiled function, so that compiling costs what one block costs whatever the
 depth. The embedding, the last norm and the matrix products of the head stay as they are, and so
-does everything without gradients: validation and generation come in many shapes. ``model.trainer``
-is the caller; ``model.gpt`` runs what is set here.
+does everything without gradients: validation and generation come in many shapes. ``model.train.trainer``
+is the caller; ``model.network.gpt`` runs what is set here.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import time
 import torch
 from torch import Tensor
 
-from model.attention import Scope
 from model.config.train import CompileMode
-from model.gpt import GPT, Block, next_token_loss, score_logits
+from model.network.attention import Scope
+from model.network.gpt import GPT, Block, next_token_loss, score_logits
 
 logger = logging.getLogger(__name__)
 

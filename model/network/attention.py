@@ -6,7 +6,7 @@
 
 By documents, a token sees itself and the tokens before it of its own document only. Positions stay
 the row's: rotary angles depend on distances alone, so a document is treated alike wherever it
-begins. ``model.gpt`` is the caller.
+begins. ``model.network.gpt`` is the caller.
 """
 
 # pyright: reportPrivateImportUsage=false

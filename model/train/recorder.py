@@ -1,7 +1,7 @@
 """What a training says of itself: events, samples of its writing, and the summary at its end.
 
 Rank 0 records; the same calls do nothing in the other processes, so that the loop need not ask.
-``model.trainer`` is the caller; ``model.tracker`` owns the file and the way to MLflow.
+``model.train.trainer`` is the caller; ``model.train.events`` owns the file and the way to MLflow.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import Checkpoints
 from model.config.train_run import TrainRun
-from model.distributed import World
 from model.generate import generate_batch, prompt_ids
-from model.gpt import GPT
-from model.hardware import Speedometer, device_name, peak_flops_per_second
+from model.network.gpt import GPT
+from model.runtime.distributed import World
+from model.runtime.hardware import Speedometer, device_name, peak_flops_per_second
 from model.sampling import Sampling
-from model.snapshot import LoopState
 from model.text.tokenizer import IM_END, Tokenizer
-from model.tracker import EVENTS_NAME, EventKind, Tracker, metric_points, read_events
+from model.train.checkpoint import Checkpoints
+from model.train.events import EVENTS_NAME, EventKind, Tracker, metric_points, read_events
+from model.train.snapshot import LoopState
 
 logger = logging.getLogger(__name__)
 

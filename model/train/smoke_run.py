@@ -16,14 +16,14 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import CHECKPOINT_PATTERN
 from model.config.train import TrackingConfig, TrainConfig, batch_tokens_of
 from model.config.train_run import TrainRun
-from model.distributed import World
-from model.hardware import compute_dtype, device_name, peak_flops_per_second, share_threads
-from model.snapshot import RandomState
+from model.runtime.distributed import World
+from model.runtime.hardware import compute_dtype, device_name, peak_flops_per_second, share_threads
 from model.text.tokenizer import Tokenizer
-from model.tracker import EVENTS_NAME, Tracker
+from model.train.checkpoint import CHECKPOINT_PATTERN
+from model.train.events import EVENTS_NAME, Tracker
+from model.train.snapshot import RandomState
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@
 * no biases, no dropout; the head shares the embedding table or has its own
 
 Parameters carry the names Hugging Face gives them, so that a finished model loads in stock
-runtimes with equal logits. No optimizer, no sampling and no files here: see ``model.optim``,
-``model.generate`` and ``model.weights``.
+runtimes with equal logits. No optimizer, no sampling and no files here: see ``model.optim.optimizer``,
+``model.generate`` and ``model.network.weights``.
 
 Dimensions in shapes: B batch, T time, C width, H heads, D head width, V vocabulary, N = B * T.
 """
@@ -23,9 +23,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from model.attention import Scope, attend, scope_of
 from model.config.network import Architecture
 from model.core.errors import ConfigError
+from model.network.attention import Scope, attend, scope_of
 
 TIED_EMBEDDING_STD = 0.02  # Qwen3's initializer_range (its public config.json); also GPT-2's
 EMBEDDING_STD = 1.0  # unit scale, like what blocks add: docs/decisions/011-small-sizes-untied.md
@@ -142,7 +142,7 @@ class Block(nn.Module):
         sine: Float[Tensor, "T D"],
         scope: Scope = None,
     ) -> Float[Tensor, "B T C"]:
-        """Return the stream after this block; ``scope`` is that of ``model.attention.attend``."""
+        """Return the stream after this block; ``scope`` is that of ``model.network.attention.attend``."""
         x = x + self.self_attn(self.input_layernorm(x), cosine, sine, scope)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -165,7 +165,7 @@ class Trunk(nn.Module):
         )
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
-        self.training_block: RunBlock | None = None  # set by model.compiling
+        self.training_block: RunBlock | None = None  # set by model.network.compiling
 
     def forward(
         self, ids: Int[Tensor, "B T"], documents: Int[Tensor, "B T"] | None = None
@@ -204,7 +204,9 @@ class GPT(nn.Module):
             if architecture.tied
             else nn.Linear(architecture.width, architecture.vocab_size, bias=False)
         )
-        self.score_chunk: ScoreChunk = score_logits  # model.compiling may set a compiled one
+        self.score_chunk: ScoreChunk = (
+            score_logits  # model.network.compiling may set a compiled one
+        )
 
     @property
     def head_weight(self) -> Float[Tensor, "V C"]:

@@ -1,0 +1,1 @@
+"""Optimizers of the network, and the schedule of their learning rate."""

@@ -1,0 +1,1 @@
+"""The machine and the other processes: ranks, devices, memory, signals."""

@@ -1,0 +1,1 @@
+"""Training: ``python -m model.train``, its loop, data loader and checkpoints."""
