@@ -58,10 +58,10 @@ deploy: $(INSTALLED) ## (again) register all deployments with the Prefect server
 	@$(RUN) -m deployments.deploy
 
 chat: $(INSTALLED) ## talk to the newest model in the terminal; MODEL=<export or models:/name@alias>
-	@$(RUN) -m model.chat_terminal$(if $(MODEL), --model $(MODEL))
+	@$(RUN) -m model.serve.terminal$(if $(MODEL), --model $(MODEL))
 
 serve: $(INSTALLED) ## OpenAI-compatible API and a page on http://127.0.0.1:8000; MODEL= as for chat
-	@$(RUN) -m model.server$(if $(MODEL), --model $(MODEL))
+	@$(RUN) -m model.serve$(if $(MODEL), --model $(MODEL))
 
 test: $(INSTALLED) ## the tests
 	$(RUN) -m pytest -q $(AT_ONCE)

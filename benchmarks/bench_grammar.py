@@ -25,9 +25,9 @@ import torch
 from benchmarks.machine import describe
 from model.config.evaluation import ScoreConfig
 from model.data.prompts import Generation, Prompt
-from model.item_scores import TaskScore, score_items, summarise
-from model.pretrained import load_pretrained
-from model.written_texts import answer_prompts
+from model.eval.generations import answer_prompts
+from model.eval.multiple_choice import TaskScore, score_items, summarise
+from model.inference.pretrained import load_pretrained
 from tasks.corpus.evaluation_items import EvaluationFile
 from tasks.corpus.item_sets import LAYOUTS, read_items
 from tasks.corpus.link_grammar import accepted, parser_version

@@ -19,10 +19,10 @@ from model.core.artifact import Manifest
 from model.core.errors import ArtifactError
 from model.core.store import ArtifactStore
 from model.data.shards import ShardSet
-from model.generate import generate_batch
+from model.inference.generate import generate_batch
+from model.inference.sampling import Sampling
 from model.network.gpt import GPT
 from model.network.weights import load_model
-from model.sampling import Sampling
 from model.text.chat_template import read_messages
 from model.text.conversation import conversation_ids
 from model.text.tokenizer import IM_END, Tokenizer

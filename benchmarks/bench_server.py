@@ -77,7 +77,7 @@ def served(folder: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "model.server", "--model", str(folder), "--port", str(port)]
+    command = [sys.executable, "-m", "model.serve", "--model", str(folder), "--port", str(port)]
     process = subprocess.Popen(command)
     try:
         for _ in range(START_TRIES):

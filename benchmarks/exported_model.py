@@ -12,7 +12,7 @@ import torch
 
 from model.config.export import ExportConfig
 from model.config.network import ModelConfig, ModelSize
-from model.export import export
+from model.export.hf_writer import export
 from model.network.gpt import GPT
 from tasks.config import TokenizerConfig
 from tasks.tokens.bpe import train_bpe

@@ -13,7 +13,7 @@ from model.config.network import ModelConfig
 from model.core.artifact import Artifact, Manifest
 from model.core.errors import ArtifactError, ConfigError
 from model.core.store import ArtifactStore
-from model.registry import CHAMPION, find_version
+from model.export.registry import CHAMPION, find_version
 from tasks.artifacts import find
 from tasks.tracking_store import KEY_TAG
 

@@ -8,7 +8,7 @@ from model.config.network import ModelConfig, ModelSize
 from model.core.artifact import Manifest
 from model.core.config import Config
 from model.core.store import Work, write_synced
-from model.scaling import FIT_NAME, LadderPoint, NextRung
+from model.eval.scaling_laws import FIT_NAME, LadderPoint, NextRung
 from model.train.events import EVENTS_NAME, read_events
 from tasks.ladder import num_flops
 from tasks.scaling_curve import fit_ladder

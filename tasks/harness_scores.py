@@ -58,7 +58,7 @@ def build(work: Work, config: HarnessScores, share: Share) -> None:  # noqa: ARG
         items=items.relative_path,
         scores=scores[0].relative_path if scores else None,
     )
-    Child(work, run).run("model.harness", environment=ENVIRONMENT)
+    Child(work, run).run("model.eval.harness", environment=ENVIRONMENT)
 
 
 harness_scores = Stage("harness_scores", version=STEP_VERSION, build=build, scope="child")

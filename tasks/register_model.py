@@ -23,7 +23,7 @@ from prefect.states import Completed
 from model.core.artifact import Artifact, Manifest, canonical_json
 from model.core.config import Config
 from model.core.store import ArtifactStore
-from model.registry import DIGEST_TAG, VALIDATION_TAG
+from model.export.registry import DIGEST_TAG, VALIDATION_TAG
 from tasks.config import RegistryConfig
 from tasks.evaluation_config import ITEMS_TAG, PINNED_SCORES, PROMPTS_TAG
 from tasks.lineage import find_input

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar, nnls
 
-from model.scaling import LadderPoint, NextRung, ScalingCurve, ScalingFit
+from model.eval.scaling_laws import LadderPoint, NextRung, ScalingCurve, ScalingFit
 
 LEAST_POINTS = 2
 LEAST_POINTS_WITH_FLOOR = 4  # one more than the constants, or a curve fits any three points

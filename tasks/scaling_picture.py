@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from model.scaling import LadderPoint, ScalingFit
+from model.eval.scaling_laws import LadderPoint, ScalingFit
 from model.train.events import Event
 
 PICTURE_INCHES = (11.0, 4.2)

@@ -56,7 +56,7 @@ def build(work: Work, config: ScoreModel, share: Share) -> None:  # noqa: ARG001
         attention=config.attention,
         score=config.score,
     )
-    Child(work, run).run("model.score")
+    Child(work, run).run("model.eval")
 
 
 def _optional(items: tuple[Artifact, ...]) -> str | None:

@@ -1,4 +1,4 @@
-"""Stage scored_items: evaluation sets as one table of items, in the form that model.score reads."""
+"""Stage scored_items: evaluation sets as one table of items, in the form that model.eval reads."""
 
 from __future__ import annotations
 

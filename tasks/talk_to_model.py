@@ -34,7 +34,7 @@ def build(work: Work, config: TalkToModel, share: Share) -> None:  # noqa: ARG00
         tokenizer=folder,
         talk=config.talk,
     )
-    Child(work, run).run("model.talk")
+    Child(work, run).run("model.serve.talk")
 
 
 def read_conversation(directory: Path) -> tuple[dict[str, str], ...]:

@@ -27,7 +27,7 @@ from pydantic import BaseModel
 from model.core.artifact import Artifact, Manifest
 from model.core.errors import ChildInterruptedError
 from model.core.store import ArtifactStore, git_commit
-from model.registry import tracking_uri
+from model.export.registry import tracking_uri
 from model.train.events import EVENTS_NAME, read_events
 from tasks.tracking_data import data_sets, data_tags
 from tasks.tracking_store import (

@@ -1,7 +1,7 @@
 """What MLflow needs beside an exported folder to serve it: its ``pyfunc`` flavour, from code.
 
     MLmodel                                     names the files below
-    pyfunc_model.py                             ``model.pyfunc_model``, which MLflow runs
+    pyfunc_model.py                             ``model.export.pyfunc_model``, which MLflow runs
     code/model/                                 the package that file imports
     requirements.txt python_env.yaml conda.yaml what that needs, in the versions at hand
     manifest.json                               of the artifact that the folder was

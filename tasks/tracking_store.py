@@ -49,7 +49,7 @@ from mlflow.utils.mlflow_tags import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from model.core.errors import RegistryError
-from model.registry import SQLITE_PREFIX, tracking_uri
+from model.export.registry import SQLITE_PREFIX, tracking_uri
 
 DEFAULTS = {  # of this process and its children, where the user set nothing
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from model.config.train import TrackingConfig
 from model.core.artifact import Derivation, Manifest
-from model.registry import DIGEST_TAG, tracking_uri
+from model.export.registry import DIGEST_TAG, tracking_uri
 from model.train.events import EVENTS_NAME, Event, metric_points, read_events, replay
 from tasks.tracking_data import training_data
 from tasks.tracking_store import (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from model.config.train import batch_tokens_of
 from model.core.artifact import MANIFEST_NAME, Artifact, Manifest
 from model.core.store import ArtifactStore
-from model.scaling import FIT_NAME, Prediction, ScalingFit, stated_prediction
+from model.eval.scaling_laws import FIT_NAME, Prediction, ScalingFit, stated_prediction
 from tasks.pipeline import Step
 from tasks.speed import tokens_per_second
 from tasks.train_model import TrainModel, count_steps

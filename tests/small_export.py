@@ -13,11 +13,11 @@ import torch
 import uvicorn
 
 from model.config.export import ExportConfig, SamplingConfig
-from model.export import export
-from model.model_host import ModelHost
-from model.model_sources import FolderSource, ModelSource
+from model.export.hf_writer import export
 from model.network.gpt import GPT
-from model.server import ServerConfig, create_app
+from model.serve.app import ServerConfig, create_app
+from model.serve.hot_reload import ModelHost
+from model.serve.model_sources import FolderSource, ModelSource
 from model.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 from tests.small_model import random_model
 from tests.small_tokenizer import VOCAB_SIZE, train_small_tokenizer

@@ -41,31 +41,36 @@ GROUND = {"model", "tasks", "flows", *CONFIGS} | {
 # third-party name -> modules (or packages, with a dot at the end) that may import it
 ONLY_IN = {
     "prefect": ("tasks.", "flows."),
-    "mlflow": ("tasks.tracking", "model.train.events", "model.registry", "model.pyfunc_model"),
-    "gguf": ("model.export_gguf",),
+    "mlflow": (
+        "tasks.tracking",
+        "model.train.events",
+        "model.export.registry",
+        "model.export.pyfunc_model",
+    ),
+    "gguf": ("model.export.gguf_writer",),
     "duckdb": ("tasks.corpus.",),
     "torch": ("model.",),
     "huggingface_hub": ("tasks.corpus.",),
-    "lm_eval": ("model.harness",),
+    "lm_eval": ("model.eval.harness",),
 }
 LAZY = {  # the only imports inside functions
-    "mlflow": ("model.train.events", "model.registry"),
-    "lm_eval": ("model.harness",),
+    "mlflow": ("model.train.events", "model.export.registry"),
+    "lm_eval": ("model.eval.harness",),
     "matplotlib": ("tasks.loss_picture",),  # one task of a flow draws
     "prefect": ("flows.command_line",),  # its server, which a mistake in the settings needs not
 }
 TASKS_MAY_USE = (
     "model.train.events",
-    "model.registry",
+    "model.export.registry",
 )  # of what is no ground: neither needs torch
-RUN_BY_MLFLOW = "model.pyfunc_model"  # nothing imports it; MLflow runs it, so it may do work
+RUN_BY_MLFLOW = "model.export.pyfunc_model"  # nothing imports it; MLflow runs it, so it may do work
 LIBRARIES = ("tasks.corpus", "tasks.tokens")
 BARE_NODE = {  # what model/ may need on a GPU node; others are imported lazily or optional
     "torch", "numpy", "pyarrow", "pydantic", "pydantic_core", "tokenizers", "safetensors",
     "jaxtyping", "mlflow", "gguf",
 }  # fmt: skip
 SERVING = {"fastapi", "starlette", "uvicorn", "prometheus_client"}  # and who needs them:
-SERVES = ("model.server", "model.server_metrics", "model.answering", "model.http_guards")
+SERVES = ("model.serve", "model.serve.metrics", "model.serve.handlers", "model.serve.http_limits")
 
 
 def modules() -> dict[str, Path]:
@@ -144,7 +149,7 @@ def test_import_of_guarded_library_is_in_its_rooms(name: str) -> None:
 def test_import_of_model_package_needs_only_what_a_bare_node_has(name: str) -> None:
     top = {other.partition(".")[0] for other in imported(name)}
     foreign = top - set(sys.stdlib_module_names) - BARE_NODE - {"model", "tasks"}
-    own = SERVING if name in SERVES else {"lm_eval"} if name == "model.harness" else set()
+    own = SERVING if name in SERVES else {"lm_eval"} if name == "model.eval.harness" else set()
     assert not foreign - own
     assert not {other for other in imported(name) if other.startswith(("tasks", "flows"))}
 

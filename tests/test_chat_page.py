@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from model.batch_engine import BatchEngine, Writing
 from model.config.export import SamplingConfig
+from model.inference.batching import BatchEngine, Writing
 from tests.small_export import RunningServer, chat_server, eventually, write_export
 
 pytestmark = pytest.mark.slow

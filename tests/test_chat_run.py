@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from model.generate import generate, prompt_ids
-from model.pretrained import load_pretrained
-from model.registry import fetch, find_version
+from model.export.registry import fetch, find_version
+from model.inference.generate import generate, prompt_ids
+from model.inference.pretrained import load_pretrained
 from model.train.events import read_events
 from tests.flow_process import SMALL_CHAT, Home, built_at, digests, run_flow, running_flow
 from tests.small_chats import turns, write_jsonl

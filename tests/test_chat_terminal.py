@@ -1,4 +1,4 @@
-"""model.chat_terminal: conversation, commands, and Ctrl-C in a real terminal."""
+"""model.serve.terminal: conversation, commands, and Ctrl-C in a real terminal."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from model.chat_terminal import ALLOWED, ChatTerminal, main
-from model.generate import generate
-from model.pretrained import Pretrained, load_pretrained
-from model.sampling import Sampling
+from model.inference.generate import generate
+from model.inference.pretrained import Pretrained, load_pretrained
+from model.inference.sampling import Sampling
+from model.serve.terminal import ALLOWED, ChatTerminal, main
 from model.text.conversation import conversation_ids
 from tests.small_export import write_export
 
@@ -140,7 +140,7 @@ def test_interrupt_stops_the_answer_and_not_the_program(tmp_path):
     folder = tmp_path / "tiny"
     write_export(folder, context_tokens=8192)
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "model.chat_terminal", "--model", str(folder)]
+    command = [sys.executable, "-m", "model.serve.terminal", "--model", str(folder)]
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     shown = ""

@@ -17,10 +17,10 @@ from model.config.train import MixturePart
 from model.config.train_run import TrainRun
 from model.core.errors import ConfigError
 from model.data.shards import ShardSet
-from model.generate import prompt_ids
+from model.eval.score import score
+from model.inference.generate import prompt_ids
 from model.network.weights import load_model, save_model
 from model.runtime.distributed import StopRequest, World
-from model.score import score
 from model.text.chat_template import Message
 from model.text.conversation import conversation_ids
 from model.text.tokenizer import IM_END, Tokenizer

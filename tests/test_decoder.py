@@ -1,13 +1,13 @@
-"""model.decoder: logits of the whole forward pass, whoever joins and leaves."""
+"""model.inference.decoder: logits of the whole forward pass, whoever joins and leaves."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from model import decoder as decoder_module
 from model.core.errors import ConfigError
-from model.decoder import Decoder, Projection
+from model.inference import decoder as decoder_module
+from model.inference.decoder import Decoder, Projection
 from tests.small_model import random_ids, random_model
 
 

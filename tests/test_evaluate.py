@@ -1,4 +1,4 @@
-"""model.evaluate: sums over held-out rows equal a plain count, however they are split."""
+"""model.eval.validation: sums over held-out rows equal a plain count, however they are split."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from model.core.errors import TrainingError
 from model.data.shards import ShardSet
-from model.evaluate import Evaluation, bits_per_byte, evaluate
+from model.eval.validation import Evaluation, bits_per_byte, evaluate
 from tests.small_model import random_model, small_shards, small_tokenizer
 
 CONTEXT_TOKENS = 16

@@ -14,9 +14,9 @@ from model.config.export import ExportConfig, SamplingConfig
 from model.core.artifact import Derivation
 from model.core.errors import ArtifactError, ConfigError, TamperedArtifactError, TokenizerError
 from model.core.store import ArtifactStore
-from model.export import export, main, make_export
-from model.exported import load_exported
-from model.generate import generate
+from model.export.hf_reader import load_exported
+from model.export.hf_writer import export, main, make_export
+from model.inference.generate import generate
 from model.network.weights import save_model
 from model.text.tokenizer import Tokenizer
 from tests.small_model import random_ids, random_model, small_tokenizer

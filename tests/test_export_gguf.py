@@ -1,4 +1,4 @@
-"""model.export_gguf: llama.cpp reads the file with our ids, our logits, our text, our template."""
+"""model.export.gguf_writer: llama.cpp reads the file with our ids, our logits, our text, our template."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model.config.export import ExportConfig, SamplingConfig
 from model.core.errors import ConfigError
-from model.export import export
-from model.export_gguf import GGUF_NAME, without_generation_marks, write_gguf
-from model.generate import generate
+from model.export.gguf_writer import GGUF_NAME, without_generation_marks, write_gguf
+from model.export.hf_writer import export
+from model.inference.generate import generate
 from model.network.gpt import GPT
 from model.text.chat_template import CHAT_TEMPLATE, Message, render
 from model.text.tokenizer import END_OF_TEXT, Tokenizer

@@ -14,7 +14,7 @@ from flows.presets import demo
 from model.config.network import ModelConfig
 from model.core.artifact import Artifact, Manifest
 from model.core.store import ArtifactStore
-from model.scaling import FIT_NAME, ScalingFit
+from model.eval.scaling_laws import FIT_NAME, ScalingFit
 from tasks.fit_scaling import PICTURE_NAME, FitScaling, fit_scaling
 from tasks.ladder import short_count
 from tasks.ladder_report import fit_metrics, ladder_markdown, report_ladder

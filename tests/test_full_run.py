@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
-from model.registry import fetch, find_version
+from model.export.registry import fetch, find_version
 from tests.flow_process import (
     MADE_OF_THE_MODEL,
     PRETRAIN_STAGES,

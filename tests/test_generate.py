@@ -1,15 +1,15 @@
-"""model.generate: greedy text equals the whole pass and transformers', alone and in a batch."""
+"""model.inference.generate: greedy text equals the whole pass and transformers', alone and in a batch."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from model.batch_engine import BatchEngine, Writing
 from model.core.errors import TokenizerError
-from model.decoder import Decoder
-from model.generate import generate, generate_batch, stream_ids, stream_text
-from model.sampling import GREEDY, Sampling
+from model.inference.batching import BatchEngine, Writing
+from model.inference.decoder import Decoder
+from model.inference.generate import generate, generate_batch, stream_ids, stream_text
+from model.inference.sampling import GREEDY, Sampling
 from tests.small_model import random_ids, random_model, reference_of, small_tokenizer
 from tests.small_tokenizer import VOCAB_SIZE
 

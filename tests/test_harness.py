@@ -19,9 +19,9 @@ from model.core.artifact import Derivation
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore
 from model.data.items import Item, write_items
-from model.export import export
-from model.harness import differences, fitting_items, item_columns, run_harness
-from model.item_scores import score_items, summarise, write_item_scores
+from model.eval.harness import differences, fitting_items, item_columns, run_harness
+from model.eval.multiple_choice import score_items, summarise, write_item_scores
+from model.export.hf_writer import export
 from model.network.weights import load_model, save_model
 from model.text.tokenizer import Tokenizer
 from tasks.corpus.evaluation_items import EvaluationFile
@@ -134,7 +134,13 @@ def test_harness_and_we_agree_on_every_item(
         scores=str(tmp_path),
     )
     (tmp_path / "config.json").write_text(run.model_dump_json())
-    command = [sys.executable, "-m", "model.harness", "--config", str(tmp_path / "config.json")]
+    command = [
+        sys.executable,
+        "-m",
+        "model.eval.harness",
+        "--config",
+        str(tmp_path / "config.json"),
+    ]
     done = subprocess.run(
         command, env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""model.likelihood and model.item_scores: batches equal one text at a time; measures as defined."""
+"""model.eval.loglikelihood and model.eval.multiple_choice: batches equal one text at a time; measures as defined."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 
 from model.core.errors import TokenizerError
 from model.data.items import Item, items_digest
-from model.item_scores import ItemScore, score_items, summarise
-from model.likelihood import Likelihood, encode_requests, likelihoods
+from model.eval.loglikelihood import Likelihood, encode_requests, likelihoods
+from model.eval.multiple_choice import ItemScore, score_items, summarise
 from tests.small_model import random_model, small_tokenizer
 
 PAIRS = [

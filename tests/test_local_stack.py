@@ -26,7 +26,7 @@ from deployments.addresses import HOST, Addresses
 from deployments.deploy import PROJECT
 from deployments.local_stack import stack_environment, usage
 from model.config.train_run import TrainResult
-from model.registry import tracking_uri
+from model.export.registry import tracking_uri
 from tasks.chat_config import ChatConfig
 from tasks.config import FINEWEB_REVISION, SourceConfig
 from tasks.corpus.demo_chats import demo_conversations

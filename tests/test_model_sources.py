@@ -1,4 +1,4 @@
-"""model.model_sources: which folder a name stands for."""
+"""model.serve.model_sources: which folder a name stands for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from model.core.artifact import Derivation
 from model.core.errors import ArtifactError
 from model.core.store import ArtifactStore, Work
-from model.model_sources import FolderSource, NewestExport, find_source
+from model.serve.model_sources import FolderSource, NewestExport, find_source
 
 
 def _folder(path: Path) -> Path:

@@ -16,7 +16,7 @@ from flows.sweep import train_ladder
 from model.core.artifact import Artifact
 from model.core.errors import ConfigError, DiskSpaceError
 from model.core.store import ArtifactStore
-from model.scaling import LadderPoint, Prediction, ScalingCurve, ScalingFit
+from model.eval.scaling_laws import LadderPoint, Prediction, ScalingCurve, ScalingFit
 from tasks.outcome import outcome_text, predicted_metrics
 from tasks.plan import Plan, settings_text
 from tasks.training_estimate import NO_PREDICTION, TrainingEstimate

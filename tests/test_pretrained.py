@@ -1,4 +1,4 @@
-"""model.pretrained: an export read back is the same model; anything else is refused."""
+"""model.inference.pretrained: an export read back is the same model; anything else is refused."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from model.config.export import ExportConfig
 from model.core.errors import ArtifactError, LLMError, TokenizerError
-from model.export import export
-from model.pretrained import load_pretrained
+from model.export.hf_writer import export
+from model.inference.pretrained import load_pretrained
 from tasks.config import TokenizerConfig
 from tasks.tokens.bpe import train_bpe
 from tests.small_model import random_ids, random_model

@@ -1,4 +1,4 @@
-"""model.pyfunc_model and tasks.tracking_flavour: MLflow loads and serves what was registered."""
+"""model.export.pyfunc_model and tasks.tracking_flavour: MLflow loads and serves what was registered."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from transformers import AutoTokenizer
 from model.config.export import ExportConfig
 from model.core.artifact import Derivation
 from model.core.store import ArtifactStore, Work
-from model.export import export
-from model.generate import generate
-from model.registry import verify_folder
+from model.export.hf_writer import export
+from model.export.registry import verify_folder
+from model.inference.generate import generate
 from model.text.tokenizer import Tokenizer
 from tasks.tracking_flavour import write_flavour
 from tests.servers import free_port
@@ -117,7 +117,7 @@ def test_flavour_names_files_that_are_there_and_no_build(folder: Path) -> None:
     requirements = (folder / "requirements.txt").read_text().splitlines()
     assert all("==" in line and "+" not in line for line in requirements)
     assert (folder / "code/model/pyfunc_model.py").read_text() == (
-        ROOT / "model/pyfunc_model.py"
+        ROOT / "model/export/pyfunc_model.py"
     ).read_text()
     assert not list(folder.rglob("__pycache__")) or (folder / "code").exists()
 

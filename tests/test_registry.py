@@ -1,4 +1,4 @@
-"""model.registry: from a name and an alias to a checked folder, on a real local store."""
+"""model.export.registry: from a name and an alias to a checked folder, on a real local store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from model.core.errors import ArtifactError, RegistryError, TamperedArtifactError
-from model.registry import AliasSource, fetch, find_version, load
+from model.export.registry import AliasSource, fetch, find_version, load
 from tests.registered import Registered, registered_versions
 from tests.servers import free_port, local_mlflow_uri, mlflow_server
 
@@ -112,9 +112,7 @@ def test_files_that_are_gone_are_an_error(two: Registered, tmp_path: Path) -> No
 
 
 def test_registry_needs_no_torch() -> None:
-    code = (
-        "import sys, model.registry; assert not {'torch', 'mlflow', 'prefect'} & set(sys.modules)"
-    )
+    code = "import sys, model.export.registry; assert not {'torch', 'mlflow', 'prefect'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -1,4 +1,4 @@
-"""model.sampling: what may be drawn equals transformers', frequencies follow it, rows are apart."""
+"""model.inference.sampling: what may be drawn equals transformers', frequencies follow it, rows are apart."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from model import sampling as sampling_module
-from model.sampling import GREEDY, Sampler, Sampling, _find, penalised, pick_tokens
+from model.inference import sampling as sampling_module
+from model.inference.sampling import GREEDY, Sampler, Sampling, _find, penalised, pick_tokens
 
 SETTINGS = [
     {"top_k": 5},

@@ -1,4 +1,4 @@
-"""model.score: a process turns a model and held-out rows into scores.json, or says why not."""
+"""model.eval: a process turns a model and held-out rows into scores.json, or says why not."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from model.core.store import ArtifactStore
 from model.data.items import Item, write_items
 from model.data.prompts import Prompt, read_generations, write_prompts
 from model.data.shards import ShardSet
-from model.evaluate import evaluate
-from model.generate import generate
-from model.item_scores import score_items, summarise
+from model.eval.multiple_choice import score_items, summarise
+from model.eval.score import Scores, main, score, weights_directory, write_samples
+from model.eval.validation import evaluate
+from model.inference.generate import generate
 from model.network.weights import load_model, save_model
-from model.score import Scores, main, score, weights_directory, write_samples
 from model.text.chat_template import Message
 from model.text.tokenizer import IM_END, Tokenizer
 from tests.small_model import random_model, small_shards, small_tokenizer
@@ -107,7 +107,7 @@ def test_score_model_of_another_vocabulary_is_refused(data_root):
 def test_main_makes_the_artifact_once(data_root):
     config_path = _write_config(data_root)
     done = subprocess.run(
-        [sys.executable, "-m", "model.score", "--config", str(config_path)],
+        [sys.executable, "-m", "model.eval", "--config", str(config_path)],
         capture_output=True,
         text=True,
         check=False,

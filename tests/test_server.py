@@ -1,4 +1,4 @@
-"""model.server, driven by OpenAI's client: answers, streams, counts, faults, changing models."""
+"""model.serve, driven by OpenAI's client: answers, streams, counts, faults, changing models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from model.core.errors import ArtifactError
-from model.server import main
+from model.serve.app import main
 from model.text.chat_template import Message
 from tests.small_export import RunningServer, chat_server, eventually, write_export
 

@@ -1,4 +1,4 @@
-"""model.server under load: many streaming clients at once, some of them killed."""
+"""model.serve under load: many streaming clients at once, some of them killed."""
 
 from __future__ import annotations
 

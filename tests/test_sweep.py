@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from model.scaling import FIT_NAME, ScalingFit
+from model.eval.scaling_laws import FIT_NAME, ScalingFit
 from tests.flow_process import Home, run_flow
 
 pytestmark = [

@@ -1,4 +1,4 @@
-"""model.talk: a conversation with the exported files, as the terminal has it."""
+"""model.serve.talk: a conversation with the exported files, as the terminal has it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from model.chat_terminal import ChatTerminal
 from model.config.evaluation import TalkConfig
 from model.core.errors import ConfigError
-from model.pretrained import Pretrained, load_pretrained
-from model.talk import talk
+from model.inference.pretrained import Pretrained, load_pretrained
+from model.serve.talk import talk
+from model.serve.terminal import ChatTerminal
 from tests.small_export import write_export
 
 TALK = TalkConfig(turns=("Hello", "And then?"), answer_tokens=12)

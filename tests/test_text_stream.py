@@ -1,11 +1,11 @@
-"""model.text_stream: pieces are whole characters, together the text; stop strings never show."""
+"""model.inference.text_stream: pieces are whole characters, together the text; stop strings never show."""
 
 from __future__ import annotations
 
 import pytest
 
+from model.inference.text_stream import TextStream
 from model.text.tokenizer import Tokenizer
-from model.text_stream import TextStream
 from tests.small_model import small_tokenizer
 from tests.small_tokenizer import HOSTILE_TEXTS
 

@@ -19,7 +19,7 @@ from mlflow.entities import Run
 from prefect.exceptions import TerminationSignal
 
 from flows.presets import PretrainConfig, demo
-from model.registry import tracking_uri
+from model.export.registry import tracking_uri
 from model.train.events import EVENTS_NAME, read_events, replay
 from tasks.pipeline import project_root
 from tasks.register_model import register_model

@@ -1,7 +1,7 @@
 """What the scoring, exporting and measuring processes are given, and how they end. No torch.
 
     config.json   ScoreRun, ExportRun, HarnessRun or MeasureRun, written by whoever starts ``python
-                  -m model.score``, ``model.export``, ... with ``--config <path>``
+                  -m model.eval``, ``model.export``, ... with ``--config <path>``
     result.json   ChildResult, beside the config, only if the process failed: when it succeeds, the
                   artifact's manifest, or the measurement, says so
 

@@ -1,7 +1,7 @@
 """What a model is asked to write, and what it wrote: two tables. No torch.
 
     prompts.parquet       kind, messages, text, expected          by tasks.generation_prompts
-    generations.parquet   kind, style, prompt, text, expected, num_tokens, finish   by model.score
+    generations.parquet   kind, style, prompt, text, expected, num_tokens, finish   by model.eval
 
 A prompt has messages, for a model that chats, or text, for one that goes on with a document.
 """

@@ -7,7 +7,7 @@
 
 Parameters carry the names Hugging Face gives them, so that a finished model loads in stock
 runtimes with equal logits. No optimizer, no sampling and no files here: see ``model.optim.optimizer``,
-``model.generate`` and ``model.network.weights``.
+``model.inference.generate`` and ``model.network.weights``.
 
 Dimensions in shapes: B batch, T time, C width, H heads, D head width, V vocabulary, N = B * T.
 """

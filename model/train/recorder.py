@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from model.config.train_run import TrainRun
-from model.generate import generate_batch, prompt_ids
+from model.inference.generate import generate_batch, prompt_ids
+from model.inference.sampling import Sampling
 from model.network.gpt import GPT
 from model.runtime.distributed import World
 from model.runtime.hardware import Speedometer, device_name, peak_flops_per_second
-from model.sampling import Sampling
 from model.text.tokenizer import IM_END, Tokenizer
 from model.train.checkpoint import Checkpoints
 from model.train.events import EVENTS_NAME, EventKind, Tracker, metric_points, read_events

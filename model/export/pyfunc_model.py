@@ -24,8 +24,8 @@ from pydantic import Field, ValidationError, model_validator
 from model.config.export import SamplingConfig
 from model.core.config import Config
 from model.core.errors import ConfigError
-from model.exported import load_exported
-from model.generate import generate
+from model.export.hf_reader import load_exported
+from model.inference.generate import generate
 from model.text.chat_template import Message
 from model.text.conversation import conversation_ids
 from model.text.tokenizer import IM_END, Tokenizer

@@ -1,7 +1,7 @@
 """Many texts written at once, one token each per step; texts join and leave between steps.
 
 Each step adds a token to the texts that run and reads the prompts of texts that join, so a text
-never waits for another one's end. One thread drives an engine; ``model.serving`` gives it one.
+never waits for another one's end. One thread drives an engine; ``model.serve.worker`` gives it one.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 
 from model.core.errors import TokenizerError
-from model.decoder import Decoder
-from model.sampling import Sampler, Sampling, pick_tokens
+from model.inference.decoder import Decoder
+from model.inference.sampling import Sampler, Sampling, pick_tokens
 
 JOIN_TOKENS_PER_STEP = 2048  # prompts read in one step, padding counted: others wait meanwhile
 

@@ -1,6 +1,6 @@
 """Talk to a model in the terminal.
 
-    python -m model.chat_terminal [--model <folder of an export>]
+    python -m model.serve.terminal [--model <folder of an export>]
 
 Text goes to the model; a line that begins with / is a command, /help lists them. Ctrl-C stops an
 answer and not the program, Ctrl-D leaves. When the conversation outgrows the model's context, its
@@ -22,11 +22,11 @@ from types import FrameType
 from typing import TextIO
 
 from model.core.errors import LLMError
-from model.decoder import Decoder
-from model.generate import stream_text
-from model.model_sources import ModelSource, find_source
-from model.pretrained import Pretrained, load_pretrained
-from model.sampling import MAX_REPETITION_PENALTY, MAX_SEED, MAX_TEMPERATURE, Sampling
+from model.inference.decoder import Decoder
+from model.inference.generate import stream_text
+from model.inference.pretrained import Pretrained, load_pretrained
+from model.inference.sampling import MAX_REPETITION_PENALTY, MAX_SEED, MAX_TEMPERATURE, Sampling
+from model.serve.model_sources import ModelSource, find_source
 from model.text.chat_template import Message
 from model.text.conversation import fit_conversation
 

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.core.errors import LLMError
-from model.openai_api import NAMING_THEIR_FIELD, ApiError
+from model.serve.openai_api import NAMING_THEIR_FIELD, ApiError
 
 READ_AND_DROPPED_BYTES = (
     64 * 2**20

@@ -1,6 +1,6 @@
 """Score a model: bits per byte, evaluation sets, and texts for others to judge.
 
-    python -m model.score --config <work>/config.json
+    python -m model.eval --config <work>/config.json
 
 Makes one artifact. Computes in fp32 whatever the training precision was, so that scores of two
 models differ by the models alone. One process; the config is a ``ScoreRun``.
@@ -13,7 +13,6 @@ models differ by the models alone. One process; the config is a ``ScoreRun``.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,21 +33,21 @@ from model.core.store import Work, write_synced
 from model.data.items import ITEMS_NAME, read_items
 from model.data.prompts import GENERATIONS_NAME, PROMPTS_NAME, read_prompts, write_generations
 from model.data.shards import ShardSet
-from model.evaluate import evaluate
-from model.generate import generate, prompt_ids
-from model.item_scores import (
+from model.eval.generations import answer_prompts
+from model.eval.multiple_choice import (
     ITEM_SCORES_NAME,
     TaskScore,
     score_items,
     summarise,
     write_item_scores,
 )
+from model.eval.validation import evaluate
+from model.inference.generate import generate, prompt_ids
 from model.network.gpt import GPT
 from model.network.weights import load_model
 from model.text.tokenizer import IM_END, Tokenizer
 from model.train.checkpoint import Checkpoints
 from model.train.trainer import CHECKPOINTS_DIRECTORY
-from model.written_texts import answer_prompts
 
 SCORES_NAME = "scores.json"
 
@@ -223,7 +222,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Score the model a config file names; return the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     return run_child(parse_config_path(arguments, description=__doc__), make_scores)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

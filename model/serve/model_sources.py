@@ -13,9 +13,9 @@ from typing import Protocol
 from model.core.artifact import Manifest
 from model.core.errors import ArtifactError
 from model.core.store import ArtifactStore
-from model.exported import CONFIG_NAME
+from model.export.hf_reader import CONFIG_NAME
+from model.export.registry import CHAMPION, AliasSource
 from model.network.weights import WEIGHTS_NAME
-from model.registry import CHAMPION, AliasSource
 
 EXPORT_STAGE = "export_model"
 EXPORT_FOLDER = "model"  # of such an artifact

@@ -1,6 +1,6 @@
 """An OpenAI-compatible server with a page to talk to, for one exported model.
 
-    python -m model.server --model <folder of an export>
+    python -m model.serve --model <folder of an export>
 
     POST /v1/chat/completions, /v1/completions    answers, whole or as a stream
     GET  /v1/models                               the model that is served
@@ -32,14 +32,14 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import Field, ValidationError
 from starlette.types import Scope
 
-from model.answering import EventStream, answer_or_leave, start_answering
 from model.core.config import Config
 from model.core.errors import LLMError
-from model.http_guards import BodyLimit, RequestCounter, add_error_handlers, require_key
-from model.model_host import ModelHost, Served
-from model.model_sources import ModelSource, find_source
-from model.openai_api import ApiError, ChatRequest, CompletionRequest
-from model.server_metrics import Metrics
+from model.serve.handlers import EventStream, answer_or_leave, start_answering
+from model.serve.hot_reload import ModelHost, Served
+from model.serve.http_limits import BodyLimit, RequestCounter, add_error_handlers, require_key
+from model.serve.metrics import Metrics
+from model.serve.model_sources import ModelSource, find_source
+from model.serve.openai_api import ApiError, ChatRequest, CompletionRequest
 
 logger = logging.getLogger(__name__)
 
@@ -237,7 +237,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {exc}\n")
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

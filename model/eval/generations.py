@@ -7,10 +7,10 @@ from typing import Literal
 
 from model.config.evaluation import ScoreConfig
 from model.data.prompts import Generation, Kind, Prompt
-from model.decoder import Decoder
-from model.generate import generate_batch, prompt_ids
+from model.inference.decoder import Decoder
+from model.inference.generate import generate_batch, prompt_ids
+from model.inference.sampling import GREEDY, Sampling
 from model.network.gpt import GPT
-from model.sampling import GREEDY, Sampling
 from model.text.conversation import conversation_ids
 from model.text.tokenizer import IM_END, Tokenizer
 

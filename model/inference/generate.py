@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Sequence
 
-from model.batch_engine import BatchEngine, Writing
 from model.config.evaluation import Style
-from model.decoder import Decoder
+from model.inference.batching import BatchEngine, Writing
+from model.inference.decoder import Decoder
+from model.inference.sampling import Sampling
+from model.inference.text_stream import TextStream
 from model.network.gpt import GPT
-from model.sampling import Sampling
 from model.text.chat_template import Message
 from model.text.conversation import conversation_ids
 from model.text.tokenizer import Tokenizer
-from model.text_stream import TextStream
 
 BATCH_ROWS = 16
 

@@ -3,7 +3,7 @@
 ``Decoder`` reads the weights of a ``GPT`` once, and computes what ``GPT.forward`` computes for the
 last position of every row, without computing the earlier ones again. Rows are independent texts of
 different lengths that share each step; they may join and leave between any two steps. No sampling
-and no text here: see ``model.sampling`` and ``model.batch_engine``.
+and no text here: see ``model.inference.sampling`` and ``model.inference.batching``.
 
 On a CPU, matrices that read the same input are joined, and stored as oneDNN wants them for few rows
 (docs/decisions/018-generation-and-serving.md); elsewhere the weights are used where they lie.

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from model.sampling import MAX_REPETITION_PENALTY, MAX_TEMPERATURE, Sampling
+from model.inference.sampling import MAX_REPETITION_PENALTY, MAX_TEMPERATURE, Sampling
 from model.text.chat_template import Message
 
 Kind = Literal["chat.completion", "text_completion"]

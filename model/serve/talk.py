@@ -1,9 +1,9 @@
 """Talk with an exported model: one conversation, whose user's turns are given beforehand.
 
-    python -m model.talk --config <work>/config.json
+    python -m model.serve.talk --config <work>/config.json
 
 Makes one artifact that holds ``conversation.json``. The answers come the way they do in the
-terminal (``model.chat_terminal``): from the files that were exported, turn after turn. The config
+terminal (``model.serve.terminal``): from the files that were exported, turn after turn. The config
 is a ``TalkRun``.
 """
 
@@ -16,7 +16,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.chat_terminal import ChatTerminal
 from model.config.child_runs import (
     TalkRun,
     make_artifact,
@@ -26,7 +25,8 @@ from model.config.child_runs import (
 )
 from model.config.evaluation import TalkConfig
 from model.core.store import Work, write_synced
-from model.pretrained import Pretrained, load_pretrained
+from model.inference.pretrained import Pretrained, load_pretrained
+from model.serve.terminal import ChatTerminal
 
 CONVERSATION_NAME = "conversation.json"
 

@@ -56,7 +56,7 @@ class RegisteredVersion(Config):
 
 def tracking_uri() -> str:
     """Return the address of the store: ``$MLFLOW_TRACKING_URI``, or the project's own database."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     return os.environ.get(URI_VARIABLE) or f"{SQLITE_PREFIX}{root / LOCAL_DATABASE}"
 
 

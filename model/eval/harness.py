@@ -1,6 +1,6 @@
 """Score an exported model with EleutherAI's lm-evaluation-harness, and compare with our scores.
 
-    python -m model.harness --config <launch>/config.json
+    python -m model.eval.harness --config <launch>/config.json
 
 The harness loads the export as a stock transformers model, in fp32, and asks about the items of
 ``items.parquet``, each set a task configuration of the harness that reads that table. One process;
@@ -29,9 +29,9 @@ from model.core.artifact import canonical_json
 from model.core.errors import ConfigError
 from model.core.store import Work, write_synced
 from model.data.items import DELIMITER, ITEMS_NAME, Item, by_task, read_items, write_items
-from model.item_scores import ITEM_SCORES_NAME, NORMED_TASKS
-from model.likelihood import encode_requests
-from model.pretrained import load_pretrained
+from model.eval.loglikelihood import encode_requests
+from model.eval.multiple_choice import ITEM_SCORES_NAME, NORMED_TASKS
+from model.inference.pretrained import load_pretrained
 
 logger = logging.getLogger(__name__)
 

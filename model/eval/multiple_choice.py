@@ -21,7 +21,7 @@ from pydantic import Field
 
 from model.core.config import Config
 from model.data.items import Item, by_task, items_digest
-from model.likelihood import Likelihood, encode_requests, likelihoods
+from model.eval.loglikelihood import Likelihood, encode_requests, likelihoods
 from model.network.gpt import GPT
 from model.text.tokenizer import Tokenizer
 

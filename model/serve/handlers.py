@@ -13,8 +13,10 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from model.core.errors import ConfigError
-from model.model_host import Served
-from model.openai_api import (
+from model.inference.sampling import Sampling
+from model.serve.hot_reload import Served
+from model.serve.metrics import Metrics
+from model.serve.openai_api import (
     DONE,
     ApiError,
     BaseRequest,
@@ -24,9 +26,7 @@ from model.openai_api import (
     Usage,
     event,
 )
-from model.sampling import Sampling
-from model.server_metrics import Metrics
-from model.serving import Answer, OverloadedError, Piece
+from model.serve.worker import Answer, OverloadedError, Piece
 from model.text.conversation import Prompt, fit_conversation, fit_text
 
 MAX_CHOICES = 16  # texts of one request: prompts times n

@@ -13,12 +13,12 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from model.batch_engine import BatchEngine, Finish, Writing, require_prompt
 from model.core.errors import LLMError
-from model.decoder import Decoder
-from model.pretrained import Pretrained
-from model.sampling import Sampling
-from model.text_stream import TextStream
+from model.inference.batching import BatchEngine, Finish, Writing, require_prompt
+from model.inference.decoder import Decoder
+from model.inference.pretrained import Pretrained
+from model.inference.sampling import Sampling
+from model.inference.text_stream import TextStream
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from model.config.export import ExportConfig, SamplingConfig
 from model.config.network import Architecture
 from model.core.errors import ConfigError, TokenizerError
 from model.core.store import Work, write_synced
-from model.export_gguf import GGUF_NAME, read_chat_template, write_gguf
+from model.export.gguf_writer import GGUF_NAME, read_chat_template, write_gguf
 from model.network.gpt import GPT, TIED_EMBEDDING_STD
 from model.network.weights import WEIGHTS_NAME, load_model, save_tensors
 from model.text.tokenizer import IM_END, TOKENIZER_FILE, Tokenizer
@@ -196,7 +195,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Export the model a config file names; return the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     return run_child(parse_config_path(arguments, description=__doc__), make_export)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

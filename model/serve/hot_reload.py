@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.core.errors import LLMError
-from model.model_sources import ModelSource
-from model.pretrained import Pretrained, load_pretrained
-from model.serving import WritingThread
+from model.inference.pretrained import Pretrained, load_pretrained
+from model.serve.model_sources import ModelSource
+from model.serve.worker import WritingThread
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """An exported folder as something that writes: model, tokenizer, what ends a text, usual sampling.
 
-Servers and terminals start here; ``model.exported`` reads the network alone.
+Servers and terminals start here; ``model.export.hf_reader`` reads the network alone.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from model.core.errors import ArtifactError
-from model.exported import load_exported
+from model.export.hf_reader import load_exported
+from model.inference.sampling import Sampling
 from model.network.gpt import GPT
-from model.sampling import Sampling
 from model.text.tokenizer import IM_END, Tokenizer
 
 GENERATION_NAME = "generation_config.json"

@@ -1,0 +1,1 @@
+"""Generation: the cached decoder, continuous batching, sampling, text streams."""
