@@ -45,7 +45,7 @@ from tasks.pipeline import Step, project_root
 from tasks.plan import duration
 from tasks.progress import EventTail
 from tasks.stage import data_root
-from tasks.train_model import TrainModel
+from tasks.stages.train_model import TrainModel
 
 NOT_RUN = 3
 POLL_SECONDS = 0.2

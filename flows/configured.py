@@ -35,10 +35,10 @@ from tasks.budget import Horizon, measured_horizon, planned_horizon
 from tasks.kept_checkpoints import check_checkpoints
 from tasks.pipeline import Pipeline, task_runner
 from tasks.plan import Plan, make_plan, outcome_text
-from tasks.read_chats import pinned_chats
-from tasks.read_preferences import pinned_preferences
 from tasks.reports import report_mlflow_run
 from tasks.stage import data_root, let_logs_through
+from tasks.stages.read_chats import pinned_chats
+from tasks.stages.read_preferences import pinned_preferences
 from tasks.tracking import TrackedPipeline, pipeline_run
 
 logger = logging.getLogger(__name__)

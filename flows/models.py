@@ -18,15 +18,10 @@ from tasks.base_model import BaseModel
 from tasks.chat_config import LessonLayout
 from tasks.chat_reports import report_chat_data, report_conversation
 from tasks.config import RegistryConfig
-from tasks.export_model import ExportModel, export_model
 from tasks.lesson_shards import VALIDATION
 from tasks.outcome import report_outcome
 from tasks.pipeline import Pipeline
-from tasks.promote_model import promote_if_no_worse
-from tasks.read_chats import chat_sets, read_chats
-from tasks.read_preferences import preference_sets, read_preferences
 from tasks.record_sets import ReadSet
-from tasks.register_model import register_model
 from tasks.reports import (
     report_checkpoints,
     report_harness,
@@ -34,10 +29,15 @@ from tasks.reports import (
     report_training,
 )
 from tasks.stage import Stage
-from tasks.talk_to_model import TalkToModel, talk_to_model
-from tasks.train_model import TrainModel, train_model
-from tasks.write_chat_shards import write_chat_shards
-from tasks.write_preference_shards import write_preference_shards
+from tasks.stages.export_model import ExportModel, export_model
+from tasks.stages.promote_model import promote_if_no_worse
+from tasks.stages.read_chats import chat_sets, read_chats
+from tasks.stages.read_preferences import preference_sets, read_preferences
+from tasks.stages.register_model import register_model
+from tasks.stages.talk_to_model import TalkToModel, talk_to_model
+from tasks.stages.train_model import TrainModel, train_model
+from tasks.stages.write_chat_shards import write_chat_shards
+from tasks.stages.write_preference_shards import write_preference_shards
 
 BASE = "base"  # names of the artifacts; what a model is registered as changes none of them
 CHAT = "chat"

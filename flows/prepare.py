@@ -12,22 +12,22 @@ from flows.command_line import run_command
 from flows.configured import Session, configured_flow
 from flows.presets import PrepareConfig
 from model.core.artifact import Artifact
-from tasks.download import download, source_files
-from tasks.duplicate_clusters import duplicate_clusters
-from tasks.evaluation_ngrams import evaluation_ngrams, listed_sets
-from tasks.filter_documents import FilterDocuments, filter_documents
-from tasks.find_contamination import find_contamination
 from tasks.pipeline import Pipeline
-from tasks.report_corpus import report_corpus, report_inputs
 from tasks.reports import report_data, report_funnel, report_page
-from tasks.score_quality import ScoreQuality, score_quality
-from tasks.select_quality import SelectQuality, select_quality
-from tasks.select_validation import SelectValidation, select_validation
-from tasks.signatures import signatures
-from tasks.tokenise import Split, Tokenise, tokenise
-from tasks.train_quality_model import labelled_documents, train_quality_model
-from tasks.train_tokenizer import TrainTokenizer, train_tokenizer
-from tasks.write_shards import WriteShards, write_shards
+from tasks.stages.download import download, source_files
+from tasks.stages.duplicate_clusters import duplicate_clusters
+from tasks.stages.evaluation_ngrams import evaluation_ngrams, listed_sets
+from tasks.stages.filter_documents import FilterDocuments, filter_documents
+from tasks.stages.find_contamination import find_contamination
+from tasks.stages.report_corpus import report_corpus, report_inputs
+from tasks.stages.score_quality import ScoreQuality, score_quality
+from tasks.stages.select_quality import SelectQuality, select_quality
+from tasks.stages.select_validation import SelectValidation, select_validation
+from tasks.stages.signatures import signatures
+from tasks.stages.tokenise import Split, Tokenise, tokenise
+from tasks.stages.train_quality_model import labelled_documents, train_quality_model
+from tasks.stages.train_tokenizer import TrainTokenizer, train_tokenizer
+from tasks.stages.write_shards import WriteShards, write_shards
 
 
 @dataclass(frozen=True)

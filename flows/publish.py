@@ -12,8 +12,8 @@ from flows.prepare import prepare_corpus
 from flows.presets import PublishConfig
 from model.core.artifact import Artifact
 from tasks.pipeline import Pipeline
-from tasks.publish_corpus import DATASET, PublishCorpus, publish_corpus, publish_inputs
 from tasks.reports import report_data, report_funnel, report_page, report_published
+from tasks.stages.publish_corpus import DATASET, PublishCorpus, publish_corpus, publish_inputs
 
 
 def publish_dataset(pipeline: Pipeline, config: PublishConfig) -> tuple[Artifact, Artifact]:

@@ -11,12 +11,12 @@ from flows.presets import ChatModelConfig
 from model.config.evaluation import ScoreConfig, Style
 from model.config.network import AttentionScope, LossOn
 from model.core.artifact import Artifact
-from tasks.generation_prompts import GenerationPrompts, generation_prompts
-from tasks.harness_scores import HarnessScores, harness_scores
-from tasks.judge_texts import JudgeTexts, judge_texts
 from tasks.pipeline import Pipeline
-from tasks.score_model import ScoreModel, score_model
-from tasks.scored_items import listed_items, scored_items
+from tasks.stages.generation_prompts import GenerationPrompts, generation_prompts
+from tasks.stages.harness_scores import HarnessScores, harness_scores
+from tasks.stages.judge_texts import JudgeTexts, judge_texts
+from tasks.stages.score_model import ScoreModel, score_model
+from tasks.stages.scored_items import listed_items, scored_items
 
 
 @dataclass(frozen=True)

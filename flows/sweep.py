@@ -13,12 +13,12 @@ from flows.configured import Session, configured_flow
 from flows.prepare import Corpus, prepare_corpus
 from flows.presets import LadderConfig
 from model.core.artifact import Artifact
-from tasks.fit_scaling import FitScaling, fit_scaling
 from tasks.ladder import next_rung, rungs
 from tasks.ladder_report import report_ladder
 from tasks.pipeline import Pipeline
 from tasks.reports import report_data, report_page
-from tasks.train_model import TrainModel, train_model
+from tasks.stages.fit_scaling import FitScaling, fit_scaling
+from tasks.stages.train_model import TrainModel, train_model
 
 LADDER = "ladder"
 

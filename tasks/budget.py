@@ -14,8 +14,8 @@ from model.core.artifact import Artifact
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore
 from tasks.machine import Machine
-from tasks.measure_speed import MeasureSpeed, known_speed, measure_speed, measured_speed
 from tasks.speed import stated_tokens_per_second
+from tasks.stages.measure_speed import MeasureSpeed, known_speed, measure_speed, measured_speed
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from model.core.artifact import Artifact, Manifest
 from model.core.store import ArtifactStore
 from tasks.funnel import losses
 from tasks.reports import in_prefect_run, plain_text
+from tasks.stages.talk_to_model import read_conversation
 from tasks.tables import render
-from tasks.talk_to_model import read_conversation
 from tasks.tracking import TrackedPipeline
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from model.core.errors import ConfigError
 from model.core.store import ArtifactStore
 from model.optim.schedule import flat_steps
 from tasks.pipeline import Step
-from tasks.score_model import ScoreModel
-from tasks.train_model import TrainModel, count_steps
+from tasks.stages.score_model import ScoreModel
+from tasks.stages.train_model import TrainModel, count_steps
 
 
 def check_checkpoints(steps: Sequence[Step], store: ArtifactStore) -> list[str]:

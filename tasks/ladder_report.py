@@ -17,10 +17,10 @@ from prefect.context import FlowRunContext
 from model.core.artifact import Artifact
 from model.core.store import ArtifactStore
 from model.eval.scaling_laws import FIT_NAME, LadderPoint, ScalingFit
-from tasks.fit_scaling import PICTURE_NAME
 from tasks.ladder import short_count
 from tasks.outcome import report_outcome
 from tasks.plan import Plan
+from tasks.stages.fit_scaling import PICTURE_NAME
 from tasks.tracking import TrackedPipeline
 
 logger = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from model.core.artifact import Artifact, first_few
 from model.core.config import Config
 from model.core.errors import DiskSpaceError
 from model.core.store import ArtifactStore
-from tasks.download import Download
 from tasks.pipeline import Pipeline, Step, memory_bytes
-from tasks.publish_corpus import DATASET
+from tasks.stages.download import Download
+from tasks.stages.publish_corpus import DATASET
 from tasks.tables import render
 from tasks.training_estimate import (
     NO_PREDICTION,

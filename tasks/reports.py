@@ -31,8 +31,8 @@ from tasks.corpus.report import DATA, PAGE
 from tasks.corpus.report_data import Report
 from tasks.funnel import Funnel, funnel, funnel_table
 from tasks.loss_picture import loss_picture
-from tasks.publish_corpus import dataset_folder
-from tasks.report_corpus import page_path, read_corpus_report
+from tasks.stages.publish_corpus import dataset_folder
+from tasks.stages.report_corpus import page_path, read_corpus_report
 from tasks.tables import render
 from tasks.tracking import TrackedPipeline
 

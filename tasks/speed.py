@@ -11,9 +11,9 @@ from model.core.artifact import Manifest
 from model.core.store import ArtifactStore
 from tasks.launchers import num_gpus, num_processes
 from tasks.machine import Machine
-from tasks.measure_speed import MeasureSpeed, speed_manifest
 from tasks.pipeline import num_cores
-from tasks.train_model import TrainModel
+from tasks.stages.measure_speed import MeasureSpeed, speed_manifest
+from tasks.stages.train_model import TrainModel
 
 STATED_GPU_FLOPS_PER_SECOND = 400e12  # an H200 at about 40 % of its bf16 peak
 STATED_CPU_FLOPS_PER_SECOND = 50e9  # per core with AVX-512, fp32

@@ -14,7 +14,7 @@ from model.core.store import ArtifactStore
 from model.eval.scaling_laws import FIT_NAME, Prediction, ScalingFit, stated_prediction
 from tasks.pipeline import Step
 from tasks.speed import tokens_per_second
-from tasks.train_model import TrainModel, count_steps
+from tasks.stages.train_model import TrainModel, count_steps
 
 TRAINING_BYTES_PER_PARAM = 16  # fp32 weights, gradients and two AdamW moments
 CHECKPOINT_BYTES_PER_PARAM = 12  # weights and moments

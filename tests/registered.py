@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flows.presets import demo
 from tasks.config import RegistryConfig
-from tasks.register_model import register_model
+from tasks.stages.register_model import register_model
 from tasks.tracking import pipeline_run
 from tests.small_pipeline import SmallPipeline, make_small_pipeline
 

@@ -16,7 +16,7 @@ from model.core.errors import ArtifactError, ConfigError, RegistryError
 from model.core.store import ArtifactStore
 from tasks.base_model import find_base
 from tasks.config import RegistryConfig
-from tasks.register_model import register_model
+from tasks.stages.register_model import register_model
 from tasks.tracking import pipeline_run
 from tests.servers import local_mlflow_uri
 from tests.small_pipeline import make

@@ -18,9 +18,9 @@ from model.core.errors import ChildError, ConfigError
 from model.core.store import ArtifactStore
 from tasks.budget import Horizon, measured_horizon, planned_horizon
 from tasks.machine import Machine
-from tasks.measure_speed import MeasureSpeed
 from tasks.stage import Stage
-from tasks.train_model import TrainModel, train_model
+from tasks.stages.measure_speed import MeasureSpeed
+from tasks.stages.train_model import TrainModel, train_model
 from tests.flow_process import Home, run_flow
 
 MODEL = ModelConfig(size="1m", context_tokens=16)

@@ -20,9 +20,9 @@ from tasks.corpus.evaluation_items import EvaluationFile, read_items
 from tasks.corpus.evaluation_sets import evaluation_files, list_sets
 from tasks.corpus.hub_retries import TRIES
 from tasks.corpus.raw_file import file_sha256
-from tasks.evaluation_ngrams import EvaluationNgrams, build, evaluation_ngrams, listed_sets
-from tasks.find_contamination import find_contamination
 from tasks.stage import Share
+from tasks.stages.evaluation_ngrams import EvaluationNgrams, build, evaluation_ngrams, listed_sets
+from tasks.stages.find_contamination import find_contamination
 from tests.hub_pages import hub_environment
 from tests.hub_server import HubServer
 from tests.small_corpus import (

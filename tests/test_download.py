@@ -17,9 +17,9 @@ from model.core.errors import DownloadError
 from model.core.store import ArtifactStore
 from tasks.config import RunConfig
 from tasks.corpus.hub_retries import TRIES
-from tasks.download import Download, build, download, source_files
 from tasks.pipeline import Pipeline, task_runner
 from tasks.stage import Share
+from tasks.stages.download import Download, build, download, source_files
 from tests.hub_pages import hub_environment, hub_source, pages_hub
 from tests.hub_server import HubServer
 from tests.source_files import local, make_rows, write_parquet

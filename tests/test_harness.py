@@ -26,7 +26,7 @@ from model.network.weights import load_model, save_model
 from model.text.tokenizer import Tokenizer
 from tasks.corpus.evaluation_items import EvaluationFile
 from tasks.corpus.item_sets import read_items
-from tasks.harness_scores import ENVIRONMENT
+from tasks.stages.harness_scores import ENVIRONMENT
 from tests.small_model import random_model
 from tests.small_tokenizer import VOCAB_SIZE, train_small_tokenizer
 from tests.test_item_sets import HUB_ROWS, LOCAL_ROWS, write_set

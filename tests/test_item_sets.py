@@ -21,8 +21,8 @@ from model.data.items import by_task, items_digest, read_items, write_items
 from tasks.corpus.evaluation_items import EvaluationFile
 from tasks.corpus.item_sets import read_items as read_sets
 from tasks.evaluation_config import EvaluationConfig
-from tasks.scored_items import build, listed_items, scored_items
 from tasks.stage import Share
+from tasks.stages.scored_items import build, listed_items, scored_items
 
 Rows = list[dict[str, Any]]
 HUB_ROWS: dict[str, Rows] = {

@@ -24,7 +24,7 @@ from tasks.corpus.near_duplicates import (
     ShingleFile,
 )
 from tasks.corpus.signatures import _write_bands
-from tasks.filter_documents import filter_documents
+from tasks.stages.filter_documents import filter_documents
 from tests.small_corpus import (
     cluster,
     decide,

@@ -21,9 +21,9 @@ from tasks.corpus.data_sets import ListedSet
 from tasks.corpus.demo_chats import demo_preferences, held_out_preferences
 from tasks.corpus.demo_stories import Story
 from tasks.outcome import outcome_text
-from tasks.read_preferences import build, preference_sets, read_preferences
 from tasks.stage import Share
-from tasks.train_model import TrainModel
+from tasks.stages.read_preferences import build, preference_sets, read_preferences
+from tasks.stages.train_model import TrainModel
 from tasks.training_estimate import TrainingEstimate
 from tests.hub_pages import hub_environment
 from tests.hub_server import HubServer

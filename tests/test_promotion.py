@@ -16,8 +16,8 @@ from flows.promote import main
 from model.core.errors import PromotionError, RegistryError
 from tasks.config import RegistryConfig
 from tasks.evaluation_config import PINNED_SCORES, PinnedScore
-from tasks.promote_model import promote_if_no_worse, promote_model
-from tasks.register_model import RegisteredModel
+from tasks.stages.promote_model import promote_if_no_worse, promote_model
+from tasks.stages.register_model import RegisteredModel
 from tasks.tracking import pipeline_run
 from tasks.tracking_promotion import compare, promote, roll_back
 from tests.servers import local_mlflow_uri

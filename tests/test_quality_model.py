@@ -49,11 +49,11 @@ from tasks.corpus.quality_selection import (
 )
 from tasks.funnel import funnel
 from tasks.pipeline import Pipeline
-from tasks.score_quality import ScoreQuality, score_quality
-from tasks.select_quality import SelectQuality, select_quality
 from tasks.stage import Share, Stage
-from tasks.train_quality_model import labelled_documents
-from tasks.train_quality_model import train_quality_model as training_stage
+from tasks.stages.score_quality import ScoreQuality, score_quality
+from tasks.stages.select_quality import SelectQuality, select_quality
+from tasks.stages.train_quality_model import labelled_documents
+from tasks.stages.train_quality_model import train_quality_model as training_stage
 from tests.hub_server import HubServer
 from tests.quality_labels import make_labelled, make_text
 from tests.small_pipeline import make, make_small_pipeline

@@ -19,9 +19,9 @@ from tasks.chat_config import ChatConfig
 from tasks.corpus.data_sets import ListedSet
 from tasks.corpus.hub_retries import TRIES
 from tasks.pipeline import Pipeline
-from tasks.read_chats import build, chat_sets, chat_validation_digest, read_chats
 from tasks.record_sets import ReadSet
 from tasks.stage import Share
+from tasks.stages.read_chats import build, chat_sets, chat_validation_digest, read_chats
 from tests.hub_pages import hub_environment
 from tests.hub_server import HubServer
 from tests.small_chats import turns, write_jsonl, write_parquet

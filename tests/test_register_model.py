@@ -15,7 +15,7 @@ from model.config.evaluation import ScoreConfig
 from model.core.store import ArtifactStore
 from tasks.config import RegistryConfig
 from tasks.lineage import find_input
-from tasks.register_model import (
+from tasks.stages.register_model import (
     WRITING,
     RegisteredModel,
     prompts_digest,

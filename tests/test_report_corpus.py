@@ -23,20 +23,20 @@ from tasks.config import CardConfig
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 from tasks.funnel import funnel
 from tasks.pipeline import Pipeline
-from tasks.publish_corpus import (
+from tasks.stage import Share
+from tasks.stages.publish_corpus import (
     PublishCorpus,
     dataset_folder,
     publish_corpus,
     publish_inputs,
 )
-from tasks.report_corpus import (
+from tasks.stages.report_corpus import (
     known_numbers,
     page_path,
     read_corpus_report,
     report_corpus,
     report_inputs,
 )
-from tasks.stage import Share
 from tests.html_check import read_page
 from tests.prepared_corpus import document
 from tests.small_pipeline import make, make_small_pipeline

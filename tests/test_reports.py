@@ -35,7 +35,6 @@ from tasks.corpus.report_data import (
 )
 from tasks.funnel import funnel
 from tasks.loss_picture import loss_picture
-from tasks.report_corpus import page_path, read_corpus_report
 from tasks.reports import Sample as WrittenSample
 from tasks.reports import (
     corpus_markdown,
@@ -53,6 +52,7 @@ from tasks.reports import (
     samples_markdown,
     samples_text,
 )
+from tasks.stages.report_corpus import page_path, read_corpus_report
 from tasks.tracking import TrackedPipeline, pipeline_run
 from tests.servers import local_mlflow_uri
 from tests.small_pipeline import SmallPipeline, make, make_small_pipeline

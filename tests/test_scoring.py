@@ -14,8 +14,8 @@ from flows.scoring import check_with_harness, measure_model
 from model.core.store import ArtifactStore
 from model.data.items import SCHEMA
 from tasks.config import RunConfig
-from tasks.harness_scores import HarnessScores
 from tasks.pipeline import Pipeline, Step
+from tasks.stages.harness_scores import HarnessScores
 from tests.small_pipeline import SmallPipeline, make_small_pipeline
 
 
@@ -82,12 +82,12 @@ def test_measuring_with_everything(small: SmallPipeline, tmp_path: Path) -> None
 
 def test_key_of_the_harness_follows_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"lm-eval": "0.4.13", "transformers": "5.1"}
-    monkeypatch.setattr("tasks.harness_scores.metadata.version", versions.__getitem__)
+    monkeypatch.setattr("tasks.stages.harness_scores.metadata.version", versions.__getitem__)
     assert HarnessScores.here().semantic() == {"versions": versions}
 
 
 def test_harness_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.harness_scores.PACKAGES", ("no-such-package-of-ours",))
+    monkeypatch.setattr("tasks.stages.harness_scores.PACKAGES", ("no-such-package-of-ours",))
     assert HarnessScores.here().versions == {"no-such-package-of-ours": None}
 
 

@@ -22,7 +22,7 @@ from flows.presets import PretrainConfig, demo
 from model.export.registry import tracking_uri
 from model.train.events import EVENTS_NAME, read_events, replay
 from tasks.pipeline import project_root
-from tasks.register_model import register_model
+from tasks.stages.register_model import register_model
 from tasks.tracking import TrackedPipeline, pipeline_run
 from tasks.tracking_data import training_data
 from tasks.tracking_store import RunStore, check_reachable, flatten, shown_address

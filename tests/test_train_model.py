@@ -1,4 +1,4 @@
-"""tasks.train_model: what the training process is told of its mixture and its horizon."""
+"""tasks.stages.train_model: what the training process is told of its mixture and its horizon."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ from model.config.train import TrainConfig
 from model.core.artifact import Artifact
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore, Work
-from tasks.train_model import (
-    TrainModel,
-    count_steps,
-    mixture,
-    mixture_of,
-    train_model,
-)
+from tasks.stages.train_model import TrainModel, count_steps, mixture, mixture_of, train_model
 from tests.small_pipeline import make
 
 TEXT, CHAT = [

@@ -1,9 +1,9 @@
-"""tasks.write_shards: what the key of each split depends on, and how its rows are packed."""
+"""tasks.stages.write_shards: what the key of each split depends on, and how its rows are packed."""
 
 from __future__ import annotations
 
 from tasks.config import ShardsConfig
-from tasks.write_shards import WriteShards, write_shards
+from tasks.stages.write_shards import WriteShards, write_shards
 
 
 def config_of(split: str, **shards: object) -> WriteShards:

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import tasks.generation_prompts
-import tasks.judge_texts
+import tasks.stages.generation_prompts
+import tasks.stages.judge_texts
 from model.config.evaluation import Style
 from model.core.config import Config
 from model.core.errors import ConfigError
@@ -29,9 +29,9 @@ from tasks.corpus.link_grammar import MAX_BYTES, accepted, parser_version
 from tasks.corpus.prompts import chat_openings, demo_questions, document_openings
 from tasks.corpus.written_quality import judge, written_sentences
 from tasks.evaluation_config import EvaluationConfig
-from tasks.generation_prompts import GenerationPrompts, generation_prompts
-from tasks.judge_texts import JudgeTexts, judge_texts
 from tasks.stage import Share
+from tasks.stages.generation_prompts import GenerationPrompts, generation_prompts
+from tasks.stages.judge_texts import JudgeTexts, judge_texts
 from tests.small_pipeline import make
 
 needs_parser = pytest.mark.skipif(

@@ -1,6 +1,6 @@
 """What a model is asked to write, and what it wrote: two tables. No torch.
 
-    prompts.parquet       kind, messages, text, expected          by tasks.generation_prompts
+    prompts.parquet       kind, messages, text, expected          by tasks.stages.generation_prompts
     generations.parquet   kind, style, prompt, text, expected, num_tokens, finish   by model.eval
 
 A prompt has messages, for a model that chats, or text, for one that goes on with a document.

@@ -15,11 +15,11 @@ from model.core.store import Work
 from tasks.config import CardConfig, PersonalDataConfig
 from tasks.corpus.publish import write_dataset
 from tasks.corpus.publish_card import Provenance
-from tasks.download import source_facts
 from tasks.funnel import losses
 from tasks.removals import removal_tables
 from tasks.stage import Inputs, Share, Stage
-from tasks.train_quality_model import LEARNING_FIELDS
+from tasks.stages.download import source_facts
+from tasks.stages.train_quality_model import LEARNING_FIELDS
 
 STEP_VERSION = 2
 DATASET = (

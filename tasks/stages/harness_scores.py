@@ -8,8 +8,8 @@ from model.config.child_runs import HarnessRun
 from model.core.config import Config
 from model.core.store import Work
 from tasks.child import Child
-from tasks.export_model import exported_folder
 from tasks.stage import Share, Stage
+from tasks.stages.export_model import exported_folder
 
 STEP_VERSION = 1
 # The harness reads a file here; nothing of it goes to the hub, and libraries need not ask it.

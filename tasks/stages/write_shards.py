@@ -10,7 +10,7 @@ from model.core.store import Work
 from tasks.config import Packing, ShardsConfig
 from tasks.removals import removal_table
 from tasks.stage import Share, Stage
-from tasks.tokenise import Split
+from tasks.stages.tokenise import Split
 from tasks.tokens.shuffle import ALGORITHM
 from tasks.tokens.training_shards import write_shards as write
 

@@ -10,8 +10,8 @@ from tasks.config import FilterConfig, PersonalDataConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.filters import filter_file
 from tasks.corpus.language import MODEL_ALGORITHM
-from tasks.download import raw_file
 from tasks.stage import Share, Stage
+from tasks.stages.download import raw_file
 
 STEP_VERSION = 2
 

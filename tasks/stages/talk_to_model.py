@@ -10,8 +10,8 @@ from model.config.evaluation import TalkConfig
 from model.core.config import Config
 from model.core.store import Work
 from tasks.child import Child
-from tasks.export_model import exported_folder
 from tasks.stage import Share, Stage
+from tasks.stages.export_model import exported_folder
 
 STEP_VERSION = 1
 CONVERSATION_FILE = "conversation.json"

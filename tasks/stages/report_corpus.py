@@ -12,10 +12,10 @@ from tasks.config import ReportConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.report import PAGE, KnownNumbers, write_report
 from tasks.corpus.report_data import CorpusFiles, Disk, FunnelLine, Loss, Report, Tokens
-from tasks.download import raw_file, source_facts
 from tasks.funnel import funnel
 from tasks.removals import removal_table, removal_tables
 from tasks.stage import Inputs, Share, Stage
+from tasks.stages.download import raw_file, source_facts
 
 STEP_VERSION = 3  # 3: records that were skipped as broken
 FURTHER_COUNTS = ("edits", "personal_data", "contamination")  # facts that a stage may have

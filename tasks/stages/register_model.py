@@ -28,7 +28,7 @@ from tasks.config import RegistryConfig
 from tasks.evaluation_config import ITEMS_TAG, PINNED_SCORES, PROMPTS_TAG
 from tasks.lineage import find_input
 from tasks.model_card import score_table
-from tasks.read_chats import chat_validation_digest
+from tasks.stages.read_chats import chat_validation_digest
 from tasks.tracking import TRAINING_RUN_TAG, TrackedPipeline
 from tasks.tracking_flavour import write_flavour
 from tasks.tracking_store import KEY_TAG, RunStore

@@ -15,7 +15,7 @@ from prefect.states import Completed
 
 from model.core.errors import PromotionError
 from tasks.config import RegistryConfig
-from tasks.register_model import RegisteredModel
+from tasks.stages.register_model import RegisteredModel
 from tasks.tracking import TrackedPipeline
 from tasks.tracking_promotion import Promotion, promote, roll_back
 from tasks.tracking_store import RunStore, open_client

@@ -13,8 +13,8 @@ from tasks.config import ValidationConfig
 from tasks.corpus.duck import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
 from tasks.corpus.language import MODEL_ALGORITHM
 from tasks.corpus.validation_split import select_validation as select
-from tasks.download import raw_file
 from tasks.stage import Share, Stage
+from tasks.stages.download import raw_file
 
 STEP_VERSION = 2  # 2: texts without a language label are judged by the language model
 
