@@ -40,11 +40,11 @@ from flows.pretrain import pretrain_model
 from model.core.artifact import Manifest
 from model.core.store import ArtifactStore
 from model.train.events import EVENTS_NAME, Event, read_events
-from tasks.launchers import num_gpus
-from tasks.pipeline import Step, project_root
-from tasks.plan import duration
-from tasks.progress import EventTail
-from tasks.stage import data_root
+from tasks.engine.launchers import num_gpus
+from tasks.engine.pipeline import Step, project_root
+from tasks.engine.stage import data_root
+from tasks.planning.plan import duration
+from tasks.reporting.progress import EventTail
 from tasks.stages.train_model import TrainModel
 
 NOT_RUN = 3

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from benchmarks.machine import describe
 from tasks.corpus.duck import Limits, parquet_path, write_parquet
 from tasks.corpus.exact_duplicates import remove_copies
-from tasks.pipeline import num_cores
+from tasks.engine.pipeline import num_cores
 
 MEMORY_BYTES = 8_000_000_000
 

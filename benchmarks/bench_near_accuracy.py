@@ -24,13 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.machine import describe
-from tasks.config import DedupConfig, SignatureConfig
+from tasks.config.corpus import DedupConfig, SignatureConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.duplicates import cluster_duplicates
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 from tasks.corpus.near_duplicates import SignedFile
 from tasks.corpus.signatures import BANDS_NAME, SIGNATURES_NAME, write_signatures
-from tasks.pipeline import num_cores
+from tasks.engine.pipeline import num_cores
 
 PART_SCHEMA = FINEWEB_SCHEMA.append(pa.field("file", pa.string())).append(
     pa.field("row", pa.int64())

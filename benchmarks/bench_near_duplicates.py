@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.machine import describe
 from benchmarks.peers import PYTHON, run_peer
-from tasks.config import DedupConfig, SignatureConfig
+from tasks.config.corpus import DedupConfig, SignatureConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.duplicates import cluster_duplicates
 from tasks.corpus.fineweb import FINEWEB_SCHEMA

@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.machine import describe
-from tasks.config import FilterConfig
+from tasks.config.corpus import FilterConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.filters import filter_file
 from tasks.corpus.fineweb import FINEWEB_SCHEMA

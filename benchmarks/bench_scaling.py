@@ -31,9 +31,9 @@ from model.data.rows import Segments, write_rows
 from model.data.shards import ShardHeader, write_shard
 from model.text.tokenizer import Tokenizer
 from model.train.events import read_events
-from tasks.config import TokenizerConfig
-from tasks.launchers import TORCHRUN
-from tasks.pipeline import project_root
+from tasks.config.corpus import TokenizerConfig
+from tasks.engine.launchers import TORCHRUN
+from tasks.engine.pipeline import project_root
 from tasks.tokens.bpe import train_bpe
 
 CONTEXT_TOKENS = 256

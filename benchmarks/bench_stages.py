@@ -24,8 +24,8 @@ from flows.presets import PrepareConfig
 from model.core.artifact import Artifact
 from model.core.config import Config
 from model.core.store import ArtifactStore
-from tasks.pipeline import Pipeline
-from tasks.stage import Call, Inputs, Stage, run_body
+from tasks.engine.pipeline import Pipeline
+from tasks.engine.stage import Call, Inputs, Stage, run_body
 
 
 @dataclass

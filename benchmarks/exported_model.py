@@ -14,7 +14,7 @@ from model.config.export import ExportConfig
 from model.config.network import ModelConfig, ModelSize
 from model.export.hf_writer import export
 from model.network.gpt import GPT
-from tasks.config import TokenizerConfig
+from tasks.config.corpus import TokenizerConfig
 from tasks.tokens.bpe import train_bpe
 
 NUM_DOCUMENTS, WORDS_PER_DOCUMENT = 3000, 100

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from model.core.store import git_commit, package_versions
-from tasks.machine import processor_name
-from tasks.pipeline import num_cores
+from tasks.engine.pipeline import num_cores
+from tasks.planning.machine import processor_name
 
 
 def describe() -> str:

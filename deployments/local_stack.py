@@ -30,7 +30,7 @@ from model.core.errors import ChildError, LLMError
 WORKER = "local"
 
 START_SECONDS = 180.0  # a first start makes two databases: 20 s on two idle cores
-GRACE_SECONDS = {"worker": 45.0}  # a running training saves a checkpoint: see tasks/child.py
+GRACE_SECONDS = {"worker": 45.0}  # a running training saves a checkpoint: see tasks/engine/child.py
 DEFAULT_GRACE_SECONDS = 15.0
 LOG_TAIL_LINES = 20
 

@@ -30,9 +30,9 @@ from flows.overrides import resolve, single_settings
 from flows.presets import PRESETS, PrepareConfig
 from model.core.errors import ConfigError, LLMError, ServerError
 from model.core.store import ArtifactStore
-from tasks.pipeline import end_quietly
-from tasks.plan import settings_text
-from tasks.stage import data_root
+from tasks.engine.pipeline import end_quietly
+from tasks.engine.stage import data_root
+from tasks.planning.plan import settings_text
 
 if TYPE_CHECKING:
     from prefect.server.api.server import SubprocessASGIServer

@@ -30,16 +30,16 @@ from flows.presets import ChatModelConfig, PrepareConfig, Preset, PretrainConfig
 from model.core.artifact import Manifest
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore
-from tasks.base_model import find_base
-from tasks.budget import Horizon, measured_horizon, planned_horizon
-from tasks.kept_checkpoints import check_checkpoints
-from tasks.pipeline import Pipeline, task_runner
-from tasks.plan import Plan, make_plan, outcome_text
-from tasks.reports import report_mlflow_run
-from tasks.stage import data_root, let_logs_through
+from tasks.engine.pipeline import Pipeline, task_runner
+from tasks.engine.stage import data_root, let_logs_through
+from tasks.planning.base_checkpoint import find_base
+from tasks.planning.budget import Horizon, measured_horizon, planned_horizon
+from tasks.planning.checkpoints import check_checkpoints
+from tasks.planning.plan import Plan, make_plan, outcome_text
+from tasks.reporting.run import report_mlflow_run
 from tasks.stages.read_chats import pinned_chats
 from tasks.stages.read_preferences import pinned_preferences
-from tasks.tracking import TrackedPipeline, pipeline_run
+from tasks.tracking.run import TrackedPipeline, pipeline_run
 
 logger = logging.getLogger(__name__)
 

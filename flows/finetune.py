@@ -11,8 +11,8 @@ from flows.command_line import run_command
 from flows.configured import Session, configured_flow
 from flows.models import ChatModel, finetune_base, report_chat_model, train_base
 from flows.presets import ChatModelConfig
-from tasks.base_model import find_base
-from tasks.pipeline import Pipeline
+from tasks.engine.pipeline import Pipeline
+from tasks.planning.base_checkpoint import find_base
 
 
 def finetune_model(pipeline: Pipeline, config: ChatModelConfig) -> ChatModel:

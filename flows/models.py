@@ -14,21 +14,16 @@ from flows.presets import ChatModelConfig
 from flows.scoring import Measured, check_with_harness, measure_model
 from model.config.evaluation import ScoreConfig, Style
 from model.core.artifact import Artifact
-from tasks.base_model import BaseModel
-from tasks.chat_config import LessonLayout
-from tasks.chat_reports import report_chat_data, report_conversation
-from tasks.config import RegistryConfig
-from tasks.lesson_shards import VALIDATION
-from tasks.outcome import report_outcome
-from tasks.pipeline import Pipeline
-from tasks.record_sets import ReadSet
-from tasks.reports import (
-    report_checkpoints,
-    report_harness,
-    report_scores,
-    report_training,
-)
-from tasks.stage import Stage
+from tasks.config.chat import LessonLayout
+from tasks.config.corpus import RegistryConfig
+from tasks.engine.lesson_shards import VALIDATION
+from tasks.engine.pipeline import Pipeline
+from tasks.engine.record_sets import ReadSet
+from tasks.engine.stage import Stage
+from tasks.planning.base_checkpoint import BaseModel
+from tasks.reporting.chat import report_chat_data, report_conversation
+from tasks.reporting.outcome import report_outcome
+from tasks.reporting.run import report_checkpoints, report_harness, report_scores, report_training
 from tasks.stages.export_model import ExportModel, export_model
 from tasks.stages.promote_model import promote_if_no_worse
 from tasks.stages.read_chats import chat_sets, read_chats

@@ -26,8 +26,8 @@ from model.config.network import ModelConfig
 from model.config.train import TrainConfig, check_machines, rows_per_step
 from model.core.config import Config
 from model.core.errors import ConfigError
-from tasks.chat_config import ChatConfig, PreferenceConfig
-from tasks.evaluation_config import EvaluationConfig
+from tasks.config.chat import ChatConfig, PreferenceConfig
+from tasks.config.evaluation import EvaluationConfig
 
 SYNTAX = {  # kind of pydantic's error -> what would be right, where its own words do not show it
     "dict_type": """a JSON object, such as '{"<name>": <value>}', in quotes for a shell""",

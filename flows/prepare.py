@@ -12,8 +12,8 @@ from flows.command_line import run_command
 from flows.configured import Session, configured_flow
 from flows.presets import PrepareConfig
 from model.core.artifact import Artifact
-from tasks.pipeline import Pipeline
-from tasks.reports import report_data, report_funnel, report_page
+from tasks.engine.pipeline import Pipeline
+from tasks.reporting.run import report_data, report_funnel, report_page
 from tasks.stages.download import download, source_files
 from tasks.stages.duplicate_clusters import duplicate_clusters
 from tasks.stages.evaluation_ngrams import evaluation_ngrams, listed_sets

@@ -11,8 +11,8 @@ from model.config.export import ExportConfig, SamplingConfig
 from model.config.network import ModelConfig
 from model.config.train import TrainConfig
 from model.core.config import Config
-from tasks.chat_config import ChatConfig, FinetuneConfig, PreferenceConfig
-from tasks.config import (
+from tasks.config.chat import ChatConfig, FinetuneConfig, PreferenceConfig
+from tasks.config.corpus import (
     CardConfig,
     DataConfig,
     DecontaminationConfig,
@@ -29,7 +29,7 @@ from tasks.config import (
     TokenizerConfig,
     ValidationConfig,
 )
-from tasks.evaluation_config import EvaluationConfig
+from tasks.config.evaluation import EvaluationConfig
 
 Preset = Literal["demo", "sample", "gpu-hour", "full"]
 

@@ -23,9 +23,9 @@ from flows.models import (
 )
 from flows.prepare import Corpus
 from flows.presets import PretrainConfig
-from tasks.base_model import BaseModel
-from tasks.pipeline import Pipeline
-from tasks.reports import report_data, report_page, report_summary
+from tasks.engine.pipeline import Pipeline
+from tasks.planning.base_checkpoint import BaseModel
+from tasks.reporting.run import report_data, report_page, report_summary
 
 
 @dataclass(frozen=True)

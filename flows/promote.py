@@ -15,8 +15,8 @@ from prefect import flow
 
 from flows.command_line import prefect_api
 from model.core.errors import LLMError
-from tasks.pipeline import end_quietly
-from tasks.stage import let_logs_through
+from tasks.engine.pipeline import end_quietly
+from tasks.engine.stage import let_logs_through
 from tasks.stages.promote_model import promote_model
 
 

@@ -11,8 +11,8 @@ from flows.configured import Session, configured_flow
 from flows.prepare import prepare_corpus
 from flows.presets import PublishConfig
 from model.core.artifact import Artifact
-from tasks.pipeline import Pipeline
-from tasks.reports import report_data, report_funnel, report_page, report_published
+from tasks.engine.pipeline import Pipeline
+from tasks.reporting.run import report_data, report_funnel, report_page, report_published
 from tasks.stages.publish_corpus import DATASET, PublishCorpus, publish_corpus, publish_inputs
 
 

@@ -11,7 +11,7 @@ from flows.presets import ChatModelConfig
 from model.config.evaluation import ScoreConfig, Style
 from model.config.network import AttentionScope, LossOn
 from model.core.artifact import Artifact
-from tasks.pipeline import Pipeline
+from tasks.engine.pipeline import Pipeline
 from tasks.stages.generation_prompts import GenerationPrompts, generation_prompts
 from tasks.stages.harness_scores import HarnessScores, harness_scores
 from tasks.stages.judge_texts import JudgeTexts, judge_texts

@@ -13,10 +13,10 @@ from flows.configured import Session, configured_flow
 from flows.prepare import Corpus, prepare_corpus
 from flows.presets import LadderConfig
 from model.core.artifact import Artifact
-from tasks.ladder import next_rung, rungs
-from tasks.ladder_report import report_ladder
-from tasks.pipeline import Pipeline
-from tasks.reports import report_data, report_page
+from tasks.engine.pipeline import Pipeline
+from tasks.planning.ladder import next_rung, rungs
+from tasks.reporting.ladder import report_ladder
+from tasks.reporting.run import report_data, report_page
 from tasks.stages.fit_scaling import FitScaling, fit_scaling
 from tasks.stages.train_model import TrainModel, train_model
 

@@ -22,8 +22,8 @@ from rich.table import Table
 from model.core.artifact import MANIFEST_NAME, Artifact, Manifest
 from model.core.errors import ArtifactError, LLMError
 from model.core.store import ArtifactStore, check_sha256, check_sizes, read_manifest
-from tasks.stage import data_root
-from tasks.tables import WHOLE_CHARS, WIDTH_CHARS, render
+from tasks.engine.stage import data_root
+from tasks.reporting.tables import WHOLE_CHARS, WIDTH_CHARS, render
 
 PRUNE_RULE = """\
 Lists, and with --delete removes, finished artifacts and unfinished work (*.work) that no run below

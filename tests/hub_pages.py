@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from huggingface_hub.utils import close_session, disable_progress_bars
 
-from tasks.config import SourceConfig
+from tasks.config.corpus import SourceConfig
 from tests.hub_server import HubServer
 from tests.source_files import make_rows, write_parquet
 

@@ -14,8 +14,8 @@ import psutil
 from model.config.train_run import TrainRun
 from model.core.store import ArtifactStore, Work
 from model.train.events import EVENTS_NAME, read_events
-from tasks.child import Child
-from tasks.launchers import choose_launcher
+from tasks.engine.child import Child
+from tasks.engine.launchers import choose_launcher
 
 
 def work_of(run: TrainRun) -> Work:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.config import DedupConfig, FilterConfig, ValidationConfig
+from tasks.config.corpus import DedupConfig, FilterConfig, ValidationConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.duplicates import cluster_duplicates
 from tasks.corpus.filters import filter_file

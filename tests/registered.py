@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.presets import demo
-from tasks.config import RegistryConfig
+from tasks.config.corpus import RegistryConfig
 from tasks.stages.register_model import register_model
-from tasks.tracking import pipeline_run
+from tasks.tracking.run import pipeline_run
 from tests.small_pipeline import SmallPipeline, make_small_pipeline
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.config import DedupConfig, SignatureConfig
+from tasks.config.corpus import DedupConfig, SignatureConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.duplicates import DuplicateCounts, cluster_duplicates
 from tasks.corpus.fineweb import FINEWEB_SCHEMA

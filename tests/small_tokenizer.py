@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.config import TokenizerConfig
+from tasks.config.corpus import TokenizerConfig
 from tasks.tokens.bpe import train_bpe
 
 VOCAB_SIZE = 400

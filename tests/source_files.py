@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.config import SourceConfig
+from tasks.config.corpus import SourceConfig
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 from tasks.corpus.sources import FetchedFile, fetch_file, list_files
 

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.accept import ANCHORS, NOT_RUN, anchor_bits_per_byte, curve_checks, resume_checks
 from flows.presets import PRESETS
-from tasks.launchers import num_gpus
+from tasks.engine.launchers import num_gpus
 from tests.flow_process import ROOT, SMALL, Home
 from tests.small_tokenizer import SENTENCES, train_small_tokenizer
 

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("model", "tasks", "flows")
-CONFIGS = {"tasks.chat_config", "tasks.config", "tasks.evaluation_config"}
+CONFIGS = {"tasks.config.chat", "tasks.config.corpus", "tasks.config.evaluation"}
 GROUND = {"model", "tasks", "flows", *CONFIGS} | {
     f"model.{name}"
     for name in (
@@ -42,7 +42,7 @@ GROUND = {"model", "tasks", "flows", *CONFIGS} | {
 ONLY_IN = {
     "prefect": ("tasks.", "flows."),
     "mlflow": (
-        "tasks.tracking",
+        "tasks.tracking.run",
         "model.train.events",
         "model.export.registry",
         "model.export.pyfunc_model",
@@ -56,7 +56,7 @@ ONLY_IN = {
 LAZY = {  # the only imports inside functions
     "mlflow": ("model.train.events", "model.export.registry"),
     "lm_eval": ("model.eval.harness",),
-    "matplotlib": ("tasks.loss_picture",),  # one task of a flow draws
+    "matplotlib": ("tasks.reporting.loss_plot",),  # one task of a flow draws
     "prefect": ("flows.command_line",),  # its server, which a mistake in the settings needs not
 }
 TASKS_MAY_USE = (

@@ -1,4 +1,4 @@
-"""tasks.base_model: the model a fine-tuning starts from, by its address."""
+"""tasks.planning.base_checkpoint: the model a fine-tuning starts from, by its address."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from model.config.network import ModelConfig
 from model.core.artifact import Manifest
 from model.core.errors import ArtifactError, ConfigError, RegistryError
 from model.core.store import ArtifactStore
-from tasks.base_model import find_base
-from tasks.config import RegistryConfig
+from tasks.config.corpus import RegistryConfig
+from tasks.planning.base_checkpoint import find_base
 from tasks.stages.register_model import register_model
-from tasks.tracking import pipeline_run
+from tasks.tracking.run import pipeline_run
 from tests.servers import local_mlflow_uri
 from tests.small_pipeline import make
 

@@ -16,7 +16,7 @@ from transformers.models.qwen2 import tokenization_qwen2
 from model.core.errors import TokenizerError
 from model.text.chat_template import CHAT_TEMPLATE
 from model.text.tokenizer import MAX_VOCAB_SIZE, PRE_TOKENIZER_REGEX, SPECIAL_TOKENS, Tokenizer
-from tasks.config import TokenizerConfig
+from tasks.config.corpus import TokenizerConfig
 from tasks.tokens.bpe import MIN_VOCAB_SIZE, BpeCounts, train_bpe
 from tests.small_tokenizer import HOSTILE_TEXTS, SENTENCES, VOCAB_SIZE, train_small_tokenizer
 
@@ -25,7 +25,7 @@ TRAIN_IN_CHILD = """
 import random
 import sys
 from pathlib import Path
-from tasks.config import TokenizerConfig
+from tasks.config.corpus import TokenizerConfig
 from tasks.tokens.bpe import train_bpe
 draw = random.Random(0)
 texts = [" ".join("".join(draw.choices("abcdefgh", k=5)) for _ in range(20)) for _ in range(500)]

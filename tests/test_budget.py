@@ -16,9 +16,9 @@ from model.config.network import ModelConfig
 from model.config.train import TrainConfig
 from model.core.errors import ChildError, ConfigError
 from model.core.store import ArtifactStore
-from tasks.budget import Horizon, measured_horizon, planned_horizon
-from tasks.machine import Machine
-from tasks.stage import Stage
+from tasks.engine.stage import Stage
+from tasks.planning.budget import Horizon, measured_horizon, planned_horizon
+from tasks.planning.machine import Machine
 from tasks.stages.measure_speed import MeasureSpeed
 from tasks.stages.train_model import TrainModel, train_model
 from tests.flow_process import Home, run_flow

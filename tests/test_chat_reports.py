@@ -1,17 +1,12 @@
-"""tasks.chat_reports: what a person reads about a chat model."""
+"""tasks.reporting.chat: what a person reads about a chat model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from model.core.store import ArtifactStore
-from tasks.chat_reports import (
-    chat_rows,
-    chat_table,
-    conversation_markdown,
-    conversation_text,
-)
-from tasks.tracking_training import sample_rows
+from tasks.reporting.chat import chat_rows, chat_table, conversation_markdown, conversation_text
+from tasks.tracking.training import sample_rows
 from tests.small_pipeline import make
 
 TURNS = (

@@ -14,7 +14,7 @@ from model.config.evaluation import ScoreConfig
 from model.core.artifact import Derivation
 from model.core.errors import ChildError
 from model.core.store import ArtifactStore, Work
-from tasks.child import Child
+from tasks.engine.child import Child
 
 MODULE = "child_stub"
 

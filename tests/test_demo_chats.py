@@ -11,7 +11,7 @@ from model.core.errors import ConfigError
 from model.text.chat_template import read_messages
 from model.text.conversation import conversation_ids
 from model.text.tokenizer import Tokenizer
-from tasks.config import TokenizerConfig
+from tasks.config.corpus import TokenizerConfig
 from tasks.corpus.demo_chats import demo_conversations, demo_preferences, held_out_conversations
 from tasks.corpus.demo_documents import demo_document
 from tasks.corpus.demo_grammar import share_accepted

@@ -15,10 +15,10 @@ from prefect import flow
 
 from model.core.errors import DownloadError
 from model.core.store import ArtifactStore
-from tasks.config import RunConfig
+from tasks.config.corpus import RunConfig
 from tasks.corpus.hub_retries import TRIES
-from tasks.pipeline import Pipeline, task_runner
-from tasks.stage import Share
+from tasks.engine.pipeline import Pipeline, task_runner
+from tasks.engine.stage import Share
 from tasks.stages.download import Download, build, download, source_files
 from tests.hub_pages import hub_environment, hub_source, pages_hub
 from tests.hub_server import HubServer

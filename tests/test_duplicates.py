@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.core.errors import CorpusError, SourceError
-from tasks.config import DedupConfig, SignatureConfig
+from tasks.config.corpus import DedupConfig, SignatureConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.duplicates import KINDS
 from tasks.corpus.signatures import write_signatures

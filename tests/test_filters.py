@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.core.errors import CorpusError, SourceError
-from tasks.config import FilterConfig, PersonalDataConfig
+from tasks.config.corpus import FilterConfig, PersonalDataConfig
 from tasks.corpus import filter_stream
 from tasks.corpus.duck import Limits, fetch_one
 from tasks.corpus.filters import LIGHT_REASONS, filter_file, reasons_of

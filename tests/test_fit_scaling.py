@@ -15,12 +15,12 @@ from model.config.network import ModelConfig
 from model.core.artifact import Artifact, Manifest
 from model.core.store import ArtifactStore
 from model.eval.scaling_laws import FIT_NAME, ScalingFit
-from tasks.ladder import short_count
-from tasks.ladder_report import fit_metrics, ladder_markdown, report_ladder
-from tasks.plan import Plan
-from tasks.stage import Call, Share, run_body
+from tasks.engine.stage import Call, Share, run_body
+from tasks.planning.ladder import short_count
+from tasks.planning.plan import Plan
+from tasks.reporting.ladder import fit_metrics, ladder_markdown, report_ladder
 from tasks.stages.fit_scaling import PICTURE_NAME, FitScaling, fit_scaling
-from tasks.tracking import pipeline_run
+from tasks.tracking.run import pipeline_run
 from tests.servers import local_mlflow_uri
 from tests.small_pipeline import event_lines, make
 

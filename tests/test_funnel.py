@@ -8,8 +8,8 @@ import pytest
 
 from model.core.artifact import Manifest
 from model.core.errors import ArtifactError
-from tasks.funnel import funnel, funnel_table
-from tasks.tables import render
+from tasks.reporting.funnel import funnel, funnel_table
+from tasks.reporting.tables import render
 from tests.small_pipeline import make_small_pipeline
 
 

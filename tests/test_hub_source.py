@@ -20,7 +20,7 @@ from model.core.errors import (
     SourceSchemaError,
     TransientDownloadError,
 )
-from tasks.config import SourceConfig
+from tasks.config.corpus import SourceConfig
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 from tasks.corpus.licences import LICENCES, Licence
 from tasks.corpus.raw_file import file_sha256

@@ -18,10 +18,10 @@ from model.core.errors import (
 )
 from model.core.store import ArtifactStore
 from model.data.items import by_task, items_digest, read_items, write_items
+from tasks.config.evaluation import EvaluationConfig
 from tasks.corpus.evaluation_items import EvaluationFile
 from tasks.corpus.item_sets import read_items as read_sets
-from tasks.evaluation_config import EvaluationConfig
-from tasks.stage import Share
+from tasks.engine.stage import Share
 from tasks.stages.scored_items import build, listed_items, scored_items
 
 Rows = list[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""tasks.kept_checkpoints: a checkpoint that cannot be scored is told before its training runs."""
+"""tasks.planning.checkpoints: a checkpoint that cannot be scored is told before its training runs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from flows.pretrain import pretrain_models
 from model.core.artifact import Derivation
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore, Work
-from tasks.evaluation_config import EvaluationConfig
-from tasks.plan import Plan
+from tasks.config.evaluation import EvaluationConfig
+from tasks.planning.plan import Plan
 
 TRAIN = {"steps": 1_000, "checkpoint_every_steps": 100, "keep_checkpoints": 3, "decay_frac": 0.65}
 

@@ -11,8 +11,8 @@ from flows.presets import PRESETS, LadderConfig
 from model.config.network import ModelConfig
 from model.config.train import TrainConfig
 from model.core.errors import ConfigError
-from tasks.config import SweepConfig
-from tasks.ladder import Rung, next_rung, num_tokens, rungs, short_count
+from tasks.config.corpus import SweepConfig
+from tasks.planning.ladder import Rung, next_rung, num_tokens, rungs, short_count
 
 VOCAB_SIZE = 1_280
 MODEL = ModelConfig(context_tokens=256)

@@ -13,8 +13,8 @@ import pytest
 from model.config.network import ModelConfig
 from model.config.train import TrainConfig, check_machines, rows_per_step
 from model.core.errors import ConfigError
-from tasks.child import Child
-from tasks.launchers import (
+from tasks.engine.child import Child
+from tasks.engine.launchers import (
     LocalTorchrun,
     OneProcess,
     Rendezvous,
@@ -106,7 +106,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("tasks.child.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("tasks.engine.child.POLL_SECONDS", 0.01)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from model.core.errors import ArtifactError, CorpusError, SourceRecordError
 from model.data.shards import ShardSet, open_shard
 from model.text.chat_template import Message
 from model.text.tokenizer import IM_END, Tokenizer
-from tasks.chat_config import LessonLayout
+from tasks.config.chat import LessonLayout
 from tasks.corpus.chat_records import CONVERSATION_SCHEMA
 from tasks.tokens.best_fit import best_fit_rows
 from tasks.tokens.chat_shards import CHAT_LESSONS

@@ -27,8 +27,8 @@ from deployments.deploy import PROJECT
 from deployments.local_stack import stack_environment, usage
 from model.config.train_run import TrainResult
 from model.export.registry import tracking_uri
-from tasks.chat_config import ChatConfig
-from tasks.config import FINEWEB_REVISION, SourceConfig
+from tasks.config.chat import ChatConfig
+from tasks.config.corpus import FINEWEB_REVISION, SourceConfig
 from tasks.corpus.demo_chats import demo_conversations
 from tasks.corpus.demo_corpus import generate_shard
 from tests.hub_server import HubServer

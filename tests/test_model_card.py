@@ -1,4 +1,4 @@
-"""tasks.model_card: what a model was made from, as far as it is known."""
+"""tasks.reporting.model_card: what a model was made from, as far as it is known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from model.config.export import SamplingConfig
-from tasks.model_card import Lineage, model_card
+from tasks.reporting.model_card import Lineage, model_card
 from tests.small_pipeline import SmallPipeline, make, make_small_pipeline
 
 

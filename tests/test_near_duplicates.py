@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.core.errors import SourceError
-from tasks.config import DedupConfig, SignatureConfig
+from tasks.config.corpus import DedupConfig, SignatureConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.minhash import ALGORITHM, band_keys
 from tasks.corpus.near_duplicates import (

@@ -11,7 +11,7 @@ from flows.overrides import all_optional, groups_of, resolve
 from flows.presets import PRESETS, PrepareConfig, PretrainConfig
 from model.config.train import TrainConfig
 from model.core.errors import ConfigError
-from tasks.chat_config import FinetuneConfig
+from tasks.config.chat import FinetuneConfig
 
 
 def resolved(preset: str, **groups: Any) -> PretrainConfig:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.config import PersonalDataConfig
+from tasks.config.corpus import PersonalDataConfig
 from tasks.corpus.personal_data import (
     KINDS,
     PLACEHOLDERS,

@@ -17,9 +17,9 @@ from model.core.artifact import Artifact
 from model.core.config import Config
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore, Work
-from tasks.config import RunConfig
-from tasks.pipeline import Pipeline, Step, task_runner
-from tasks.stage import Share, Stage
+from tasks.config.corpus import RunConfig
+from tasks.engine.pipeline import Pipeline, Step, task_runner
+from tasks.engine.stage import Share, Stage
 
 
 class Text(Config):

@@ -17,9 +17,9 @@ from model.core.artifact import Artifact
 from model.core.errors import ConfigError, DiskSpaceError
 from model.core.store import ArtifactStore
 from model.eval.scaling_laws import LadderPoint, Prediction, ScalingCurve, ScalingFit
-from tasks.outcome import outcome_text, predicted_metrics
-from tasks.plan import Plan, settings_text
-from tasks.training_estimate import NO_PREDICTION, TrainingEstimate
+from tasks.planning.estimate import NO_PREDICTION, TrainingEstimate
+from tasks.planning.plan import Plan, settings_text
+from tasks.reporting.outcome import outcome_text, predicted_metrics
 from tests.small_pipeline import make
 
 POINTS = (

@@ -15,16 +15,16 @@ from model.config.network import ModelConfig
 from model.config.train import DirectPreference, TrainConfig
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore
-from tasks.base_model import find_base
-from tasks.chat_reports import chat_rows
 from tasks.corpus.data_sets import ListedSet
 from tasks.corpus.demo_chats import demo_preferences, held_out_preferences
 from tasks.corpus.demo_stories import Story
-from tasks.outcome import outcome_text
-from tasks.stage import Share
+from tasks.engine.stage import Share
+from tasks.planning.base_checkpoint import find_base
+from tasks.planning.estimate import TrainingEstimate
+from tasks.reporting.chat import chat_rows
+from tasks.reporting.outcome import outcome_text
 from tasks.stages.read_preferences import build, preference_sets, read_preferences
 from tasks.stages.train_model import TrainModel
-from tasks.training_estimate import TrainingEstimate
 from tests.hub_pages import hub_environment
 from tests.hub_server import HubServer
 from tests.small_pipeline import make

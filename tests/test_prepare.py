@@ -11,7 +11,7 @@ from flows.overrides import resolve
 from flows.prepare import prepare, prepare_corpus
 from flows.presets import PrepareConfig
 from model.core.store import ArtifactStore
-from tasks.pipeline import Pipeline
+from tasks.engine.pipeline import Pipeline
 from tests.servers import local_mlflow_uri
 from tests.source_files import make_rows, write_parquet
 

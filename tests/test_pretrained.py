@@ -13,7 +13,7 @@ from model.config.export import ExportConfig
 from model.core.errors import ArtifactError, LLMError, TokenizerError
 from model.export.hf_writer import export
 from model.inference.pretrained import load_pretrained
-from tasks.config import TokenizerConfig
+from tasks.config.corpus import TokenizerConfig
 from tasks.tokens.bpe import train_bpe
 from tests.small_model import random_ids, random_model
 from tests.small_tokenizer import SENTENCES, VOCAB_SIZE, train_small_tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tasks.progress import EventTail, TrainingProgress
+from tasks.reporting.progress import EventTail, TrainingProgress
 
 
 def test_tail_of_growing_file_returns_whole_new_lines(tmp_path: Path) -> None:

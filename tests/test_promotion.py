@@ -14,12 +14,12 @@ from prefect import State
 from flows.presets import demo
 from flows.promote import main
 from model.core.errors import PromotionError, RegistryError
-from tasks.config import RegistryConfig
-from tasks.evaluation_config import PINNED_SCORES, PinnedScore
+from tasks.config.corpus import RegistryConfig
+from tasks.config.evaluation import PINNED_SCORES, PinnedScore
 from tasks.stages.promote_model import promote_if_no_worse, promote_model
 from tasks.stages.register_model import RegisteredModel
-from tasks.tracking import pipeline_run
-from tasks.tracking_promotion import compare, promote, roll_back
+from tasks.tracking.promotion import compare, promote, roll_back
+from tasks.tracking.run import pipeline_run
 from tests.servers import local_mlflow_uri
 
 pytestmark = [

@@ -14,7 +14,7 @@ import yaml
 from datasets import DatasetDict, load_dataset
 
 from model.core.errors import CorpusError, SourceError
-from tasks.config import CardConfig, PersonalDataConfig
+from tasks.config.corpus import CardConfig, PersonalDataConfig
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 from tasks.corpus.licences import LICENCES, Licence
 from tasks.corpus.publish import write_dataset

@@ -1,4 +1,4 @@
-"""model.export.pyfunc_model and tasks.tracking_flavour: MLflow loads and serves what was registered."""
+"""model.export.pyfunc_model and tasks.tracking.flavour: MLflow loads and serves what was registered."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from model.export.hf_writer import export
 from model.export.registry import verify_folder
 from model.inference.generate import generate
 from model.text.tokenizer import Tokenizer
-from tasks.tracking_flavour import write_flavour
+from tasks.tracking.flavour import write_flavour
 from tests.servers import free_port
 from tests.small_model import random_model, small_tokenizer
 from tests.small_tokenizer import VOCAB_SIZE

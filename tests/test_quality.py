@@ -14,7 +14,7 @@ from tasks.corpus.quality_documents import STOP_WORDS, fineweb, gopher_quality
 from tasks.corpus.quality_lines import LINE_REASONS, edit_lines, num_sentences
 from tasks.corpus.quality_repetition import DUPLICATE_N_GRAMS, TOP_N_GRAMS, repetition
 from tasks.corpus.quality_rules import Verdicts
-from tasks.funnel import UNITS
+from tasks.reporting.funnel import UNITS
 from tests.plain_text import GOOD, SENTENCES
 
 

@@ -30,7 +30,7 @@ from model.core.errors import (
     TransientDownloadError,
 )
 from model.core.store import ArtifactStore
-from tasks.config import QualityModelConfig, RunConfig, SourceConfig
+from tasks.config.corpus import QualityModelConfig, RunConfig, SourceConfig
 from tasks.corpus.duck import Limits, fetch_one, read_sql
 from tasks.corpus.hub_retries import TRIES
 from tasks.corpus.quality_labels import labelled_source, list_labelled_files, read_labelled
@@ -47,9 +47,9 @@ from tasks.corpus.quality_selection import (
     score_file,
     select_documents,
 )
-from tasks.funnel import funnel
-from tasks.pipeline import Pipeline
-from tasks.stage import Share, Stage
+from tasks.engine.pipeline import Pipeline
+from tasks.engine.stage import Share, Stage
+from tasks.reporting.funnel import funnel
 from tasks.stages.score_quality import ScoreQuality, score_quality
 from tasks.stages.select_quality import SelectQuality, select_quality
 from tasks.stages.train_quality_model import labelled_documents

@@ -15,12 +15,12 @@ from flows.presets import ChatModelConfig, PretrainConfig
 from model.core.artifact import Manifest
 from model.core.errors import ConfigError, LLMError, SourceError, TransientDownloadError
 from model.core.store import ArtifactStore
-from tasks.chat_config import ChatConfig
+from tasks.config.chat import ChatConfig
 from tasks.corpus.data_sets import ListedSet
 from tasks.corpus.hub_retries import TRIES
-from tasks.pipeline import Pipeline
-from tasks.record_sets import ReadSet
-from tasks.stage import Share
+from tasks.engine.pipeline import Pipeline
+from tasks.engine.record_sets import ReadSet
+from tasks.engine.stage import Share
 from tasks.stages.read_chats import build, chat_sets, chat_validation_digest, read_chats
 from tests.hub_pages import hub_environment
 from tests.hub_server import HubServer

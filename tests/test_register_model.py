@@ -13,8 +13,8 @@ from prefect import State, flow
 from flows.presets import demo
 from model.config.evaluation import ScoreConfig
 from model.core.store import ArtifactStore
-from tasks.config import RegistryConfig
-from tasks.lineage import find_input
+from tasks.config.corpus import RegistryConfig
+from tasks.engine.lineage import find_input
 from tasks.stages.register_model import (
     WRITING,
     RegisteredModel,
@@ -23,7 +23,7 @@ from tasks.stages.register_model import (
     validation_digest,
     version_tags,
 )
-from tasks.tracking import TrackedPipeline, pipeline_run
+from tasks.tracking.run import TrackedPipeline, pipeline_run
 from tests.servers import free_port, local_mlflow_uri
 from tests.small_pipeline import SmallPipeline, make, make_small_pipeline
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.core.errors import SourceError
-from tasks.config import ReportConfig
+from tasks.config.corpus import ReportConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.report import KnownNumbers, make_report, write_report
 from tasks.corpus.report_data import Disk, FunnelLine, Histogram, Loss, Origins, Report, Tokens

@@ -19,11 +19,11 @@ from flows.publish import publish_dataset
 from model.core.artifact import Artifact, Manifest
 from model.core.errors import ArtifactError
 from model.core.store import ArtifactStore, Work
-from tasks.config import CardConfig
+from tasks.config.corpus import CardConfig
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
-from tasks.funnel import funnel
-from tasks.pipeline import Pipeline
-from tasks.stage import Share
+from tasks.engine.pipeline import Pipeline
+from tasks.engine.stage import Share
+from tasks.reporting.funnel import funnel
 from tasks.stages.publish_corpus import (
     PublishCorpus,
     dataset_folder,

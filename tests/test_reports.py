@@ -33,10 +33,10 @@ from tasks.corpus.report_data import (
     Tokens,
     Vocabulary,
 )
-from tasks.funnel import funnel
-from tasks.loss_picture import loss_picture
-from tasks.reports import Sample as WrittenSample
-from tasks.reports import (
+from tasks.reporting.funnel import funnel
+from tasks.reporting.loss_plot import loss_picture
+from tasks.reporting.run import Sample as WrittenSample
+from tasks.reporting.run import (
     corpus_markdown,
     mlflow_markdown,
     read_samples,
@@ -53,7 +53,7 @@ from tasks.reports import (
     samples_text,
 )
 from tasks.stages.report_corpus import page_path, read_corpus_report
-from tasks.tracking import TrackedPipeline, pipeline_run
+from tasks.tracking.run import TrackedPipeline, pipeline_run
 from tests.servers import local_mlflow_uri
 from tests.small_pipeline import SmallPipeline, make, make_small_pipeline
 

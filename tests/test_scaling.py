@@ -10,7 +10,13 @@ import pytest
 from scipy.optimize import curve_fit
 
 from model.eval.scaling_laws import CHINCHILLA, LadderPoint, NextRung, ScalingFit, stated_prediction
-from tasks.scaling_curve import WITH_FLOOR, WITHOUT_FLOOR, fit_curve, fit_ladder, mark_frontier
+from tasks.planning.scaling_fit import (
+    WITH_FLOOR,
+    WITHOUT_FLOOR,
+    fit_curve,
+    fit_ladder,
+    mark_frontier,
+)
 
 FLOPS = np.array([1e15, 3e15, 1e16, 4e16, 2e17, 1e18])
 

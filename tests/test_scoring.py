@@ -13,8 +13,8 @@ from flows.presets import PretrainConfig
 from flows.scoring import check_with_harness, measure_model
 from model.core.store import ArtifactStore
 from model.data.items import SCHEMA
-from tasks.config import RunConfig
-from tasks.pipeline import Pipeline, Step
+from tasks.config.corpus import RunConfig
+from tasks.engine.pipeline import Pipeline, Step
 from tasks.stages.harness_scores import HarnessScores
 from tests.small_pipeline import SmallPipeline, make_small_pipeline
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.config import SourceConfig
+from tasks.config.corpus import SourceConfig
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 from tasks.corpus.raw_file import artifact_name, file_sha256
 from tasks.corpus.sources import fetch_file, list_files

@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from model.core.errors import ConfigError
-from tasks.config import RunConfig
-from tasks.pipeline import task_runner
-from tasks.task_runners import Extra
+from tasks.config.corpus import RunConfig
+from tasks.engine.pipeline import task_runner
+from tasks.engine.task_runners import Extra
 from tests.flow_process import ROOT, Home, run_flow, running_flow, wait_for_work
 
 EXTRAS: list[Extra] = ["ray", "dask"]

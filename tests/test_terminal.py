@@ -1,4 +1,4 @@
-"""tasks.terminal: an expected error is a line on the terminal, a bug keeps its traceback."""
+"""tasks.engine.terminal: an expected error is a line on the terminal, a bug keeps its traceback."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from prefect import flow
 from prefect.logging.handlers import PrefectConsoleHandler
 
 from model.core.errors import ConfigError, TransientDownloadError
-from tasks.stage import let_logs_through
-from tasks.terminal import show_errors_briefly
+from tasks.engine.stage import let_logs_through
+from tasks.engine.terminal import show_errors_briefly
 
 EXPECTED = ConfigError("it cannot be", expected="x", found="y", where="z", fix="do w")
 

@@ -21,12 +21,12 @@ from prefect.exceptions import TerminationSignal
 from flows.presets import PretrainConfig, demo
 from model.export.registry import tracking_uri
 from model.train.events import EVENTS_NAME, read_events, replay
-from tasks.pipeline import project_root
+from tasks.engine.pipeline import project_root
 from tasks.stages.register_model import register_model
-from tasks.tracking import TrackedPipeline, pipeline_run
-from tasks.tracking_data import training_data
-from tasks.tracking_store import RunStore, check_reachable, flatten, shown_address
-from tasks.tracking_training import circumstances, final_metrics, training_run
+from tasks.tracking.dataset_inputs import training_data
+from tasks.tracking.mlflow_store import RunStore, check_reachable, flatten, shown_address
+from tasks.tracking.run import TrackedPipeline, pipeline_run
+from tasks.tracking.training import circumstances, final_metrics, training_run
 from tests.servers import free_port, local_mlflow_uri, mlflow_server
 from tests.small_pipeline import SmallPipeline, event_lines, make, make_small_pipeline
 
@@ -206,7 +206,7 @@ def test_pipeline_run_without_a_usable_store_goes_on_and_says_so_twice(
         )
         assert where.uri is None
     first, last = (
-        record.getMessage() for record in caplog.records if record.name == "tasks.tracking"
+        record.getMessage() for record in caplog.records if record.name == "tasks.tracking.run"
     )
     assert uri in first
     assert "opening a run" in first
@@ -530,7 +530,7 @@ def test_run_store_opened_by_two_processes_at_once_is_made_once(tmp_path: Path) 
     uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
     script = (
         "import sys\n"
-        "from tasks.tracking_store import RunStore\n"
+        "from tasks.tracking.mlflow_store import RunStore\n"
         "print(RunStore.open(sys.argv[1], experiment='x').experiment_id)\n"
     )
     command = [sys.executable, "-c", script, uri]

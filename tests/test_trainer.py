@@ -465,7 +465,7 @@ def test_trainer_from_weights_of_another_size_is_refused(root: Path, tmp_path: P
 
 
 def test_trainer_with_another_tokenizer_is_refused(root: Path, tmp_path: Path):
-    from tasks.config import TokenizerConfig
+    from tasks.config.corpus import TokenizerConfig
     from tasks.tokens.bpe import train_bpe
 
     config = TokenizerConfig(vocab_size=300)

@@ -22,7 +22,7 @@ from model.config.train import TrackingConfig
 from model.config.train_run import ErrorReport, TrainResult, TrainRun, settled_result
 from model.core.errors import ChildError, ChildInterruptedError
 from model.train.events import EVENTS_NAME
-from tasks.child import Child
+from tasks.engine.child import Child
 from tests.flow_process import Home, run_flow, running_flow
 from tests.launched_training import (
     artifact_path,
@@ -45,7 +45,7 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux kill
 def quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at the child often, to meet it in the middle of a short training."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("tasks.child.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("tasks.engine.child.POLL_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="module")

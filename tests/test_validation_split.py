@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.core.errors import CorpusError, SourceError
-from tasks.config import ValidationConfig
+from tasks.config.corpus import ValidationConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 from tasks.corpus.language import detect_language

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.config import ShardsConfig
+from tasks.config.corpus import ShardsConfig
 from tasks.stages.write_shards import WriteShards, write_shards
 
 

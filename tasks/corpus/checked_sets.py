@@ -5,7 +5,7 @@
 
 Which side a record is on, the words it opens with decide: a hash of the user's first message,
 which knows nothing of the set or the kind, so that with one seed no opening question is on both
-sides, of any two sets. ``tasks.record_sets`` is the caller; ``tasks.tokens`` reads on.
+sides, of any two sets. ``tasks.engine.record_sets`` is the caller; ``tasks.tokens`` reads on.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.core.errors import ConfigError
-from tasks.config import DecontaminationConfig
+from tasks.config.corpus import DecontaminationConfig
 from tasks.corpus.evaluation_items import EvaluationFile, read_items
 from tasks.corpus.raw_file import read_batches
 from tasks.corpus.shingles import Hashes, Ragged, batches, shingle_hashes, word_hashes

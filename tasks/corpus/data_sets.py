@@ -16,7 +16,7 @@ from pathlib import Path
 
 from model.core.config import Config
 from model.core.errors import ConfigError, DownloadError, SourceError
-from tasks.config import SourceConfig
+from tasks.config.corpus import SourceConfig
 from tasks.corpus.sources import SourceFile, list_files, original_file, resolve_revision
 
 HUB_PREFIX = "hub:"

@@ -15,7 +15,7 @@ from pathlib import Path
 from duckdb import DuckDBPyConnection
 
 from model.core.errors import CorpusError
-from tasks.config import DedupConfig
+from tasks.config.corpus import DedupConfig
 from tasks.corpus.duck import (
     Limits,
     fetch_one,

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 
-from tasks.config import FilterConfig, PersonalDataConfig
+from tasks.config.corpus import FilterConfig, PersonalDataConfig
 from tasks.corpus.duck import TEXT_ROW_GROUP_ROWS, Limits, parquet_path, read_sql, reading
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 from tasks.corpus.language import score_missing_languages

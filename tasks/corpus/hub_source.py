@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from model.core.errors import DownloadError, SourceError
-from tasks.config import SourceConfig
+from tasks.config.corpus import SourceConfig
 from tasks.corpus import hub_client
 from tasks.corpus.foreign_columns import copy_rows, is_fineweb, match_columns
 from tasks.corpus.hub_bytes import RangeReader

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from model.core.errors import SourceError
-from tasks.config import SourceConfig
+from tasks.config.corpus import SourceConfig
 from tasks.corpus.foreign_columns import copy_rows, is_fineweb, match_columns
 from tasks.corpus.jsonl import JSONL_SUFFIXES, copy_records, count_records
 from tasks.corpus.raw_file import (

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
-from tasks.config import DedupConfig
+from tasks.config.corpus import DedupConfig
 from tasks.corpus.duck import fetch_one, parquet_path, read_sql, reading
 from tasks.corpus.shingles import Hashes, batches, jaccard, shingle_sets
 from tasks.corpus.signatures import band_column, text_band_keys

@@ -25,7 +25,7 @@ from typing import get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.config import PersonalDataConfig, PersonalDataKind
+from tasks.config.corpus import PersonalDataConfig, PersonalDataKind
 from tasks.corpus.arrow_columns import with_rows
 from tasks.corpus.personal_data_rules import ADDRESSES, MAY_HOLD, RULES, is_placeholder
 

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from tasks.config import PersonalDataKind
+from tasks.config.corpus import PersonalDataKind
 
 Found = Iterator[tuple[int, int]]
 

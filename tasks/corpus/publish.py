@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.core.errors import CorpusError, SourceError
-from tasks.config import CardConfig, PersonalDataConfig
+from tasks.config.corpus import CardConfig, PersonalDataConfig
 from tasks.corpus.fineweb import FINEWEB_SCHEMA
 from tasks.corpus.personal_data import edit_personal_data
 from tasks.corpus.publish_card import DatasetCounts, Provenance, card_text

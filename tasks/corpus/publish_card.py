@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from tasks.config import CardConfig
+from tasks.config.corpus import CardConfig
 from tasks.corpus.licences import LICENCES, UNKNOWN_LICENCE, Licence
 
 REMOVED_FOR = {  # kind of removal that is no copy within the corpus -> its name on the card

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from model.core.errors import SourceSchemaError
-from tasks.config import QualityModelConfig, SourceConfig
+from tasks.config.corpus import QualityModelConfig, SourceConfig
 from tasks.corpus.hub_source import DOWNLOAD_FOLDER
 from tasks.corpus.quality_model import Features, Featurizer, Labels
 from tasks.corpus.raw_file import SourceFile, open_parquet

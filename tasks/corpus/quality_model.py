@@ -23,7 +23,7 @@ import numpy.typing as npt
 import xxhash
 
 from model.core.errors import ArtifactError, CorpusError
-from tasks.config import QualityModelConfig
+from tasks.config.corpus import QualityModelConfig
 
 FEATURES_VERSION = 1
 ALGORITHM = f"xxh3-words-pairs-{FEATURES_VERSION}-unicode-{unidata_version}"  # for cache keys

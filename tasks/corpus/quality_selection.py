@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 
 from model.core.errors import CorpusError
-from tasks.config import QualityModelConfig
+from tasks.config.corpus import QualityModelConfig
 from tasks.corpus.duck import Limits, fetch_one, parquet_path, read_sql, reading, write_parquet
 from tasks.corpus.quality_model import Featurizer, QualityModel
 from tasks.corpus.raw_file import open_parquet

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.config import SignatureConfig
+from tasks.config.corpus import SignatureConfig
 from tasks.corpus.duck import (
     KEY_ROW_GROUP_ROWS,
     Limits,

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from model.core.errors import DiskSpaceError, SourceError, is_disk_full
-from tasks.config import SourceConfig
+from tasks.config.corpus import SourceConfig
 from tasks.corpus.demo_corpus import DEMO_CORPUS_VERSION, generate_shard
 from tasks.corpus.hub_source import address, fetch_hub_file, list_hub_files, resolve_revision
 from tasks.corpus.hub_whole_file import obtain

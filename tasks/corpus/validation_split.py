@@ -16,7 +16,7 @@ from pathlib import Path
 from duckdb import DuckDBPyConnection
 
 from model.core.errors import CorpusError
-from tasks.config import ValidationConfig
+from tasks.config.corpus import ValidationConfig
 from tasks.corpus.duck import (
     TEXT_ROW_GROUP_ROWS,
     Limits,

@@ -8,11 +8,11 @@ from typing import Any
 from model.core.artifact import Manifest
 from model.core.config import Config
 from model.core.store import ArtifactStore, Work
-from tasks.config import SourceConfig
+from tasks.config.corpus import SourceConfig
 from tasks.corpus.hub_source import DOWNLOAD_FOLDER
 from tasks.corpus.raw_file import sweep
 from tasks.corpus.sources import SourceFile, fetch_file, list_files, resolve_revision
-from tasks.stage import Share, Stage
+from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 1
 SOURCE_FIELDS = ("kind", "repo", "revision")  # of a whole source; the others are of one file

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from model.core.store import Work
-from tasks.config import DedupConfig
+from tasks.config.corpus import DedupConfig
 from tasks.corpus.duck import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
 from tasks.corpus.duplicates import cluster_duplicates
 from tasks.corpus.near_duplicates import SignedFile
 from tasks.corpus.signatures import BANDS_NAME, SIGNATURES_NAME
-from tasks.stage import Share, Stage
+from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 3
 

@@ -8,13 +8,13 @@ from typing import Annotated
 
 from model.core.config import RUNTIME_ONLY, Config
 from model.core.store import ArtifactStore, Work
-from tasks.config import DecontaminationConfig
+from tasks.config.corpus import DecontaminationConfig
 from tasks.corpus.contamination import write_ngrams
 from tasks.corpus.evaluation_sets import EvaluationSet, evaluation_files, list_sets
 from tasks.corpus.hub_source import DOWNLOAD_FOLDER
 from tasks.corpus.raw_file import sweep
 from tasks.corpus.shingles import ALGORITHM as WORDS_ALGORITHM
-from tasks.stage import Share, Stage
+from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 2
 

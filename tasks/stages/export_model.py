@@ -7,9 +7,9 @@ from model.config.export import ExportConfig
 from model.core.artifact import Artifact
 from model.core.config import Config
 from model.core.store import ArtifactStore, Work
-from tasks.child import Child
-from tasks.model_card import Lineage, model_card
-from tasks.stage import Share, Stage
+from tasks.engine.child import Child
+from tasks.engine.stage import Share, Stage
+from tasks.reporting.model_card import Lineage, model_card
 
 STEP_VERSION = 1
 

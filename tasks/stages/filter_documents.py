@@ -6,11 +6,11 @@ from unicodedata import unidata_version
 
 from model.core.config import Config
 from model.core.store import Work
-from tasks.config import FilterConfig, PersonalDataConfig
+from tasks.config.corpus import FilterConfig, PersonalDataConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.filters import filter_file
 from tasks.corpus.language import MODEL_ALGORITHM
-from tasks.stage import Share, Stage
+from tasks.engine.stage import Share, Stage
 from tasks.stages.download import raw_file
 
 STEP_VERSION = 2

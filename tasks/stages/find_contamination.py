@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from model.core.store import Work
-from tasks.config import DecontaminationConfig
+from tasks.config.corpus import DecontaminationConfig
 from tasks.corpus.contamination import NgramIndex, find_contaminated
 from tasks.corpus.shingles import ALGORITHM as WORDS_ALGORITHM
-from tasks.stage import Share, Stage
+from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 2
 

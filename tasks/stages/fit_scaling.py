@@ -10,10 +10,10 @@ from model.core.config import Config
 from model.core.store import Work, write_synced
 from model.eval.scaling_laws import FIT_NAME, LadderPoint, NextRung
 from model.train.events import EVENTS_NAME, read_events
-from tasks.ladder import num_flops
-from tasks.scaling_curve import fit_ladder
-from tasks.scaling_picture import scaling_picture, validation_curve
-from tasks.stage import Share, Stage
+from tasks.engine.stage import Share, Stage
+from tasks.planning.ladder import num_flops
+from tasks.planning.scaling_fit import fit_ladder
+from tasks.reporting.scaling_plot import scaling_picture, validation_curve
 
 STEP_VERSION = 1
 PICTURE_NAME = "ladder.png"

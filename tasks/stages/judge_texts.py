@@ -12,11 +12,11 @@ from model.core.artifact import canonical_json
 from model.core.config import Config
 from model.core.store import Work, write_synced
 from model.data.prompts import GENERATIONS_NAME, read_generations
+from tasks.config.evaluation import EvaluationConfig
 from tasks.corpus.demo_corpus import DEMO_CORPUS_VERSION
 from tasks.corpus.link_grammar import PROGRAM, parser_version
 from tasks.corpus.written_quality import Judgement, judge
-from tasks.evaluation_config import EvaluationConfig
-from tasks.stage import Share, Stage
+from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 1
 JUDGEMENT_NAME = "judgement.json"

@@ -16,11 +16,11 @@ from model.config.train import TrainConfig
 from model.core.artifact import Manifest
 from model.core.config import Config
 from model.core.store import ArtifactStore, Work
-from tasks.child import Child
-from tasks.launchers import local_arguments
-from tasks.machine import Machine
-from tasks.pipeline import num_cores
-from tasks.stage import Call, Share, Stage
+from tasks.engine.child import Child
+from tasks.engine.launchers import local_arguments
+from tasks.engine.pipeline import num_cores
+from tasks.engine.stage import Call, Share, Stage
+from tasks.planning.machine import Machine
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from model.core.errors import PromotionError
-from tasks.config import RegistryConfig
+from tasks.config.corpus import RegistryConfig
 from tasks.stages.register_model import RegisteredModel
-from tasks.tracking import TrackedPipeline
-from tasks.tracking_promotion import Promotion, promote, roll_back
-from tasks.tracking_store import RunStore, open_client
+from tasks.tracking.mlflow_store import RunStore, open_client
+from tasks.tracking.promotion import Promotion, promote, roll_back
+from tasks.tracking.run import TrackedPipeline
 
 logger = logging.getLogger(__name__)
 

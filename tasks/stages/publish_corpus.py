@@ -12,12 +12,12 @@ from typing import Any
 from model.core.artifact import Artifact, Manifest
 from model.core.config import Config
 from model.core.store import Work
-from tasks.config import CardConfig, PersonalDataConfig
+from tasks.config.corpus import CardConfig, PersonalDataConfig
 from tasks.corpus.publish import write_dataset
 from tasks.corpus.publish_card import Provenance
-from tasks.funnel import losses
-from tasks.removals import removal_tables
-from tasks.stage import Inputs, Share, Stage
+from tasks.engine.removals import removal_tables
+from tasks.engine.stage import Inputs, Share, Stage
+from tasks.reporting.funnel import losses
 from tasks.stages.download import source_facts
 from tasks.stages.train_quality_model import LEARNING_FIELDS
 

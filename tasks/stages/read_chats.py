@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 
 from model.core.artifact import Manifest
 from model.core.store import ArtifactStore, Work
-from tasks.chat_config import ChatConfig
+from tasks.config.chat import ChatConfig
 from tasks.corpus.chat_records import CONVERSATIONS
 from tasks.corpus.checked_sets import HELD_OUT_NAME, SPLIT_ALGORITHM
 from tasks.corpus.demo_chats import Conversation, demo_conversations, held_out_conversations
 from tasks.corpus.records import Fields
-from tasks.record_sets import (
+from tasks.engine.record_sets import (
     DemoRecords,
     GeneratedSet,
     ReadSet,
@@ -20,7 +20,7 @@ from tasks.record_sets import (
     pinned_sets,
     sets_to_read,
 )
-from tasks.stage import Share, Stage
+from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 1
 

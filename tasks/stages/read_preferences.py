@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from model.core.store import ArtifactStore, Work
-from tasks.chat_config import PreferenceConfig
+from tasks.config.chat import PreferenceConfig
 from tasks.corpus.checked_sets import SPLIT_ALGORITHM
 from tasks.corpus.demo_chats import Preference, demo_preferences, held_out_preferences
 from tasks.corpus.preference_records import PAIRS
 from tasks.corpus.records import Fields
-from tasks.record_sets import (
+from tasks.engine.record_sets import (
     DemoRecords,
     GeneratedSet,
     ReadSet,
@@ -18,7 +18,7 @@ from tasks.record_sets import (
     pinned_sets,
     sets_to_read,
 )
-from tasks.stage import Share, Stage
+from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 1
 

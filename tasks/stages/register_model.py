@@ -24,15 +24,15 @@ from model.core.artifact import Artifact, Manifest, canonical_json
 from model.core.config import Config
 from model.core.store import ArtifactStore
 from model.export.registry import DIGEST_TAG, VALIDATION_TAG
-from tasks.config import RegistryConfig
-from tasks.evaluation_config import ITEMS_TAG, PINNED_SCORES, PROMPTS_TAG
-from tasks.lineage import find_input
-from tasks.model_card import score_table
+from tasks.config.corpus import RegistryConfig
+from tasks.config.evaluation import ITEMS_TAG, PINNED_SCORES, PROMPTS_TAG
+from tasks.engine.lineage import find_input
+from tasks.reporting.model_card import score_table
 from tasks.stages.read_chats import chat_validation_digest
-from tasks.tracking import TRAINING_RUN_TAG, TrackedPipeline
-from tasks.tracking_flavour import write_flavour
-from tasks.tracking_store import KEY_TAG, RunStore
-from tasks.tracking_training import model_name
+from tasks.tracking.flavour import write_flavour
+from tasks.tracking.mlflow_store import KEY_TAG, RunStore
+from tasks.tracking.run import TRAINING_RUN_TAG, TrackedPipeline
+from tasks.tracking.training import model_name
 
 logger = logging.getLogger(__name__)
 

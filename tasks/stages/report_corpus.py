@@ -8,13 +8,13 @@ from pathlib import Path
 
 from model.core.artifact import Artifact, Manifest
 from model.core.store import ArtifactStore, Work
-from tasks.config import ReportConfig
+from tasks.config.corpus import ReportConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.report import PAGE, KnownNumbers, write_report
 from tasks.corpus.report_data import CorpusFiles, Disk, FunnelLine, Loss, Report, Tokens
-from tasks.funnel import funnel
-from tasks.removals import removal_table, removal_tables
-from tasks.stage import Inputs, Share, Stage
+from tasks.engine.removals import removal_table, removal_tables
+from tasks.engine.stage import Inputs, Share, Stage
+from tasks.reporting.funnel import funnel
 from tasks.stages.download import raw_file, source_facts
 
 STEP_VERSION = 3  # 3: records that were skipped as broken

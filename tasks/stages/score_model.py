@@ -10,8 +10,8 @@ from model.config.network import AttentionScope, LossOn
 from model.core.artifact import Artifact
 from model.core.config import Config
 from model.core.store import Work
-from tasks.child import Child
-from tasks.stage import Share, Stage
+from tasks.engine.child import Child
+from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 2  # 2: items of evaluation sets, and texts to be judged
 

@@ -7,7 +7,7 @@ from model.core.store import Work
 from tasks.corpus.duck import Limits
 from tasks.corpus.quality_model import ALGORITHM
 from tasks.corpus.quality_selection import score_file
-from tasks.stage import Share, Stage
+from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 2
 

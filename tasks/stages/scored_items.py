@@ -9,12 +9,12 @@ from typing import Annotated
 from model.core.config import RUNTIME_ONLY, Config
 from model.core.store import ArtifactStore, Work
 from model.data.items import ITEMS_NAME, by_task, items_digest, write_items
+from tasks.config.evaluation import EvaluationConfig
 from tasks.corpus.evaluation_sets import EvaluationSet, evaluation_files, list_sets
 from tasks.corpus.hub_source import DOWNLOAD_FOLDER
 from tasks.corpus.item_sets import read_items, require_known
 from tasks.corpus.raw_file import sweep
-from tasks.evaluation_config import EvaluationConfig
-from tasks.stage import Share, Stage
+from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 1
 

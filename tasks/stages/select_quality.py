@@ -6,10 +6,10 @@ from typing import Any
 
 from model.core.config import Config
 from model.core.store import Work
-from tasks.config import QualityModelConfig
+from tasks.config.corpus import QualityModelConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.quality_selection import select_documents
-from tasks.stage import Share, Stage
+from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 1
 

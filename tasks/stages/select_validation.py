@@ -9,11 +9,11 @@ from dataclasses import asdict
 
 from model.core.config import Config
 from model.core.store import Work
-from tasks.config import ValidationConfig
+from tasks.config.corpus import ValidationConfig
 from tasks.corpus.duck import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
 from tasks.corpus.language import MODEL_ALGORITHM
 from tasks.corpus.validation_split import select_validation as select
-from tasks.stage import Share, Stage
+from tasks.engine.stage import Share, Stage
 from tasks.stages.download import raw_file
 
 STEP_VERSION = 2  # 2: texts without a language label are judged by the language model

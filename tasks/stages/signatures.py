@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from model.core.store import Work
-from tasks.config import SignatureConfig
+from tasks.config.corpus import SignatureConfig
 from tasks.corpus.duck import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
 from tasks.corpus.minhash import ALGORITHM as MINHASH_ALGORITHM
 from tasks.corpus.signatures import write_signatures
-from tasks.stage import Share, Stage
+from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 2
 

@@ -9,8 +9,8 @@ from model.config.child_runs import TalkRun
 from model.config.evaluation import TalkConfig
 from model.core.config import Config
 from model.core.store import Work
-from tasks.child import Child
-from tasks.stage import Share, Stage
+from tasks.engine.child import Child
+from tasks.engine.stage import Share, Stage
 from tasks.stages.export_model import exported_folder
 
 STEP_VERSION = 1

@@ -11,7 +11,7 @@ from typing import Literal
 
 from model.core.config import Config
 from model.core.store import Work
-from tasks.stage import Share, Stage
+from tasks.engine.stage import Share, Stage
 from tasks.tokens.encode import encode_file
 
 STEP_VERSION = 1

@@ -15,11 +15,11 @@ from model.core.artifact import MANIFEST_NAME, Artifact, Derivation
 from model.core.config import RUNTIME_ONLY, Config
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore, Work
-from tasks.child import Child
-from tasks.launchers import choose_launcher
-from tasks.progress import TrainingProgress
-from tasks.stage import Share, Stage
-from tasks.tracking_training import training_run
+from tasks.engine.child import Child
+from tasks.engine.launchers import choose_launcher
+from tasks.engine.stage import Share, Stage
+from tasks.reporting.progress import TrainingProgress
+from tasks.tracking.training import training_run
 
 logger = logging.getLogger(__name__)
 

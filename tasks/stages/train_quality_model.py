@@ -6,13 +6,13 @@ from typing import Any
 
 from model.core.config import Config
 from model.core.store import ArtifactStore, Work
-from tasks.config import QualityModelConfig, SourceConfig
+from tasks.config.corpus import QualityModelConfig, SourceConfig
 from tasks.corpus.hub_source import DOWNLOAD_FOLDER
 from tasks.corpus.quality_labels import labelled_source, list_labelled_files, read_labelled
 from tasks.corpus.quality_model import ALGORITHM, train_and_measure
 from tasks.corpus.raw_file import sweep
 from tasks.corpus.sources import SourceFile
-from tasks.stage import Share, Stage
+from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 1
 LEARNING_FIELDS = (

@@ -7,10 +7,10 @@ from importlib.metadata import version
 from model.core.config import Config
 from model.core.store import Work
 from model.text.tokenizer import Tokenizer
-from tasks.config import TokenizerConfig
+from tasks.config.corpus import TokenizerConfig
 from tasks.corpus.duck import Limits
 from tasks.corpus.text_sample import sample_text
-from tasks.stage import Share, Stage
+from tasks.engine.stage import Share, Stage
 from tasks.tokens.bpe import train_bpe
 
 STEP_VERSION = 1

@@ -1,14 +1,14 @@
 """Stage write_chat_shards: conversations as token shards with a loss mask, and rows of whole ones.
 
-Its artifacts are those that ``tasks.lesson_shards`` tells of.
+Its artifacts are those that ``tasks.engine.lesson_shards`` tells of.
 """
 
 from __future__ import annotations
 
 from model.core.store import Work
-from tasks.chat_config import LessonLayout
-from tasks.lesson_shards import build_lessons
-from tasks.stage import Share, Stage
+from tasks.config.chat import LessonLayout
+from tasks.engine.lesson_shards import build_lessons
+from tasks.engine.stage import Share, Stage
 from tasks.tokens.chat_shards import CHAT_LESSONS
 
 STEP_VERSION = 1

@@ -7,9 +7,9 @@ from typing import Any
 
 from model.core.config import Config
 from model.core.store import Work
-from tasks.config import Packing, ShardsConfig
-from tasks.removals import removal_table
-from tasks.stage import Share, Stage
+from tasks.config.corpus import Packing, ShardsConfig
+from tasks.engine.removals import removal_table
+from tasks.engine.stage import Share, Stage
 from tasks.stages.tokenise import Split
 from tasks.tokens.shuffle import ALGORITHM
 from tasks.tokens.training_shards import write_shards as write

@@ -30,7 +30,7 @@ from model.text.tokenizer import (
     Tokenizer,
     byte_characters,
 )
-from tasks.config import TokenizerConfig
+from tasks.config.corpus import TokenizerConfig
 
 MIN_VOCAB_SIZE: Final = NUM_BYTES + len(SPECIAL_TOKENS)
 MIN_PAIR_COUNT: Final = 2  # a pair seen once says nothing about other text

@@ -6,7 +6,7 @@ None is cut to fill a row, and each has an answer to learn.
 from __future__ import annotations
 
 from model.core.errors import CorpusError
-from tasks.chat_config import LessonLayout
+from tasks.config.chat import LessonLayout
 from tasks.tokens.best_fit import best_fit_rows
 from tasks.tokens.chats import teach
 from tasks.tokens.lessons import LessonKind

@@ -20,7 +20,7 @@ from model.data.rows import ROWS_FILE, Segments, write_rows
 from model.data.shards import Int32Array, ShardHeader, doc_identities, shard_name, write_shard
 from model.text.conversation import Lesson
 from model.text.tokenizer import Tokenizer
-from tasks.chat_config import LessonLayout
+from tasks.config.chat import LessonLayout
 from tasks.tokens.record_tables import RecordTable, Taught, file_names
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from model.core.errors import CorpusError
 from model.data.shards import Int32Array
-from tasks.chat_config import LessonLayout
+from tasks.config.chat import LessonLayout
 from tasks.tokens.lessons import LessonKind
 from tasks.tokens.pairs import teach_pairs
 

@@ -18,7 +18,7 @@ import numpy as np
 from model.core.errors import CorpusError
 from model.data.rows import ROWS_FILE, Segments, write_rows
 from model.data.shards import Int32Array, Int64Array, ShardHeader, shard_name, write_shard
-from tasks.config import Packing
+from tasks.config.corpus import Packing
 from tasks.tokens.packing import pack_best_fit, pack_concat
 from tasks.tokens.token_files import Corpus
 

@@ -11,7 +11,7 @@ from model.config.train import TrainConfig
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore
 from model.optim.schedule import flat_steps
-from tasks.pipeline import Step
+from tasks.engine.pipeline import Step
 from tasks.stages.score_model import ScoreModel
 from tasks.stages.train_model import TrainModel, count_steps
 

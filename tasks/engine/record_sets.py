@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 
 from model.core.config import Config
 from model.core.store import ArtifactStore, Work
-from tasks.chat_config import ChatConfig, PreferenceConfig
+from tasks.config.chat import ChatConfig, PreferenceConfig
 from tasks.corpus.checked_sets import Split, write_generated, write_set
 from tasks.corpus.data_sets import ListedSet, list_sets, pinned, set_files
 from tasks.corpus.demo_chats import DEMO_CHATS_VERSION

@@ -31,8 +31,8 @@ from prefect.exceptions import PrefectException
 
 from model.config.train import TrainConfig, check_machines
 from model.core.errors import ChildKilledError
-from tasks.child import Child
-from tasks.pipeline import project_root
+from tasks.engine.child import Child
+from tasks.engine.pipeline import project_root
 
 try:
     import pynvml

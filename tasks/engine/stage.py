@@ -1,7 +1,7 @@
 """What every stage shares: one Prefect task that makes an artifact, or finds it made.
 
 A module in ``tasks/`` defines its stage as ``Stage(name, version=..., build=build)``; the flows
-hand stages to ``tasks.pipeline``. The manifest in the store alone decides whether a stage is done;
+hand stages to ``tasks.engine.pipeline``. The manifest in the store alone decides whether a stage is done;
 the Prefect state ``Cached`` only shows it.
 """
 
@@ -24,7 +24,7 @@ from model.core.artifact import Artifact, Derivation
 from model.core.config import Config
 from model.core.errors import TransientDownloadError
 from model.core.store import ArtifactStore, Work
-from tasks.terminal import show_errors_briefly
+from tasks.engine.terminal import show_errors_briefly
 
 DATA_ROOT_VARIABLE = "LLM_DATA_ROOT"
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 from model.core.artifact import Manifest
-from tasks.tracking_store import Context, DataSet
+from tasks.tracking.mlflow_store import Context, DataSet
 
 
 def data_tags(manifests: Iterable[Manifest]) -> dict[str, str]:

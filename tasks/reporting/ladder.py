@@ -17,11 +17,11 @@ from prefect.context import FlowRunContext
 from model.core.artifact import Artifact
 from model.core.store import ArtifactStore
 from model.eval.scaling_laws import FIT_NAME, LadderPoint, ScalingFit
-from tasks.ladder import short_count
-from tasks.outcome import report_outcome
-from tasks.plan import Plan
+from tasks.planning.ladder import short_count
+from tasks.planning.plan import Plan
+from tasks.reporting.outcome import report_outcome
 from tasks.stages.fit_scaling import PICTURE_NAME
-from tasks.tracking import TrackedPipeline
+from tasks.tracking.run import TrackedPipeline
 
 logger = logging.getLogger(__name__)
 

@@ -16,14 +16,8 @@ from model.config.train import TrackingConfig
 from model.core.artifact import Derivation, Manifest
 from model.export.registry import DIGEST_TAG, tracking_uri
 from model.train.events import EVENTS_NAME, Event, metric_points, read_events, replay
-from tasks.tracking_data import training_data
-from tasks.tracking_store import (
-    KEY_TAG,
-    STORE_ERRORS,
-    RunStore,
-    flatten,
-    shown_address,
-)
+from tasks.tracking.dataset_inputs import training_data
+from tasks.tracking.mlflow_store import KEY_TAG, STORE_ERRORS, RunStore, flatten, shown_address
 
 logger = logging.getLogger(__name__)
 

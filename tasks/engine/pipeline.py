@@ -25,9 +25,9 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 from model.core.artifact import Artifact, Derivation
 from model.core.config import Config
 from model.core.store import ArtifactStore, Status
-from tasks.config import RunConfig
-from tasks.stage import Call, Inputs, Share, Stage
-from tasks.task_runners import extra_runner
+from tasks.config.corpus import RunConfig
+from tasks.engine.stage import Call, Inputs, Share, Stage
+from tasks.engine.task_runners import extra_runner
 
 logger = logging.getLogger(__name__)
 
@@ -225,4 +225,4 @@ def memory_bytes(run: RunConfig) -> int:
 
 def project_root() -> Path:
     """Return the directory that holds ``flows/``, ``tasks/`` and ``model/``."""
-    return Path(__file__).resolve().parent.parent
+    return Path(__file__).resolve().parents[2]

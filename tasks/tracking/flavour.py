@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 from model.core.artifact import MANIFEST_NAME
-from tasks.pipeline import project_root
+from tasks.engine.pipeline import project_root
 
 MODEL_FILE = "MLmodel"
 CODE_FILE = "pyfunc_model.py"

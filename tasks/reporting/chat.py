@@ -11,11 +11,11 @@ from rich.table import Table
 
 from model.core.artifact import Artifact, Manifest
 from model.core.store import ArtifactStore
-from tasks.funnel import losses
-from tasks.reports import in_prefect_run, plain_text
+from tasks.reporting.funnel import losses
+from tasks.reporting.run import in_prefect_run, plain_text
+from tasks.reporting.tables import render
 from tasks.stages.talk_to_model import read_conversation
-from tasks.tables import render
-from tasks.tracking import TrackedPipeline
+from tasks.tracking.run import TrackedPipeline
 
 logger = logging.getLogger(__name__)
 

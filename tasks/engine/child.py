@@ -26,7 +26,7 @@ from model.config.train_run import settled_result
 from model.core.config import Config
 from model.core.errors import ChildError, ChildInterruptedError, ChildKilledError
 from model.core.store import Work, write_synced
-from tasks.pipeline import project_root
+from tasks.engine.pipeline import project_root
 
 logger = logging.getLogger(__name__)
 

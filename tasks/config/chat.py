@@ -9,7 +9,7 @@ from pydantic import Field
 from model.config.evaluation import TalkConfig
 from model.config.train import DirectPreference, TrainConfig
 from model.core.config import Config
-from tasks.config import RegistryConfig
+from tasks.config.corpus import RegistryConfig
 
 
 class ChatConfig(Config):

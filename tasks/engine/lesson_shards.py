@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from model.core.store import Work
-from tasks.chat_config import LessonLayout
+from tasks.config.chat import LessonLayout
 from tasks.corpus.checked_sets import HELD_OUT_NAME, TRAINING_NAME
 from tasks.tokens.lessons import LessonKind, write_lessons
 from tasks.tokens.record_tables import RecordTable

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from model.core.config import Config
 from model.core.errors import PromotionError, RegistryError
 from model.export.registry import CANDIDATE, CHAMPION, PREVIOUS
-from tasks.evaluation_config import PINNED_SCORES, PinnedScore
+from tasks.config.evaluation import PINNED_SCORES, PinnedScore
 
 BEFORE_TAG = "llm.champion_before"
 FORCED_TAG = "llm.promotion_forced"

@@ -8,9 +8,9 @@ from typing import Any
 
 from model.core.artifact import Artifact, Manifest
 from model.core.store import ArtifactStore
-from tasks.plan import duration
-from tasks.tracking import TrackedPipeline
-from tasks.training_estimate import TrainingEstimate
+from tasks.planning.estimate import TrainingEstimate
+from tasks.planning.plan import duration
+from tasks.tracking.run import TrackedPipeline
 
 logger = logging.getLogger(__name__)
 

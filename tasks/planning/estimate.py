@@ -1,6 +1,6 @@
 """What the trainings of a plan amount to: tokens, FLOPs, time, cost, and the score to expect.
 
-Made before a run; afterwards ``tasks.outcome`` sets what came out beside it.
+Made before a run; afterwards ``tasks.reporting.outcome`` sets what came out beside it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from model.config.train import batch_tokens_of
 from model.core.artifact import MANIFEST_NAME, Artifact, Manifest
 from model.core.store import ArtifactStore
 from model.eval.scaling_laws import FIT_NAME, Prediction, ScalingFit, stated_prediction
-from tasks.pipeline import Step
-from tasks.speed import tokens_per_second
+from tasks.engine.pipeline import Step
+from tasks.planning.speed import tokens_per_second
 from tasks.stages.train_model import TrainModel, count_steps
 
 TRAINING_BYTES_PER_PARAM = 16  # fp32 weights, gradients and two AdamW moments

@@ -15,7 +15,7 @@ from model.core.errors import ArtifactError, ConfigError
 from model.core.store import ArtifactStore
 from model.export.registry import CHAMPION, find_version
 from tasks.artifacts import find
-from tasks.tracking_store import KEY_TAG
+from tasks.tracking.mlflow_store import KEY_TAG
 
 REGISTRY_PREFIX = "models:/"
 STAGE = "train_model"

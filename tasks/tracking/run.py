@@ -29,8 +29,8 @@ from model.core.errors import ChildInterruptedError
 from model.core.store import ArtifactStore, git_commit
 from model.export.registry import tracking_uri
 from model.train.events import EVENTS_NAME, read_events
-from tasks.tracking_data import data_sets, data_tags
-from tasks.tracking_store import (
+from tasks.tracking.dataset_inputs import data_sets, data_tags
+from tasks.tracking.mlflow_store import (
     STORE_ERRORS,
     RunStatus,
     RunStore,
@@ -38,7 +38,7 @@ from tasks.tracking_store import (
     flatten,
     shown_address,
 )
-from tasks.tracking_training import complete_training, final_metrics
+from tasks.tracking.training import complete_training, final_metrics
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from model.core.artifact import Manifest
 from model.core.errors import ArtifactError
 from model.core.store import ArtifactStore
 from tasks.corpus.licences import LICENCES, UNKNOWN_LICENCE, Licence
-from tasks.funnel import Funnel, funnel
-from tasks.lineage import ancestors
+from tasks.engine.lineage import ancestors
+from tasks.reporting.funnel import Funnel, funnel
 
 DATA_STAGES = ("filter_documents", "duplicate_clusters", "evaluation_ngrams", "select_quality")
 LARGE = 1e6  # a number from here on is shown by its leading digits: a perplexity that says nothing

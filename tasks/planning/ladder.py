@@ -10,7 +10,7 @@ from model.config import defaults as dial
 from model.config.network import ModelConfig, ModelSize
 from model.config.train import TrainConfig, batch_tokens_of, check_machines, rows_per_step
 from model.core.errors import ConfigError
-from tasks.config import SweepConfig
+from tasks.config.corpus import SweepConfig
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,17 @@ from model.core.artifact import Artifact, first_few
 from model.core.config import Config
 from model.core.errors import DiskSpaceError
 from model.core.store import ArtifactStore
-from tasks.pipeline import Pipeline, Step, memory_bytes
-from tasks.stages.download import Download
-from tasks.stages.publish_corpus import DATASET
-from tasks.tables import render
-from tasks.training_estimate import (
+from tasks.engine.pipeline import Pipeline, Step, memory_bytes
+from tasks.planning.estimate import (
     NO_PREDICTION,
     TrainingEstimate,
     estimate_trainings,
     training_disk_bytes,
     uncounted_trainings,
 )
+from tasks.reporting.tables import render
+from tasks.stages.download import Download
+from tasks.stages.publish_corpus import DATASET
 
 # Bytes each stage leaves per byte of raw zstd parquet, measured on FineWeb-like text: filtered text
 # is compressed the same way, a token takes two bytes and 4.4 bytes of text, text shrinks to 0.66.

@@ -29,12 +29,12 @@ from model.train.events import EVENTS_NAME, read_events
 from tasks.corpus.publish import CARD
 from tasks.corpus.report import DATA, PAGE
 from tasks.corpus.report_data import Report
-from tasks.funnel import Funnel, funnel, funnel_table
-from tasks.loss_picture import loss_picture
+from tasks.reporting.funnel import Funnel, funnel, funnel_table
+from tasks.reporting.loss_plot import loss_picture
+from tasks.reporting.tables import render
 from tasks.stages.publish_corpus import dataset_folder
 from tasks.stages.report_corpus import page_path, read_corpus_report
-from tasks.tables import render
-from tasks.tracking import TrackedPipeline
+from tasks.tracking.run import TrackedPipeline
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""What runs stages: the pipeline, task runners, child processes, launchers."""

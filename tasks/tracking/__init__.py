@@ -1,0 +1,1 @@
+"""MLflow: runs of pipelines and trainings, registered models, data set inputs."""
