@@ -26,8 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.machine import describe
-from tasks.corpus.duck import Limits, parquet_path, write_parquet
-from tasks.corpus.exact_duplicates import remove_copies
+from tasks.corpus.dedup.exact import remove_copies
+from tasks.corpus.duckdb_connection import Limits, parquet_path, write_parquet
 from tasks.engine.pipeline import num_cores
 
 MEMORY_BYTES = 8_000_000_000

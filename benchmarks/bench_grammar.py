@@ -29,11 +29,11 @@ from model.eval.generations import answer_prompts
 from model.eval.multiple_choice import TaskScore, score_items, summarise
 from model.inference.pretrained import load_pretrained
 from tasks.config.evaluation import EvaluationConfig
-from tasks.corpus.evaluation_items import EvaluationFile
-from tasks.corpus.item_sets import LAYOUTS, read_items
-from tasks.corpus.link_grammar import accepted, parser_version
-from tasks.corpus.prompts import chat_openings, demo_questions, document_openings
-from tasks.corpus.written_quality import judge, written_sentences
+from tasks.corpus.evalsets.items import LAYOUTS, read_items
+from tasks.corpus.evalsets.link_grammar import accepted, parser_version
+from tasks.corpus.evalsets.prompts import chat_openings, demo_questions, document_openings
+from tasks.corpus.evalsets.set_texts import EvaluationFile
+from tasks.corpus.evalsets.text_quality import judge, written_sentences
 
 Made = TypeVar("Made")
 HUMAN_SENTENCES = 5  # of each document

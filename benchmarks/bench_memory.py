@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.machine import describe
-from tasks.corpus.fineweb import FINEWEB_SCHEMA
+from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 
 FILE_DOCUMENTS = 62_500
 ROW_GROUP_ROWS = 1_000  # FineWeb's

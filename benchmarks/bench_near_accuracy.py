@@ -25,11 +25,11 @@ import pyarrow.parquet as pq
 
 from benchmarks.machine import describe
 from tasks.config.corpus import DedupConfig, SignatureConfig
-from tasks.corpus.duck import Limits
-from tasks.corpus.duplicates import cluster_duplicates
-from tasks.corpus.fineweb import FINEWEB_SCHEMA
-from tasks.corpus.near_duplicates import SignedFile
-from tasks.corpus.signatures import BANDS_NAME, SIGNATURES_NAME, write_signatures
+from tasks.corpus.dedup.clusters import cluster_duplicates
+from tasks.corpus.dedup.near import SignedFile
+from tasks.corpus.dedup.signatures import BANDS_NAME, SIGNATURES_NAME, write_signatures
+from tasks.corpus.duckdb_connection import Limits
+from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 from tasks.engine.pipeline import num_cores
 
 PART_SCHEMA = FINEWEB_SCHEMA.append(pa.field("file", pa.string())).append(

@@ -27,8 +27,8 @@ from model.text.chat_template import read_messages
 from model.text.conversation import conversation_ids
 from model.text.tokenizer import IM_END, Tokenizer
 from model.train.objectives import Preferences
-from tasks.corpus.demo_chats import held_out_conversations
-from tasks.corpus.demo_stories import is_right_answer
+from tasks.corpus.demo.chats import held_out_conversations
+from tasks.corpus.demo.stories import is_right_answer
 
 ANSWER_TOKENS = 48
 PAIR_ROWS = 16

@@ -33,16 +33,21 @@ import pyarrow.parquet as pq
 
 from benchmarks.machine import describe
 from tasks.config.corpus import FilterConfig
-from tasks.corpus.duck import Limits
-from tasks.corpus.filters import filter_file
-from tasks.corpus.fineweb import FINEWEB_SCHEMA
-from tasks.corpus.quality import judge
-from tasks.corpus.quality_buffer import TextBuffer
-from tasks.corpus.quality_documents import FINEWEB_RULES, GOPHER_RULES, fineweb, gopher_quality
-from tasks.corpus.quality_lines import SENTENCES, edit_lines, num_sentences
-from tasks.corpus.quality_repetition import RULES as REPETITION_RULES
-from tasks.corpus.quality_repetition import repetition
-from tasks.corpus.quality_rules import Verdicts
+from tasks.corpus.duckdb_connection import Limits
+from tasks.corpus.filters.filter_file import filter_file
+from tasks.corpus.filters.quality import judge
+from tasks.corpus.filters.quality_buffer import TextBuffer
+from tasks.corpus.filters.quality_documents import (
+    FINEWEB_RULES,
+    GOPHER_RULES,
+    fineweb,
+    gopher_quality,
+)
+from tasks.corpus.filters.quality_lines import SENTENCES, edit_lines, num_sentences
+from tasks.corpus.filters.quality_repetition import RULES as REPETITION_RULES
+from tasks.corpus.filters.quality_repetition import repetition
+from tasks.corpus.filters.quality_rules import Verdicts
+from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 
 PEER_SCRIPT = Path(__file__).with_name("quality_peer.py")
 CONFIG = FilterConfig(profile="fineweb", min_language_score=0, max_dropped_frac=1.0)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tasks.corpus.duck import Limits
+    from tasks.corpus.duckdb_connection import Limits
 
 # Read by libraries when they are imported, so set before any of them is.
 _HOME = Path(tempfile.mkdtemp(prefix="llm-tests-"))
@@ -66,7 +66,7 @@ def prefect_api() -> Iterator[None]:
 @pytest.fixture
 def limits(tmp_path: Path) -> Limits:
     """Return what a corpus library may use in a test."""
-    from tasks.corpus.duck import Limits
+    from tasks.corpus.duckdb_connection import Limits
 
     return Limits(memory_bytes=500_000_000, threads=2, spill_directory=tmp_path / "spill")
 

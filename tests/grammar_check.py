@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tasks.corpus.demo_grammar import (
+from tasks.corpus.demo.grammar import (
     ANSWER_PREFIX,
     QUESTION_PREFIX,
     PatternRole,
@@ -12,7 +12,7 @@ from tasks.corpus.demo_grammar import (
     share_accepted,
     slots_of,
 )
-from tasks.corpus.demo_words import KINDS
+from tasks.corpus.demo.words import KINDS
 
 ROLES: tuple[PatternRole, ...] = ("statement", "question", "title")
 

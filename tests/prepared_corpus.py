@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.config.corpus import DedupConfig, FilterConfig, ValidationConfig
-from tasks.corpus.duck import Limits
-from tasks.corpus.duplicates import cluster_duplicates
-from tasks.corpus.filters import filter_file
-from tasks.corpus.fineweb import FINEWEB_SCHEMA
-from tasks.corpus.report_data import CorpusFiles
+from tasks.corpus.dedup.clusters import cluster_duplicates
+from tasks.corpus.duckdb_connection import Limits
+from tasks.corpus.filters.filter_file import filter_file
+from tasks.corpus.report.data import CorpusFiles
+from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 from tasks.corpus.validation_split import select_validation
 from tests.small_corpus import signed_file
 

@@ -13,17 +13,17 @@ import pyarrow.parquet as pq
 from model.text.chat_template import Message
 from model.text.conversation import Lesson, Teacher, turn_text
 from model.text.tokenizer import Tokenizer
-from tasks.corpus.chat_records import CONVERSATIONS
-from tasks.corpus.checked_sets import (
+from tasks.corpus.chat_data.checked_sets import (
     HELD_OUT_NAME,
     REJECTED_NAME,
     TRAINING_NAME,
     Split,
     write_set,
 )
-from tasks.corpus.data_sets import SetFile
-from tasks.corpus.records import SetCounts
-from tasks.corpus.sources import SourceFile
+from tasks.corpus.chat_data.conversations import CONVERSATIONS
+from tasks.corpus.chat_data.records import SetCounts
+from tasks.corpus.sources.named_sets import SetFile
+from tasks.corpus.sources.source_files import SourceFile
 
 Turns = list[dict[str, Any]]
 

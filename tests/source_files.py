@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.config.corpus import SourceConfig
-from tasks.corpus.fineweb import FINEWEB_SCHEMA
-from tasks.corpus.sources import FetchedFile, fetch_file, list_files
+from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
+from tasks.corpus.sources.source_files import FetchedFile, fetch_file, list_files
 
 GROUP_ROWS = 100
 

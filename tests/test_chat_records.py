@@ -1,4 +1,4 @@
-"""tasks.corpus.chat_records: which records are conversations, and what is wrong with the others."""
+"""tasks.corpus.chat_data.conversations: which records are conversations, and what is wrong with the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.core.errors import CorpusError, SourceRecordError, SourceSchemaError
-from tasks.corpus.checked_sets import REJECTED_NAME, TRAINING_NAME, Split
+from tasks.corpus.chat_data.checked_sets import REJECTED_NAME, TRAINING_NAME, Split
 from tests.small_chats import GOOD_CHATS, sort_out, turns, write_jsonl
 
 BROKEN = [

@@ -29,7 +29,7 @@ from model.train.loader import BatchReader
 from model.train.setup import build_model, build_reader
 from model.train.trainer import Trainer
 from tasks.config.chat import LessonLayout
-from tasks.corpus.chat_records import CONVERSATION_SCHEMA
+from tasks.corpus.chat_data.conversations import CONVERSATION_SCHEMA
 from tasks.tokens.chat_shards import CHAT_LESSONS
 from tasks.tokens.lessons import write_lessons
 from tasks.tokens.record_tables import RecordTable

@@ -1,4 +1,4 @@
-"""tasks.corpus.checked_sets: which side a record goes to, and what becomes of the others."""
+"""tasks.corpus.chat_data.checked_sets: which side a record goes to, and what becomes of the others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from model.core.errors import SourceError, SourceRecordError
-from tasks.corpus.checked_sets import HELD_OUT_NAME, REJECTED_NAME, TRAINING_NAME, Split
+from tasks.corpus.chat_data.checked_sets import HELD_OUT_NAME, REJECTED_NAME, TRAINING_NAME, Split
 from tests.small_chats import GOOD_CHATS, sort_out, turns, write_jsonl, write_parquet
 
 

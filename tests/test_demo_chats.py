@@ -12,10 +12,10 @@ from model.text.chat_template import read_messages
 from model.text.conversation import conversation_ids
 from model.text.tokenizer import Tokenizer
 from tasks.config.corpus import TokenizerConfig
-from tasks.corpus.demo_chats import demo_conversations, demo_preferences, held_out_conversations
-from tasks.corpus.demo_documents import demo_document
-from tasks.corpus.demo_grammar import share_accepted
-from tasks.corpus.demo_stories import is_right_answer
+from tasks.corpus.demo.chats import demo_conversations, demo_preferences, held_out_conversations
+from tasks.corpus.demo.documents import demo_document
+from tasks.corpus.demo.grammar import share_accepted
+from tasks.corpus.demo.stories import is_right_answer
 from tasks.tokens.bpe import train_bpe
 from tests.grammar_check import is_sentence
 

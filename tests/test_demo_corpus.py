@@ -15,35 +15,24 @@ import pytest
 
 from flows.presets import demo
 from model.core.errors import ConfigError
-from tasks.corpus.demo_corpus import (
-    ROW_GROUP_ROWS,
-    TRUTH_SCHEMA,
-    DemoShardCounts,
-    generate_shard,
-)
-from tasks.corpus.demo_documents import (
+from tasks.corpus.demo.corpus import ROW_GROUP_ROWS, TRUTH_SCHEMA, DemoShardCounts, generate_shard
+from tasks.corpus.demo.documents import (
     ID_BORROWER_ROW,
     ID_LENDER_ROW,
     DocumentKind,
     PlantedRates,
     demo_document,
 )
-from tasks.corpus.demo_grammar import (
-    Acceptance,
-    fill,
-    is_title,
-    patterns,
-    share_accepted,
-)
-from tasks.corpus.demo_stories import (
+from tasks.corpus.demo.grammar import Acceptance, fill, is_title, patterns, share_accepted
+from tasks.corpus.demo.stories import (
     document_text,
     held_out_questions,
     is_right_answer,
     passage,
     story,
 )
-from tasks.corpus.demo_words import KINDS
-from tasks.corpus.fineweb import FINEWEB_SCHEMA
+from tasks.corpus.demo.words import KINDS
+from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 from tests.grammar_check import is_sentence, word_forms
 
 SEED = 7
@@ -340,7 +329,7 @@ def test_generate_shard_writes_fineweb_columns_in_row_groups(tmp_path):
 def test_generate_shard_in_another_process_gives_equal_bytes(tmp_path):
     code = (
         "import sys; from pathlib import Path;"
-        "from tasks.corpus.demo_corpus import generate_shard;"
+        "from tasks.corpus.demo.corpus import generate_shard;"
         "generate_shard(Path(sys.argv[1]), shard=2, num_documents=300, seed=7)"
     )
     digests = set()

@@ -16,7 +16,7 @@ from prefect import flow
 from model.core.errors import DownloadError
 from model.core.store import ArtifactStore
 from tasks.config.corpus import RunConfig
-from tasks.corpus.hub_retries import TRIES
+from tasks.corpus.sources.hub_retries import TRIES
 from tasks.engine.pipeline import Pipeline, task_runner
 from tasks.engine.stage import Share
 from tasks.stages.download import Download, build, download, source_files

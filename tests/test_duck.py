@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.core.errors import ConfigError, DiskSpaceError, SourceError
-from tasks.corpus.duck import (
+from tasks.corpus.duckdb_connection import (
     SQL_DIRECTORY,
     Limits,
     connect,

@@ -10,9 +10,9 @@ import pytest
 
 from model.core.errors import CorpusError, SourceError
 from tasks.config.corpus import DedupConfig, SignatureConfig
-from tasks.corpus.duck import Limits
-from tasks.corpus.duplicates import KINDS
-from tasks.corpus.signatures import write_signatures
+from tasks.corpus.dedup.clusters import KINDS
+from tasks.corpus.dedup.signatures import write_signatures
+from tasks.corpus.duckdb_connection import Limits
 from tests.small_corpus import (
     cluster,
     decide,

@@ -10,10 +10,10 @@ import pytest
 
 from model.core.errors import CorpusError, SourceError
 from tasks.config.corpus import FilterConfig, PersonalDataConfig
-from tasks.corpus import filter_stream
-from tasks.corpus.duck import Limits, fetch_one
-from tasks.corpus.filters import LIGHT_REASONS, filter_file, reasons_of
-from tasks.corpus.fineweb import FINEWEB_SCHEMA
+from tasks.corpus.duckdb_connection import Limits, fetch_one
+from tasks.corpus.filters import filter_stream
+from tasks.corpus.filters.filter_file import LIGHT_REASONS, filter_file, reasons_of
+from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 from tests.plain_text import GOOD
 
 CONFIG = FilterConfig(min_words=5, max_words=12, max_dropped_frac=1.0, score_language="never")

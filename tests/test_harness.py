@@ -24,8 +24,8 @@ from model.eval.multiple_choice import score_items, summarise, write_item_scores
 from model.export.hf_writer import export
 from model.network.weights import load_model, save_model
 from model.text.tokenizer import Tokenizer
-from tasks.corpus.evaluation_items import EvaluationFile
-from tasks.corpus.item_sets import read_items
+from tasks.corpus.evalsets.items import read_items
+from tasks.corpus.evalsets.set_texts import EvaluationFile
 from tasks.stages.harness_scores import ENVIRONMENT
 from tests.small_model import random_model
 from tests.small_tokenizer import VOCAB_SIZE, train_small_tokenizer

@@ -21,12 +21,12 @@ from model.core.errors import (
     SourceError,
     TransientDownloadError,
 )
-from tasks.corpus import hub_bytes
-from tasks.corpus.hub_client import HubFile
-from tasks.corpus.hub_retries import LONGEST_PAUSE_SECONDS, TRIES
-from tasks.corpus.hub_whole_file import SPACE_MARGIN_BYTES, obtain
-from tasks.corpus.raw_file import SourceFile, file_sha256
-from tasks.corpus.sources import FetchedFile, fetch_file, list_files, resolve_revision
+from tasks.corpus.sources import hub_bytes
+from tasks.corpus.sources.hub_client import HubFile
+from tasks.corpus.sources.hub_retries import LONGEST_PAUSE_SECONDS, TRIES
+from tasks.corpus.sources.hub_whole_file import SPACE_MARGIN_BYTES, obtain
+from tasks.corpus.sources.raw_file import SourceFile, file_sha256
+from tasks.corpus.sources.source_files import FetchedFile, fetch_file, list_files, resolve_revision
 from tests.hub_pages import REPO, REVISION, hub_environment, hub_source, pages_hub
 from tests.hub_server import Fault, HubServer
 from tests.source_files import make_rows, write_parquet
@@ -408,7 +408,7 @@ def test_disk_that_others_fill_meanwhile_is_named_and_the_rest_fetched_later(
     )
     if done.returncode:
         pytest.skip("this machine lets nobody mount a small disk")
-    monkeypatch.setattr("tasks.corpus.hub_whole_file.SPACE_MARGIN_BYTES", 0)
+    monkeypatch.setattr("tasks.corpus.sources.hub_whole_file.SPACE_MARGIN_BYTES", 0)
     real_complete = hub_bytes.complete
 
     def fill_then_complete(*arguments: object) -> None:

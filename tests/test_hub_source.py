@@ -21,10 +21,10 @@ from model.core.errors import (
     TransientDownloadError,
 )
 from tasks.config.corpus import SourceConfig
-from tasks.corpus.fineweb import FINEWEB_SCHEMA
-from tasks.corpus.licences import LICENCES, Licence
-from tasks.corpus.raw_file import file_sha256
-from tasks.corpus.sources import FetchedFile, fetch_file, list_files, resolve_revision
+from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
+from tasks.corpus.sources.licences import LICENCES, Licence
+from tasks.corpus.sources.raw_file import file_sha256
+from tasks.corpus.sources.source_files import FetchedFile, fetch_file, list_files, resolve_revision
 from tests.hub_pages import FILE_ROWS, REPO, REVISION, hub_environment, hub_source, pages_hub
 from tests.hub_server import HubServer
 from tests.source_files import (

@@ -1,4 +1,4 @@
-"""tasks.corpus.item_sets: both layouts of every set, in the harness's words; broken files."""
+"""tasks.corpus.evalsets.items: both layouts of every set, in the harness's words; broken files."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from model.core.errors import (
 from model.core.store import ArtifactStore
 from model.data.items import by_task, items_digest, read_items, write_items
 from tasks.config.evaluation import EvaluationConfig
-from tasks.corpus.evaluation_items import EvaluationFile
-from tasks.corpus.item_sets import read_items as read_sets
+from tasks.corpus.evalsets.items import read_items as read_sets
+from tasks.corpus.evalsets.set_texts import EvaluationFile
 from tasks.engine.stage import Share
 from tasks.stages.scored_items import build, listed_items, scored_items
 

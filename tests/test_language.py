@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.core.errors import ConfigError
-from tasks.corpus import language
-from tasks.corpus.language import detect_language, score_missing_languages
+from tasks.corpus.filters import language
+from tasks.corpus.filters.language import detect_language, score_missing_languages
 
 ENGLISH = "The old library stands at the end of the street, and its windows face the river."
 GERMAN = "Die alte Bibliothek steht am Ende der Straße, und ihre Fenster zeigen zum Fluss."
@@ -109,7 +109,7 @@ written = []
 sys.addaudithook(
     lambda event, args: event == "open" and args[2] & 3 and written.append(str(args[0]))
 )
-from tasks.corpus.language import detect_language
+from tasks.corpus.filters.language import detect_language
 
 assert detect_language({ENGLISH!r}).label == "en"
 written.clear()

@@ -18,7 +18,7 @@ from model.data.shards import ShardSet, open_shard
 from model.text.chat_template import Message
 from model.text.tokenizer import IM_END, Tokenizer
 from tasks.config.chat import LessonLayout
-from tasks.corpus.chat_records import CONVERSATION_SCHEMA
+from tasks.corpus.chat_data.conversations import CONVERSATION_SCHEMA
 from tasks.tokens.best_fit import best_fit_rows
 from tasks.tokens.chat_shards import CHAT_LESSONS
 from tasks.tokens.lessons import LessonCounts, whole_segments, write_lessons

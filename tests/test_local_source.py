@@ -14,9 +14,9 @@ import pytest
 import zstandard
 
 from model.core.errors import ConfigError, SourceError, SourceRecordError, SourceSchemaError
-from tasks.corpus.fineweb import FINEWEB_SCHEMA
-from tasks.corpus.raw_file import file_sha256
-from tasks.corpus.sources import fetch_file, list_files
+from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
+from tasks.corpus.sources.raw_file import file_sha256
+from tasks.corpus.sources.source_files import fetch_file, list_files
 from tests.source_files import (
     as_jsonl,
     fetch_all,
@@ -166,7 +166,7 @@ def test_local_file_of_only_broken_lines_fails_even_with_skip(tmp_path: Path) ->
 def test_local_overlong_line_is_one_broken_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.corpus.jsonl.MAX_LINE_BYTES", 100)
+    monkeypatch.setattr("tasks.corpus.sources.jsonl.MAX_LINE_BYTES", 100)
     long = b'{"text": "' + b"x" * 450 + b'"}'
     path = write_lines(tmp_path / "a.jsonl", [b'{"text": "one"}', long, b'{"text": "two"}'])
     [(got, raw)] = fetch_all(local(path, on_broken_record="skip"), tmp_path)

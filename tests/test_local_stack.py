@@ -29,8 +29,8 @@ from model.config.train_run import TrainResult
 from model.export.registry import tracking_uri
 from tasks.config.chat import ChatConfig
 from tasks.config.corpus import FINEWEB_REVISION, SourceConfig
-from tasks.corpus.demo_chats import demo_conversations
-from tasks.corpus.demo_corpus import generate_shard
+from tasks.corpus.demo.chats import demo_conversations
+from tasks.corpus.demo.corpus import generate_shard
 from tests.hub_server import HubServer
 from tests.launched_training import last_step, processes_of
 from tests.servers import free_port

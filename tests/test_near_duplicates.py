@@ -15,15 +15,10 @@ import pytest
 
 from model.core.errors import SourceError
 from tasks.config.corpus import DedupConfig, SignatureConfig
-from tasks.corpus.duck import Limits
-from tasks.corpus.minhash import ALGORITHM, band_keys
-from tasks.corpus.near_duplicates import (
-    GIANT_BUCKET,
-    MAX_KEPT_COMPARED,
-    Selection,
-    ShingleFile,
-)
-from tasks.corpus.signatures import _write_bands
+from tasks.corpus.dedup.minhash import ALGORITHM, band_keys
+from tasks.corpus.dedup.near import GIANT_BUCKET, MAX_KEPT_COMPARED, Selection, ShingleFile
+from tasks.corpus.dedup.signatures import _write_bands
+from tasks.corpus.duckdb_connection import Limits
 from tasks.stages.filter_documents import filter_documents
 from tests.small_corpus import (
     cluster,

@@ -14,7 +14,7 @@ from model.data.shards import PAD_ID, ShardSet
 from model.text.chat_template import render
 from model.text.tokenizer import IM_END, Tokenizer
 from tasks.config.chat import LessonLayout
-from tasks.corpus.preference_records import PAIR_SCHEMA
+from tasks.corpus.chat_data.preferences import PAIR_SCHEMA
 from tasks.tokens.lessons import write_lessons
 from tasks.tokens.preference_shards import PAIR_LESSONS
 from tasks.tokens.record_tables import RecordTable

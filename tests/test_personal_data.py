@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.config.corpus import PersonalDataConfig
-from tasks.corpus.personal_data import (
+from tasks.corpus.filters.personal_data import (
     KINDS,
     PLACEHOLDERS,
     Span,
@@ -22,7 +22,7 @@ from tasks.corpus.personal_data import (
     find_personal_data,
     mask,
 )
-from tasks.corpus.personal_data_rules import (
+from tasks.corpus.filters.personal_data_rules import (
     FINEWEB_PLACEHOLDERS,
     MAY_HOLD,
     SPECIAL_NETWORKS,

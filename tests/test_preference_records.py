@@ -1,4 +1,4 @@
-"""tasks.corpus.preference_records: which records are pairs of answers, and how files have them."""
+"""tasks.corpus.chat_data.preferences: which records are pairs of answers, and how files have them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 
 from model.core.errors import CorpusError, SourceRecordError, SourceSchemaError
 from model.text.chat_template import Message
-from tasks.corpus.checked_sets import Split, write_set
-from tasks.corpus.data_sets import SetFile
-from tasks.corpus.preference_records import PAIR_SCHEMA, PAIRS, checked_pair
-from tasks.corpus.raw_file import SourceFile
-from tasks.corpus.records import BrokenRecordError
+from tasks.corpus.chat_data.checked_sets import Split, write_set
+from tasks.corpus.chat_data.preferences import PAIR_SCHEMA, PAIRS, checked_pair
+from tasks.corpus.chat_data.records import BrokenRecordError
+from tasks.corpus.sources.named_sets import SetFile
+from tasks.corpus.sources.raw_file import SourceFile
 
 
 def said(role: str, content: str) -> dict[str, str]:

@@ -15,9 +15,9 @@ from model.config.network import ModelConfig
 from model.config.train import DirectPreference, TrainConfig
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore
-from tasks.corpus.data_sets import ListedSet
-from tasks.corpus.demo_chats import demo_preferences, held_out_preferences
-from tasks.corpus.demo_stories import Story
+from tasks.corpus.demo.chats import demo_preferences, held_out_preferences
+from tasks.corpus.demo.stories import Story
+from tasks.corpus.sources.named_sets import ListedSet
 from tasks.engine.stage import Share
 from tasks.planning.base_checkpoint import find_base
 from tasks.planning.estimate import TrainingEstimate

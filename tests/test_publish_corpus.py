@@ -15,10 +15,10 @@ from datasets import DatasetDict, load_dataset
 
 from model.core.errors import CorpusError, SourceError
 from tasks.config.corpus import CardConfig, PersonalDataConfig
-from tasks.corpus.fineweb import FINEWEB_SCHEMA
-from tasks.corpus.licences import LICENCES, Licence
-from tasks.corpus.publish import write_dataset
-from tasks.corpus.publish_card import DatasetCounts, Provenance
+from tasks.corpus.publish.card import DatasetCounts, Provenance
+from tasks.corpus.publish.dataset import write_dataset
+from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
+from tasks.corpus.sources.licences import LICENCES, Licence
 from tests.prepared_corpus import SmallCorpus, document, make_corpus
 
 FINEWEB = {"kind": "hub", "repo": "HuggingFaceFW/fineweb", "revision": "9bb295d"}

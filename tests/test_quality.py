@@ -7,13 +7,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tasks.corpus import quality
-from tasks.corpus.quality import REASONS, judge
-from tasks.corpus.quality_buffer import Spans, TextBuffer, text_hash
-from tasks.corpus.quality_documents import STOP_WORDS, fineweb, gopher_quality
-from tasks.corpus.quality_lines import LINE_REASONS, edit_lines, num_sentences
-from tasks.corpus.quality_repetition import DUPLICATE_N_GRAMS, TOP_N_GRAMS, repetition
-from tasks.corpus.quality_rules import Verdicts
+from tasks.corpus.filters import quality
+from tasks.corpus.filters.quality import REASONS, judge
+from tasks.corpus.filters.quality_buffer import Spans, TextBuffer, text_hash
+from tasks.corpus.filters.quality_documents import STOP_WORDS, fineweb, gopher_quality
+from tasks.corpus.filters.quality_lines import LINE_REASONS, edit_lines, num_sentences
+from tasks.corpus.filters.quality_repetition import DUPLICATE_N_GRAMS, TOP_N_GRAMS, repetition
+from tasks.corpus.filters.quality_rules import Verdicts
 from tasks.reporting.funnel import UNITS
 from tests.plain_text import GOOD, SENTENCES
 

@@ -31,22 +31,22 @@ from model.core.errors import (
 )
 from model.core.store import ArtifactStore
 from tasks.config.corpus import QualityModelConfig, RunConfig, SourceConfig
-from tasks.corpus.duck import Limits, fetch_one, read_sql
-from tasks.corpus.hub_retries import TRIES
-from tasks.corpus.quality_labels import labelled_source, list_labelled_files, read_labelled
-from tasks.corpus.quality_model import (
+from tasks.corpus.classifier.labels import labelled_source, list_labelled_files, read_labelled
+from tasks.corpus.classifier.linear_model import (
     MAX_CHARS,
     Featurizer,
     QualityModel,
     area_under_curve,
     train_quality_model,
 )
-from tasks.corpus.quality_selection import (
+from tasks.corpus.classifier.selection import (
     SCORES_SCHEMA,
     domain_cap,
     score_file,
     select_documents,
 )
+from tasks.corpus.duckdb_connection import Limits, fetch_one, read_sql
+from tasks.corpus.sources.hub_retries import TRIES
 from tasks.engine.pipeline import Pipeline
 from tasks.engine.stage import Share, Stage
 from tasks.reporting.funnel import funnel
@@ -524,7 +524,7 @@ def test_read_labelled_of_a_hub_checks_the_file_and_leaves_nothing_behind(tmp_pa
 
 
 def test_training_goes_on_after_an_outage_with_what_is_missing(tmp_path, hub, monkeypatch):
-    monkeypatch.setattr("tasks.corpus.hub_retries._sleep", lambda _: None)
+    monkeypatch.setattr("tasks.corpus.sources.hub_retries._sleep", lambda _: None)
     names = ["data/train.parquet", "data/zoo.parquet"]
     for seed, name in enumerate(names):
         make_labelled(hub.root / name, count=700, seed=seed)

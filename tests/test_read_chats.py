@@ -16,8 +16,8 @@ from model.core.artifact import Manifest
 from model.core.errors import ConfigError, LLMError, SourceError, TransientDownloadError
 from model.core.store import ArtifactStore
 from tasks.config.chat import ChatConfig
-from tasks.corpus.data_sets import ListedSet
-from tasks.corpus.hub_retries import TRIES
+from tasks.corpus.sources.hub_retries import TRIES
+from tasks.corpus.sources.named_sets import ListedSet
 from tasks.engine.pipeline import Pipeline
 from tasks.engine.record_sets import ReadSet
 from tasks.engine.stage import Share

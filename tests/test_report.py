@@ -19,11 +19,11 @@ import pytest
 
 from model.core.errors import SourceError
 from tasks.config.corpus import ReportConfig
-from tasks.corpus.duck import Limits
-from tasks.corpus.report import KnownNumbers, make_report, write_report
-from tasks.corpus.report_data import Disk, FunnelLine, Histogram, Loss, Origins, Report, Tokens
-from tasks.corpus.report_measures import bin_counts, length_edges
-from tasks.corpus.report_page import page
+from tasks.corpus.duckdb_connection import Limits
+from tasks.corpus.report.data import Disk, FunnelLine, Histogram, Loss, Origins, Report, Tokens
+from tasks.corpus.report.make import KnownNumbers, make_report, write_report
+from tasks.corpus.report.measures import bin_counts, length_edges
+from tasks.corpus.report.page import page
 from tests.html_check import Page, read_page
 from tests.prepared_corpus import Document, SmallCorpus, document, make_corpus
 

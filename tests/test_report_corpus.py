@@ -20,7 +20,7 @@ from model.core.artifact import Artifact, Manifest
 from model.core.errors import ArtifactError
 from model.core.store import ArtifactStore, Work
 from tasks.config.corpus import CardConfig
-from tasks.corpus.fineweb import FINEWEB_SCHEMA
+from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 from tasks.engine.pipeline import Pipeline
 from tasks.engine.stage import Share
 from tasks.reporting.funnel import funnel

@@ -23,7 +23,7 @@ from model.core.artifact import Artifact
 from model.core.errors import ArtifactError
 from model.data.prompts import Generation, write_generations
 from model.train.events import EVENTS_NAME, read_events
-from tasks.corpus.report_data import (
+from tasks.corpus.report.data import (
     FunnelLine,
     Histogram,
     Origins,

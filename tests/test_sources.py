@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.config.corpus import SourceConfig
-from tasks.corpus.fineweb import FINEWEB_SCHEMA
-from tasks.corpus.raw_file import artifact_name, file_sha256
-from tasks.corpus.sources import fetch_file, list_files
+from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
+from tasks.corpus.sources.raw_file import artifact_name, file_sha256
+from tasks.corpus.sources.source_files import fetch_file, list_files
 
 
 @pytest.mark.parametrize(

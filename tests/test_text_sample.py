@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.core.errors import CorpusError, SourceError
-from tasks.corpus.duck import Limits
+from tasks.corpus.duckdb_connection import Limits
 from tasks.corpus.text_sample import sample_text
 
 Row = tuple[str, int, str]

@@ -11,9 +11,9 @@ import pytest
 
 from model.core.errors import CorpusError, SourceError
 from tasks.config.corpus import ValidationConfig
-from tasks.corpus.duck import Limits
-from tasks.corpus.fineweb import FINEWEB_SCHEMA
-from tasks.corpus.language import detect_language
+from tasks.corpus.duckdb_connection import Limits
+from tasks.corpus.filters.language import detect_language
+from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 from tasks.corpus.validation_split import select_validation
 
 

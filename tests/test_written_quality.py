@@ -25,10 +25,10 @@ from model.data.prompts import (
     write_prompts,
 )
 from tasks.config.evaluation import EvaluationConfig
-from tasks.corpus.demo_stories import held_out_questions
-from tasks.corpus.link_grammar import MAX_BYTES, accepted, parser_version
-from tasks.corpus.prompts import chat_openings, demo_questions, document_openings
-from tasks.corpus.written_quality import judge, written_sentences
+from tasks.corpus.demo.stories import held_out_questions
+from tasks.corpus.evalsets.link_grammar import MAX_BYTES, accepted, parser_version
+from tasks.corpus.evalsets.prompts import chat_openings, demo_questions, document_openings
+from tasks.corpus.evalsets.text_quality import judge, written_sentences
 from tasks.engine.stage import Share
 from tasks.stages.generation_prompts import GenerationPrompts, generation_prompts
 from tasks.stages.judge_texts import JudgeTexts, judge_texts

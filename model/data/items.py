@@ -1,6 +1,6 @@
 """Items of evaluation sets: choices whose likelihoods a model is asked for. No torch.
 
-``tasks.corpus.item_sets`` makes them from the files of well-known sets, ``model.eval.loglikelihood`` scores
+``tasks.corpus.evalsets.items`` makes them from the files of well-known sets, ``model.eval.loglikelihood`` scores
 them, ``model.eval.harness`` has EleutherAI's harness score the same ones.
 
     items.parquet   one row per item: task, category, subset, number, contexts, choices, gold

@@ -15,7 +15,7 @@ from uuid import UUID
 from duckdb import DuckDBPyConnection
 
 from model.core.errors import CorpusError
-from tasks.corpus.duck import Limits, fetch_one, parquet_path, read_sql, reading
+from tasks.corpus.duckdb_connection import Limits, fetch_one, parquet_path, read_sql, reading
 
 BATCH_DOCUMENTS = 1024
 

@@ -17,7 +17,7 @@ from duckdb import DuckDBPyConnection
 
 from model.core.errors import CorpusError
 from tasks.config.corpus import ValidationConfig
-from tasks.corpus.duck import (
+from tasks.corpus.duckdb_connection import (
     TEXT_ROW_GROUP_ROWS,
     Limits,
     fetch_one,
@@ -26,7 +26,7 @@ from tasks.corpus.duck import (
     reading,
     write_parquet,
 )
-from tasks.corpus.language import detect_language
+from tasks.corpus.filters.language import detect_language
 
 # FineWeb's own (arXiv 2406.17557). Not the filter's setting: changing that leaves the rows alone.
 MIN_LANGUAGE_SCORE = 0.65

@@ -9,7 +9,7 @@ from typing import Final
 
 from model.core.store import Work
 from tasks.config.chat import LessonLayout
-from tasks.corpus.checked_sets import HELD_OUT_NAME, TRAINING_NAME
+from tasks.corpus.chat_data.checked_sets import HELD_OUT_NAME, TRAINING_NAME
 from tasks.tokens.lessons import LessonKind, write_lessons
 from tasks.tokens.record_tables import RecordTable
 

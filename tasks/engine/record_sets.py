@@ -13,13 +13,13 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 from model.core.config import Config
 from model.core.store import ArtifactStore, Work
 from tasks.config.chat import ChatConfig, PreferenceConfig
-from tasks.corpus.checked_sets import Split, write_generated, write_set
-from tasks.corpus.data_sets import ListedSet, list_sets, pinned, set_files
-from tasks.corpus.demo_chats import DEMO_CHATS_VERSION
-from tasks.corpus.foreign_columns import OnBroken
-from tasks.corpus.hub_source import DOWNLOAD_FOLDER
-from tasks.corpus.raw_file import sweep
-from tasks.corpus.records import Fields, RecordKind
+from tasks.corpus.chat_data.checked_sets import Split, write_generated, write_set
+from tasks.corpus.chat_data.records import Fields, RecordKind
+from tasks.corpus.demo.chats import DEMO_CHATS_VERSION
+from tasks.corpus.sources.columns import OnBroken
+from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
+from tasks.corpus.sources.named_sets import ListedSet, list_sets, pinned, set_files
+from tasks.corpus.sources.raw_file import sweep
 
 DEMO_SET: Final = "demo"
 

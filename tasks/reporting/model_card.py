@@ -15,7 +15,7 @@ from model.config.export import SamplingConfig
 from model.core.artifact import Manifest
 from model.core.errors import ArtifactError
 from model.core.store import ArtifactStore
-from tasks.corpus.licences import LICENCES, UNKNOWN_LICENCE, Licence
+from tasks.corpus.sources.licences import LICENCES, UNKNOWN_LICENCE, Licence
 from tasks.engine.lineage import ancestors
 from tasks.reporting.funnel import Funnel, funnel
 

@@ -26,9 +26,9 @@ from model.core.config import Config
 from model.core.store import ArtifactStore
 from model.data.prompts import GENERATIONS_NAME, read_generations
 from model.train.events import EVENTS_NAME, read_events
-from tasks.corpus.publish import CARD
-from tasks.corpus.report import DATA, PAGE
-from tasks.corpus.report_data import Report
+from tasks.corpus.publish.dataset import CARD
+from tasks.corpus.report.data import Report
+from tasks.corpus.report.make import DATA, PAGE
 from tasks.reporting.funnel import Funnel, funnel, funnel_table
 from tasks.reporting.loss_plot import loss_picture
 from tasks.reporting.tables import render

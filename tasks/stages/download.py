@@ -9,9 +9,9 @@ from model.core.artifact import Manifest
 from model.core.config import Config
 from model.core.store import ArtifactStore, Work
 from tasks.config.corpus import SourceConfig
-from tasks.corpus.hub_source import DOWNLOAD_FOLDER
-from tasks.corpus.raw_file import sweep
-from tasks.corpus.sources import SourceFile, fetch_file, list_files, resolve_revision
+from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
+from tasks.corpus.sources.raw_file import sweep
+from tasks.corpus.sources.source_files import SourceFile, fetch_file, list_files, resolve_revision
 from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 1

@@ -7,9 +7,9 @@ from unicodedata import unidata_version
 from model.core.config import Config
 from model.core.store import Work
 from tasks.config.corpus import FilterConfig, PersonalDataConfig
-from tasks.corpus.duck import Limits
-from tasks.corpus.filters import filter_file
-from tasks.corpus.language import MODEL_ALGORITHM
+from tasks.corpus.duckdb_connection import Limits
+from tasks.corpus.filters.filter_file import filter_file
+from tasks.corpus.filters.language import MODEL_ALGORITHM
 from tasks.engine.stage import Share, Stage
 from tasks.stages.download import raw_file
 

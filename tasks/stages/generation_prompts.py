@@ -9,9 +9,9 @@ from model.core.config import Config
 from model.core.store import Work
 from model.data.prompts import PROMPTS_NAME, Prompt, write_prompts
 from tasks.config.evaluation import EvaluationConfig
-from tasks.corpus.demo_chats import DEMO_CHATS_VERSION
-from tasks.corpus.demo_corpus import DEMO_CORPUS_VERSION
-from tasks.corpus.prompts import chat_openings, demo_questions, document_openings
+from tasks.corpus.demo.chats import DEMO_CHATS_VERSION
+from tasks.corpus.demo.corpus import DEMO_CORPUS_VERSION
+from tasks.corpus.evalsets.prompts import chat_openings, demo_questions, document_openings
 from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 1

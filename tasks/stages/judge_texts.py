@@ -13,9 +13,9 @@ from model.core.config import Config
 from model.core.store import Work, write_synced
 from model.data.prompts import GENERATIONS_NAME, read_generations
 from tasks.config.evaluation import EvaluationConfig
-from tasks.corpus.demo_corpus import DEMO_CORPUS_VERSION
-from tasks.corpus.link_grammar import PROGRAM, parser_version
-from tasks.corpus.written_quality import Judgement, judge
+from tasks.corpus.demo.corpus import DEMO_CORPUS_VERSION
+from tasks.corpus.evalsets.link_grammar import PROGRAM, parser_version
+from tasks.corpus.evalsets.text_quality import Judgement, judge
 from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 1

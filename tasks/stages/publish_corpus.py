@@ -13,8 +13,8 @@ from model.core.artifact import Artifact, Manifest
 from model.core.config import Config
 from model.core.store import Work
 from tasks.config.corpus import CardConfig, PersonalDataConfig
-from tasks.corpus.publish import write_dataset
-from tasks.corpus.publish_card import Provenance
+from tasks.corpus.publish.card import Provenance
+from tasks.corpus.publish.dataset import write_dataset
 from tasks.engine.removals import removal_tables
 from tasks.engine.stage import Inputs, Share, Stage
 from tasks.reporting.funnel import losses

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from model.core.artifact import Manifest
 from model.core.store import ArtifactStore, Work
 from tasks.config.chat import ChatConfig
-from tasks.corpus.chat_records import CONVERSATIONS
-from tasks.corpus.checked_sets import HELD_OUT_NAME, SPLIT_ALGORITHM
-from tasks.corpus.demo_chats import Conversation, demo_conversations, held_out_conversations
-from tasks.corpus.records import Fields
+from tasks.corpus.chat_data.checked_sets import HELD_OUT_NAME, SPLIT_ALGORITHM
+from tasks.corpus.chat_data.conversations import CONVERSATIONS
+from tasks.corpus.chat_data.records import Fields
+from tasks.corpus.demo.chats import Conversation, demo_conversations, held_out_conversations
 from tasks.engine.record_sets import (
     DemoRecords,
     GeneratedSet,

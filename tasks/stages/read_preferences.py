@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 
 from model.core.store import ArtifactStore, Work
 from tasks.config.chat import PreferenceConfig
-from tasks.corpus.checked_sets import SPLIT_ALGORITHM
-from tasks.corpus.demo_chats import Preference, demo_preferences, held_out_preferences
-from tasks.corpus.preference_records import PAIRS
-from tasks.corpus.records import Fields
+from tasks.corpus.chat_data.checked_sets import SPLIT_ALGORITHM
+from tasks.corpus.chat_data.preferences import PAIRS
+from tasks.corpus.chat_data.records import Fields
+from tasks.corpus.demo.chats import Preference, demo_preferences, held_out_preferences
 from tasks.engine.record_sets import (
     DemoRecords,
     GeneratedSet,

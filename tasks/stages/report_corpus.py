@@ -9,9 +9,9 @@ from pathlib import Path
 from model.core.artifact import Artifact, Manifest
 from model.core.store import ArtifactStore, Work
 from tasks.config.corpus import ReportConfig
-from tasks.corpus.duck import Limits
-from tasks.corpus.report import PAGE, KnownNumbers, write_report
-from tasks.corpus.report_data import CorpusFiles, Disk, FunnelLine, Loss, Report, Tokens
+from tasks.corpus.duckdb_connection import Limits
+from tasks.corpus.report.data import CorpusFiles, Disk, FunnelLine, Loss, Report, Tokens
+from tasks.corpus.report.make import PAGE, KnownNumbers, write_report
 from tasks.engine.removals import removal_table, removal_tables
 from tasks.engine.stage import Inputs, Share, Stage
 from tasks.reporting.funnel import funnel

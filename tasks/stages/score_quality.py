@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from model.core.config import Config
 from model.core.store import Work
-from tasks.corpus.duck import Limits
-from tasks.corpus.quality_model import ALGORITHM
-from tasks.corpus.quality_selection import score_file
+from tasks.corpus.classifier.linear_model import ALGORITHM
+from tasks.corpus.classifier.selection import score_file
+from tasks.corpus.duckdb_connection import Limits
 from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 2

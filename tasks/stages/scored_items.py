@@ -10,10 +10,10 @@ from model.core.config import RUNTIME_ONLY, Config
 from model.core.store import ArtifactStore, Work
 from model.data.items import ITEMS_NAME, by_task, items_digest, write_items
 from tasks.config.evaluation import EvaluationConfig
-from tasks.corpus.evaluation_sets import EvaluationSet, evaluation_files, list_sets
-from tasks.corpus.hub_source import DOWNLOAD_FOLDER
-from tasks.corpus.item_sets import read_items, require_known
-from tasks.corpus.raw_file import sweep
+from tasks.corpus.evalsets.items import read_items, require_known
+from tasks.corpus.evalsets.set_files import EvaluationSet, evaluation_files, list_sets
+from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
+from tasks.corpus.sources.raw_file import sweep
 from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 1

@@ -7,8 +7,8 @@ from typing import Any
 from model.core.config import Config
 from model.core.store import Work
 from tasks.config.corpus import QualityModelConfig
-from tasks.corpus.duck import Limits
-from tasks.corpus.quality_selection import select_documents
+from tasks.corpus.classifier.selection import select_documents
+from tasks.corpus.duckdb_connection import Limits
 from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 1

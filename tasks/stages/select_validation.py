@@ -10,8 +10,8 @@ from dataclasses import asdict
 from model.core.config import Config
 from model.core.store import Work
 from tasks.config.corpus import ValidationConfig
-from tasks.corpus.duck import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
-from tasks.corpus.language import MODEL_ALGORITHM
+from tasks.corpus.duckdb_connection import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
+from tasks.corpus.filters.language import MODEL_ALGORITHM
 from tasks.corpus.validation_split import select_validation as select
 from tasks.engine.stage import Share, Stage
 from tasks.stages.download import raw_file

@@ -7,11 +7,11 @@ from typing import Any
 from model.core.config import Config
 from model.core.store import ArtifactStore, Work
 from tasks.config.corpus import QualityModelConfig, SourceConfig
-from tasks.corpus.hub_source import DOWNLOAD_FOLDER
-from tasks.corpus.quality_labels import labelled_source, list_labelled_files, read_labelled
-from tasks.corpus.quality_model import ALGORITHM, train_and_measure
-from tasks.corpus.raw_file import sweep
-from tasks.corpus.sources import SourceFile
+from tasks.corpus.classifier.labels import labelled_source, list_labelled_files, read_labelled
+from tasks.corpus.classifier.linear_model import ALGORITHM, train_and_measure
+from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
+from tasks.corpus.sources.raw_file import sweep
+from tasks.corpus.sources.source_files import SourceFile
 from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 1

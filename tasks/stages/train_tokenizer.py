@@ -8,7 +8,7 @@ from model.core.config import Config
 from model.core.store import Work
 from model.text.tokenizer import Tokenizer
 from tasks.config.corpus import TokenizerConfig
-from tasks.corpus.duck import Limits
+from tasks.corpus.duckdb_connection import Limits
 from tasks.corpus.text_sample import sample_text
 from tasks.engine.stage import Share, Stage
 from tasks.tokens.bpe import train_bpe

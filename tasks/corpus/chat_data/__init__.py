@@ -1,0 +1,1 @@
+"""Conversations and preference pairs: read, checked, split into training and held-out sets."""

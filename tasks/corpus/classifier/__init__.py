@@ -1,0 +1,1 @@
+"""A linear quality classifier: labels, training, scores, selection."""

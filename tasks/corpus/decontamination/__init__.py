@@ -1,0 +1,1 @@
+"""Training documents that contain text of evaluation sets."""

@@ -1,0 +1,1 @@
+"""Exact, normalised and near-duplicates over all files."""

@@ -1,0 +1,152 @@
+"""Decide over all files which documents go because another one says the same.
+
+In this order, each step seeing only what the one before left: look-alikes of validation rows,
+documents that hold text of an evaluation set, copies, near-duplicates. ``removed.parquet`` gets one
+row for each, which names what it goes in favour of.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from duckdb import DuckDBPyConnection
+
+from model.core.errors import CorpusError
+from tasks.config.corpus import DedupConfig
+from tasks.corpus.dedup.exact import remove_copies, remove_validation_look_alikes
+from tasks.corpus.dedup.near import NearCounts, SignedFile, remove_near_duplicates
+from tasks.corpus.duckdb_connection import (
+    Limits,
+    fetch_one,
+    parquet_path,
+    read_sql,
+    reading,
+    write_parquet,
+)
+
+KINDS = ("validation", "contaminated", "exact", "normalised", "near")
+
+_COUNT_SIGNATURES = "SELECT count(*) FROM read_parquet($signatures, hive_partitioning = false)"
+_COUNT_KINDS = "SELECT kind, count(*) FROM removed GROUP BY kind"
+_REMOVED_IN_ORDER = "SELECT * FROM removed ORDER BY file, row"
+
+
+@dataclass(frozen=True)
+class DuplicateCounts:
+    """What deduplication decided over all files.
+
+    Args:
+        num_removed: documents per kind, every kind of ``KINDS`` present, in that order.
+        num_clusters: groups of two or more documents, the survivor included.
+        near: how near-duplicates were found.
+    """
+
+    num_in: int
+    num_kept: int
+    num_removed: dict[str, int]
+    num_clusters: int
+    near: NearCounts
+
+
+def cluster_duplicates(
+    files: Sequence[SignedFile],
+    validation: Path,
+    *,
+    contaminated: Sequence[Path] = (),
+    config: DedupConfig,
+    destination: Path,
+    limits: Limits,
+) -> DuplicateCounts:
+    """Write ``removed.parquet`` and ``clusters.parquet`` of all files together.
+
+    A document is removed in favour of a validation row whose text or words it has or that is its
+    near-duplicate, whatever ``config.match`` says: numbers of models of one source stay comparable.
+    Else it is removed in favour of the first document in keep order that it matches: highest
+    language score, most characters, latest date (unknown ones last), then file and row. Neither
+    the order of the files nor the number of threads changes a byte.
+
+    Args:
+        files: every filtered file with its signatures.
+        validation: ``validation.parquet``.
+        contaminated: ``contaminated.parquet`` of every file.
+        destination: an existing directory.
+
+    Raises:
+        SourceError: one of the files cannot be read.
+        CorpusError: a larger share than ``config.max_removed_frac`` would be removed.
+    """
+    signatures = [file.signatures for file in files]
+    with limits.connect() as connection:
+        remove_validation_look_alikes(connection, signatures, validation)
+        _remove_contaminated(connection, contaminated)
+        if config.match != "none":
+            keys = "exact" if config.match == "exact" else "normalised"
+            remove_copies(connection, signatures, match=keys)
+        near = remove_near_duplicates(
+            connection, files, validation, config=config, spill_directory=limits.spill_directory
+        )
+        with reading(*signatures):
+            values = {"signatures": [parquet_path(path) for path in signatures]}
+            (num_in,) = fetch_one(connection, _COUNT_SIGNATURES, values)
+        counts = _write(connection, num_in=num_in, near=near, destination=destination)
+    _log(counts)
+    _refuse_to_remove_too_much(counts, config, destination)
+    return counts
+
+
+def _remove_contaminated(connection: DuckDBPyConnection, contaminated: Sequence[Path]) -> None:
+    with reading(*contaminated):
+        for path in contaminated:
+            values = {"contaminated": parquet_path(path)}
+            connection.execute(read_sql("removed_contaminated"), values)
+
+
+def _write(
+    connection: DuckDBPyConnection, *, num_in: int, near: NearCounts, destination: Path
+) -> DuplicateCounts:
+    found = dict(connection.execute(_COUNT_KINDS).fetchall())
+    num_removed = write_parquet(
+        connection, _REMOVED_IN_ORDER, values={}, destination=destination / "removed.parquet"
+    )
+    num_clusters = write_parquet(
+        connection, read_sql("clusters"), values={}, destination=destination / "clusters.parquet"
+    )
+    assert set(found) <= set(KINDS), f"a kind is not declared: {sorted(found)}"
+    assert num_removed == sum(found.values()) <= num_in, f"{num_removed}, {found}, {num_in}"
+    return DuplicateCounts(
+        num_in=num_in,
+        num_kept=num_in - num_removed,
+        num_removed={kind: found.get(kind, 0) for kind in KINDS},
+        num_clusters=num_clusters,
+        near=near,
+    )
+
+
+def _refuse_to_remove_too_much(
+    counts: DuplicateCounts, config: DedupConfig, destination: Path
+) -> None:
+    removed = counts.num_in - counts.num_kept
+    if removed <= config.max_removed_frac * counts.num_in:
+        return
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.num_removed.items() if count)
+    raise CorpusError(
+        f"deduplication removes {removed / counts.num_in:.1%} of the documents",
+        expected=f"at most {config.max_removed_frac:.1%} (dedup.max_removed_frac)",
+        found=f"{removed:,} of {counts.num_in:,} documents ({kinds})",
+        where=destination / "removed.parquet",
+        fix="look at this table and clusters.parquet beside it; then change dedup.match, lower "
+        "validation.num_documents if it is most of the source, or raise dedup.max_removed_frac",
+    )
+
+
+def _log(counts: DuplicateCounts) -> None:
+    logging.getLogger(__name__).info(
+        "%d of %d documents kept in %d groups of copies; removed: %s",
+        counts.num_kept,
+        counts.num_in,
+        counts.num_clusters,
+        counts.num_removed if counts.num_kept < counts.num_in else "none at all",
+    )

@@ -1,0 +1,340 @@
+"""Find documents that share most of their shingles with a better one, and prove it before removal.
+
+Documents that agree in a MinHash band form a bucket. In keep order, each member of a bucket is
+compared with what was kept of it so far, by the exact Jaccard index of their shingles: it goes if
+one matches, and else is kept. So every removed document points at a kept one it really matches, and
+a chain of similar documents is not removed as a whole.
+
+Keys are grouped one band at a time; the text of bucket members alone is read, once, and their
+shingles lie in a file. Memory grows with the number of bucket members, not with the corpus.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from duckdb import DuckDBPyConnection
+
+from tasks.config.corpus import DedupConfig
+from tasks.corpus.dedup.signatures import band_column, text_band_keys
+from tasks.corpus.duckdb_connection import fetch_one, parquet_path, read_sql, reading
+from tasks.corpus.shingles import Hashes, batches, jaccard, shingle_sets
+
+logger = logging.getLogger(__name__)
+
+MAX_KEPT_COMPARED = 32  # of one bucket: template pages that share a band, yet are no duplicates
+GIANT_BUCKET = 5_000  # said in the log
+READ_ROWS = 1_024
+READ_MEMBERS = 65_536
+
+_REMOVED_DOCUMENTS = """
+CREATE OR REPLACE TEMP TABLE removed_documents AS
+SELECT file_index::BIGINT * 4294967296 + row AS document
+FROM read_parquet($signatures, hive_partitioning = false)
+SEMI JOIN removed USING (file, row)
+"""
+_VALIDATION_TEXT = """
+SELECT -1 - file_row_number AS document, file, row, id, text
+FROM read_parquet($validation, file_row_number = true, hive_partitioning = false)
+"""
+_CANDIDATE_VALIDATION_TEXT = """
+SELECT place, text
+FROM validation_rows
+JOIN candidates USING (document)
+"""
+_PART_TEXT = """
+SELECT
+    candidates.place,
+    part.text
+FROM read_parquet($part, hive_partitioning = false) AS part
+JOIN candidates ON candidates.document = $file_place::BIGINT * 4294967296 + part.row
+"""
+_ONLY_BUCKETS_OF_VALIDATION = """
+DELETE FROM members
+WHERE key NOT IN (SELECT key FROM members WHERE document < 0)
+"""
+_BUCKETS = "SELECT max(size), count(*) FROM (SELECT count(*) AS size FROM members GROUP BY key)"
+_MEMBERS_IN_KEEP_ORDER = """
+SELECT place, key
+FROM members
+JOIN candidates USING (document)
+ORDER BY place, key
+"""
+
+
+@dataclass(frozen=True)
+class SignedFile:
+    """One filtered file with its signatures."""
+
+    part: Path
+    signatures: Path
+    bands: Path
+
+
+@dataclass(frozen=True)
+class NearCounts:
+    """How much work finding near-duplicates was."""
+
+    num_candidates: int
+    num_compared: int
+    num_buckets: int
+    largest_bucket: int
+
+
+def remove_near_duplicates(
+    connection: DuckDBPyConnection,
+    files: Sequence[SignedFile],
+    validation: Path,
+    *,
+    config: DedupConfig,
+    spill_directory: Path,
+) -> NearCounts:
+    """Add near-duplicates to the table ``removed`` of a connection.
+
+    Documents that the table already holds are left out of all comparisons; validation rows are kept
+    whatever they match. Unless ``config.match`` is ``near``, documents are compared with validation
+    rows alone.
+
+    Raises:
+        SourceError: one of the files cannot be read.
+    """
+    _find_members(connection, files, validation, config=config)
+    num_first = _num_validation(connection)
+    with ShingleFile(spill_directory / "shingles.u64") as shingles:
+        _collect_shingles(connection, files, shingles, size=config.shingle_words)
+        selection = Selection(
+            shingles,
+            min_jaccard=config.min_jaccard,
+            num_first=num_first,
+            compares_all=config.match == "near",
+        )
+        selection.run(_members_in_keep_order(connection))
+    connection.register("matches", selection.matches())
+    connection.execute(read_sql("near_removed"))
+    connection.execute(read_sql("copies_of_near"))
+    largest, num_buckets = fetch_one(connection, _BUCKETS)
+    counts = NearCounts(len(shingles), selection.num_compared, num_buckets, largest or 0)
+    _log(counts, selection)
+    return counts
+
+
+class ShingleFile:
+    """The shingle sets of candidates, in a file that memory maps: sets are found by place."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spans: dict[int, tuple[int, int]] = {}
+        self._end = 0
+        self._file: BinaryIO | None = None
+        self._hashes: Hashes = np.empty(0, dtype=np.uint64)
+
+    def __enter__(self) -> ShingleFile:
+        self._file = self.path.open("wb")
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._file:
+            self._file.close()
+        self.path.unlink()
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def add(self, place: int, shingles: Hashes) -> None:
+        """Append the set of one document."""
+        assert self._file
+        self._file.write(shingles.tobytes())
+        self.spans[place] = (self._end, self._end + len(shingles))
+        self._end += len(shingles)
+
+    def end_writing(self) -> None:
+        """Make the sets readable."""
+        assert self._file
+        self._file.close()
+        if self._end:  # an empty file cannot be mapped
+            self._hashes = np.memmap(self.path, dtype=np.uint64, mode="r")
+
+    def size(self, place: int) -> int:
+        """Return the number of different shingles of a document."""
+        start, end = self.spans[place]
+        return end - start
+
+    def __getitem__(self, place: int) -> Hashes:
+        start, end = self.spans[place]
+        return self._hashes[start:end]
+
+
+class Selection:
+    """Which candidates stay, decided in keep order.
+
+    Args:
+        num_first: so many places are kept whatever they match.
+        compares_all: others are compared with all that was kept, not only with these first ones.
+    """
+
+    def __init__(
+        self, shingles: ShingleFile, *, min_jaccard: float, num_first: int, compares_all: bool
+    ) -> None:
+        self.shingles = shingles
+        self.min_jaccard = min_jaccard
+        self.num_first = num_first
+        self.compares_all = compares_all
+        self.kept: defaultdict[int, list[int]] = defaultdict(list)  # by bucket, in keep order
+        self.full_buckets: set[int] = set()
+        self.num_compared = 0
+        self.found: list[tuple[int, int, float]] = []  # place, kept place, Jaccard index
+
+    def run(self, members: Iterable[tuple[int, list[int]]]) -> None:
+        """Decide on every candidate.
+
+        Args:
+            members: place and buckets of each candidate, in keep order.
+        """
+        for place, buckets in members:
+            is_first = place < self.num_first
+            match = None if is_first else self._match(place, buckets)
+            if match:
+                self.found.append((place, *match))
+            elif is_first or self.compares_all:
+                self._keep(place, buckets)
+
+    def matches(self) -> pa.Table:
+        """Return each removed place with the place it matches and their Jaccard index."""
+        columns = list(zip(*self.found, strict=True)) or [(), (), ()]
+        types = {"place": pa.int64(), "kept_place": pa.int64(), "jaccard": pa.float64()}
+        return pa.table(
+            [pa.array(column, kind) for column, kind in zip(columns, types.values(), strict=True)],
+            names=list(types),
+        )
+
+    def _match(self, place: int, buckets: list[int]) -> tuple[int, float] | None:
+        own = self.shingles[place]
+        for kept in sorted({kept for bucket in buckets for kept in self.kept.get(bucket, ())}):
+            sizes = len(own), self.shingles.size(kept)
+            if not min(sizes) or min(sizes) / max(sizes) < self.min_jaccard:
+                continue  # even if one held all of the other; divided as ``jaccard`` does
+            self.num_compared += 1
+            index = jaccard(own, self.shingles[kept])
+            if index >= self.min_jaccard:
+                return kept, index
+        return None
+
+    def _keep(self, place: int, buckets: list[int]) -> None:
+        for bucket in buckets:
+            if len(self.kept[bucket]) < MAX_KEPT_COMPARED:
+                self.kept[bucket].append(place)
+            else:
+                self.full_buckets.add(bucket)
+
+
+def _find_members(
+    connection: DuckDBPyConnection,
+    files: Sequence[SignedFile],
+    validation: Path,
+    *,
+    config: DedupConfig,
+) -> None:
+    signatures = [parquet_path(file.signatures) for file in files]
+    with reading(*(file.signatures for file in files)):
+        connection.execute(_REMOVED_DOCUMENTS, {"signatures": signatures})
+    _load_validation(connection, validation, config=config)
+    connection.execute("CREATE OR REPLACE TEMP TABLE members (document BIGINT, key UBIGINT)")
+    statement, bands = read_sql("near_members"), [parquet_path(file.bands) for file in files]
+    with reading(*(file.bands for file in files)):
+        for band in range(config.bands):
+            connection.execute(statement, {"bands": bands, "column": band_column(band)})
+    if config.match != "near":
+        connection.execute(_ONLY_BUCKETS_OF_VALIDATION)
+    with reading(*(file.signatures for file in files)):
+        connection.execute(read_sql("near_candidates"), {"signatures": signatures})
+
+
+def _load_validation(
+    connection: DuckDBPyConnection, validation: Path, *, config: DedupConfig
+) -> None:
+    with reading(validation):
+        rows = connection.sql(
+            _VALIDATION_TEXT, params={"validation": parquet_path(validation)}
+        ).to_arrow_table()
+    keys = np.concatenate(
+        [
+            np.empty((0, config.bands), dtype=np.uint64),
+            *text_band_keys(rows["text"].to_pylist(), config),
+        ]
+    )
+    columns = {band_column(band): keys[:, band] for band in range(config.bands)}
+    connection.register(
+        "validation_bands", pa.table({"document": rows["document"].combine_chunks(), **columns})
+    )
+    connection.register("validation_rows", rows)
+
+
+def _collect_shingles(
+    connection: DuckDBPyConnection,
+    files: Sequence[SignedFile],
+    shingles: ShingleFile,
+    *,
+    size: int,
+) -> None:
+    held_out = connection.sql(_CANDIDATE_VALIDATION_TEXT).to_arrow_reader(READ_ROWS)
+    _add_shingles(held_out, shingles, size=size)
+    for place, file in enumerate(files):
+        with reading(file.part):
+            values = {"part": parquet_path(file.part), "file_place": place}
+            reader = connection.sql(_PART_TEXT, params=values).to_arrow_reader(READ_ROWS)
+            _add_shingles(reader, shingles, size=size)
+    shingles.end_writing()
+
+
+def _add_shingles(reader: pa.RecordBatchReader, shingles: ShingleFile, *, size: int) -> None:
+    for rows in reader:
+        places = iter(rows["place"].to_pylist())
+        for texts in batches(rows["text"].to_pylist()):
+            for found in shingle_sets(texts, size=size):
+                shingles.add(next(places), found)
+
+
+def _num_validation(connection: DuckDBPyConnection) -> int:
+    return fetch_one(connection, "SELECT count(*) FROM candidates WHERE document < 0")[0]
+
+
+def _members_in_keep_order(connection: DuckDBPyConnection) -> Iterator[tuple[int, list[int]]]:
+    """Yield place and buckets of each candidate."""
+    place, buckets = -1, list[int]()
+    for batch in connection.sql(_MEMBERS_IN_KEEP_ORDER).to_arrow_reader(READ_MEMBERS):
+        keys: npt.NDArray[np.uint64] = batch["key"].to_numpy()
+        for next_place, key in zip(batch["place"].to_pylist(), keys.tolist(), strict=True):
+            if next_place != place:
+                if buckets:
+                    yield place, buckets
+                place, buckets = next_place, []
+            buckets.append(key)
+    if buckets:
+        yield place, buckets
+
+
+def _log(counts: NearCounts, selection: Selection) -> None:
+    logger.info(
+        "%d documents in %d buckets of equal bands, the largest of %d; %d pairs compared, %d match",
+        counts.num_candidates,
+        counts.num_buckets,
+        counts.largest_bucket,
+        counts.num_compared,
+        len(selection.found),
+    )
+    if counts.largest_bucket > GIANT_BUCKET or selection.full_buckets:
+        logger.warning(
+            "the largest bucket has %d documents; in %d buckets more than %d different ones were "
+            "kept: later members were compared with those first ones only",
+            counts.largest_bucket,
+            len(selection.full_buckets),
+            MAX_KEPT_COMPARED,
+        )

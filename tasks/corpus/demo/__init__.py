@@ -1,0 +1,1 @@
+"""The demo corpus: generated stories and conversations with known faults planted."""

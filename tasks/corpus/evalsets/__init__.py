@@ -1,0 +1,1 @@
+"""Evaluation sets as items and prompts, and the quality of generated text."""

@@ -1,0 +1,163 @@
+"""Find personal data in text, and put readable placeholders in its place.
+
+Rules and checks, no model: e-mail addresses, public IP addresses, payment cards (Luhn), US social
+security numbers, telephone numbers, secret keys. Called by the document filter, batch by batch.
+
+E-mail and IP addresses follow FineWeb (datatrove ``pipeline/formatters/pii.py``, arXiv 2406.17557)
+with its placeholders, which count as nothing here: its texts hold them already. Deviations: capital
+letters are letters too, numbers need a boundary, and each kind has one placeholder in place of a
+rotation, so that a text's result depends on that text alone.
+
+    email         email@example.com
+    ip_address    22.214.171.124, or 2001:db8::1 for version 6
+    credit_card   [card number]
+    ssn           [social security number]
+    phone         [phone number]
+    secret_key    [secret key]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.config.corpus import PersonalDataConfig, PersonalDataKind
+from tasks.corpus.arrow_columns import with_rows
+from tasks.corpus.filters.personal_data_rules import ADDRESSES, MAY_HOLD, RULES, is_placeholder
+
+KINDS: tuple[PersonalDataKind, ...] = get_args(PersonalDataKind)
+PLACEHOLDERS: dict[PersonalDataKind, str] = {
+    "email": "email@example.com",
+    "ip_address": "22.214.171.124",
+    "credit_card": "[card number]",
+    "ssn": "[social security number]",
+    "phone": "[phone number]",
+    "secret_key": "[secret key]",
+}
+IPV6_PLACEHOLDER = "2001:db8::1"
+_BLANK = "\x00"  # takes part in no rule, so it parts what it stands between
+
+
+@dataclass(frozen=True)
+class Span:
+    """One piece of personal data: ``text[start:end]``, in characters."""
+
+    kind: PersonalDataKind
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class PersonalData:
+    """What a batch of texts held, and the texts as they go on.
+
+    Args:
+        texts: of the type and length that came in; NULL stays NULL.
+        spans: number in the batch -> what that text held, in order; texts without any are absent.
+        num_spans: kind -> how many, every wanted kind present.
+    """
+
+    texts: pa.Array
+    spans: dict[int, list[Span]]
+    num_spans: dict[PersonalDataKind, int]
+
+
+def find_personal_data(text: str, kinds: Collection[PersonalDataKind] = KINDS) -> list[Span]:
+    """Return the personal data of a text, in order, none overlapping another.
+
+    What was found is blanked and the text searched again until nothing is left, so that a number
+    which only now stands alone is found too, and masked text holds nothing more to find.
+
+    Example:
+        >>> find_personal_data("Call 312-555-0165 or write to 192.168.0.1.")
+        [Span(kind='phone', start=5, end=17)]
+    """
+    spans: list[Span] = []
+    rest = _without_placeholders(text)
+    while True:
+        num_before = len(spans)
+        for kind in RULES:
+            if kind in kinds:
+                found = [Span(kind, start, end) for start, end in RULES[kind](rest)]
+                rest = _replaced(rest, [(span, _BLANK * (span.end - span.start)) for span in found])
+                spans += found
+        if len(spans) == num_before:
+            return sorted(spans, key=lambda span: span.start)
+
+
+def mask(text: str, spans: Sequence[Span]) -> str:
+    """Return ``text`` with the placeholder of its kind (see above) in place of each span.
+
+    Masking what ``find_personal_data`` finds leaves nothing for it to find.
+
+    Example:
+        >>> mask("Call 312-555-0165.", [Span("phone", 5, 17)])
+        'Call [phone number].'
+    """
+    return _replaced(text, [(span, _placeholder(text, span)) for span in spans])
+
+
+def edit_personal_data(texts: pa.Array, config: PersonalDataConfig) -> PersonalData:
+    """Look through one batch of texts, and mask what is found if ``config.action`` is mask.
+
+    One pass of a linear automaton (RE2) over the batch picks the few texts that may hold something;
+    only these are read by the exact rules.
+
+    Args:
+        texts: a string or large_string array, as the ``text`` column of a record batch.
+    """
+    nothing = dict.fromkeys(config.kinds, 0)
+    if config.action == "keep" or not config.kinds:
+        return PersonalData(texts, {}, nothing)
+    spans: dict[int, list[Span]] = {}
+    edited: dict[int, str] = {}
+    for row in _candidates(texts):
+        text = texts[row].as_py()
+        found = find_personal_data(text, config.kinds)
+        if found:
+            spans[row] = found
+            if config.action == "mask":
+                edited[row] = mask(text, found)
+    num_spans = nothing
+    for found in spans.values():
+        for span in found:
+            num_spans[span.kind] += 1
+    return PersonalData(with_rows(texts, edited), spans, num_spans)
+
+
+def _candidates(texts: pa.Array) -> Iterator[int]:
+    may_hold = pc.match_substring_regex(texts, pattern=MAY_HOLD)  # pyright: ignore[reportAttributeAccessIssue]
+    for row in pc.indices_nonzero(may_hold):  # pyright: ignore[reportAttributeAccessIssue]
+        yield row.as_py()
+
+
+def _without_placeholders(text: str) -> str:
+    """Return the text with earlier placeholders blanked: their digits are no part of a number."""
+    for find_all in ADDRESSES:
+        spans = [
+            (Span("email", start, end), _BLANK * (end - start))
+            for start, end in find_all(text)
+            if is_placeholder(text[start:end])
+        ]
+        text = _replaced(text, spans)
+    return text
+
+
+def _placeholder(text: str, span: Span) -> str:
+    if span.kind == "ip_address" and ":" in text[span.start : span.end]:
+        return IPV6_PLACEHOLDER
+    return PLACEHOLDERS[span.kind]
+
+
+def _replaced(text: str, replacements: Sequence[tuple[Span, str]]) -> str:
+    """Return the text with each span, in order, replaced."""
+    parts: list[str] = []
+    position = 0
+    for span, replacement in replacements:
+        parts += (text[position : span.start], replacement)
+        position = span.end
+    return "".join([*parts, text[position:]])

@@ -1,0 +1,106 @@
+"""The published quality rules, in the order of the FineWeb recipe, over a list of texts.
+
+    Gopher repetition -> Gopher quality -> C4 (lines, then document) -> FineWeb
+
+The first rule that drops a document names its reason. C4 rewrites the text, and the rules after it
+see what it left. Language and the number of words are judged before, in SQL, by filters.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.corpus.filters.quality_buffer import Ints, TextBuffer
+from tasks.corpus.filters.quality_documents import (
+    FINEWEB_RULES,
+    GOPHER_RULES,
+    fineweb,
+    gopher_quality,
+)
+from tasks.corpus.filters.quality_lines import (
+    DOCUMENT_REASONS,
+    LINE_REASONS,
+    edit_lines,
+    require_sentences,
+)
+from tasks.corpus.filters.quality_repetition import RULES as REPETITION_RULES
+from tasks.corpus.filters.quality_repetition import repetition
+from tasks.corpus.filters.quality_rules import Verdicts
+from tasks.corpus.shingles import batches
+
+REASONS = (
+    *(rule.reason for rule in REPETITION_RULES),
+    *(rule.reason for rule in GOPHER_RULES),
+    *DOCUMENT_REASONS,
+    *(rule.reason for rule in FINEWEB_RULES),
+)
+BATCH_CHARS = 500_000  # of one buffer: its arrays take about 100 bytes a character
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the rules say of each text of a list, and what they made of it.
+
+    Args:
+        reasons: why it goes, None where it stays.
+        details: the offending value.
+        texts: edited.
+        is_edited: the text is not what it was.
+        dropped_lines: one row a text, one column a reason of ``LINE_REASONS``.
+        num_citations: removed citation marks.
+    """
+
+    reasons: list[str | None]
+    details: list[str | None]
+    texts: list[str]
+    is_edited: list[bool]
+    dropped_lines: Ints
+    num_citations: Ints
+
+
+def judge(texts: Sequence[str], *, terminal_punctuation: bool) -> Judged:
+    """Return the verdicts on texts, in bounded memory however many there are.
+
+    Args:
+        texts: documents; a single one is worked on whole.
+        terminal_punctuation: drop lines without it (profile ``strict``).
+    """
+    parts = [
+        _judge(batch, terminal_punctuation=terminal_punctuation)
+        for batch in batches(texts, max_chars=BATCH_CHARS)
+    ]
+    return Judged(
+        reasons=[reason for part in parts for reason in part.reasons],
+        details=[detail for part in parts for detail in part.details],
+        texts=[text for part in parts for text in part.texts],
+        is_edited=[flag for part in parts for flag in part.is_edited],
+        dropped_lines=np.concatenate([_NO_LINES, *(part.dropped_lines for part in parts)]),
+        num_citations=np.concatenate([_NO_LINES[:, 0], *(part.num_citations for part in parts)]),
+    )
+
+
+_NO_LINES = np.zeros((0, len(LINE_REASONS)), np.int64)
+
+
+def _judge(texts: Sequence[str], *, terminal_punctuation: bool) -> Judged:
+    verdicts = Verdicts.none_yet(len(texts))
+    buffer = TextBuffer(texts)
+    verdicts.judge(REPETITION_RULES, repetition(buffer))
+    verdicts.judge(GOPHER_RULES, gopher_quality(buffer))
+    edits = edit_lines(buffer, verdicts, terminal_punctuation=terminal_punctuation)
+    left = np.flatnonzero(verdicts.kept).tolist()
+    edited = TextBuffer([edits.texts[doc] for doc in left])
+    require_sentences(edited, verdicts, left)
+    verdicts.judge(FINEWEB_RULES, fineweb(edited), left)
+    pairs = zip(texts, edits.texts, strict=True)
+    return Judged(
+        verdicts.reasons,
+        verdicts.details,
+        edits.texts,
+        [before != after for before, after in pairs],
+        edits.dropped_lines,
+        edits.num_citations,
+    )

@@ -1,0 +1,1 @@
+"""The corpus report: one page for people and the same numbers as JSON."""

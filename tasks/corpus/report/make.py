@@ -1,0 +1,123 @@
+"""Make the report of a prepared corpus: one page for people and the same numbers as JSON.
+
+``report.html`` needs nothing but itself; ``report.json`` is a ``report_data.Report``. Both hold
+nothing of when or where they were made: equal corpora give equal bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tasks.config.corpus import ReportConfig
+from tasks.corpus.duckdb_connection import Limits, read_sql
+from tasks.corpus.report.data import CorpusFiles, Disk, FunnelLine, Loss, Report, Tokens
+from tasks.corpus.report.examples import example_pairs, rejected_examples
+from tasks.corpus.report.measures import Measures
+from tasks.corpus.report.page import page
+
+PAGE = "report.html"
+DATA = "report.json"
+MEMORY_BYTES = 4_000_000_000  # a training may run beside this; what needs more spills to disk
+
+
+@dataclass(frozen=True)
+class KnownNumbers:
+    """What the stages counted when they made the corpus.
+
+    Args:
+        source: kind, repository and the like, by name.
+        losses: reasons of all stages, in their order, without examples.
+        tokens: without the source's own counts.
+        counts: further counts by name (``edits``, ``personal_data``, ``contamination``), each
+            present only if a stage counts it.
+        skipped_records: broken records of the source that never became documents.
+    """
+
+    source: Mapping[str, str]
+    funnel: Sequence[FunnelLine]
+    losses: Sequence[Loss]
+    tokens: Tokens
+    disk: Sequence[Disk]
+    counts: Mapping[str, Mapping[str, int]]
+    skipped_records: int = 0
+
+
+def write_report(
+    files: CorpusFiles,
+    known: KnownNumbers,
+    *,
+    config: ReportConfig,
+    destination: Path,
+    limits: Limits,
+) -> Report:
+    """Write ``report.html`` and ``report.json``, and return what they say.
+
+    Args:
+        destination: an existing directory.
+
+    Raises:
+        SourceError: a file of the corpus cannot be read.
+    """
+    started = time.perf_counter()
+    report = make_report(files, known, config=config, limits=limits)
+    (destination / DATA).write_text(report.model_dump_json(indent=1), encoding="utf-8")
+    (destination / PAGE).write_text(page(report), encoding="utf-8")
+    logging.getLogger(__name__).info(
+        "report of %d documents in %d files: %.1f s",
+        report.score.summary_before.documents + report.score.summary_before.unknown,
+        report.files,
+        time.perf_counter() - started,
+    )
+    return report
+
+
+def make_report(
+    files: CorpusFiles, known: KnownNumbers, *, config: ReportConfig, limits: Limits
+) -> Report:
+    """Return everything the report says."""
+    limits = replace(limits, memory_bytes=min(limits.memory_bytes, MEMORY_BYTES))
+    with limits.connect() as connection:
+        connection.execute(read_sql("domain_of"))
+        connection.execute(read_sql("report_documents"))
+        measures = Measures(connection, files)
+        chars = measures.chars()
+        words = measures.words(
+            sample_chars=config.sample_chars, total_chars=chars.summary_before.total or 0
+        )
+        examples = rejected_examples(connection, files, num_examples=config.num_examples)
+        source_before, source_after = measures.source_tokens()
+        return Report(
+            source=dict(known.source),
+            files=len(files.raw),
+            skipped_records=known.skipped_records,
+            funnel=tuple(known.funnel),
+            losses=tuple(
+                loss.model_copy(update={"examples": examples.get(loss.reason, ())})
+                for loss in known.losses
+            ),
+            score=measures.score(),
+            chars=chars,
+            words=words.histogram,
+            sample=words.sample,
+            domains=measures.domains(),
+            dumps=measures.dumps(),
+            cluster_sizes=measures.cluster_sizes(),
+            similarities=measures.similarities(),
+            pairs=example_pairs(connection, files, num_examples=config.num_examples),
+            vocabulary=words.vocabulary,
+            tokens=known.tokens.model_copy(
+                update={"source_before": source_before, "source_after": source_after}
+            ),
+            disk=tuple(known.disk),
+            edits=_counts(known, "edits"),
+            personal_data=_counts(known, "personal_data"),
+            contamination=_counts(known, "contamination"),
+        )
+
+
+def _counts(known: KnownNumbers, name: str) -> dict[str, int] | None:
+    return dict(known.counts[name]) if name in known.counts else None
