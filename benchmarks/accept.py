@@ -32,11 +32,11 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from benchmarks.machine import describe
-from flows.command_line import parse_settings
 from flows.configured import plan_flow
-from flows.overrides import resolve, single_settings
-from flows.presets import PRESETS, PretrainConfig
 from flows.pretrain import pretrain_model
+from flows.settings.cli import parse_settings
+from flows.settings.presets import PRESETS, PretrainConfig
+from flows.settings.resolve import resolve, single_settings
 from model.core.artifact import Manifest
 from model.core.store import ArtifactStore
 from model.train.events import EVENTS_NAME, Event, read_events

@@ -33,9 +33,9 @@ from torch import nn
 from benchmarks.bench_stages import TimedPipeline
 from benchmarks.gpt2_peer import GPT2, GPT2Shape, gpt2_optimizer
 from benchmarks.machine import describe
-from flows.overrides import resolve
 from flows.prepare import prepare_corpus
-from flows.presets import PrepareConfig
+from flows.settings.presets import PrepareConfig
+from flows.settings.resolve import resolve
 from model.config import defaults as dial
 from model.config.network import ModelConfig
 from model.config.train import TrainConfig

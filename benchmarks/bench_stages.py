@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.machine import describe
-from flows.overrides import resolve
 from flows.prepare import prepare_corpus
-from flows.presets import PrepareConfig
+from flows.settings.presets import PrepareConfig
+from flows.settings.resolve import resolve
 from model.core.artifact import Artifact
 from model.core.config import Config
 from model.core.store import ArtifactStore

@@ -17,7 +17,8 @@ from typing import Any
 from prefect import Flow
 from prefect.runtime import flow_run
 
-from flows.overrides import (
+from flows.settings.presets import ChatModelConfig, PrepareConfig, Preset, PretrainConfig
+from flows.settings.resolve import (
     ChatModelT,
     ConfigT,
     all_optional,
@@ -26,7 +27,6 @@ from flows.overrides import (
     resolve,
     single_settings,
 )
-from flows.presets import ChatModelConfig, PrepareConfig, Preset, PretrainConfig
 from model.core.artifact import Manifest
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore

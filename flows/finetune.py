@@ -7,10 +7,10 @@ python -m flows.finetune --preset full --set finetune.base=models:/llm-base@cham
 
 from __future__ import annotations
 
-from flows.command_line import run_command
 from flows.configured import Session, configured_flow
-from flows.models import ChatModel, finetune_base, report_chat_model, train_base
-from flows.presets import ChatModelConfig
+from flows.settings.cli import run_command
+from flows.settings.presets import ChatModelConfig
+from flows.training import ChatModel, finetune_base, report_chat_model, train_base
 from tasks.engine.pipeline import Pipeline
 from tasks.planning.base_checkpoint import find_base
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flows.command_line import run_command
 from flows.configured import Session, configured_flow
-from flows.presets import PrepareConfig
+from flows.settings.cli import run_command
+from flows.settings.presets import PrepareConfig
 from model.core.artifact import Artifact
 from tasks.engine.pipeline import Pipeline
 from tasks.reporting.run import report_data, report_funnel, report_page

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flows.command_line import run_command
 from flows.configured import Session, configured_flow
-from flows.models import (
+from flows.prepare import Corpus
+from flows.settings.cli import run_command
+from flows.settings.presets import PretrainConfig
+from flows.training import (
     BASE,
     ChatModel,
     TrainedModel,
@@ -21,8 +23,6 @@ from flows.models import (
     report_model,
     train_base,
 )
-from flows.prepare import Corpus
-from flows.presets import PretrainConfig
 from tasks.engine.pipeline import Pipeline
 from tasks.planning.base_checkpoint import BaseModel
 from tasks.reporting.run import report_data, report_page, report_summary

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from prefect import flow
 
-from flows.command_line import prefect_api
+from flows.settings.cli import prefect_api
 from model.core.errors import LLMError
 from tasks.engine.pipeline import end_quietly
 from tasks.engine.stage import let_logs_through

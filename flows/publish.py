@@ -6,10 +6,10 @@ python -m flows.publish --preset sample --set card.name="Clean stories"
 
 from __future__ import annotations
 
-from flows.command_line import run_command
 from flows.configured import Session, configured_flow
 from flows.prepare import prepare_corpus
-from flows.presets import PublishConfig
+from flows.settings.cli import run_command
+from flows.settings.presets import PublishConfig
 from model.core.artifact import Artifact
 from tasks.engine.pipeline import Pipeline
 from tasks.reporting.run import report_data, report_funnel, report_page, report_published

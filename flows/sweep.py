@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flows.command_line import run_command
 from flows.configured import Session, configured_flow
 from flows.prepare import Corpus, prepare_corpus
-from flows.presets import LadderConfig
+from flows.settings.cli import run_command
+from flows.settings.presets import LadderConfig
 from model.core.artifact import Artifact
 from tasks.engine.pipeline import Pipeline
 from tasks.planning.ladder import next_rung, rungs

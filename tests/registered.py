@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.presets import demo
+from flows.settings.presets import demo
 from tasks.config.corpus import RegistryConfig
 from tasks.stages.register_model import register_model
 from tasks.tracking.run import pipeline_run

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.accept import ANCHORS, NOT_RUN, anchor_bits_per_byte, curve_checks, resume_checks
-from flows.presets import PRESETS
+from flows.settings.presets import PRESETS
 from tasks.engine.launchers import num_gpus
 from tests.flow_process import ROOT, SMALL, Home
 from tests.small_tokenizer import SENTENCES, train_small_tokenizer

@@ -57,7 +57,7 @@ LAZY = {  # the only imports inside functions
     "mlflow": ("model.train.events", "model.export.registry"),
     "lm_eval": ("model.eval.harness",),
     "matplotlib": ("tasks.reporting.loss_plot",),  # one task of a flow draws
-    "prefect": ("flows.command_line",),  # its server, which a mistake in the settings needs not
+    "prefect": ("flows.settings.cli",),  # its server, which a mistake in the settings needs not
 }
 TASKS_MAY_USE = (
     "model.train.events",

@@ -8,8 +8,8 @@ import pytest
 
 from flows.configured import plan_flow, settled
 from flows.finetune import finetune_model
-from flows.overrides import resolve
-from flows.presets import ChatModelConfig, demo
+from flows.settings.presets import ChatModelConfig, demo
+from flows.settings.resolve import resolve
 from model.config.network import ModelConfig
 from model.core.artifact import Manifest
 from model.core.errors import ArtifactError, ConfigError, RegistryError

@@ -8,9 +8,9 @@ import pytest
 from prefect import flow
 
 from flows.configured import plan_flow
-from flows.overrides import resolve
-from flows.presets import PretrainConfig
 from flows.pretrain import pretrain_model
+from flows.settings.presets import PretrainConfig
+from flows.settings.resolve import resolve
 from model.config.child_runs import Speed
 from model.config.network import ModelConfig
 from model.config.train import TrainConfig

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.command_line import parse_settings, run_command
-from flows.presets import PrepareConfig, PretrainConfig
 from flows.pretrain import pretrain, pretrain_models
+from flows.settings.cli import parse_settings, run_command
+from flows.settings.presets import PrepareConfig, PretrainConfig
 from model.core.errors import ConfigError
 from tests.flow_process import ROOT, Home, command
 

@@ -13,7 +13,7 @@ from random import Random
 import pyarrow.parquet as pq
 import pytest
 
-from flows.presets import demo
+from flows.settings.presets import demo
 from model.core.errors import ConfigError
 from tasks.corpus.demo.corpus import ROW_GROUP_ROWS, TRUTH_SCHEMA, DemoShardCounts, generate_shard
 from tasks.corpus.demo.documents import (

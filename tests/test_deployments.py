@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitStrategy
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.deploy import DEPLOYMENTS, POOL, deploy
-from flows.presets import PRESETS
+from flows.settings.presets import PRESETS
 from model.core.errors import ConfigError
 from tests.servers import free_port
 

@@ -6,8 +6,8 @@ from dataclasses import fields
 
 import pytest
 
-from flows.overrides import resolve as resolve_flow
-from flows.presets import PretrainConfig
+from flows.settings.presets import PretrainConfig
+from flows.settings.resolve import resolve as resolve_flow
 from model.config.defaults import Recipe, batch_tokens, default_tokens, recipe, resolve
 from model.config.network import GEOMETRIES, ModelConfig
 from model.config.train import TrainConfig

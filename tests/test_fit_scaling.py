@@ -10,7 +10,7 @@ import pytest
 from matplotlib.image import imread
 from mlflow import MlflowClient
 
-from flows.presets import demo
+from flows.settings.presets import demo
 from model.config.network import ModelConfig
 from model.core.artifact import Artifact, Manifest
 from model.core.store import ArtifactStore

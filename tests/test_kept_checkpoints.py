@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from flows.configured import plan_flow
-from flows.overrides import all_optional, resolve
-from flows.presets import PretrainConfig
 from flows.pretrain import pretrain_models
+from flows.settings.presets import PretrainConfig
+from flows.settings.resolve import all_optional, resolve
 from model.core.artifact import Derivation
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore, Work

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from flows.overrides import resolve
-from flows.presets import PRESETS, LadderConfig
+from flows.settings.presets import PRESETS, LadderConfig
+from flows.settings.resolve import resolve
 from model.config.network import ModelConfig
 from model.config.train import TrainConfig
 from model.core.errors import ConfigError

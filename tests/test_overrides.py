@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flows.overrides import all_optional, groups_of, resolve
-from flows.presets import PRESETS, PrepareConfig, PretrainConfig
+from flows.settings.presets import PRESETS, PrepareConfig, PretrainConfig
+from flows.settings.resolve import all_optional, groups_of, resolve
 from model.config.train import TrainConfig
 from model.core.errors import ConfigError
 from tasks.config.chat import FinetuneConfig

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from flows.configured import plan_flow
-from flows.overrides import resolve
-from flows.presets import LadderConfig, PretrainConfig
 from flows.pretrain import pretrain_model, pretrain_models
+from flows.settings.presets import LadderConfig, PretrainConfig
+from flows.settings.resolve import resolve
 from flows.sweep import train_ladder
 from model.core.artifact import Artifact
 from model.core.errors import ConfigError, DiskSpaceError

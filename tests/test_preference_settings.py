@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.overrides import resolve
-from flows.presets import ChatModelConfig
+from flows.settings.presets import ChatModelConfig
+from flows.settings.resolve import resolve
 from model.config.network import ModelConfig
 from model.config.train import DirectPreference, TrainConfig
 from model.core.errors import ConfigError

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.overrides import resolve
 from flows.prepare import prepare, prepare_corpus
-from flows.presets import PrepareConfig
+from flows.settings.presets import PrepareConfig
+from flows.settings.resolve import resolve
 from model.core.store import ArtifactStore
 from tasks.engine.pipeline import Pipeline
 from tests.servers import local_mlflow_uri

@@ -11,8 +11,8 @@ import pytest
 from mlflow import MlflowClient
 from prefect import State
 
-from flows.presets import demo
 from flows.promote import main
+from flows.settings.presets import demo
 from model.core.errors import PromotionError, RegistryError
 from tasks.config.corpus import RegistryConfig
 from tasks.config.evaluation import PINNED_SCORES, PinnedScore

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from flows.overrides import all_optional
 from flows.prepare import prepare_corpus
-from flows.presets import PrepareConfig
+from flows.settings.presets import PrepareConfig
+from flows.settings.resolve import all_optional
 from model.core.artifact import Artifact
 from model.core.errors import (
     ArtifactError,

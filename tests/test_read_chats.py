@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.configured import plan_flow, settled
-from flows.overrides import resolve
-from flows.presets import ChatModelConfig, PretrainConfig
+from flows.settings.presets import ChatModelConfig, PretrainConfig
+from flows.settings.resolve import resolve
 from model.core.artifact import Manifest
 from model.core.errors import ConfigError, LLMError, SourceError, TransientDownloadError
 from model.core.store import ArtifactStore

@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from prefect import State, flow
 
-from flows.presets import demo
+from flows.settings.presets import demo
 from model.config.evaluation import ScoreConfig
 from model.core.store import ArtifactStore
 from tasks.config.corpus import RegistryConfig

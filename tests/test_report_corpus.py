@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
-from flows.overrides import resolve
-from flows.presets import PublishConfig
 from flows.publish import publish_dataset
+from flows.settings.presets import PublishConfig
+from flows.settings.resolve import resolve
 from model.core.artifact import Artifact, Manifest
 from model.core.errors import ArtifactError
 from model.core.store import ArtifactStore, Work

@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import Artifact as PrefectArtifact
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.runtime import flow_run
 
-from flows.presets import demo
+from flows.settings.presets import demo
 from model.core.artifact import Artifact
 from model.core.errors import ArtifactError
 from model.data.prompts import Generation, write_generations

@@ -1,4 +1,4 @@
-"""flows.scoring: which stages measure a model, and what each is given."""
+"""flows.evaluation: which stages measure a model, and what each is given."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from flows.models import finish_model
-from flows.overrides import resolve
-from flows.presets import PretrainConfig
-from flows.scoring import check_with_harness, measure_model
+from flows.evaluation import check_with_harness, measure_model
+from flows.settings.presets import PretrainConfig
+from flows.settings.resolve import resolve
+from flows.training import finish_model
 from model.core.store import ArtifactStore
 from model.data.items import SCHEMA
 from tasks.config.corpus import RunConfig

@@ -26,8 +26,8 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, get_current_settings
 
 from flows.configured import Dag, plan_flow
-from flows.overrides import resolve, single_settings
-from flows.presets import PRESETS, PrepareConfig
+from flows.settings.presets import PRESETS, PrepareConfig
+from flows.settings.resolve import resolve, single_settings
 from model.core.errors import ConfigError, LLMError, ServerError
 from model.core.store import ArtifactStore
 from tasks.engine.pipeline import end_quietly

@@ -13,7 +13,7 @@ from typing import Any, TypeGuard, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
-from flows.presets import (
+from flows.settings.presets import (
     LADDERS,
     PRESETS,
     ChatModelConfig,

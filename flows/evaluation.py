@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flows.presets import ChatModelConfig
+from flows.settings.presets import ChatModelConfig
 from model.config.evaluation import ScoreConfig, Style
 from model.config.network import AttentionScope, LossOn
 from model.core.artifact import Artifact

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flows.configured import Session
+from flows.evaluation import Measured, check_with_harness, measure_model
 from flows.prepare import Corpus, prepare_corpus
-from flows.presets import ChatModelConfig
-from flows.scoring import Measured, check_with_harness, measure_model
+from flows.settings.presets import ChatModelConfig
 from model.config.evaluation import ScoreConfig, Style
 from model.core.artifact import Artifact
 from tasks.config.chat import LessonLayout
