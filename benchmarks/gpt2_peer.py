@@ -1,9 +1,10 @@
 """A model of GPT-2's shape with its usual optimizer: the baseline of ``bench_optimizer``.
 
 Learned positions, LayerNorm, GELU, biases, a tied head; AdamW on everything, with decay of all
-matrices. It offers what ``model.network.gpt.next_token_loss`` asks of a model, so that both have one loss.
-Source: "Language Models are Unsupervised Multitask Learners", 2019, section 2.3; the optimizer's
-settings are those of nanoGPT's ``train.py`` (betas 0.9 and 0.95, decay 0.1, clipping at 1).
+matrices. It offers what ``model.network.gpt.next_token_loss`` asks of a model, so that both have
+one loss. Source: "Language Models are Unsupervised Multitask Learners", 2019, section 2.3; the
+optimizer's settings are those of nanoGPT's ``train.py`` (betas 0.9 and 0.95, decay 0.1, clipping at
+1).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from tasks.reporting.chat import report_chat_data, report_conversation
 from tasks.reporting.outcome import report_outcome
 from tasks.reporting.run import report_checkpoints, report_harness, report_scores, report_training
 from tasks.stages.export_model import ExportModel, export_model
-from tasks.stages.promote_model import promote_if_no_worse
+from tasks.stages.promote_candidate import promote_candidate
 from tasks.stages.read_chats import chat_sets, read_chats
 from tasks.stages.read_preferences import preference_sets, read_preferences
 from tasks.stages.register_model import register_model
@@ -303,7 +303,7 @@ def report_model(session: Session, model: TrainedModel, *, registry: RegistryCon
         registry=registry,
         store=session.store,
     )
-    promote_if_no_worse(session.tracking, registered, registry=registry)
+    promote_candidate(session.tracking, registered, registry=registry)
 
 
 def _report_trained(session: Session, trained: Artifact) -> None:

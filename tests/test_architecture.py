@@ -1,10 +1,11 @@
-"""The floors of the house, read from the source: imports only go down."""
+"""The architecture, read from the source: layers, packages, and what each of them may import."""
 
 from __future__ import annotations
 
 import ast
 import importlib.metadata
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -13,64 +14,62 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("model", "tasks", "flows")
-CONFIGS = {"tasks.config.chat", "tasks.config.corpus", "tasks.config.evaluation"}
-GROUND = {"model", "tasks", "flows", *CONFIGS} | {
-    f"model.{name}"
-    for name in (
-        "errors",
-        "config",
-        "artifact",
-        "store",
-        "tokenizer",
-        "chat",
-        "conversation",
-        "shards",
-        "rows",
-        "recorded_files",
-        "arrow_streams",
-        "run_config",
-        "train_config",
-        "dial",
-        "schedule",
-        "child_runs",
-        "scaling",
-        "items",
-        "prompts",
-    )
+MAX_MODULES_PER_FOLDER = 35
+
+# Package prefix -> layer; the longest prefix decides. Imports go down, or stay in their layer.
+LAYERS = {
+    "model.core": 0,
+    "model.config": 0,
+    "model.text": 0,
+    "model.data": 0,
+    "tasks.config": 0,
+    "model": 1,
+    "tasks.corpus": 2,
+    "tasks.tokens": 2,
+    "tasks": 3,
+    "flows": 4,
 }
-# third-party name -> modules (or packages, with a dot at the end) that may import it
+# What a package may import of this project, beside itself; the others follow from the layers.
+ALLOWED = {
+    "model.core": (),
+    "model.config": ("model.core",),
+    "model.text": ("model.core", "model.config"),
+    "model.data": ("model.core", "model.config", "model.text"),
+    "tasks.config": ("model.core", "model.config"),
+    "tasks.corpus": ("model.core", "model.config", "model.text", "model.data", "tasks.config"),
+    "tasks.tokens": ("model.core", "model.config", "model.text", "model.data", "tasks.config"),
+}
+LIBRARIES = ("tasks.corpus", "tasks.tokens")
+# Third-party package -> packages and modules that may import it.
 ONLY_IN = {
-    "prefect": ("tasks.", "flows."),
+    "prefect": ("tasks", "flows"),
     "mlflow": (
-        "tasks.tracking.run",
+        "tasks.tracking",
         "model.train.events",
         "model.export.registry",
         "model.export.pyfunc_model",
     ),
     "gguf": ("model.export.gguf_writer",),
-    "duckdb": ("tasks.corpus.",),
-    "torch": ("model.",),
-    "huggingface_hub": ("tasks.corpus.",),
+    "duckdb": ("tasks.corpus",),
+    "torch": ("model",),
+    "huggingface_hub": ("tasks.corpus.sources",),
     "lm_eval": ("model.eval.harness",),
 }
 LAZY = {  # the only imports inside functions
     "mlflow": ("model.train.events", "model.export.registry"),
     "lm_eval": ("model.eval.harness",),
     "matplotlib": ("tasks.reporting.loss_plot",),  # one task of a flow draws
-    "prefect": ("flows.settings.cli",),  # its server, which a mistake in the settings needs not
+    "prefect": ("flows.settings.cli",),  # its server, which a wrong setting does not need
 }
-TASKS_MAY_USE = (
-    "model.train.events",
-    "model.export.registry",
-)  # of what is no ground: neither needs torch
-RUN_BY_MLFLOW = "model.export.pyfunc_model"  # nothing imports it; MLflow runs it, so it may do work
-LIBRARIES = ("tasks.corpus", "tasks.tokens")
-BARE_NODE = {  # what model/ may need on a GPU node; others are imported lazily or optional
+RUN_BY_MLFLOW = "model.export.pyfunc_model"  # no module imports it; MLflow runs it as a script
+BARE_NODE = {  # what a GPU node needs for model/; others are imported lazily or optional
     "torch", "numpy", "pyarrow", "pydantic", "pydantic_core", "tokenizers", "safetensors",
     "jaxtyping", "mlflow", "gguf",
 }  # fmt: skip
-SERVING = {"fastapi", "starlette", "uvicorn", "prometheus_client"}  # and who needs them:
-SERVES = ("model.serve", "model.serve.metrics", "model.serve.handlers", "model.serve.http_limits")
+OPTIONAL = {  # and what one package needs beyond that
+    "model.serve": {"fastapi", "starlette", "uvicorn", "prometheus_client"},
+    "model.eval.harness": {"lm_eval"},
+}
 
 
 def modules() -> dict[str, Path]:
@@ -84,6 +83,7 @@ def modules() -> dict[str, Path]:
 
 MODULES = modules()
 TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+STAGES = [name for name in MODULES if name.startswith("tasks.stages.")]
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
@@ -102,61 +102,69 @@ def imported(name: str) -> set[str]:
     return {module for _, module in imports(TREES[name])}
 
 
-def floor(name: str) -> int:
-    if name in GROUND:
-        return 0
-    if name.startswith("model."):
-        return 1
-    if name.startswith(LIBRARIES):
-        return 2
-    return 4 if name.startswith("flows") else 3
+def is_in(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def package_of(name: str) -> str:
+    return max((prefix for prefix in LAYERS if is_in(name, prefix)), key=len)
+
+
+def reached(name: str) -> set[str]:
+    """Return all modules that importing ``name`` imports, third-party ones by their first name."""
+    seen: set[str] = set()
+    left = [name]
+    while left:
+        module = left.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        if module in MODULES:
+            left.extend(imported(module))
+    return {module if module in MODULES else module.partition(".")[0] for module in seen}
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_import_of_first_party_module_goes_down(name: str) -> None:
+    own = package_of(name)
     for other in imported(name) & MODULES.keys():
-        beside = name.rpartition(".")[0] == other.rpartition(".")[0] or other in GROUND
-        assert floor(other) < floor(name) or (floor(other) == floor(name) and beside), (
-            f"{name} (floor {floor(name)}) imports {other} (floor {floor(other)})"
-        )
+        theirs = package_of(other)
+        assert LAYERS[theirs] <= LAYERS[own], f"{name} (layer {LAYERS[own]}) imports {other}"
+        if own in ALLOWED and theirs != own:
+            assert theirs in ALLOWED[own], f"{name} imports {other}; {own} may not"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if is_in(name, "flows")])
+def test_import_of_flow_reaches_no_library_directly(name: str) -> None:
+    assert not {other for other in imported(name) if is_in(other, *LIBRARIES)}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not is_in(name, "model")])
+def test_import_of_flow_or_task_never_reaches_torch(name: str) -> None:
+    assert "torch" not in reached(name), f"importing {name} imports torch"
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_import_of_floor_crosses_no_wall(name: str) -> None:
-    for other in imported(name) & MODULES.keys():
-        if name.startswith(LIBRARIES):
-            assert floor(other) == 0 or other.startswith(name.rpartition(".")[0]), (
-                f"the library module {name} imports {other}"
-            )
-        if floor(name) == 3:
-            assert floor(other) != 1 or other in TASKS_MAY_USE, (
-                f"the task module {name} imports {other}, which computes"
-            )
-        if floor(name) == 4:
-            assert not other.startswith(LIBRARIES), f"the flow module {name} imports {other}"
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_import_of_guarded_library_is_in_its_rooms(name: str) -> None:
+def test_import_of_guarded_library_is_in_its_packages(name: str) -> None:
     for other in imported(name):
-        rooms = ONLY_IN.get(other.partition(".")[0])
-        assert rooms is None or name.startswith(rooms), f"{name} imports {other}"
-    if name.startswith(LIBRARIES) or name in GROUND:
-        assert not imported(name) & {"prefect", "mlflow", "torch"}
+        packages = ONLY_IN.get(other.partition(".")[0])
+        assert packages is None or is_in(name, *packages), f"{name} imports {other}"
+    if LAYERS[package_of(name)] == 0 or is_in(name, *LIBRARIES):
+        assert not {"prefect", "mlflow", "torch"} & reached(name)
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("model")])
+@pytest.mark.parametrize("name", [name for name in MODULES if is_in(name, "model")])
 def test_import_of_model_package_needs_only_what_a_bare_node_has(name: str) -> None:
     top = {other.partition(".")[0] for other in imported(name)}
-    foreign = top - set(sys.stdlib_module_names) - BARE_NODE - {"model", "tasks"}
-    own = SERVING if name in SERVES else {"lm_eval"} if name == "model.eval.harness" else set()
-    assert not foreign - own
-    assert not {other for other in imported(name) if other.startswith(("tasks", "flows"))}
+    optional = set().union(*(needs for package, needs in OPTIONAL.items() if is_in(name, package)))
+    assert not top - set(sys.stdlib_module_names) - BARE_NODE - {"model"} - optional
 
 
-def test_import_of_serving_rooms_is_theirs_alone() -> None:
-    for name in MODULES.keys() - set(SERVES):
-        assert not imported(name) & set(SERVES), f"{name} would need a web server's packages"
+def test_import_of_serving_package_is_its_own() -> None:
+    for name in MODULES:
+        if not is_in(name, "model.serve"):
+            others = {other for other in imported(name) if is_in(other, "model.serve")}
+            assert not others, f"{name} would need a web server's packages: {others}"
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -195,10 +203,34 @@ def test_module_has_a_docstring(name: str) -> None:
     assert ast.get_docstring(TREES[name]), f"{name} has no module docstring"
 
 
-def test_file_name_of_flow_or_task_shadows_no_library() -> None:
+@pytest.mark.parametrize("name", STAGES)
+def test_module_of_stages_defines_exactly_one_stage_or_task(name: str) -> None:
+    found = [
+        node.lineno
+        for node in TREES[name].body
+        if (isinstance(node, ast.Assign) and _calls(node.value, "Stage"))
+        or (isinstance(node, ast.FunctionDef) and any(map(_is_task, node.decorator_list)))
+    ]
+    assert len(found) == 1, f"{name} defines {len(found)} stages and tasks"
+
+
+def _calls(node: ast.expr, function: str) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == function
+
+
+def _is_task(decorator: ast.expr) -> bool:
+    return ast.unparse(decorator).partition("(")[0] == "task"
+
+
+def test_folder_holds_few_modules() -> None:
+    counts = Counter(path.parent.relative_to(ROOT).as_posix() for path in MODULES.values())
+    assert not {name: n for name, n in counts.items() if n > MAX_MODULES_PER_FOLDER}
+
+
+def test_file_name_shadows_no_library() -> None:
     installed = set(importlib.metadata.packages_distributions()) | set(sys.stdlib_module_names)
-    names = {path.stem for package in ("flows", "tasks") for path in (ROOT / package).glob("*.py")}
-    assert not (names - {"__init__"}) & installed
+    names = {path.stem for path in MODULES.values()} - {"__init__", "__main__"}
+    assert not names & installed
 
 
 def test_rule_against_cycles_can_fail() -> None:

@@ -189,8 +189,8 @@ class TrainConfig(Config):
     def with_horizon_in_steps(self) -> Self:
         """Return this config with its horizon given as ``steps`` only.
 
-        A budget stays one: ``tasks.planning.budget`` knows what steps it buys. So do epochs, which the stage
-        counts when the rows are there.
+        A budget stays one: ``tasks.planning.budget`` knows what steps it buys. So do epochs, which
+        the stage counts when the rows are there.
 
         Raises:
             ConfigError: not exactly one horizon is given, or the batch is not.

@@ -14,7 +14,6 @@ from typing import Any
 
 from model.core.artifact import MANIFEST_NAME
 from model.core.errors import ArtifactError, TamperedArtifactError
-from model.data.arrow_ipc import missing_file
 
 
 def read_plain_manifest(directory: Path) -> dict[str, Any] | None:
@@ -74,3 +73,14 @@ class RecordedFiles:
                 where=path,
                 fix="delete the artifact and let write_shards run again; check the disk",
             )
+
+
+def missing_file(path: Path) -> ArtifactError:
+    """Return the error for a file that is not there."""
+    return ArtifactError(
+        "a file of an artifact is missing",
+        expected=path.name,
+        found="no such file",
+        where=path.parent,
+        fix="delete the artifact and let its stage run again",
+    )

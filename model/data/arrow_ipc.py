@@ -1,7 +1,7 @@
 """Arrow IPC stream files of one record batch: written without a copy, mapped back without a copy.
 
-What the columns mean is the business of ``model.data.shards``, the only module that uses this one. Every
-file carries a format version in its schema metadata, whose values are JSON.
+What the columns mean is the business of ``model.data.shards``, the only module that uses this one.
+Every file carries a format version in its schema metadata, whose values are JSON.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from model.core.errors import ArtifactError
+from model.core.files import missing_file
 
 Access = Literal["any", "random"]
 
@@ -107,17 +108,6 @@ def view_offsets(array: pa.Array, *, item_type: pa.DataType) -> npt.NDArray[np.i
     if array.type != pa.list_(item_type):
         raise TypeError(f"a column of {array.type} instead of {pa.list_(item_type)}")
     return array.offsets.to_numpy(zero_copy_only=True)
-
-
-def missing_file(path: Path) -> ArtifactError:
-    """Return the error for a file that is not there."""
-    return ArtifactError(
-        "a file of an artifact is missing",
-        expected=path.name,
-        found="no such file",
-        where=path.parent,
-        fix="delete the artifact and let its stage run again",
-    )
 
 
 def foreign_file(path: Path, *, found: object) -> ArtifactError:

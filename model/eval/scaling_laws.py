@@ -1,8 +1,9 @@
 """Scaling laws: the validation score a model of some size should reach after so many tokens.
 
 Two sources, never mixed. A *ladder* of trainings on the same validation rows gives a curve of bits
-per byte over compute (``tasks.stages.fit_scaling`` fits it). Without one, published constants give a rough
-figure, made for other text, another tokenizer and larger models: it is always marked as stated.
+per byte over compute (``tasks.stages.fit_scaling`` fits it). Without one, published constants give
+a rough figure, made for other text, another tokenizer and larger models: it is always marked as
+stated.
 
     fit.json   ScalingFit, written by the fit_scaling stage, read by whoever predicts
 """

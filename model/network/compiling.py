@@ -2,8 +2,8 @@
 
 All blocks share one compiled function, so that compiling costs what one block costs whatever the
 depth. The embedding, the last norm and the matrix products of the head stay as they are, and so
-does everything without gradients: validation and generation come in many shapes. ``model.train.trainer``
-is the caller; ``model.network.gpt`` runs what is set here.
+does everything without gradients: validation and generation come in many shapes.
+``model.train.trainer`` is the caller; ``model.network.gpt`` runs what is set here.
 """
 
 from __future__ import annotations

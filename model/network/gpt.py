@@ -6,8 +6,8 @@
 * no biases, no dropout; the head shares the embedding table or has its own
 
 Parameters carry the names Hugging Face gives them, so that a finished model loads in stock
-runtimes with equal logits. No optimizer, no sampling and no files here: see ``model.optim.optimizer``,
-``model.inference.generate`` and ``model.network.weights``.
+runtimes with equal logits. No optimizer, no sampling and no files here: see
+``model.optim.optimizer``, ``model.inference.generate`` and ``model.network.weights``.
 
 Dimensions in shapes: B batch, T time, C width, H heads, D head width, V vocabulary, N = B * T.
 """
@@ -142,7 +142,7 @@ class Block(nn.Module):
         sine: Float[Tensor, "T D"],
         scope: Scope = None,
     ) -> Float[Tensor, "B T C"]:
-        """Return the stream after this block; ``scope`` is that of ``model.network.attention.attend``."""
+        """Return the stream after this block; ``scope`` as in ``attention.attend``."""
         x = x + self.self_attn(self.input_layernorm(x), cosine, sine, scope)
         return x + self.mlp(self.post_attention_layernorm(x))
 

@@ -1,9 +1,9 @@
 """The loss of each token by itself, without the logits of all tokens at once.
 
-``model.network.gpt.chunked_cross_entropy`` knows while it makes a chunk's logits what weight each token has
-in the loss, and takes the gradient there and then. Where the weights follow from the losses, as
-those of a pair of answers do, the gradient has to wait: here the backward pass makes the logits of
-each chunk once more. ``model.train.dpo`` is the caller.
+``model.network.gpt.chunked_cross_entropy`` knows while it makes a chunk's logits what weight each
+token has in the loss, and takes the gradient there and then. Where the weights follow from the
+losses, as those of a pair of answers do, the gradient has to wait: here the backward pass makes the
+logits of each chunk once more. ``model.train.dpo`` is the caller.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 A step takes all matrices of one shape as a stack. Every process keeps all momentum, so that any one
 can write a checkpoint; the orthogonalisation, which is nearly all of the work, is spread: each
-process takes a slice of the stack, and the results are gathered. Called by ``model.optim.optimizer``.
+process takes a slice of the stack, and the results are gathered. Called by
+``model.optim.optimizer``.
 
 Source: Keller Jordan, "Muon: an optimizer for hidden layers in neural networks", 2024.
 """

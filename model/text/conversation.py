@@ -1,7 +1,7 @@
 """A conversation as ids, and what is left out of it when it outgrows the model's context.
 
-``model.text.chat_template`` owns the template. Here its special tokens become their ids and all else is encoded
-as data, so that no message can end its own turn by spelling a special token.
+``model.text.chat_template`` owns the template. Here its special tokens become their ids and all
+else is encoded as data, so that no message can end its own turn by spelling a special token.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Prompt:
 
 
 def conversation_ids(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
-    """Return the ids of ``model.text.chat_template.render(messages, add_generation_prompt=True)``."""
+    """Return the ids of ``chat_template.render(messages, add_generation_prompt=True)``."""
     start = tokenizer.special_id(IM_START)
     turns = [id for message in messages for id in _turn_ids(message, tokenizer)]  # noqa: A001
     return [tokenizer.end_of_text_id, *turns, start, *tokenizer.encode("assistant\n")]

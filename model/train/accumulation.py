@@ -1,8 +1,8 @@
 """Gradients of one global batch, a micro-batch at a time.
 
 How many rows go forward and backward together changes the memory it takes and nothing else: the
-loss is a mean over the whole batch, over all processes. ``model.train.objectives`` says of what, and
-``model.train.trainer`` is the caller.
+loss is a mean over the whole batch, over all processes. ``model.train.objectives`` says of what,
+and ``model.train.trainer`` is the caller.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ Every part of a mixture has an endless order: one permutation of its units after
 from seed, part and epoch alone. Parts interleave unit by unit, by weight. Batch g is the g-th run
 of ``rows_per_step`` rows of that order, so it does not depend on the number of processes or on the
 micro-batch; rank r of W reads every W-th unit of it, from the r-th on. Where reading stands is a
-``LoaderState`` of a few integers. ``model.train.trainer`` is the caller; ``model.data.shards`` owns the files.
+``LoaderState`` of a few integers. ``model.train.trainer`` is the caller; ``model.data.shards`` owns
+the files.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Measure how fast a model trains on this machine: the process behind the measure_speed stage.
 
     python -m model.train.measure_speed --config <path>
-    python -m torch.distributed.run --standalone --nproc-per-node=N -m model.train.measure_speed --config <path>
+    python -m torch.distributed.run --standalone --nproc-per-node=N -m model.train.measure_speed
+    --config <path>
 
 The config is a ``MeasureRun``; rank 0 writes a ``Speed``. Whole optimizer steps are taken on random
 tokens, with the training's own model, loss, optimizer and precision. Where a step has many equal

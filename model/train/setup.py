@@ -1,6 +1,7 @@
 """What a training begins with, made from its ``TrainRun``: rows to read and a model to train.
 
-Called by ``model.train.trainer``. Here it is checked that tokenizer, shards and model belong together.
+Called by ``model.train.trainer``. Here it is checked that tokenizer, shards and model belong
+together.
 """
 
 from __future__ import annotations

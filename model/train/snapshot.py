@@ -1,8 +1,8 @@
 """The state of a training at one step, copied so that training may go on while it is written.
 
 ``Snapshot.take`` copies tensors where they are, which on a GPU costs no more than the copying;
-``to_host`` brings them to memory, in whatever thread writes them. ``model.train.checkpoint`` owns the
-files.
+``to_host`` brings them to memory, in whatever thread writes them. ``model.train.checkpoint`` owns
+the files.
 """
 
 from __future__ import annotations

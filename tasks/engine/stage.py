@@ -1,8 +1,8 @@
 """What every stage shares: one Prefect task that makes an artifact, or finds it made.
 
 A module in ``tasks/`` defines its stage as ``Stage(name, version=..., build=build)``; the flows
-hand stages to ``tasks.engine.pipeline``. The manifest in the store alone decides whether a stage is done;
-the Prefect state ``Cached`` only shows it.
+hand stages to ``tasks.engine.pipeline``. The manifest in the store alone decides whether a stage is
+done; the Prefect state ``Cached`` only shows it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Task promote_model: a registered version becomes the champion, if it is no worse.
+"""Task promote_model: a registered version becomes the champion, or the one before returns.
 
-Not a stage: it makes nothing. At the end of a pipeline a refusal is an answer, shown with its
-numbers; asked for by a person (flow promote) it is an error.
+Not a stage: it makes no artifact. Asked for by a person (flow promote); what a pipeline does at its
+end is ``tasks.stages.promote_candidate``.
 """
 
 from __future__ import annotations
@@ -10,19 +10,11 @@ import logging
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State
-from prefect.states import Completed
 
-from model.core.errors import PromotionError
-from tasks.config.corpus import RegistryConfig
-from tasks.stages.register_model import RegisteredModel
-from tasks.tracking.mlflow_store import RunStore, open_client
+from tasks.tracking.mlflow_store import open_client
 from tasks.tracking.promotion import Promotion, promote, roll_back
-from tasks.tracking.run import TrackedPipeline
 
 logger = logging.getLogger(__name__)
-
-PROMOTION_TAG = "llm.promotion"
 
 
 @task(name="promote_model", persist_result=False, cache_policy=NO_CACHE, log_prints=False)
@@ -43,42 +35,4 @@ def promote_model(
     client = open_client()
     done = roll_back(client, name) if back else promote(client, name, version=version, force=force)
     logger.info("%s", done.text())
-    return done
-
-
-@task(name="promote_model", persist_result=False, cache_policy=NO_CACHE, log_prints=False)
-def promote_if_no_worse(
-    tracked: TrackedPipeline,
-    registered: RegisteredModel | State[RegisteredModel] | None,
-    *,
-    registry: RegistryConfig,
-) -> Promotion | State[Promotion | None] | None:
-    """Let a pipeline's version take over from the champion, if the gate lets it through.
-
-    Args:
-        registered: what register_model answered.
-
-    Returns:
-        What became of the alias; ``None`` in Prefect state ``Refused`` if nothing did.
-    """
-    if not isinstance(registered, RegisteredModel) or registry.promote == "never":
-        return None
-    name, version = registered.name, registered.version
-    refusals: list[PromotionError] = []
-
-    def attempt(runs: RunStore, _run_id: str) -> Promotion | None:
-        try:
-            return promote(runs.client, name, version=version)
-        except PromotionError as error:
-            refusals.append(error)
-            return None
-
-    done = tracked.attempt("promoting the model", attempt)
-    if refusals:
-        logger.warning("%s", refusals[0])
-        tracked.record_tags({PROMOTION_TAG: f"refused: {refusals[0].found}"})
-        return Completed(name="Refused", message=refusals[0].problem, data=None)
-    if done:
-        logger.info("%s", done.text())
-        tracked.record_tags({PROMOTION_TAG: done.outcome})
     return done

@@ -1,8 +1,8 @@
 """Conversations as ids: through the one template, cut to whole turns where they are too long.
 
 Reads tables of checked conversations (columns ``file``, ``row``, ``messages``) a batch at a time.
-``model.text.conversation`` lays down which ids a conversation has and which of them are to be learned;
-here is only speed, and what becomes of conversations that outgrow a row.
+``model.text.conversation`` lays down which ids a conversation has and which of them are to be
+learned; here is only speed, and what becomes of conversations that outgrow a row.
 """
 
 from __future__ import annotations

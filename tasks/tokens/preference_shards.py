@@ -1,7 +1,8 @@
 """What pairs teach, for ``tasks.tokens.lessons``: rows 2i chosen, rows 2i + 1 rejected.
 
 A row holds one conversation, so that the rows of a pair lie side by side and nothing else is in
-them; the mask is on the last answer and what ends it. ``model.train.loader`` keeps such rows together.
+them; the mask is on the last answer and what ends it. ``model.train.loader`` keeps such rows
+together.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The run of one training: nested in a pipeline's, complete exactly once per artifact.
 
-A training in progress reports to its run by itself (``model.train.events``). Here its run is found or
-made before it starts, and completed when its artifact is there: by the pipeline that trained, or by
-a later one that found the artifact and reports to a store that lacks the run.
+A training in progress reports to its run by itself (``model.train.events``). Here its run is found
+or made before it starts, and completed when its artifact is there: by the pipeline that trained, or
+by a later one that found the artifact and reports to a store that lacks the run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Records of the files of a set, one by one, and what a kind of records is.
 
-Conversations (``tasks.corpus.chat_data.conversations``) and pairs of answers (``preference_records``) are the
-kinds. A file is parquet, or jsonl, plain or compressed; of a record, what its kind asks for is
-looked at, and other columns and keys do not matter.
+Conversations (``tasks.corpus.chat_data.conversations``) and pairs of answers
+(``preference_records``) are the kinds. A file is parquet, or jsonl, plain or compressed; of a
+record, what its kind asks for is looked at, and other columns and keys do not matter.
 """
 
 from __future__ import annotations

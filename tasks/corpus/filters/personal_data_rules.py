@@ -1,4 +1,5 @@
-"""The rules of ``tasks.corpus.filters.personal_data``: where a text may hold what, one function a kind.
+"""The rules of ``tasks.corpus.filters.personal_data``: where a text may hold what, one function a
+kind.
 
 A rule is a pattern that runs in linear time, and a check of what it matched. ``MAY_HOLD`` is one
 cheap pattern, for RE2, that fires on every text in which some rule finds something.

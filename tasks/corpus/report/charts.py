@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.corpus.report.data import Histogram, Vocabulary
-from tasks.corpus.report.html import Markup, element
+from tasks.corpus.report.elements import Markup, element
 
 WIDTH, HEIGHT = 640, 240
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 46

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tasks.corpus.report.charts import histogram_chart, vocabulary_chart
 from tasks.corpus.report.data import Excerpt, Histogram, Loss, Origins, Pair, Report, Summary
+from tasks.corpus.report.elements import Markup, bar, element, join, number, percent, size, table
 from tasks.corpus.report.examples import ELLIPSIS
-from tasks.corpus.report.html import Markup, bar, element, join, number, percent, size, table
 
 TITLE = "Corpus report"
 STYLE_SHEET = Path(__file__).with_name("report.css")

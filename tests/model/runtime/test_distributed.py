@@ -1,0 +1,199 @@
+"""Processes: places, agreement, signals, and not outliving a parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from model.runtime.distributed import StopRequest, World
+from tests.support.small_training import ROOT, make_data_root, small_run, write_config
+
+
+def test_world_from_an_empty_environment_is_alone(monkeypatch: pytest.MonkeyPatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    world = World.from_environment()
+    assert (world.rank, world.size, world.is_main) == (0, 1, True)
+
+
+def test_world_from_torchruns_environment_takes_its_place(monkeypatch: pytest.MonkeyPatch):
+    values = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    world = World.from_environment()
+    assert (world.rank, world.size, world.local_rank, world.local_size) == (5, 8, 1, 4)
+    assert not world.is_main
+
+
+def test_lone_world_answers_without_a_process_group():
+    world = World()
+    module = nn.Linear(2, 2)
+    with world.process_group():
+        assert not torch.distributed.is_initialized()
+        assert world.sum(3) == 3
+        assert world.from_main(7) == 7
+        assert world.from_main(None) == 0
+        assert [world.any(flag) for flag in (True, False)] == [True, False]
+        assert world.wrap(module) is module
+
+
+AGREE = """
+import sys
+from pathlib import Path
+import torch
+from model.runtime.distributed import World
+
+world = World.from_environment()
+if world.is_main:
+    world.announce("train")
+else:
+    assert world.await_decision() == "train"
+with world.process_group():
+    answers = [
+        world.sum(10 + world.rank),
+        world.from_main(42 if world.is_main else 7),
+        world.any(world.rank == 1),
+        world.any(False),
+        world.sum_tensor(torch.tensor([0.5, world.rank], dtype=torch.float64)).tolist(),
+    ]
+Path(sys.argv[1], f"rank-{world.rank}").write_text(repr(answers))
+"""
+
+
+def test_two_processes_agree(tmp_path: Path):
+    script = tmp_path / "agree.py"
+    script.write_text(AGREE)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [sys.executable, *launcher, str(script), str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = [(tmp_path / f"rank-{rank}").read_text() for rank in (0, 1)]
+    assert answers == ["[21, 42, True, False, [1.0, 1.0]]"] * 2
+
+
+COUNT = """
+import sys
+from collections import Counter
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from model.runtime.distributed import StopRequest, World
+from model.config.train_run import TrainRun
+from model.train.trainer import train
+
+buckets = []
+
+def exchange(_state, bucket):
+    buckets.append((bucket.index(), bucket.is_last()))
+    done = dist.all_reduce(bucket.buffer().div_(2), async_op=True).get_future()
+    return done.then(lambda future: future.value()[0])
+
+class CountingWorld(World):
+    def wrap(self, module):
+        wrapped = super().wrap(module)
+        wrapped.register_comm_hook(None, exchange)
+        return wrapped
+
+torch.set_num_threads(1)
+world = CountingWorld.from_environment()
+run = TrainRun.load(Path(sys.argv[1]))
+directory = Path(sys.argv[2], f"rank-{world.rank}")
+directory.mkdir(parents=True)
+with torch.profiler.profile() as profile, StopRequest() as stop:
+    train(run, directory=directory, world=world, stop=stop)
+names = [event.name for event in profile.events() if event.name.startswith("gloo:")]
+said = {"buckets": buckets, "collectives": Counter(names)}
+Path(sys.argv[2], f"said-{world.rank}").write_text(repr(said))
+world.leave(0)
+"""
+
+
+def collectives(directory: Path, *, micro_batch_rows: int) -> dict[str, Any]:
+    """Train two processes and return their exchanges of buckets, and how often each collective."""
+    run = small_run(directory / "data", train={"steps": 3, "micro_batch_rows": micro_batch_rows})
+    here = directory / f"micro-{micro_batch_rows}"
+    config = write_config(run, here)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    script = here / "count.py"
+    script.write_text(COUNT)
+    done = subprocess.run(
+        [sys.executable, *launcher, str(script), str(config), str(here)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = [(here / f"said-{rank}").read_text() for rank in (0, 1)]
+    assert said[0] == said[1]
+    return eval(said[0], {"Counter": Counter})
+
+
+@pytest.mark.slow
+def test_accumulation_exchanges_each_bucket_once_a_step_and_nothing_more(tmp_path: Path):
+    make_data_root(tmp_path / "data")
+    at_once = collectives(tmp_path, micro_batch_rows=2)
+    in_two = collectives(tmp_path, micro_batch_rows=1)
+    assert in_two == at_once
+    lasts = [index for index, is_last in in_two["buckets"] if is_last]
+    assert len(lasts) == 3  # steps; after the first, DDP sorts parameters into buckets anew
+    assert lasts[1] > 0
+    every = [index for last in lasts for index in range(last + 1)]
+    assert [index for index, _ in in_two["buckets"]] == every
+
+
+def test_stop_request_notes_a_signal_and_gives_the_handler_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert signal.getsignal(signal.SIGTERM) == before  # not before it listens
+        stop.listen()
+        assert not stop.is_set
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.is_set
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+CHILD = """
+import sys, time
+from model.runtime.distributed import die_with_parent
+die_with_parent()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=sys.stdin)
+child.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills orphans")
+def test_die_with_parent_ends_the_child_of_a_killed_parent():
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, CHILD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        text=True,
+    )
+    assert parent.stdin
+    assert parent.stdout
+    with parent.stdin, parent.stdout:
+        assert parent.stdout.readline() == "ready\n"
+        parent.kill()
+        parent.wait()
+        assert parent.stdout.read() == ""  # ends only when the child, too, has let go of the pipe

@@ -1,0 +1,1 @@
+"""What tests share: servers, small corpora and models, peers."""

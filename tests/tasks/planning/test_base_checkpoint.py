@@ -1,0 +1,151 @@
+"""tasks.planning.base_checkpoint: the model a fine-tuning starts from, by its address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows.configured import plan_flow, settled
+from flows.finetune import finetune_model
+from flows.settings.presets import ChatModelConfig, demo
+from flows.settings.resolve import resolve
+from model.config.network import ModelConfig
+from model.core.artifact import Manifest
+from model.core.errors import ArtifactError, ConfigError, RegistryError
+from model.core.store import ArtifactStore
+from tasks.config.corpus import RegistryConfig
+from tasks.planning.base_checkpoint import find_base
+from tasks.stages.register_model import register_model
+from tasks.tracking.run import pipeline_run
+from tests.support.servers import local_mlflow_uri
+from tests.support.small_pipeline import make
+
+MODEL = ModelConfig(size="1m", context_tokens=64)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "data")
+
+
+def make_base(store: ArtifactStore, *, salt: str = "") -> Manifest:
+    tokenizer = make(store, "train_tokenizer", "bpe", facts={"vocab_size": 512})
+    training = make(store, "write_shards", "training", counts={"num_rows": 30})
+    validation = make(store, "write_shards", "validation")
+    return make(
+        store,
+        "train_model",
+        "base",
+        config={"model": MODEL.semantic(), "train": {"steps": 3, "salt": salt}},
+        inputs={
+            "tokenizer": (tokenizer.artifact,),
+            "training": (training.artifact,),
+            "validation": (validation.artifact,),
+        },
+    )
+
+
+def test_base_in_the_store_brings_what_it_was_trained_with(store: ArtifactStore) -> None:
+    trained = make_base(store)
+    for address in (trained.artifact.relative_path, "train_model/base"):
+        base = find_base(address, store)
+        assert base.trained == trained.artifact
+        assert (base.tokenizer,) == trained.derivation.inputs["tokenizer"]
+        assert base.pretraining == trained.derivation.inputs["training"]
+        assert (base.model, base.vocab_size) == (MODEL, 512)
+
+
+@pytest.mark.parametrize("has_read_text", [True, False])
+def test_base_that_is_a_chat_model_keeps_the_pretraining_text(
+    store: ArtifactStore, has_read_text: bool
+) -> None:
+    base = make_base(store)
+    inputs = base.derivation.inputs
+    chats = make(store, "write_chat_shards", "training-a")
+    chat = make(
+        store,
+        "train_model",
+        "chat",
+        config={"model": MODEL.semantic()},
+        inputs={
+            **inputs,
+            "training": (chats.artifact,),
+            "init_from": (base.artifact,),
+            "pretraining": inputs["training"] if has_read_text else (),
+        },
+    )
+    assert find_base(chat.artifact.relative_path, store).pretraining == inputs["training"]
+
+
+def test_base_of_the_registry_is_the_training_behind_the_version(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", local_mlflow_uri())
+    trained = make_base(store)
+    exported = make(
+        store,
+        "export_model",
+        "base",
+        files={"model/model.safetensors": "weights", "model/config.json": "{}"},
+        facts={"directory": "model"},
+        inputs={"model": (trained.artifact,)},
+    )
+    name = "base-of-finetuning"
+    with pipeline_run(experiment=name, name="demo", config=demo(), flow="pretrain") as tracked:
+        register_model.fn(
+            tracked,
+            exported.artifact,
+            scores=(),
+            registry=RegistryConfig(name=name),
+            store=store,
+        )
+    address = f"models:/{name}@candidate"
+    assert find_base(address, store).trained == trained.artifact
+    config = resolve("demo", kind=ChatModelConfig, finetune={"base": address})
+    assert settled(config, store).finetune.base == trained.artifact.relative_path
+    with pytest.raises(RegistryError, match=f"models:/{name}@champion"):
+        find_base(f"models:/{name}", store)
+    elsewhere = ArtifactStore(store.root.parent / "elsewhere")
+    with pytest.raises(ArtifactError, match=r"(?s)models:/.*/1 was not made in this store"):
+        find_base(f"models:/{name}@candidate", elsewhere)
+
+
+def test_plan_of_a_fine_tuning_counts_the_base_and_not_the_preset(store: ArtifactStore) -> None:
+    base = make_base(store)
+    config = resolve(
+        "demo",
+        kind=ChatModelConfig,
+        finetune={"base": base.artifact.relative_path, "train": {"steps": 5}},
+    )
+    assert (config.model.context_tokens, config.tokenizer.vocab_size) == (256, 1_280)
+    assert settled(config, store).model == MODEL
+    (training,) = plan_flow(finetune_model, config, store).trainings
+    assert training.num_params == MODEL.architecture(512).num_params()
+
+
+def test_walk_is_given_the_training_and_not_the_address_it_was_found_by(
+    store: ArtifactStore,
+) -> None:
+    walked: list[str] = []
+    base = make_base(store).artifact.relative_path
+    config = resolve("demo", kind=ChatModelConfig, finetune={"base": "train_model/base"})
+    plan_flow(lambda _, config: walked.append(config.finetune.base), config, store)
+    assert walked == [base]
+
+
+@pytest.mark.parametrize("address", ["base", "models/base", "/data/train_model/base-1"])
+def test_base_of_another_form_says_which_forms_there_are(
+    store: ArtifactStore, address: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)models:/<name>@<alias>.*finetune\.base"):
+        find_base(address, store)
+
+
+def test_base_that_is_not_there_is_named(store: ArtifactStore) -> None:
+    make_base(store)
+    make_base(store, salt="other")
+    with pytest.raises(ArtifactError, match="no artifact begins with 'train_model/other"):
+        find_base("train_model/other-0123", store)
+    with pytest.raises(ArtifactError, match="several artifacts begin"):
+        find_base("train_model/base", store)
