@@ -42,7 +42,7 @@ def write_flavour(artifact_directory: Path, destination: Path) -> None:
         destination: takes the files; must exist.
     """
     package = project_root() / "model"
-    shutil.copyfile(package / CODE_FILE, destination / CODE_FILE)
+    shutil.copyfile(package / "export" / CODE_FILE, destination / CODE_FILE)
     shutil.copytree(
         package,
         destination / CODE_DIRECTORY / "model",

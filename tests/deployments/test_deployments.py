@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -184,8 +185,8 @@ def test_make_clean_removes_caches_and_never_data(checkout: Path) -> None:
 
 @pytest.mark.parametrize("target", ["chat", "serve"])
 def test_make_target_of_chat_takes_a_model_or_finds_one(checkout: Path, target: str) -> None:
-    (module,) = re.findall(r"-m (model\.\w+)", make(checkout, "-n", target).stdout)
-    assert (ROOT / f"{module.replace('.', '/')}.py").exists()
+    (module,) = re.findall(r"-m (model\.[\w.]+)", make(checkout, "-n", target).stdout)
+    assert importlib.util.find_spec(module)
     assert make(checkout, "-n", target, "MODEL=some/folder").stdout.endswith(
         f"-m {module} --model some/folder\n"
     )

@@ -116,7 +116,7 @@ def test_request_that_cannot_be_answered_names_the_field(
 def test_flavour_names_files_that_are_there_and_no_build(folder: Path) -> None:
     requirements = (folder / "requirements.txt").read_text().splitlines()
     assert all("==" in line and "+" not in line for line in requirements)
-    assert (folder / "code/model/pyfunc_model.py").read_text() == (
+    assert (folder / "code/model/export/pyfunc_model.py").read_text() == (
         ROOT / "model/export/pyfunc_model.py"
     ).read_text()
     assert not list(folder.rglob("__pycache__")) or (folder / "code").exists()

@@ -18,8 +18,8 @@ DOCUMENTS = torch.tensor([[0] * 9 + [1] * 2 + [2] * 15, [0] * 26])
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch):
     """Several blocks, the last one short, and heads in two groups."""
-    monkeypatch.setattr(model.attention, "BLOCK_QUERIES", 8)
-    monkeypatch.setattr(model.attention, "SCORES_AT_ONCE", 2 * 8 * 26)
+    monkeypatch.setattr(model.network.attention, "BLOCK_QUERIES", 8)
+    monkeypatch.setattr(model.network.attention, "SCORES_AT_ONCE", 2 * 8 * 26)
 
 
 def _inputs(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:

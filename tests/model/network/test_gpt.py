@@ -127,7 +127,7 @@ def test_next_token_loss_counts_marked_tokens_only():
 
 @pytest.mark.parametrize("chunk_logits", [1, 96 * 7, 2**20])
 def test_chunked_cross_entropy_any_chunk_equals_torch(chunk_logits, monkeypatch):
-    monkeypatch.setattr(model.gpt, "CHUNK_LOGITS", {"cpu": chunk_logits})
+    monkeypatch.setattr(model.network.gpt, "CHUNK_LOGITS", {"cpu": chunk_logits})
     generator = torch.Generator().manual_seed(1)
     hidden = torch.randn(20, 8, generator=generator, requires_grad=True)
     weight = torch.randn(96, 8, generator=generator, requires_grad=True)

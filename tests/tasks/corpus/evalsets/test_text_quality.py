@@ -199,9 +199,9 @@ def test_stage_without_a_parser_says_so_and_its_key_is_another(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("module", "constant", "config"),
     [
-        (tasks.judge_texts, "DEMO_CORPUS_VERSION", JudgeTexts(parser=None, is_demo=True)),
-        (tasks.generation_prompts, "DEMO_CORPUS_VERSION", asked("text", is_demo=True)),
-        (tasks.generation_prompts, "DEMO_CHATS_VERSION", asked("chat", is_demo=True)),
+        (tasks.stages.judge_texts, "DEMO_CORPUS_VERSION", JudgeTexts(parser=None, is_demo=True)),
+        (tasks.stages.generation_prompts, "DEMO_CORPUS_VERSION", asked("text", is_demo=True)),
+        (tasks.stages.generation_prompts, "DEMO_CHATS_VERSION", asked("chat", is_demo=True)),
     ],
 )
 def test_key_follows_the_version_of_the_demo_where_it_is_asked(
