@@ -33,7 +33,7 @@ from tasks.corpus.evalsets.items import LAYOUTS, read_items
 from tasks.corpus.evalsets.link_grammar import accepted, parser_version
 from tasks.corpus.evalsets.prompts import chat_openings, demo_questions, document_openings
 from tasks.corpus.evalsets.set_texts import EvaluationFile
-from tasks.corpus.evalsets.text_quality import judge, written_sentences
+from tasks.corpus.evalsets.text_quality import score_texts, written_sentences
 
 Made = TypeVar("Made")
 HUMAN_SENTENCES = 5  # of each document
@@ -113,7 +113,7 @@ def print_texts(folder: Path, prompts: list[Prompt], *, config: ScoreConfig, is_
     written, wall, cpu = timed(
         lambda: answer_prompts(loaded.model, loaded.tokenizer, prompts, config=config)
     )
-    judged = judge(written, has_parser=parser_version() is not None, is_demo=is_demo)
+    judged = score_texts(written, has_parser=parser_version() is not None, is_demo=is_demo)
     print(f"\n{len(written)} texts in {wall:.0f} s ({cpu:.0f} s of CPU)\n")
     print("| measure | value |\n|---|--:|")
     for name, value in {**judged.metrics, **judged.counts}.items():

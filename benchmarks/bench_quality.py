@@ -35,7 +35,7 @@ from benchmarks.machine import describe
 from tasks.config.corpus import FilterConfig
 from tasks.corpus.duckdb_connection import Limits
 from tasks.corpus.filters.filter_file import filter_file
-from tasks.corpus.filters.quality import judge
+from tasks.corpus.filters.quality import apply_quality_rules
 from tasks.corpus.filters.quality_buffer import TextBuffer
 from tasks.corpus.filters.quality_documents import (
     FINEWEB_RULES,
@@ -138,10 +138,10 @@ def compare(files: Sequence[Path], count: int, python: str) -> tuple[dict[str, A
     num_documents = 0
     for path in files:
         output = subprocess.run(
-            [python, PEER_SCRIPT, "judge", path, str(count)], check=True, stdout=subprocess.PIPE
+            [python, PEER_SCRIPT, "verdicts", path, str(count)], check=True, stdout=subprocess.PIPE
         ).stdout
         texts = texts_of(path, count)
-        judged = judge(texts, terminal_punctuation=False)
+        judged = apply_quality_rules(texts, terminal_punctuation=False)
         for place, line in enumerate(output.splitlines()):
             theirs = json.loads(line)
             if theirs is None:

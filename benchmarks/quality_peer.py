@@ -4,10 +4,10 @@ Runs in an interpreter of its own (datatrove and spacy are not among this projec
 imports nothing of this project. It is started by bench_quality, not by hand:
 
     PEER_PYTHON quality_peer.py time FILE DOCUMENTS
-    PEER_PYTHON quality_peer.py judge FILE DOCUMENTS
+    PEER_PYTHON quality_peer.py verdicts FILE DOCUMENTS
 
 ``time`` prints one JSON line: documents, characters, and the seconds the filters took, without
-imports. ``judge`` prints one JSON line a document: which rules, each alone, would drop the text;
+imports. ``verdicts`` prints one JSON line a document: which rules, each alone, would drop the text;
 what the four filters in a row say; and a digest of the text they leave.
 """
 
@@ -162,7 +162,7 @@ def time_chain(path: str, limit: int) -> None:
     print(json.dumps({"documents": num_documents, "chars": num_chars, "seconds": seconds}))
 
 
-def judge(path: str, limit: int) -> None:
+def print_verdicts(path: str, limit: int) -> None:
     """Print the verdict of every rule on each document of a file."""
     single, steps = rules(), chain()
     for text in read(path, limit):
@@ -176,4 +176,4 @@ def judge(path: str, limit: int) -> None:
 
 
 if __name__ == "__main__":
-    {"time": time_chain, "judge": judge}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
+    {"time": time_chain, "verdicts": print_verdicts}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))

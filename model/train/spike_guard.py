@@ -84,7 +84,7 @@ class Guard:
         self.unread: list[StepOutcome] = []
         self.restore(GuardState())
 
-    def judge(
+    def update_factor(
         self, step: int, *, loss: Float[Tensor, ""], gradient_norm: Float[Tensor, ""]
     ) -> Float[Tensor, ""]:
         """Return 1 if a step's update is to be applied and 0 if not; nothing waits for the device.

@@ -204,7 +204,7 @@ class Trainer:
         means = self.accumulator.backward(batch, num_terms=num_terms)
         loss, *measured = means.unbind()
         norm = clip_gradients(self.model.parameters(), max_norm=self.train.gradient_clip_norm)
-        factor = self.guard.judge(step, loss=loss, gradient_norm=norm)
+        factor = self.guard.update_factor(step, loss=loss, gradient_norm=norm)
         set_learning_rate(self.optimizer, learning_rate_factor(self.loop.step, self.train))
         rate = self.optimizer.param_groups[0]["lr"]  # of the block matrices
         self.optimizer.update(factor)

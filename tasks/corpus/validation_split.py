@@ -3,7 +3,7 @@
 The choice looks at raw documents, before any filter, and orders texts by a seeded hash of their
 words, so filter and deduplication settings leave it alone and a new document displaces a chosen
 one only by hashing lower. Texts that came without a language are judged by the language model when
-their turn comes. Keeping look-alikes out of training is ``exact_duplicates``'s part.
+their turn comes. ``dedup`` keeps their near-duplicates out of training.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from model.data.prompts import GENERATIONS_NAME, read_generations
 from tasks.config.evaluation import EvaluationConfig
 from tasks.corpus.demo.corpus import DEMO_CORPUS_VERSION
 from tasks.corpus.evalsets.link_grammar import PROGRAM, parser_version
-from tasks.corpus.evalsets.text_quality import Judgement, judge
+from tasks.corpus.evalsets.text_quality import TextScores, score_texts
 from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 1
@@ -47,15 +47,15 @@ class JudgeTexts(Config):
 def build(work: Work, config: JudgeTexts, share: Share) -> None:  # noqa: ARG001
     """Write judgement.json and sentences.parquet. Input: ``scores``, of score_model."""
     generations = read_generations(work.input("scores") / GENERATIONS_NAME)
-    judged = judge(generations, has_parser=config.parser is not None, is_demo=config.is_demo)
-    _write(work, judged)
-    work.counts = judged.counts
-    work.facts = {**judged.metrics, "absent": _absent(config, judged)}
+    scores = score_texts(generations, has_parser=config.parser is not None, is_demo=config.is_demo)
+    _write(work, scores)
+    work.counts = scores.counts
+    work.facts = {**scores.metrics, "absent": _absent(config, scores)}
 
 
-def _absent(config: JudgeTexts, judged: Judgement) -> dict[str, str]:
+def _absent(config: JudgeTexts, scores: TextScores) -> dict[str, str]:
     """Return why a measure is not there."""
-    if "parser_accepted" in judged.metrics:
+    if "parser_accepted" in scores.metrics:
         return {}
     reason = "no whole sentence was written"
     if config.parser is None:
@@ -63,10 +63,10 @@ def _absent(config: JudgeTexts, judged: Judgement) -> dict[str, str]:
     return {"parser_accepted": reason}
 
 
-def _write(work: Work, judged: Judgement) -> None:
-    content = {**judged.metrics, **judged.counts}
+def _write(work: Work, scores: TextScores) -> None:
+    content = {**scores.metrics, **scores.counts}
     write_synced(work.path / JUDGEMENT_NAME, canonical_json(content).encode())
-    rows = [asdict(item) for item in judged.sentences]
+    rows = [asdict(item) for item in scores.sentences]
     pq.write_table(pa.Table.from_pylist(rows, schema=SENTENCES), work.path / SENTENCES_NAME)
 
 

@@ -1,6 +1,6 @@
 """Decide over all files which documents go because another one says the same.
 
-In this order, each step seeing only what the one before left: look-alikes of validation rows,
+In this order, each step seeing only what the one before left: copies of validation rows,
 documents that hold text of an evaluation set, copies, near-duplicates. ``removed.parquet`` gets one
 row for each, which names what it goes in favour of.
 """
@@ -16,7 +16,7 @@ from duckdb import DuckDBPyConnection
 
 from model.core.errors import CorpusError
 from tasks.config.corpus import DedupConfig
-from tasks.corpus.dedup.exact import remove_copies, remove_validation_look_alikes
+from tasks.corpus.dedup.exact import remove_copies, remove_copies_of_validation
 from tasks.corpus.dedup.near import NearCounts, SignedFile, remove_near_duplicates
 from tasks.corpus.duckdb_connection import (
     Limits,
@@ -80,7 +80,7 @@ def cluster_duplicates(
     """
     signatures = [file.signatures for file in files]
     with limits.connect() as connection:
-        remove_validation_look_alikes(connection, signatures, validation)
+        remove_copies_of_validation(connection, signatures, validation)
         _remove_contaminated(connection, contaminated)
         if config.match != "none":
             keys = "exact" if config.match == "exact" else "normalised"

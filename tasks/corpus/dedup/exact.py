@@ -13,7 +13,7 @@ from duckdb import DuckDBPyConnection
 from tasks.corpus.duckdb_connection import parquet_path, read_sql, reading
 
 
-def remove_validation_look_alikes(
+def remove_copies_of_validation(
     connection: DuckDBPyConnection, signature_files: Sequence[Path], validation: Path
 ) -> None:
     """Make the table ``removed``: documents whose text or words a validation row has.
@@ -25,7 +25,7 @@ def remove_validation_look_alikes(
         connection.execute(read_sql("validation_keys"), {"validation": parquet_path(validation)})
     with reading(*signature_files):
         signatures = [parquet_path(path) for path in signature_files]
-        connection.execute(read_sql("validation_look_alikes"), {"signatures": signatures})
+        connection.execute(read_sql("validation_copies"), {"signatures": signatures})
 
 
 def remove_copies(

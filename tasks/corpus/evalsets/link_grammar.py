@@ -44,7 +44,7 @@ def accepted(sentences: Sequence[str]) -> list[bool]:
     """
     lines = [_one_line(sentence) for sentence in sentences]
     asked = [line for line in lines if _can_be_read(line)]
-    judged = _judge(list(dict.fromkeys(asked)))
+    judged = _parse(list(dict.fromkeys(asked)))
     return [judged.get(line, False) for line in lines]
 
 
@@ -62,7 +62,7 @@ def _can_be_read(line: str) -> bool:
     )
 
 
-def _judge(lines: Sequence[str]) -> dict[str, bool]:
+def _parse(lines: Sequence[str]) -> dict[str, bool]:
     """Ask about each line; the program repeats it, and says so below if it refuses it."""
     if not lines:
         return {}

@@ -41,16 +41,18 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What texts are worth."""
+class TextScores:
+    """Scores over all texts, and the sentences they were made from."""
 
     metrics: dict[str, float]
     counts: dict[str, int]
     sentences: list[Sentence]
 
 
-def judge(generations: Sequence[Generation], *, has_parser: bool, is_demo: bool) -> Judgement:
-    """Judge what a model wrote.
+def score_texts(
+    generations: Sequence[Generation], *, has_parser: bool, is_demo: bool
+) -> TextScores:
+    """Return the scores of texts that a model wrote.
 
     Args:
         has_parser: link-parser is asked.
@@ -78,7 +80,7 @@ def judge(generations: Sequence[Generation], *, has_parser: bool, is_demo: bool)
     if questions:
         metrics["answer_accuracy"] = fmean(map(is_right, questions))
         counts["num_questions"] = len(questions)
-    return Judgement(metrics, counts, sentences)
+    return TextScores(metrics, counts, sentences)
 
 
 def is_right(generation: Generation) -> bool:

@@ -32,7 +32,7 @@ from tasks.corpus.duckdb_connection import (
 )
 from tasks.corpus.filters.language import score_missing_languages
 from tasks.corpus.filters.personal_data import edit_personal_data
-from tasks.corpus.filters.quality import Judged, judge
+from tasks.corpus.filters.quality import QualityOutcome, apply_quality_rules
 from tasks.corpus.filters.quality_lines import LINE_REASONS
 from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 
@@ -104,12 +104,12 @@ class Edits:
         }
         return {name: count for name, count in numbers.items() if count}
 
-    def add(self, judged: Judged) -> None:
+    def add(self, outcome: QualityOutcome) -> None:
         """Count the edits of the documents of a batch that stay."""
-        stays = np.array([reason is None for reason in judged.reasons], dtype=bool)
-        self.num_documents += int(np.sum(np.array(judged.is_edited, dtype=bool) & stays))
-        self.num_citations += int(judged.num_citations[stays].sum())
-        lines = judged.dropped_lines[stays].sum(axis=0).tolist()
+        stays = np.array([reason is None for reason in outcome.reasons], dtype=bool)
+        self.num_documents += int(np.sum(np.array(outcome.is_edited, dtype=bool) & stays))
+        self.num_citations += int(outcome.num_citations[stays].sum())
+        lines = outcome.dropped_lines[stays].sum(axis=0).tolist()
         self.dropped_lines.update(dict(zip(LINE_REASONS, lines, strict=True)))
 
 
@@ -166,11 +166,11 @@ def _edit_by_quality(
 ) -> pa.Table:
     """Return the documents that the quality rules let pass, their lines edited."""
     texts = batch.column("text").to_pylist()
-    judged = judge(texts, terminal_punctuation=config.profile == "strict")
-    edits.add(judged)
-    writer.reject(batch, judged.reasons, judged.details)
-    stays = pa.array([reason is None for reason in judged.reasons], pa.bool_())
-    return _replaced(batch, "text", pa.array(judged.texts, pa.string())).filter(stays)
+    outcome = apply_quality_rules(texts, terminal_punctuation=config.profile == "strict")
+    edits.add(outcome)
+    writer.reject(batch, outcome.reasons, outcome.details)
+    stays = pa.array([reason is None for reason in outcome.reasons], pa.bool_())
+    return _replaced(batch, "text", pa.array(outcome.texts, pa.string())).filter(stays)
 
 
 def _without_personal_data(batch: pa.Table, config: PersonalDataConfig, edits: Edits) -> pa.Table:

@@ -41,7 +41,7 @@ BATCH_CHARS = 500_000  # of one buffer: its arrays take about 100 bytes a charac
 
 
 @dataclass(frozen=True)
-class Judged:
+class QualityOutcome:
     """What the rules say of each text of a list, and what they made of it.
 
     Args:
@@ -61,7 +61,7 @@ class Judged:
     num_citations: Ints
 
 
-def judge(texts: Sequence[str], *, terminal_punctuation: bool) -> Judged:
+def apply_quality_rules(texts: Sequence[str], *, terminal_punctuation: bool) -> QualityOutcome:
     """Return the verdicts on texts, in bounded memory however many there are.
 
     Args:
@@ -69,10 +69,10 @@ def judge(texts: Sequence[str], *, terminal_punctuation: bool) -> Judged:
         terminal_punctuation: drop lines without it (profile ``strict``).
     """
     parts = [
-        _judge(batch, terminal_punctuation=terminal_punctuation)
+        _apply_to_batch(batch, terminal_punctuation=terminal_punctuation)
         for batch in batches(texts, max_chars=BATCH_CHARS)
     ]
-    return Judged(
+    return QualityOutcome(
         reasons=[reason for part in parts for reason in part.reasons],
         details=[detail for part in parts for detail in part.details],
         texts=[text for part in parts for text in part.texts],
@@ -85,18 +85,18 @@ def judge(texts: Sequence[str], *, terminal_punctuation: bool) -> Judged:
 _NO_LINES = np.zeros((0, len(LINE_REASONS)), np.int64)
 
 
-def _judge(texts: Sequence[str], *, terminal_punctuation: bool) -> Judged:
+def _apply_to_batch(texts: Sequence[str], *, terminal_punctuation: bool) -> QualityOutcome:
     verdicts = Verdicts.none_yet(len(texts))
     buffer = TextBuffer(texts)
-    verdicts.judge(REPETITION_RULES, repetition(buffer))
-    verdicts.judge(GOPHER_RULES, gopher_quality(buffer))
+    verdicts.apply(REPETITION_RULES, repetition(buffer))
+    verdicts.apply(GOPHER_RULES, gopher_quality(buffer))
     edits = edit_lines(buffer, verdicts, terminal_punctuation=terminal_punctuation)
     left = np.flatnonzero(verdicts.kept).tolist()
     edited = TextBuffer([edits.texts[doc] for doc in left])
     require_sentences(edited, verdicts, left)
-    verdicts.judge(FINEWEB_RULES, fineweb(edited), left)
+    verdicts.apply(FINEWEB_RULES, fineweb(edited), left)
     pairs = zip(texts, edits.texts, strict=True)
-    return Judged(
+    return QualityOutcome(
         verdicts.reasons,
         verdicts.details,
         edits.texts,

@@ -62,7 +62,7 @@ class LineEdits:
 
 
 def edit_lines(buffer: TextBuffer, verdicts: Verdicts, *, terminal_punctuation: bool) -> LineEdits:
-    """Return the documents with C4's line edits, and drop those that a line condemns.
+    """Return the documents with C4's line edits, and drop those that contain forbidden text.
 
     Args:
         terminal_punctuation: lines must end in terminal punctuation.
@@ -70,7 +70,7 @@ def edit_lines(buffer: TextBuffer, verdicts: Verdicts, *, terminal_punctuation: 
     lines = stripped(buffer, buffer.lines)
     citations = _citations(buffer)
     reasons = _line_reasons(buffer, lines, citations, terminal_punctuation)
-    _condemn(buffer, reasons, verdicts)
+    _drop_forbidden(buffer, reasons, verdicts)
     dropped = reasons != _KEPT
     counts = np.zeros((buffer.num_docs, len(LINE_REASONS)), np.int64)
     np.add.at(counts, (lines.docs[dropped], reasons[dropped]), 1)
@@ -126,8 +126,8 @@ def _line_reasons(
     return np.select(conditions, range(len(LINE_REASONS)), _KEPT)
 
 
-def _condemn(buffer: TextBuffer, reasons: Ints, verdicts: Verdicts) -> None:
-    """Drop the documents of which a line that is looked at holds a forbidden text."""
+def _drop_forbidden(buffer: TextBuffer, reasons: Ints, verdicts: Verdicts) -> None:
+    """Drop the documents that contain a forbidden text in a line that is checked."""
     script, policy = LINE_REASONS.index("c4_javascript"), LINE_REASONS.index("c4_policy")
     later = np.isin(reasons, (_KEPT, policy))
     lorem = _has(buffer, buffer.find(LOREM_IPSUM, lower=True)) & (later | (reasons == script))
@@ -196,4 +196,4 @@ def _line_counts(counts: Sequence[int]) -> str:
 
 def require_sentences(buffer: TextBuffer, verdicts: Verdicts, docs: Sequence[int]) -> None:
     """Drop the edited documents that have too few sentences."""
-    verdicts.judge([SENTENCES], {SENTENCES.reason: num_sentences(buffer).astype(np.float64)}, docs)
+    verdicts.apply([SENTENCES], {SENTENCES.reason: num_sentences(buffer).astype(np.float64)}, docs)

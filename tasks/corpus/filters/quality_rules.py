@@ -67,7 +67,7 @@ class Verdicts:
         if self.reasons[doc] is None:
             self.reasons[doc], self.details[doc] = reason, detail
 
-    def judge(
+    def apply(
         self,
         rules: Sequence[Rule],
         measures: Mapping[str, Values],

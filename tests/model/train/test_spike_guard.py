@@ -21,7 +21,7 @@ def guard_of(*, sigmas: float = 6.0, max_skipped: int = 10) -> Guard:
 
 def take(guard: Guard, step: int, loss: float, norm: float = 1.0) -> StepNumbers:
     tensors = torch.tensor(loss), torch.tensor(norm)
-    factor = guard.judge(step, loss=tensors[0], gradient_norm=tensors[1])
+    factor = guard.update_factor(step, loss=tensors[0], gradient_norm=tensors[1])
     guard.note(StepOutcome(step, ROWS, 1e-3, *tensors, factor))
     (numbers,) = guard.read()
     return numbers
@@ -83,7 +83,7 @@ def test_judge_before_half_a_window_takes_everything_finite():
 def test_read_of_a_non_finite_step_names_step_and_rows(loss: float, norm: float):
     guard = guard_of()
     tensors = torch.tensor(loss), torch.tensor(norm)
-    factor = guard.judge(1, loss=tensors[0], gradient_norm=tensors[1])
+    factor = guard.update_factor(1, loss=tensors[0], gradient_norm=tensors[1])
     assert factor.item() == 0.0
     guard.note(StepOutcome(1, ROWS, 1e-3, *tensors, factor))
     with pytest.raises(TrainingError, match="not finite") as error:

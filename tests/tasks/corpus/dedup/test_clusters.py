@@ -107,7 +107,9 @@ def test_cluster_duplicates_match_setting_limits_kinds_but_never_validation(
     assert [r["id"] for r in removed] == removed_ids
 
 
-def test_cluster_duplicates_validation_look_alikes_all_go_to_the_validation_row(tmp_path, limits):
+def test_cluster_duplicates_validation_near_duplicates_all_go_to_the_validation_row(
+    tmp_path, limits
+):
     held_out = document("Held out text.", file="a", row=1, language_score=0.1)
     lonely = document("Nobody is like me", file="a", row=3, language_score=0.1)
     documents = [

@@ -28,7 +28,7 @@ from tasks.config.evaluation import EvaluationConfig
 from tasks.corpus.demo.stories import held_out_questions
 from tasks.corpus.evalsets.link_grammar import MAX_BYTES, accepted, parser_version
 from tasks.corpus.evalsets.prompts import chat_openings, demo_questions, document_openings
-from tasks.corpus.evalsets.text_quality import judge, written_sentences
+from tasks.corpus.evalsets.text_quality import score_texts, written_sentences
 from tasks.engine.stage import Share
 from tasks.stages.generation_prompts import GenerationPrompts, generation_prompts
 from tasks.stages.judge_texts import JudgeTexts, judge_texts
@@ -66,7 +66,7 @@ def test_sentences_are_those_the_model_had_a_hand_in() -> None:
 def test_measures_worked_example() -> None:
     # Six words; of the three 4-grams of "a b a b a b" one is repeated.
     texts = [wrote("a b a b a b"), wrote("c d", finish="length", num_tokens=5)]
-    metrics = judge(texts, has_parser=False, is_demo=False).metrics
+    metrics = score_texts(texts, has_parser=False, is_demo=False).metrics
     assert metrics == {
         "repeated_4grams": pytest.approx((1 / 3 + 0) / 2),
         "distinct_1": pytest.approx(4 / 8),
@@ -79,7 +79,7 @@ def test_measures_worked_example() -> None:
 def test_demo_grammar_judges_the_whole_text() -> None:
     good = wrote(" a kind boy.", prompt="Tom was")
     bad = wrote(" a kind. Boy lake the.", prompt="Tom was")
-    judged = judge([good, bad], has_parser=False, is_demo=True)
+    judged = score_texts([good, bad], has_parser=False, is_demo=True)
     assert judged.metrics["grammar_accepted"] == pytest.approx(1 / 3)
     assert judged.counts["num_grammar_sentences"] == 3
 
@@ -89,7 +89,9 @@ def test_answers_are_right_to_the_letter() -> None:
     assert asked.expected
     question = {"kind": "question", "prompt": asked.text, "expected": asked.expected}
     texts = [f" {asked.expected}\nQuestion: Who", f" {asked.expected} Yes.", " Nobody."]
-    judged = judge([wrote(text, **question) for text in texts], has_parser=False, is_demo=True)
+    judged = score_texts(
+        [wrote(text, **question) for text in texts], has_parser=False, is_demo=True
+    )
     assert judged.metrics == {"answer_accuracy": pytest.approx(1 / 3)}
 
 
@@ -167,7 +169,7 @@ def test_parser_reads_lines_up_to_the_limit() -> None:
 @needs_parser
 def test_parser_shares_are_of_whole_sentences() -> None:
     texts = [wrote(" ".join([*GOOD, BAD[0]]), style="chat"), wrote("He ra", finish="length")]
-    judged = judge(texts, has_parser=True, is_demo=False)
+    judged = score_texts(texts, has_parser=True, is_demo=False)
     assert judged.metrics["parser_accepted"] == pytest.approx(3 / 4)
     assert [item.parser_accepted for item in judged.sentences] == [True, True, True, False]
 

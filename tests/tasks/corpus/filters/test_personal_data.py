@@ -75,7 +75,7 @@ def test_find_personal_data_each_form_is_found_whole(kind, value, frame):
 
 
 @pytest.mark.parametrize("text", sorted(NOT_FOUND))
-def test_find_personal_data_look_alikes_are_left(text):
+def test_find_personal_data_decoys_are_left(text):
     assert find_personal_data(text) == []
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tasks.corpus.filters import quality
-from tasks.corpus.filters.quality import REASONS, judge
+from tasks.corpus.filters.quality import REASONS, apply_quality_rules
 from tasks.corpus.filters.quality_buffer import Spans, TextBuffer, text_hash
 from tasks.corpus.filters.quality_documents import STOP_WORDS, fineweb, gopher_quality
 from tasks.corpus.filters.quality_lines import LINE_REASONS, edit_lines, num_sentences
@@ -28,7 +28,7 @@ def words_of(text: str) -> list[str]:
 
 
 def verdict(text: str, *, terminal_punctuation: bool = False) -> tuple[str | None, str | None]:
-    judged = judge([text], terminal_punctuation=terminal_punctuation)
+    judged = apply_quality_rules([text], terminal_punctuation=terminal_punctuation)
     return judged.reasons[0], judged.details[0]
 
 
@@ -272,7 +272,7 @@ def test_num_sentences_counts_marks_that_words_follow(text, count):
 
 
 def test_judge_good_text_stays_as_it_is():
-    judged = judge([GOOD], terminal_punctuation=True)
+    judged = apply_quality_rules([GOOD], terminal_punctuation=True)
     assert (judged.reasons, judged.texts, judged.is_edited) == ([None], [GOOD], [False])
 
 
@@ -334,7 +334,7 @@ def test_judge_several_limits_broken_first_of_recipe_is_the_reason():
 
 def test_judge_rules_after_the_line_edits_see_the_edited_text():
     menu = "\n".join(f"Menu {word}" for word in GOOD.split()[:30])
-    judged = judge([f"{menu}\n{GOOD}"], terminal_punctuation=False)
+    judged = apply_quality_rules([f"{menu}\n{GOOD}"], terminal_punctuation=False)
     assert judged.reasons == [None]  # with its menu, most lines would be short
     assert judged.texts == [GOOD]
     assert judged.is_edited == [True]
@@ -343,19 +343,19 @@ def test_judge_rules_after_the_line_edits_see_the_edited_text():
 
 def test_judge_terminal_punctuation_is_only_asked_for_when_told():
     text = f"{GOOD}\nthe end of this line is open"
-    assert judge([text], terminal_punctuation=False).texts == [text]
-    assert judge([text], terminal_punctuation=True).texts == [GOOD]
+    assert apply_quality_rules([text], terminal_punctuation=False).texts == [text]
+    assert apply_quality_rules([text], terminal_punctuation=True).texts == [GOOD]
 
 
 def test_judge_batches_of_any_size_give_the_same(monkeypatch):
     chance = random.Random(8)
     parts = [*SENTENCES, "\n", "\n", "[1] ", "Menu\n", "{", "oak oak oak oak "]
     texts = [random_text(chance, parts, 40) for _ in range(200)]
-    whole = judge(texts, terminal_punctuation=False)
+    whole = apply_quality_rules(texts, terminal_punctuation=False)
     assert len(set(whole.reasons)) > 5
     for size in (1, 3000):
         monkeypatch.setattr(quality, "BATCH_CHARS", size)
-        parted = judge(texts, terminal_punctuation=False)
+        parted = apply_quality_rules(texts, terminal_punctuation=False)
         assert (parted.reasons, parted.details, parted.texts) == (
             whole.reasons, whole.details, whole.texts,
         )  # fmt: skip
@@ -365,14 +365,14 @@ def test_judge_batches_of_any_size_give_the_same(monkeypatch):
 def test_judge_strange_texts_have_verdicts():
     texts = ["", " \n ", "w" * 400_000, "\n" * 5000, "日本語" * 500, "😀 " * 300, "." * 3000]
     texts += ["a " * 150_000, "\u0301\u200b\x00", GOOD.replace(" ", "\u00a0"), "word"]
-    judged = judge(texts, terminal_punctuation=False)
+    judged = apply_quality_rules(texts, terminal_punctuation=False)
     stays = [text for text, reason in zip(texts, judged.reasons, strict=True) if reason is None]
     assert stays == [GOOD.replace(" ", "\u00a0")]
     assert set(judged.reasons) - {None} <= set(REASONS)
 
 
 def test_judge_no_texts_gives_nothing():
-    judged = judge([], terminal_punctuation=False)
+    judged = apply_quality_rules([], terminal_punctuation=False)
     assert (judged.reasons, judged.texts) == ([], [])
     assert judged.dropped_lines.shape == (0, len(LINE_REASONS))
 
