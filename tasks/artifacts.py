@@ -23,7 +23,7 @@ from model.core.artifact import MANIFEST_NAME, Artifact, Manifest
 from model.core.errors import ArtifactError, LLMError
 from model.core.store import ArtifactStore, check_sha256, check_sizes, read_manifest
 from tasks.engine.stage import data_root
-from tasks.reporting.tables import WHOLE_CHARS, WIDTH_CHARS, render
+from tasks.engine.terminal import UNFOLDED_CHARS, WIDTH_CHARS, render
 
 PRUNE_RULE = """\
 Lists, and with --delete removes, finished artifacts and unfinished work (*.work) that no run below
@@ -34,7 +34,7 @@ cache/ and everything else stay.
 
 
 def list_artifacts(
-    store: ArtifactStore, stage: str | None = None, *, width_chars: int = WHOLE_CHARS
+    store: ArtifactStore, stage: str | None = None, *, width_chars: int = UNFOLDED_CHARS
 ) -> str:
     """Return a table of all finished artifacts, their names in full, folded where need be.
 
@@ -262,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, store: ArtifactStore) -> Iterable[str]:
     if options.command == "list":
-        width_chars = WIDTH_CHARS if sys.stdout.isatty() else WHOLE_CHARS
+        width_chars = WIDTH_CHARS if sys.stdout.isatty() else UNFOLDED_CHARS
         return [list_artifacts(store, options.stage, width_chars=width_chars)]
     if options.command == "why":
         return [why(store, options.path)]

@@ -1,4 +1,4 @@
-"""What the terminal shows of errors that their reader can mend: a line, and no traceback.
+"""Terminal output: tables as plain text, and user-fixable errors in one line.
 
 Prefect logs the exception of a task and of its flow with traceback, twice each. The command of a
 flow ends with the whole message of an LLMError, so before it only a line says which run met it.
@@ -9,15 +9,27 @@ to the terminal. An error of another kind is a bug: its traceback stays.
 from __future__ import annotations
 
 import copy
+import io
 import logging
 
 from prefect.logging.handlers import PrefectConsoleHandler
+from rich.console import Console
+from rich.table import Table
 
 from model.core.errors import LLMError
 
 ENGINE = "prefect"  # logger above those of all runs
 RUNS = ("prefect.flow_runs", "prefect.task_runs")
 LINE_END_IN_REPR = "\\n"
+WIDTH_CHARS = 110
+UNFOLDED_CHARS = 10_000  # wider than any table: for files and pipes
+
+
+def render(table: Table, *, width_chars: int = WIDTH_CHARS) -> str:
+    """Return a table as plain text."""
+    stream = io.StringIO()
+    Console(file=stream, width=width_chars, color_system=None).print(table)
+    return stream.getvalue().rstrip()
 
 
 class BriefErrors(logging.Formatter):

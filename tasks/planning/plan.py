@@ -18,6 +18,7 @@ from model.core.config import Config
 from model.core.errors import DiskSpaceError
 from model.core.store import ArtifactStore
 from tasks.engine.pipeline import Pipeline, Step, memory_bytes
+from tasks.engine.terminal import render
 from tasks.planning.estimate import (
     NO_PREDICTION,
     TrainingEstimate,
@@ -25,7 +26,6 @@ from tasks.planning.estimate import (
     training_disk_bytes,
     uncounted_trainings,
 )
-from tasks.reporting.tables import render
 from tasks.stages.download import Download
 from tasks.stages.publish_corpus import DATASET
 

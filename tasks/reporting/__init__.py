@@ -1,1 +1,1 @@
-"""What people read about a run: funnel, plots, tables, model card, progress."""
+"""Reports of runs for people: funnel, scores, plots, model card, live progress."""

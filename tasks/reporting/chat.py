@@ -1,4 +1,4 @@
-"""What a person reads about a chat model: where its conversations went, and how it talks."""
+"""Reports of a chat model: the funnel of its conversations, and a conversation with it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rich.table import Table
 
 from model.core.artifact import Artifact, Manifest
 from model.core.store import ArtifactStore
+from tasks.engine.terminal import render
 from tasks.reporting.funnel import losses
 from tasks.reporting.run import in_prefect_run, plain_text
-from tasks.reporting.tables import render
 from tasks.stages.talk_to_model import read_conversation
 from tasks.tracking.run import TrackedPipeline
 
@@ -23,10 +23,10 @@ Row = dict[str, Any]
 
 
 def report_chat_data(tracked: TrackedPipeline, manifests: Iterable[Manifest]) -> None:
-    """Report the conversations of a pipeline, and its pairs of answers: where each record went.
+    """Report where each conversation and each preference pair of a pipeline went.
 
     Args:
-        manifests: of all stages of the pipeline; those of other data do not matter.
+        manifests: of all stages of the pipeline; those of other data are ignored.
     """
     manifests = list(manifests)
     tracked.record_data(manifests)
@@ -38,7 +38,7 @@ def report_chat_data(tracked: TrackedPipeline, manifests: Iterable[Manifest]) ->
 
 
 def chat_rows(manifests: Iterable[Manifest]) -> list[Row]:
-    """Return the lines from records to training: set, stage, what, conversations."""
+    """Return the funnel from records to training: set, stage, what, conversations."""
     lines: list[tuple[str, str, str, int]] = []
     for item in manifests:
         counts, name, stage = item.counts, item.artifact.name, item.artifact.stage
@@ -60,7 +60,7 @@ def chat_rows(manifests: Iterable[Manifest]) -> list[Row]:
 
 
 def chat_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the lines for a terminal."""
+    """Return the funnel for a terminal."""
     table = Table("set", "stage", "what")
     table.add_column("conversations", justify="right")
     for row in rows:
@@ -89,16 +89,16 @@ def report_conversation(
 
 
 def conversation_text(turns: Sequence[Mapping[str, str]]) -> str:
-    """Return turns as they are: the user's after a mark, the model's below."""
+    """Return turns as plain text, the user's after a `> `."""
     marks = {"user": "> "}
     lines = [f"{marks.get(turn['role'], '')}{turn['content'] or '(nothing)'}" for turn in turns]
     return "\n".join(lines) + "\n"
 
 
 def conversation_markdown(turns: Sequence[Mapping[str, str]]) -> str:
-    """Return turns with the user's in bold; what the model wrote is never taken for markup."""
+    """Return turns as Markdown, the user's in bold and all text escaped."""
     lines = []
     for turn in turns:
-        said = plain_text(turn["content"] or "(nothing)")
-        lines.append(f"**{said}**\n" if turn["role"] == "user" else f"{said}\n")
+        text = plain_text(turn["content"] or "(nothing)")
+        lines.append(f"**{text}**\n" if turn["role"] == "user" else f"{text}\n")
     return "\n".join(lines)

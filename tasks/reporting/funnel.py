@@ -1,12 +1,12 @@
-"""The corpus funnel: where every document of the source went, from the counts of the manifests.
+"""Corpus funnel: where every document of the source went, from the counts of the manifests.
 
     source = rejected (by reason) + filtered
     filtered = duplicates (by kind) + low quality (by reason, if chosen by a model) + training
 
-Records that the source skipped as broken were never documents: no row counts them.
+Records that the source skipped as broken are not documents: no row counts them.
 
-In a manifest's counts, ``num_in`` is what came and ``num_kept`` what passed. A count whose name
-neither begins with ``num_`` nor ends with a unit is a reason that documents were dropped for.
+In a manifest's counts, ``num_in`` is the input and ``num_kept`` the output. A count whose name
+neither begins with ``num_`` nor ends with a unit is a reject reason.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ UNITS = ("_bytes", "_chars", "_tokens", "_seconds")
 
 @dataclass(frozen=True)
 class FunnelRow:
-    """One line: how many documents came with, went at, or passed a stage."""
+    """Documents that entered, were dropped by (negative), or passed a stage."""
 
     stage: str
     what: str
@@ -36,7 +36,7 @@ class FunnelRow:
 
 @dataclass(frozen=True)
 class Funnel:
-    """Where the documents of a source went."""
+    """Number of documents of a source at each stage, and dropped by reason."""
 
     num_files: int
     num_skipped: int
@@ -50,7 +50,7 @@ class Funnel:
     num_training_tokens: int
 
     def rows(self) -> list[FunnelRow]:
-        """Return the lines from source to training; reasons that met no document are left out."""
+        """Return the rows from source to training, without reasons that dropped no document."""
         lines = [
             ("download", "documents", self.num_source),
             *(("filter_documents", reason, -count) for reason, count in self.rejected.items()),
@@ -65,7 +65,7 @@ class Funnel:
         return [FunnelRow(*line, percent=round(scale * line[2], 2)) for line in shown]
 
     def as_rows(self) -> list[dict[str, Any]]:
-        """Return the lines as plain mappings, for tables."""
+        """Return the rows as plain mappings, for tables."""
         return [asdict(row) for row in self.rows()]
 
 
@@ -73,7 +73,7 @@ def funnel(manifests: Iterable[Manifest]) -> Funnel:
     """Return the funnel of a prepared corpus.
 
     Args:
-        manifests: of its data stages; other stages do not matter.
+        manifests: of its data stages; other stages are ignored.
 
     Raises:
         ArtifactError: a stage is missing, or counts do not add up.

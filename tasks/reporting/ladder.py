@@ -1,7 +1,7 @@
-"""What a person reads about a ladder: each training, the curve, and the training after the last.
+"""Reports of a scaling ladder: its trainings, the fitted curve, and the predicted next training.
 
-A Prefect artifact of the flow run each, and files, metrics and the description of the MLflow run,
-below which every training of the ladder is nested: there their curves are compared.
+They become Prefect artifacts of the flow run, and files, metrics and the description of the MLflow
+run, in which every training of the ladder is nested so that MLflow compares their curves.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from model.eval.scaling_laws import FIT_NAME, LadderPoint, ScalingFit
 from tasks.planning.ladder import short_count
 from tasks.planning.plan import Plan
 from tasks.reporting.outcome import report_outcome
-from tasks.stages.fit_scaling import PICTURE_NAME
+from tasks.stages.fit_scaling import PLOT_NAME
 from tasks.tracking.run import TrackedPipeline
 
 logger = logging.getLogger(__name__)
@@ -55,10 +55,10 @@ def report_ladder(
     tracked.record_table(ladder_rows(fit), "ladder.json")
     tracked.record_text(fit.model_dump_json(indent=1), FIT_NAME)
     tracked.record_metrics(fit_metrics(fit))
-    picture = store.path(fitted) / PICTURE_NAME
-    content = picture.read_bytes() if picture.exists() else None  # a log, which may be gone
+    plot = store.path(fitted) / PLOT_NAME
+    content = plot.read_bytes() if plot.exists() else None  # a log, which may be gone
     if content:
-        tracked.record_bytes(content, PICTURE_NAME)
+        tracked.record_bytes(content, PLOT_NAME)
     if FlowRunContext.get():
         create_markdown_artifact(text, key="ladder", description="score over compute")
         if content:
@@ -67,7 +67,7 @@ def report_ladder(
 
 
 def fit_metrics(fit: ScalingFit) -> dict[str, float]:
-    """Return the constants of the curve and what it predicts; nothing without a curve."""
+    """Return the constants of the curve and its prediction; nothing without a curve."""
     if fit.curve is None:
         return {}
     found = {"fit/exponent": fit.curve.exponent, "fit/floor": fit.curve.floor}

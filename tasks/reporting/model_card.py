@@ -1,7 +1,7 @@
-"""The card of an exported model, ``README.md``: made from the manifests of all it was made from.
+"""Model card of an exported model, ``README.md``, from the manifests of its lineage.
 
-Its text depends on those alone, never on when or where it was written. What was pruned since is
-left out. Called by export_model; register_model shows what was judged later in the same form.
+The text depends on those alone, never on when or where it was written. Pruned artifacts are left
+out. Called by export_model; register_model shows later scores in the same form.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tasks.engine.lineage import ancestors
 from tasks.reporting.funnel import Funnel, funnel
 
 DATA_STAGES = ("filter_documents", "duplicate_clusters", "evaluation_ngrams", "select_quality")
-LARGE = 1e6  # a number from here on is shown by its leading digits: a perplexity that says nothing
+LARGE = 1e6  # larger numbers are shown by their leading digits: the perplexity of a bad model
 TRAINED_BY_PROJECT = "made by this project; no third-party text"
 LIMITS = (
     "It is small: it writes fluent text and knows little. What it states may be false.",
@@ -33,7 +33,7 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class Lineage:
-    """The manifests a card tells of: a trained model, and all it was made from, nearest first."""
+    """Manifests of a trained model and of all its ancestors, nearest first."""
 
     trained: Manifest
     ancestors: Sequence[Manifest]
@@ -60,7 +60,7 @@ def model_card(
 
     Args:
         scores: of artifacts that measured it.
-        sampling: what runtimes sample with unless told otherwise.
+        sampling: the default sampling settings of runtimes.
     """
     licences = _licences(lineage)
     sections = [
@@ -89,7 +89,7 @@ def model_card(
 
 
 def score_table(scores: Iterable[Manifest], *, trained: Manifest | None = None) -> str:
-    """Return every number that was measured, and what could not be, in Markdown.
+    """Return all scores, and what could not be measured, as Markdown.
 
     Args:
         scores: of artifacts that measured a model.
@@ -153,7 +153,7 @@ def _network(trained: Manifest) -> dict[str, Any]:
 
 
 def _licences(lineage: Lineage) -> dict[str, str]:
-    """Return the sources a model learned from, and their terms."""
+    """Return the sources of a model's training data, and their licences."""
     found: dict[str, str] = {}
     for item in lineage.ancestors:
         config = item.derivation.config
@@ -168,10 +168,10 @@ def _licences(lineage: Lineage) -> dict[str, str]:
 
 
 def _corpus(lineage: Lineage) -> list[str]:
-    """Return where the documents went, and the settings that sent them there."""
+    """Return the corpus funnel, and the settings of the data stages."""
     try:
         documents = _documents(funnel(lineage.ancestors))
-    except ArtifactError:  # a stage was pruned, or never ran
+    except ArtifactError:  # a stage was pruned or never ran
         documents = "Where its documents went is no longer known."
     settings: dict[str, Any] = {}
     for stage in DATA_STAGES:

@@ -1,4 +1,4 @@
-"""What came out of a training beside what was expected of it."""
+"""Predicted against actual score, time and cost of a training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def report_outcome(
     """Log predicted against actual, and keep the predictions among the metrics of the run.
 
     Args:
-        expected: before the run; ``None`` if the training was there already, then nothing is said.
+        expected: before the run; ``None``, for a cached training, reports nothing.
         training_run_id: MLflow run of the training; ``None`` means the pipeline's.
     """
     if expected is None:
@@ -41,7 +41,7 @@ def report_outcome(
 
 
 def predicted_metrics(manifest: Manifest, expected: TrainingEstimate) -> dict[str, float]:
-    """Return what was expected, under keys like those of what came out, and the cost."""
+    """Return the predictions, under keys like those of the measured values, and the cost."""
     found = {"predicted/tokens_per_second": expected.tokens_per_second}
     if expected.prediction:
         found["predicted/bits_per_byte"] = expected.prediction.bits_per_byte
@@ -72,7 +72,7 @@ def outcome_text(manifest: Manifest, expected: TrainingEstimate) -> str:
 
 def _score_text(facts: Mapping[str, Any], expected: TrainingEstimate) -> str:
     bits = facts.get("validation_bits_per_byte")
-    if bits is None:  # pairs of answers were learned
+    if bits is None:  # preference training
         accuracy = facts["metrics"]["validation/preference_accuracy"]
         return f"preference accuracy: not predicted, actual {accuracy:.1%}"
     if not expected.prediction:

@@ -1,7 +1,7 @@
 """Live progress of a training process, read from its events.jsonl.
 
-Shown three ways: a progress artifact on the Prefect task run, a log line now and then, and a bar in
-a terminal.
+Shown as a progress artifact of the Prefect task run, as periodic log lines, and as a bar in a
+terminal.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LOG_SECONDS = 10.0
 
 
 class EventTail:
-    """The lines appended to a JSONL file since the last look; the file may not be there yet."""
+    """Reader of the lines appended to a JSONL file since the last read; it may not exist yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,7 +38,7 @@ class EventTail:
         """Return the new whole lines."""
         if not self.path.exists():
             return []
-        if self.path.stat().st_size < self.offset_bytes:  # cut back by a resumed run
+        if self.path.stat().st_size < self.offset_bytes:  # truncated by a resumed run
             self.offset_bytes = 0
         with self.path.open("rb") as handle:
             handle.seek(self.offset_bytes)
@@ -49,7 +49,7 @@ class EventTail:
 
 
 class TrainingProgress:
-    """Shows the events of one training.
+    """Live display of one training.
 
     Args:
         events: the training's events.jsonl.
@@ -90,7 +90,7 @@ class TrainingProgress:
             self.bar.stop()
 
     def update(self, *, final: bool = False) -> None:
-        """Show what is new."""
+        """Read the new events and update the displays that are due."""
         for event in self.tail.read():
             self._take(event)
         if self._due("log", LOG_SECONDS, final) and self.latest:

@@ -1,7 +1,7 @@
-"""What a person reads about a run: the corpus funnel, the loss curve, samples, and where to look.
+"""Reports of a pipeline run: corpus funnel, loss plot, scores, samples, and links.
 
-Each is a Prefect artifact of the flow or task run it is made in, and a file of the MLflow run.
-Outside a Prefect run, only MLflow gets it.
+Each is a Prefect artifact of the current flow or task run, and a file of the MLflow run. Outside a
+Prefect run, only MLflow gets it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from model.train.events import EVENTS_NAME, read_events
 from tasks.corpus.publish.dataset import CARD
 from tasks.corpus.report.data import Report
 from tasks.corpus.report.make import DATA, PAGE
+from tasks.engine.terminal import render
 from tasks.reporting.funnel import Funnel, funnel, funnel_table
-from tasks.reporting.loss_plot import loss_picture
-from tasks.reporting.tables import render
+from tasks.reporting.plots import loss_plot
 from tasks.stages.publish_corpus import dataset_folder
 from tasks.stages.report_corpus import page_path, read_corpus_report
 from tasks.tracking.run import TrackedPipeline
@@ -84,7 +84,7 @@ def funnel_text(found: Funnel) -> str:
 
 
 def report_page(tracked: TrackedPipeline, report: Artifact, store: ArtifactStore) -> None:
-    """Report the page about a corpus: where it lies, its summary, a copy in MLflow."""
+    """Report the page of a corpus report: its path, its summary, and a copy in MLflow."""
     path = page_path(report, store)
     tracked.record_bytes(path.read_bytes(), PAGE)
     logger.info("corpus report: %s", path)
@@ -94,12 +94,12 @@ def report_page(tracked: TrackedPipeline, report: Artifact, store: ArtifactStore
         create_markdown_artifact(
             corpus_markdown(found, path=path, mlflow_url=tracked.url),
             key="corpus-report",
-            description="what became of the documents of the source",
+            description="the corpus and its funnel",
         )
 
 
 def corpus_markdown(report: Report, *, path: Path, mlflow_url: str | None) -> str:
-    """Return the gist of a corpus report, and where to find its page.
+    """Return a summary of a corpus report, and where to find its page.
 
     Args:
         path: of the page.
@@ -126,7 +126,7 @@ def corpus_markdown(report: Report, *, path: Path, mlflow_url: str | None) -> st
 
 
 def report_published(tracked: TrackedPipeline, published: Artifact, store: ArtifactStore) -> None:
-    """Report where a published corpus lies, and keep its card in MLflow."""
+    """Report the path of a published corpus, and keep its card in MLflow."""
     folder = dataset_folder(store.path(published))
     card = (folder / CARD).read_text(encoding="utf-8")
     tracked.record_text(card, "dataset_card.md")
@@ -136,19 +136,19 @@ def report_published(tracked: TrackedPipeline, published: Artifact, store: Artif
 
 
 def report_training(tracked: TrackedPipeline, trained: Artifact, store: ArtifactStore) -> None:
-    """Report a finished training: its MLflow run, complete, and its loss curve."""
+    """Report a finished training: complete its MLflow run, and plot its losses."""
     tracked.complete_training(trained, store)
-    picture = loss_picture(read_events(store.path(trained) / EVENTS_NAME))
-    tracked.record_bytes(picture, "loss.png")
+    plot = loss_plot(read_events(store.path(trained) / EVENTS_NAME))
+    tracked.record_bytes(plot, "loss.png")
     if in_prefect_run():
-        # The address holds the picture itself: nothing else serves it to a browser, and Prefect
-        # cuts such addresses out of markdown.
-        address = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+        # A data URL: nothing else serves the image to a browser, and Prefect cuts data URLs out of
+        # Markdown.
+        address = f"data:image/png;base64,{base64.b64encode(plot).decode()}"
         create_image_artifact(address, key="loss", description=f"loss of {trained.name}")
 
 
 def report_samples(tracked: TrackedPipeline, samples: Sequence[Sample]) -> None:
-    """Report texts a model wrote."""
+    """Report sample texts of a model."""
     tracked.record_text(samples_text(samples), "samples.txt")
     if in_prefect_run():
         text = samples_markdown(samples)
@@ -158,10 +158,10 @@ def report_samples(tracked: TrackedPipeline, samples: Sequence[Sample]) -> None:
 def report_scores(
     tracked: TrackedPipeline, measured: Sequence[Artifact], store: ArtifactStore
 ) -> None:
-    """Report what a model scores, and texts it wrote.
+    """Report the scores of a model, and its sample texts.
 
     Args:
-        measured: of score_model, and of the stages that judge further.
+        measured: artifacts of score_model, then of further evaluation stages.
     """
     manifests = [store.read_manifest(item) for item in measured]
     rows = score_rows(manifests)
@@ -176,7 +176,7 @@ def report_scores(
 
 
 def score_rows(manifests: Iterable[Manifest]) -> list[dict[str, Any]]:
-    """Return every number that was measured, the plainest table of it."""
+    """Return all scores as rows of a table."""
     return [
         {"score": name, "value": float(value)}
         for manifest in manifests
@@ -194,7 +194,7 @@ def _absent(manifests: Iterable[Manifest]) -> list[str]:
 
 
 def report_generations(tracked: TrackedPipeline, path: Path) -> None:
-    """Keep the texts that were judged as a table, the first of them."""
+    """Keep the first judged texts as a table in MLflow."""
     if path.is_file():
         rows = [item.model_dump() for item in read_generations(path)[:TABLE_ROWS]]
         tracked.record_table(rows, "generations.json")
@@ -203,7 +203,7 @@ def report_generations(tracked: TrackedPipeline, path: Path) -> None:
 def report_checkpoints(
     tracked: TrackedPipeline, checkpoints: Iterable[Artifact], store: ArtifactStore
 ) -> None:
-    """Report what checkpoints score, each at its step."""
+    """Report the scores of checkpoints, each at its step."""
     for item in checkpoints:
         manifest = store.read_manifest(item)
         rows = score_rows([manifest])
@@ -216,7 +216,7 @@ def report_checkpoints(
 def report_harness(
     tracked: TrackedPipeline, harness: Artifact | None, store: ArtifactStore
 ) -> None:
-    """Report what EleutherAI's harness says of the same model, and how far we are apart."""
+    """Report the scores of EleutherAI's evaluation harness for the same model."""
     if harness:
         rows = score_rows([store.read_manifest(harness)])
         tracked.record_metrics({f"harness/{row['score']}": row["value"] for row in rows})
@@ -231,7 +231,7 @@ def report_summary(
     report: Artifact,
     store: ArtifactStore,
 ) -> None:
-    """Log what a person wants to know at the end: funnel, score, texts, where the run is."""
+    """Log the summary of a run: funnel, scores, sample texts, and where its reports are."""
     measured = [store.read_manifest(item) for item in scores]
     facts = measured[0].facts
     lines = [
@@ -248,7 +248,7 @@ def report_summary(
 
 
 def further_scores(manifests: Sequence[Manifest]) -> list[str]:
-    """Return the scores beyond bits per byte in a few lines, one for each stage that measured."""
+    """Return the scores beyond bits per byte, a line for each evaluation stage."""
     shown = []
     for manifest in manifests:
         pairs = [
@@ -261,7 +261,7 @@ def further_scores(manifests: Sequence[Manifest]) -> list[str]:
 
 
 def report_mlflow_run(tracked: TrackedPipeline) -> None:
-    """Show where MLflow has this run."""
+    """Link to the run in MLflow, or show how to open its local store."""
     if tracked.run_id is None or not in_prefect_run():
         return
     if tracked.url:
@@ -271,7 +271,7 @@ def report_mlflow_run(tracked: TrackedPipeline) -> None:
 
 
 def in_prefect_run() -> bool:
-    """Say whether a flow or a task runs, to which artifacts of Prefect can belong."""
+    """Return whether a flow or task run is active, to which Prefect artifacts can belong."""
     return bool(FlowRunContext.get() or TaskRunContext.get())
 
 
@@ -286,23 +286,23 @@ def read_samples(scores: Path) -> tuple[Sample, ...]:
 
 
 def samples_text(samples: Sequence[Sample]) -> str:
-    """Return texts as they are, each after its prompt in brackets."""
+    """Return texts, each after its prompt in brackets."""
     return "\n\n".join(f"[{item.prompt}]{item.text}" for item in samples) + "\n"
 
 
 def samples_markdown(samples: Sequence[Sample]) -> str:
-    """Return texts with their prompts in bold; what the model wrote is never taken for markup."""
+    """Return texts as Markdown, the prompts in bold and all text escaped."""
     return "\n".join(f"**{plain_text(item.prompt)}**{plain_text(item.text)}\n" for item in samples)
 
 
 def plain_text(text: str) -> str:
-    """Return text that markdown shows as it is."""
+    """Return text escaped for Markdown."""
     escaped = "".join(f"\\{char}" if char in "\\`*_{}[]<>()#+-.!|~&$" else char for char in text)
     return "<br>".join(escaped.splitlines())
 
 
 def mlflow_markdown(uri: str, run_id: str) -> str:
-    """Return how to look at a run of a store that no server shows."""
+    """Return how to open a run of a local store in MLflow."""
     return (
         f"Run `{run_id}` is in the MLflow store `{uri}`. To look at it:\n\n"
         f"```\nmlflow server --workers 1 --backend-store-uri {uri}\n```\n"

@@ -13,10 +13,10 @@ from model.train.events import EVENTS_NAME, read_events
 from tasks.engine.stage import Share, Stage
 from tasks.planning.ladder import num_flops
 from tasks.planning.scaling_fit import fit_ladder
-from tasks.reporting.scaling_plot import scaling_picture, validation_curve
+from tasks.reporting.plots import scaling_plot, validation_curve
 
 STEP_VERSION = 1
-PICTURE_NAME = "ladder.png"
+PLOT_NAME = "ladder.png"
 
 
 class FitScaling(Config):
@@ -28,7 +28,7 @@ class FitScaling(Config):
 
 
 def build(work: Work, config: FitScaling, share: Share) -> None:  # noqa: ARG001
-    """Write fit.json and the picture of it."""
+    """Write fit.json and its plot."""
     manifests = work.input_manifests("trained")
     points = [ladder_point(item, vocab_size=config.vocab_size) for item in manifests]
     fit = fit_ladder(points, next_rung=_next_rung(config, manifests[0]))
@@ -38,8 +38,8 @@ def build(work: Work, config: FitScaling, share: Share) -> None:  # noqa: ARG001
         events = directory / EVENTS_NAME  # a log, which may be gone
         found = read_events(events) if events.exists() else []
         curves[manifest.artifact.name] = validation_curve(found)
-    (work.path / PICTURE_NAME).write_bytes(scaling_picture(fit, curves))
-    work.logs.add(PICTURE_NAME)  # other bytes with another matplotlib, and nothing reads it
+    (work.path / PLOT_NAME).write_bytes(scaling_plot(fit, curves))
+    work.logs.add(PLOT_NAME)  # other bytes with another matplotlib, and nothing reads it
     work.counts = {"num_in": len(points), "num_on_frontier": _num_on_frontier(fit.points)}
     work.facts = fit.model_dump(mode="json", include={"form", "why", "curve", "next_rung"})
 

@@ -115,7 +115,7 @@ class TrackedPipeline:
         self.attempt(name, lambda runs, run_id: runs.log_table(run_id, rows, name))
 
     def record_bytes(self, content: bytes, name: str) -> None:
-        """Keep a file, such as a picture."""
+        """Keep a file, such as a plot."""
 
         def upload(runs: RunStore, run_id: str) -> None:
             with TemporaryDirectory() as directory:

@@ -74,7 +74,7 @@ def test_sweep_fits_its_trainings_and_predicts_the_next(finished: Home) -> None:
     assert "cost: predicted $" in said
 
 
-def test_sweep_nests_all_trainings_in_one_run_with_the_picture(finished: Home) -> None:
+def test_sweep_nests_all_trainings_in_one_run_with_the_plot(finished: Home) -> None:
     parent, nested = newest_ladder(finished)
     assert sorted(run.info.run_name for run in nested) == sorted(
         f"train_model-{name}" for name in NAMES

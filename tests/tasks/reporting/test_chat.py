@@ -1,4 +1,4 @@
-"""tasks.reporting.chat: what a person reads about a chat model."""
+"""tasks.reporting.chat: the funnel of conversations, and a conversation."""
 
 from __future__ import annotations
 

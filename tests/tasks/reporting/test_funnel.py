@@ -8,8 +8,8 @@ import pytest
 
 from model.core.artifact import Manifest
 from model.core.errors import ArtifactError
+from tasks.engine.terminal import render
 from tasks.reporting.funnel import funnel, funnel_table
-from tasks.reporting.tables import render
 from tests.support.small_pipeline import make_small_pipeline
 
 

@@ -1,4 +1,4 @@
-"""Reports: pictures and texts, and what Prefect and MLflow get of them."""
+"""Reports: plots and texts, and what Prefect and MLflow get of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tasks.corpus.report.data import (
     Vocabulary,
 )
 from tasks.reporting.funnel import funnel
-from tasks.reporting.loss_plot import loss_picture
+from tasks.reporting.plots import loss_plot
 from tasks.reporting.run import Sample as WrittenSample
 from tasks.reporting.run import (
     corpus_markdown,
@@ -260,22 +260,22 @@ def test_report_published_says_where_it_is_and_keeps_the_card(
     assert Path(path).read_text() == "# Clean text"
 
 
-def test_loss_picture_is_a_png_with_both_curves(small: SmallPipeline) -> None:
+def test_loss_plot_is_a_png_with_both_curves(small: SmallPipeline) -> None:
     events = read_events(small.store.path(small.artifact("train_model")) / EVENTS_NAME)
-    picture = loss_picture(events)
-    assert struct.unpack(">II", picture[16:24]) == (700, 360)
-    pixels = imread(io.BytesIO(picture))[..., :3]
+    image = loss_plot(events)
+    assert struct.unpack(">II", image[16:24]) == (700, 360)
+    pixels = imread(io.BytesIO(image))[..., :3]
     for colour in ((0x1F, 0x77, 0xB4), (0xFF, 0x7F, 0x0E)):  # matplotlib's first two
         distance = abs(pixels * 255 - colour).sum(axis=-1)
         assert (distance < 3).sum() > 100
-    assert loss_picture(events) == picture
+    assert loss_plot(events) == image
 
 
-def test_loss_picture_of_a_long_training_stays_small() -> None:
+def test_loss_plot_of_a_long_training_stays_small() -> None:
     events = [
         {"kind": "train", "step": step, "train/loss": 5 + (step % 7) / 7} for step in range(20_000)
     ]
-    assert len(loss_picture(events)) < 100_000
+    assert len(loss_plot(events)) < 100_000
 
 
 def test_samples_markdown_shows_markup_as_it_is() -> None:

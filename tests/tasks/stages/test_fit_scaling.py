@@ -19,7 +19,7 @@ from tasks.engine.stage import Call, Share, run_body
 from tasks.planning.ladder import short_count
 from tasks.planning.plan import Plan
 from tasks.reporting.ladder import fit_metrics, ladder_markdown, report_ladder
-from tasks.stages.fit_scaling import PICTURE_NAME, FitScaling, fit_scaling
+from tasks.stages.fit_scaling import PLOT_NAME, FitScaling, fit_scaling
 from tasks.tracking.run import pipeline_run
 from tests.support.servers import local_mlflow_uri
 from tests.support.small_pipeline import event_lines, make
@@ -80,11 +80,11 @@ def test_stage_fits_the_scores_of_its_trainings(
     assert fit.curve.at(fit.points[0].flops * 1_000) == pytest.approx(0.25)
     manifest = store.verify(artifact)
     roles = {entry.path: entry.role for entry in manifest.files}
-    assert roles == {FIT_NAME: "content", PICTURE_NAME: "log"}
+    assert roles == {FIT_NAME: "content", PLOT_NAME: "log"}
     assert manifest.counts == {"num_in": 3, "num_on_frontier": 3}
-    picture = imread(io.BytesIO((store.path(artifact) / PICTURE_NAME).read_bytes()))
-    assert picture.shape[1] > 2 * picture.shape[0]
-    assert picture.std() > 0.05  # something is drawn
+    pixels = imread(io.BytesIO((store.path(artifact) / PLOT_NAME).read_bytes()))
+    assert pixels.shape[1] > 2 * pixels.shape[0]
+    assert pixels.std() > 0.05  # something is drawn
 
 
 def test_stage_without_the_logs_of_its_trainings_fits_the_same(
@@ -140,7 +140,7 @@ def test_report_nests_every_training_in_the_newest_ladder(
         parent = client.get_run(tracked.run_id)
         assert "Next: 10m" in parent.data.tags["mlflow.note.content"]
         files = {item.path for item in client.list_artifacts(tracked.run_id)}
-        assert files >= {PICTURE_NAME, FIT_NAME, "ladder.json"}
+        assert files >= {PLOT_NAME, FIT_NAME, "ladder.json"}
     assert len(client.search_runs([experiment], "tags.`llm.artifact_key` != ''")) == 3
     table = client.download_artifacts(tracked.run_id, "ladder.json", str(store.root))
     assert len(json.loads(Path(table).read_text())["data"]) == 3
