@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from benchmarks.exported_model import exported_model
 from benchmarks.machine import describe
 from model.config.network import GEOMETRIES
+from model.export.hf_reader import load_pretrained
 from model.inference.decoder import Decoder
 from model.inference.generate import generate_batch
-from model.inference.pretrained import load_pretrained
 from model.inference.sampling import GREEDY
 
 PROMPT_TOKENS = 16

@@ -27,7 +27,7 @@ from model.config.evaluation import ScoreConfig
 from model.data.prompts import Generation, Prompt
 from model.eval.generations import answer_prompts
 from model.eval.multiple_choice import TaskScore, score_items, summarise
-from model.inference.pretrained import load_pretrained
+from model.export.hf_reader import load_pretrained
 from tasks.config.evaluation import EvaluationConfig
 from tasks.corpus.evalsets.items import LAYOUTS, read_items
 from tasks.corpus.evalsets.link_grammar import accepted, parser_version

@@ -35,11 +35,11 @@ DEFAULT_GRACE_SECONDS = 15.0
 LOG_TAIL_LINES = 20
 
 
-class Stopped(Exception):  # noqa: N818
+class StopRequested(Exception):  # noqa: N818
     """The user asked the stack to end."""
 
 
-class Stack:
+class LocalStack:
     """The running processes, in the order of their start."""
 
     def __init__(self, addresses: Addresses, environment: Mapping[str, str]) -> None:
@@ -74,7 +74,7 @@ class Stack:
             _say(usage(addresses, self.logs))
             while True:
                 self._look()
-        except Stopped:
+        except StopRequested:
             _say("stopping (again to kill) ...")
         finally:
             self._end()
@@ -114,7 +114,7 @@ class Stack:
         time.sleep(POLL_SECONDS)
         self._show()
         if self.num_stop_signals:
-            raise Stopped
+            raise StopRequested
         for service in self.services:
             code = service.process.poll()
             if code or (code == 0 and service.name != "deploy"):
@@ -232,7 +232,7 @@ def main() -> None:
     try:
         addresses = read_addresses(os.environ)
         require_free_ports(addresses)
-        stack = Stack(addresses, os.environ)
+        stack = LocalStack(addresses, os.environ)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, stack.ask_to_stop)
         (PROJECT / ".mlflow").mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ from model.network.gpt import GPT
 from model.text.conversation import conversation_ids
 from model.text.tokenizer import IM_END, Tokenizer
 
-ROWS = 64  # texts side by side
+NUM_SLOTS = 64
 
 
 def answer_prompts(
@@ -72,7 +72,7 @@ def _write(
         sampling=sampling,
         stop_ids={tokenizer.end_of_text_id, tokenizer.special_id(IM_END)},
         until=until,
-        max_rows=ROWS,
+        num_slots=NUM_SLOTS,
     )
     return [
         Generation(

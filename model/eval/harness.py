@@ -31,7 +31,7 @@ from model.core.store import Work, write_synced
 from model.data.items import DELIMITER, ITEMS_NAME, Item, by_task, read_items, write_items
 from model.eval.loglikelihood import encode_requests
 from model.eval.multiple_choice import ITEM_SCORES_NAME, NORMED_TASKS
-from model.inference.pretrained import load_pretrained
+from model.export.hf_reader import load_pretrained
 
 logger = logging.getLogger(__name__)
 

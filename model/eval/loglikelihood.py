@@ -28,7 +28,7 @@ BATCH_TOKENS = {"cpu": 4_096, "cuda": 131_072}  # of one pass; on CPUs more leav
 
 
 @dataclass(frozen=True)
-class Likelihood:
+class Loglikelihood:
     """What a model makes of a continuation.
 
     Args:
@@ -41,14 +41,16 @@ class Likelihood:
 
 
 @dataclass(frozen=True)
-class Request:
+class LoglikelihoodRequest:
     """A text as ids, the last of which are the continuation."""
 
     ids: list[int]
     num_targets: int
 
 
-def encode_requests(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[Request]:
+def encode_requests(
+    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]
+) -> list[LoglikelihoodRequest]:
     """Return pairs of context and continuation as ids.
 
     Raises:
@@ -69,16 +71,16 @@ def encode_requests(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> l
                 fix="correct the item of the evaluation set",
             )
         ids = whole if lengths[context] else [tokenizer.end_of_text_id, *whole]
-        requests.append(Request(ids, num_targets))
+        requests.append(LoglikelihoodRequest(ids, num_targets))
     return requests
 
 
 @torch.inference_mode()
-def likelihoods(model: GPT, requests: Sequence[Request]) -> list[Likelihood]:
+def loglikelihoods(model: GPT, requests: Sequence[LoglikelihoodRequest]) -> list[Loglikelihood]:
     """Return the likelihood of each request's continuation, in their order."""
     limit = model.architecture.context_tokens + 1
     windows = [_window(request, limit=limit) for request in requests]
-    found: list[Likelihood | None] = [None] * len(windows)
+    found: list[Loglikelihood | None] = [None] * len(windows)
     for batch in _batches(windows, max_tokens=BATCH_TOKENS[model.head_weight.device.type]):
         scored = _score(model, [windows[index] for index in batch])
         for index, likelihood in zip(batch, scored, strict=True):
@@ -86,12 +88,12 @@ def likelihoods(model: GPT, requests: Sequence[Request]) -> list[Likelihood]:
     return [likelihood for likelihood in found if likelihood is not None]
 
 
-def _window(request: Request, *, limit: int) -> Request:
+def _window(request: LoglikelihoodRequest, *, limit: int) -> LoglikelihoodRequest:
     ids = request.ids[-limit:]
-    return Request(ids, min(request.num_targets, len(ids) - 1))
+    return LoglikelihoodRequest(ids, min(request.num_targets, len(ids) - 1))
 
 
-def _batches(windows: Sequence[Request], *, max_tokens: int) -> Iterator[list[int]]:
+def _batches(windows: Sequence[LoglikelihoodRequest], *, max_tokens: int) -> Iterator[list[int]]:
     """Yield indices of requests of about equal length, the longest first."""
     order = sorted(range(len(windows)), key=lambda index: -len(windows[index].ids))
     start = 0
@@ -101,7 +103,7 @@ def _batches(windows: Sequence[Request], *, max_tokens: int) -> Iterator[list[in
         start += num_rows
 
 
-def _score(model: GPT, batch: Sequence[Request]) -> list[Likelihood]:
+def _score(model: GPT, batch: Sequence[LoglikelihoodRequest]) -> list[Loglikelihood]:
     device = model.head_weight.device
     num_positions = len(batch[0].ids) - 1
     padded = [
@@ -122,7 +124,7 @@ def _score(model: GPT, batch: Sequence[Request]) -> list[Likelihood]:
     misses = torch.zeros(len(batch), dtype=torch.int64, device=device)
     misses.index_add_(0, index, (~is_likeliest).long())
     return [
-        Likelihood(nats, num_misses == 0)
+        Loglikelihood(nats, num_misses == 0)
         for nats, num_misses in zip(sums.tolist(), misses.tolist(), strict=True)
     ]
 

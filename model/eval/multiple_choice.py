@@ -21,7 +21,7 @@ from pydantic import Field
 
 from model.core.config import Config
 from model.data.items import Item, by_task, items_digest
-from model.eval.loglikelihood import Likelihood, encode_requests, likelihoods
+from model.eval.loglikelihood import Loglikelihood, encode_requests, loglikelihoods
 from model.network.gpt import GPT
 from model.text.tokenizer import Tokenizer
 
@@ -36,7 +36,7 @@ class ItemScore:
     """One item, and what a model makes of each of its answers."""
 
     item: Item
-    answers: tuple[Likelihood, ...]
+    answers: tuple[Loglikelihood, ...]
 
     @property
     def is_correct(self) -> bool:
@@ -87,7 +87,7 @@ def score_items(model: GPT, tokenizer: Tokenizer, items: Sequence[Item]) -> list
     for task, own in by_task(items).items():
         requests = [item.requests for item in own]
         pairs = [pair for answers in requests for pair in answers]
-        found = iter(likelihoods(model, encode_requests(tokenizer, pairs)))
+        found = iter(loglikelihoods(model, encode_requests(tokenizer, pairs)))
         for item, answers in zip(own, requests, strict=True):
             scores.append(ItemScore(item, tuple(next(found) for _ in answers)))
         logger.info("%s: %d items, %d texts", task, len(own), len(pairs))

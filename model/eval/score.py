@@ -52,7 +52,7 @@ from model.train.trainer import CHECKPOINTS_DIRECTORY
 SCORES_NAME = "scores.json"
 
 
-class Sample(Config):
+class GeneratedSample(Config):
     """What a model wrote after a prompt."""
 
     prompt: str
@@ -66,7 +66,7 @@ class Scores(Config):
     bits_per_byte: float
     num_tokens: int
     num_bytes: int
-    samples: tuple[Sample, ...]
+    samples: tuple[GeneratedSample, ...]
     tasks: tuple[TaskScore, ...] = ()
 
 
@@ -107,7 +107,7 @@ def score(
 
 def write_samples(
     model: GPT, tokenizer: Tokenizer, *, config: ScoreConfig, style: Style = "text"
-) -> tuple[Sample, ...]:
+) -> tuple[GeneratedSample, ...]:
     """Return a text after each prompt: how a document that begins so goes on, or an answer."""
     samples = []
     for index, prompt in enumerate(config.prompts):
@@ -120,7 +120,7 @@ def write_samples(
             seed=config.seed + index,
             stop_ids={tokenizer.end_of_text_id, tokenizer.special_id(IM_END)},
         )
-        samples.append(Sample(prompt=prompt, text=tokenizer.decode(written)))
+        samples.append(GeneratedSample(prompt=prompt, text=tokenizer.decode(written)))
     return tuple(samples)
 
 

@@ -1,28 +1,67 @@
-"""The exported folder read back: our own network from the files that other runtimes load.
+"""Load an exported folder: the network, its tokenizer, stop ids and recommended sampling.
 
-Serving and MLflow start from a registered folder, which holds no file of training's.
+Serving, the terminal and MLflow start from such a folder, which holds no file of the training.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from model.config.network import Architecture
 from model.core.errors import ArtifactError
+from model.inference.sampling import Sampling
 from model.network.gpt import GPT
 from model.network.weights import WEIGHTS_NAME, load_tensors
+from model.text.tokenizer import IM_END, Tokenizer
 
 CONFIG_NAME = "config.json"
-# What a Qwen3 may be and our network is not: setting -> the only value it knows.
-KNOWN_VALUES: dict[str, Any] = {
+GENERATION_NAME = "generation_config.json"
+# Settings of a Qwen3 that our network does not vary: setting -> the only value it supports.
+SUPPORTED_VALUES: dict[str, Any] = {
     "model_type": "qwen3",
     "hidden_act": "silu",
     "attention_bias": False,
     "use_sliding_window": False,
     "rope_scaling": None,
 }
+
+
+@dataclass(frozen=True)
+class PretrainedModel:
+    """A model, its tokenizer, the ids that end a text, and the recommended sampling."""
+
+    model: GPT
+    tokenizer: Tokenizer
+    stop_ids: frozenset[int]
+    sampling: Sampling
+
+
+def load_pretrained(folder: Path) -> PretrainedModel:
+    """Return the model of an exported folder, in fp32 on the CPU.
+
+    Raises:
+        ArtifactError: a file is missing or broken, the network is not one of ours, or weights,
+            settings and tokenizer do not match.
+        TokenizerError: the tokenizer is missing or broken.
+    """
+    tokenizer = Tokenizer.load(folder)
+    model = load_exported(folder).eval().requires_grad_(requires_grad=False)
+    vocab_size = model.architecture.vocab_size
+    if tokenizer.vocab_size != vocab_size:
+        raise ArtifactError(
+            "the tokenizer is of another vocabulary than the model",
+            expected=f"a vocabulary of {vocab_size}, the model's",
+            found=f"a vocabulary of {tokenizer.vocab_size}",
+            where=folder,
+            fix="do not mix files of two models; export the model again",
+        )
+    ends = frozenset({tokenizer.end_of_text_id, tokenizer.special_id(IM_END)})
+    return PretrainedModel(model, tokenizer, ends, _sampling(folder / GENERATION_NAME))
 
 
 def load_exported(folder: Path) -> GPT:
@@ -44,7 +83,7 @@ def read_architecture(path: Path) -> Architecture:
     """
     try:
         settings: dict[str, Any] = json.loads(path.read_bytes())
-        _require_known_kind(settings, where=path)
+        _require_supported(settings, where=path)
         rope = settings.get("rope_parameters") or settings
         return Architecture(
             width=settings["hidden_size"],
@@ -68,9 +107,9 @@ def read_architecture(path: Path) -> Architecture:
         ) from exc
 
 
-def _require_known_kind(settings: dict[str, Any], *, where: Path) -> None:
+def _require_supported(settings: dict[str, Any], *, where: Path) -> None:
     rope = settings.get("rope_parameters") or {}
-    known = KNOWN_VALUES | {"num_key_value_heads": settings["num_attention_heads"]}
+    known = SUPPORTED_VALUES | {"num_key_value_heads": settings["num_attention_heads"]}
     found = {name: settings.get(name, value) for name, value in known.items()}
     known["rope_type"], found["rope_type"] = "default", rope.get("rope_type", "default")
     for name, value in known.items():
@@ -82,3 +121,23 @@ def _require_known_kind(settings: dict[str, Any], *, where: Path) -> None:
                 where=where,
                 fix="name the folder of a model that this project exported",
             )
+
+
+def _sampling(path: Path) -> Sampling:
+    """Return the recommended sampling, with our defaults for what it leaves unset."""
+    if not path.exists():
+        return Sampling()
+    try:
+        settings: dict[str, Any] = json.loads(path.read_bytes())
+        if settings.get("do_sample") is False:
+            return Sampling(temperature=0)
+        known = Sampling.model_fields.keys() & settings.keys()
+        return Sampling.model_validate({name: settings[name] for name in known})
+    except (OSError, ValueError, AttributeError, ValidationError) as exc:
+        raise ArtifactError(
+            "the recommended sampling of an exported model is invalid",
+            expected=", ".join(Sampling.model_fields),
+            found=exc,
+            where=path,
+            fix="export the model again, or delete this file to use the project's defaults",
+        ) from exc

@@ -1,12 +1,12 @@
-"""The exported folder as an MLflow model, by which ``mlflow models serve`` answers in text.
+"""The exported folder as an MLflow model, which ``mlflow models serve`` serves as text.
 
     mlflow models serve -m models:/llm-chat@champion --env-manager local -p 5001
     curl localhost:5001/invocations -H 'Content-Type: application/json' \
         -d '{"messages": [{"role": "user", "content": "Who are you?"}], "max_tokens": 50}'
 
-Models from code: MLflow runs this file, with a copy of ``model/`` beside it; nothing here imports
-it. A request holds ``messages`` or ``prompt``, and settings under the names of ``Request``; the
-answer has the form of OpenAI's. Several at once: ``{"inputs": [request, ...]}``.
+A models-from-code file: MLflow runs it, with a copy of ``model/`` beside it; no module imports it.
+A request has the fields of ``InvocationRequest``; the response has OpenAI's form. Several at once:
+``{"inputs": [request, ...]}``.
 """
 
 # ruff: noqa: ANN001, ANN201 - MLflow would take annotations of predict for a schema
@@ -34,25 +34,25 @@ FOLDER = "folder"  # name of MLflow's artifact
 SAMPLING = SamplingConfig()
 
 
-class Request(Config):
-    """What one answer is asked for with."""
+class InvocationRequest(Config):
+    """A conversation or prompt, and sampling settings."""
 
-    messages: tuple[Message, ...] = Field(default=(), description="conversation to go on with")
-    prompt: str = Field(default="", description="instead: text to go on with")
-    max_tokens: int = Field(default=128, gt=0, le=8192, description="tokens written at most")
+    messages: tuple[Message, ...] = Field(default=(), description="conversation to continue")
+    prompt: str = Field(default="", description="instead: text to continue")
+    max_tokens: int = Field(default=128, gt=0, le=8192, description="limit of generated tokens")
     temperature: float = Field(default=SAMPLING.temperature, ge=0, description="0 = greedy")
     top_k: int = Field(default=SAMPLING.top_k, ge=0, description="0 = all")
     seed: int = Field(default=0, ge=0, lt=2**63, description="the same seed, the same answer")
 
     @model_validator(mode="after")
-    def _has_one_start(self) -> Request:
+    def _has_one_start(self) -> InvocationRequest:
         if bool(self.messages) == bool(self.prompt):
             raise ValueError("give messages, or a prompt, and not both")
         return self
 
 
 class TextModel(PythonModel):
-    """Answers requests one after another."""
+    """The MLflow model; requests are answered one after another."""
 
     def load_context(self, context: Any) -> None:
         """Load network and tokenizer."""
@@ -62,19 +62,19 @@ class TextModel(PythonModel):
         self.stop_ids = {self.tokenizer.end_of_text_id, self.tokenizer.special_id(IM_END)}
 
     def predict(self, model_input, params=None):  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return the answer to one request, or a list of those to several."""
+        """Return the response to one request, or a list of responses."""
         if isinstance(model_input, Mapping):
             return self.answer(read_request({**model_input, **(params or {})}))
         records = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
         return [self.answer(read_request({**record, **(params or {})})) for record in records]
 
-    def answer(self, request: Request) -> dict[str, Any]:
-        """Return what the model writes, in the form of OpenAI's answers."""
+    def answer(self, request: InvocationRequest) -> dict[str, Any]:
+        """Generate the answer, in the form of OpenAI's responses."""
         if request.messages:
             ids = conversation_ids(request.messages, self.tokenizer)
         else:
             ids = [self.tokenizer.end_of_text_id, *self.tokenizer.encode(request.prompt)]
-        written = generate(
+        output_ids = generate(
             self.model,
             ids,
             num_tokens=request.max_tokens,
@@ -83,38 +83,38 @@ class TextModel(PythonModel):
             seed=request.seed,
             stop_ids=self.stop_ids,
         )
-        text = self.tokenizer.decode(written)
-        said = {"message": {"role": "assistant", "content": text}}
-        reason = "length" if len(written) == request.max_tokens else "stop"
+        text = self.tokenizer.decode(output_ids)
+        message = {"message": {"role": "assistant", "content": text}}
+        reason = "length" if len(output_ids) == request.max_tokens else "stop"
         return {
             "object": "chat.completion" if request.messages else "text_completion",
             "choices": [
                 {
                     "index": 0,
-                    **(said if request.messages else {"text": text}),
+                    **(message if request.messages else {"text": text}),
                     "finish_reason": reason,
                 }
             ],
             "usage": {
                 "prompt_tokens": len(ids),
-                "completion_tokens": len(written),
-                "total_tokens": len(ids) + len(written),
+                "completion_tokens": len(output_ids),
+                "total_tokens": len(ids) + len(output_ids),
             },
         }
 
 
-def read_request(record: Mapping[str, Any]) -> Request:
+def read_request(record: Mapping[str, Any]) -> InvocationRequest:
     """Return a checked request.
 
     Raises:
         ConfigError: a field is missing, unknown or out of range.
     """
     try:
-        return Request.model_validate(record)
+        return InvocationRequest.model_validate(record)
     except ValidationError as exc:
         raise ConfigError(
             "the request cannot be answered",
-            expected=", ".join(Request.model_fields),
+            expected=", ".join(InvocationRequest.model_fields),
             found=str(exc).replace("\n", "; "),
             fix="correct the named field",
         ) from exc

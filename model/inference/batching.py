@@ -1,7 +1,8 @@
-"""Many texts written at once, one token each per step; texts join and leave between steps.
+"""Continuous batching: many requests decoded together, one token each per step.
 
-Each step adds a token to the texts that run and reads the prompts of texts that join, so a text
-never waits for another one's end. One thread drives an engine; ``model.serve.worker`` gives it one.
+Requests are admitted to free slots and evicted from them between steps, so none waits for another
+one's end. A step also prefills the prompts of the requests it admits. One thread drives an engine;
+``model.serve.worker`` gives it one.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from model.core.errors import TokenizerError
 from model.inference.decoder import Decoder
 from model.inference.sampling import Sampler, Sampling, pick_tokens
 
-JOIN_TOKENS_PER_STEP = 2048  # prompts read in one step, padding counted: others wait meanwhile
+PREFILL_TOKENS_PER_STEP = 2048  # prompts read in one step, padding counted: others wait meanwhile
 
-Finish = Literal["stop", "length"]
+FinishReason = Literal["stop", "length"]
 
 
-class Writing:
-    """One text that is being written.
+class GenerationRequest:
+    """A prompt, its limits, and the ids generated so far.
 
     Args:
         prompt: ids the model reads first.
-        max_tokens: at most this many are written.
-        stop_ids: writing ends before any of these.
+        max_tokens: at most this many are generated.
+        stop_ids: generation ends before any of these.
     """
 
     def __init__(
@@ -41,114 +42,114 @@ class Writing:
         self.max_tokens = max_tokens
         self.sampler = Sampler(sampling, prompt)
         self.stop_ids = stop_ids
-        self.written: list[int] = []
-        self.finish: Finish | None = "length" if max_tokens < 1 else None
+        self.output_ids: list[int] = []
+        self.finish_reason: FinishReason | None = "length" if max_tokens < 1 else None
 
     def window(self, num_tokens: int) -> list[int]:
-        """Return the last tokens of the prompt and what is written."""
-        return [*self.prompt, *self.written][-num_tokens:]
+        """Return the last tokens of prompt and output."""
+        return [*self.prompt, *self.output_ids][-num_tokens:]
 
-    def take(self, token: int) -> bool:
-        """Note a drawn token; say whether it is part of the text."""
+    def append(self, token: int) -> bool:
+        """Add a sampled token; return whether it is part of the output, which a stop id is not."""
         if token in self.stop_ids:
-            self.finish = "stop"
+            self.finish_reason = "stop"
             return False
-        self.written.append(token)
-        if len(self.written) >= self.max_tokens:
-            self.finish = "length"
+        self.output_ids.append(token)
+        if len(self.output_ids) >= self.max_tokens:
+            self.finish_reason = "length"
         return True
 
 
 class BatchEngine:
-    """The texts of one model that are written side by side.
+    """The requests of one model that are decoded together.
 
-    A text that has filled the context goes on from its last ``context_tokens`` tokens alone, which
-    then take the positions from zero on; each of its further tokens costs a whole window.
+    A sequence that has filled the context continues from its last ``context_tokens`` tokens alone,
+    which then take the positions from zero on; each of its further tokens costs a whole window.
 
     Args:
-        decoder: the engine's alone while texts run.
-        max_rows: texts that run at once; more wait for a row.
+        decoder: used by this engine alone while requests run.
+        num_slots: requests decoded at once; more wait in a queue.
     """
 
-    def __init__(self, decoder: Decoder, *, max_rows: int) -> None:
+    def __init__(self, decoder: Decoder, *, num_slots: int) -> None:
         assert decoder.num_rows == 0, "a decoder serves one engine at a time"
         self.decoder = decoder
-        self.max_rows = max_rows
-        self._rows: list[Writing] = []
-        self._waiting: list[Writing] = []
+        self.num_slots = num_slots
+        self._running: list[GenerationRequest] = []  # in the order of the decoder's rows
+        self._waiting: list[GenerationRequest] = []
 
     @property
     def is_busy(self) -> bool:
-        """Say whether any text runs or waits."""
-        return bool(self._rows or self._waiting)
+        """Whether any request runs or waits."""
+        return bool(self._running or self._waiting)
 
-    def join(self, writing: Writing) -> None:
-        """Have a text written from the next step on that has a free row.
+    def add(self, request: GenerationRequest) -> None:
+        """Queue a request; the next step with a free slot admits it.
 
         Raises:
             TokenizerError: the prompt is empty or holds an id outside of the vocabulary.
         """
-        require_prompt(writing.prompt, vocab_size=self.decoder.architecture.vocab_size)
-        if writing.finish is None:
-            self._waiting.append(writing)
+        require_prompt(request.prompt, vocab_size=self.decoder.architecture.vocab_size)
+        if request.finish_reason is None:
+            self._waiting.append(request)
 
-    def leave(self, writing: Writing) -> None:
-        """Stop writing a text; its row is free for the next step."""
-        if writing in self._waiting:
-            self._waiting.remove(writing)
-        if writing in self._rows:
-            row, last = self._rows.index(writing), self._rows.pop()
-            self.decoder.leave(row)
-            if last is not writing:
-                self._rows[row] = last
+    def evict(self, request: GenerationRequest) -> None:
+        """Remove a request, running or waiting; its slot is free for the next step."""
+        if request in self._waiting:
+            self._waiting.remove(request)
+        if request in self._running:
+            row, last = self._running.index(request), self._running.pop()
+            self.decoder.evict(row)
+            if last is not request:
+                self._running[row] = last
 
-    def step(self) -> list[tuple[Writing, int | None]]:
-        """Write one token of each running text, and return them; None where a stop id came."""
-        joining = self._overflown()
+    def step(self) -> list[tuple[GenerationRequest, int | None]]:
+        """Generate one token of each running request and return them; None for a stop id."""
+        prefilled = self._evict_overflown()
         logits = []
-        if self._rows:
-            logits.append(self.decoder.step([writing.written[-1] for writing in self._rows]))
-        joining += self._admitted(num_rows=self.max_rows - len(self._rows) - len(joining))
-        if joining:
+        if self._running:
+            logits.append(self.decoder.step([request.output_ids[-1] for request in self._running]))
+        prefilled += self._admit(num_slots=self.num_slots - len(self._running) - len(prefilled))
+        if prefilled:
             context_tokens = self.decoder.architecture.context_tokens
-            windows = [writing.window(context_tokens) for writing in joining]
-            logits.append(self.decoder.join(windows))
-            self._rows += joining
+            windows = [request.window(context_tokens) for request in prefilled]
+            logits.append(self.decoder.prefill(windows))
+            self._running += prefilled
         if not logits:
             return []
-        tokens = pick_tokens(torch.cat(logits), [writing.sampler for writing in self._rows])
+        tokens = pick_tokens(torch.cat(logits), [request.sampler for request in self._running])
         events = [
-            (writing, token if writing.take(token) else None)
-            for writing, token in zip(self._rows, tokens, strict=True)
+            (request, token if request.append(token) else None)
+            for request, token in zip(self._running, tokens, strict=True)
         ]
-        for writing, _ in events:
-            if writing.finish:
-                self.leave(writing)
+        for request, _ in events:
+            if request.finish_reason:
+                self.evict(request)
         return events
 
-    def _overflown(self) -> list[Writing]:
-        """Take texts that have filled their context out of their rows."""
+    def _evict_overflown(self) -> list[GenerationRequest]:
+        """Evict requests that have filled their context, to be prefilled with their last window."""
         context_tokens = self.decoder.architecture.context_tokens
-        lengths = zip(self._rows, self.decoder.lengths, strict=True)
-        full = [writing for writing, length in lengths if length >= context_tokens]
-        for writing in full:
-            self.leave(writing)
+        lengths = zip(self._running, self.decoder.lengths, strict=True)
+        full = [request for request, length in lengths if length >= context_tokens]
+        for request in full:
+            self.evict(request)
         return full
 
-    def _admitted(self, *, num_rows: int) -> list[Writing]:
-        """Take from the queue what has a row and can be read in one step; at least one if any."""
-        admitted: list[Writing] = []
+    def _admit(self, *, num_slots: int) -> list[GenerationRequest]:
+        """Take from the queue what has a slot and one step can prefill; at least one if any."""
+        admitted: list[GenerationRequest] = []
         longest = 0
-        while self._waiting and len(admitted) < num_rows:
+        while self._waiting and len(admitted) < num_slots:
             longest = max(longest, len(self._waiting[0].prompt))
-            if admitted and longest * (len(admitted) + 1) > JOIN_TOKENS_PER_STEP:
+            if admitted and longest * (len(admitted) + 1) > PREFILL_TOKENS_PER_STEP:
                 break
             admitted.append(self._waiting.pop(0))
         return admitted
 
 
 def require_prompt(ids: Sequence[int], *, vocab_size: int) -> None:
-    """Refuse a prompt that a model cannot read.
+    """Check that a model can read a prompt.
 
     Raises:
         TokenizerError: the prompt is empty or holds an id outside of the vocabulary.
@@ -156,7 +157,7 @@ def require_prompt(ids: Sequence[int], *, vocab_size: int) -> None:
     outside = [index for index in ids if not 0 <= index < vocab_size]
     if not ids or outside:
         raise TokenizerError(
-            "a model cannot go on from this prompt",
+            "a model cannot continue this prompt",
             expected=f"at least one id, each from 0 to {vocab_size - 1}",
             found=f"id {outside[0]}" if outside else "no ids",
             fix="start with <|endoftext|>, and use the tokenizer the model was trained with",

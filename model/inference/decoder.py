@@ -1,12 +1,12 @@
-"""The network as it writes: one token per row and step, from a cache of keys and values.
+"""Incremental decoding with a key-value cache: one token per row and step.
 
 ``Decoder`` reads the weights of a ``GPT`` once, and computes what ``GPT.forward`` computes for the
-last position of every row, without computing the earlier ones again. Rows are independent texts of
-different lengths that share each step; they may join and leave between any two steps. No sampling
-and no text here: see ``model.inference.sampling`` and ``model.inference.batching``.
+last position of every row, without computing the earlier ones again. Rows are independent sequences
+of different lengths that share each step; they may be prefilled and evicted between any two steps.
+No sampling and no text here: see ``model.inference.sampling`` and ``model.inference.batching``.
 
-On a CPU, matrices that read the same input are joined, and stored as oneDNN wants them for few rows
-(docs/decisions/018-generation-and-serving.md); elsewhere the weights are used where they lie.
+On a CPU, matrices with the same input are concatenated and packed in oneDNN's layout for few rows
+(docs/decisions/018-generation-and-serving.md); elsewhere the weights are used in place.
 
 Dimensions in shapes: B rows, T time, C width, H heads, D head width, V vocabulary, N = B * T.
 """
@@ -26,16 +26,16 @@ from model.core.errors import ConfigError
 from model.network.gpt import GPT, Block
 
 PACKED_FOR_ROWS = 16  # a hint of oneDNN's packing; 8 and 64 were as fast for 1 to 16 rows
-FIRST_CAPACITY_TOKENS = 128  # the cache starts this long and doubles when a row outgrows it
+FIRST_CAPACITY_TOKENS = 128  # first length of the cache, doubled when a row outgrows it
 
-Mix = Callable[[int, Tensor], Tensor]
+Attend = Callable[[int, Tensor], Tensor]  # layer index, queries keys values -> mixed values
 
 
 class Decoder:
-    """A model with a cache: rows of text that grow by one token per step.
+    """A model with a key-value cache, whose rows grow by one token per step.
 
     Args:
-        model: its weights are read here; weights it gets later are not seen.
+        model: its weights are read once; later changes to them have no effect.
     """
 
     @torch.inference_mode()
@@ -43,11 +43,11 @@ class Decoder:
         a = self.architecture = model.architecture
         self.device = model.head_weight.device
         self.lengths: list[int] = []
-        self._table = model.model.embed_tokens.weight.detach()
+        self._embedding = model.model.embed_tokens.weight.detach()
         self._layers = [_Layer.of(block, a) for block in model.model.layers]  # pyright: ignore[reportArgumentType]
         self._norm = _Norm(model.model.norm.weight, epsilon=a.norm_epsilon)
         self._head = Projection([model.head_weight.detach()])
-        self._angles = _Angles(model.model.cosine, model.model.sine)
+        self._rotary = _RotaryEmbedding(model.model.cosine, model.model.sine)
         self._cache = _Cache(model)
 
     @property
@@ -56,10 +56,10 @@ class Decoder:
         return len(self.lengths)
 
     @torch.inference_mode()
-    def join(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "B V"]:
-        """Add a row for each prompt, after the rows that are there; return their next logits.
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "B V"]:
+        """Append a row for each prompt and return their next logits.
 
-        Prompts are padded at their ends: no token sees what comes after it, so padding is unseen.
+        Prompts are padded at their ends, where causal attention masks the padding.
 
         Raises:
             ConfigError: a prompt is empty or longer than the context.
@@ -72,7 +72,7 @@ class Decoder:
         rows = slice(first, first + len(prompts))
         num_heads = self.architecture.num_heads
 
-        def mix(index: int, qkv: Tensor) -> Tensor:
+        def attend(index: int, qkv: Tensor) -> Tensor:
             by_row = qkv.unflatten(0, (len(prompts), num_positions)).transpose(1, 2)
             self._cache.layers[index][rows, :, :num_positions] = by_row[:, num_heads:]
             q, k, v = by_row.split(num_heads, dim=1)
@@ -81,7 +81,7 @@ class Decoder:
 
         positions = torch.arange(num_positions, device=self.device).repeat(len(prompts))
         ids = torch.tensor(padded, device=self.device).flatten()
-        hidden = self._hidden(ids, self._angles.at(positions), mix)
+        hidden = self._hidden(ids, self._rotary.at(positions), attend)
         self.lengths += lengths
         last = torch.tensor(lengths, device=self.device) - 1
         starts = torch.arange(len(prompts), device=self.device) * num_positions
@@ -107,7 +107,7 @@ class Decoder:
         rows = torch.arange(num_rows, device=self.device)
         mask = self._mask(positions, longest) if len(set(lengths)) > 1 else None
 
-        def mix(index: int, qkv: Tensor) -> Tensor:
+        def attend(index: int, qkv: Tensor) -> Tensor:
             cached = self._cache.layers[index]
             if mask is None:
                 cached[:num_rows, :, longest - 1] = qkv[:, num_heads:]
@@ -119,22 +119,24 @@ class Decoder:
             return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask).flatten(1)
 
         ids = torch.tensor(tokens, device=self.device)
-        hidden = self._hidden(ids, self._angles.at(positions), mix)
+        hidden = self._hidden(ids, self._rotary.at(positions), attend)
         self.lengths = lengths
         return self._logits(hidden)
 
     @torch.inference_mode()
-    def leave(self, row: int) -> None:
-        """Take a row away; the last row, if it is another, takes its place."""
+    def evict(self, row: int) -> None:
+        """Remove a row; the last row, if it is another, takes its place."""
         last = self.lengths.pop()
         if row < self.num_rows:
             self.lengths[row] = last
             self._cache.move(self.num_rows, row, num_positions=last)
 
-    def _hidden(self, ids: Int[Tensor, " N"], turn: _Turn, mix: Mix) -> Float[Tensor, "N C"]:
-        x = self._table[ids]
+    def _hidden(
+        self, ids: Int[Tensor, " N"], rotation: _Rotation, attend: Attend
+    ) -> Float[Tensor, "N C"]:
+        x = self._embedding[ids]
         for index, layer in enumerate(self._layers):
-            x = x.add_(layer.out(mix(index, layer.turned_qkv(x, turn))))
+            x = x.add_(layer.out(attend(index, layer.rotated_qkv(x, rotation))))
             gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, dim=-1)
             x = x.add_(layer.down(F.silu(gate).mul_(up)))
         return x
@@ -143,14 +145,14 @@ class Decoder:
         return self._head(self._norm(hidden)).float()
 
     def _mask(self, positions: Int[Tensor, " B"], longest: int) -> Float[Tensor, "B 1 1 T"]:
-        """Return minus infinity where a row has no token yet: shorter rows lie in padding."""
+        """Return minus infinity where a row has no token yet: shorter rows are padded."""
         unseen = torch.arange(longest, device=self.device) > positions[:, None]
-        zeros = torch.zeros(unseen.shape, dtype=self._table.dtype, device=self.device)
+        zeros = torch.zeros(unseen.shape, dtype=self._embedding.dtype, device=self.device)
         return zeros.masked_fill_(unseen, float("-inf"))[:, None, None]
 
 
 class Projection:
-    """Matrices that read the same input; in one product where that is faster.
+    """Matrices with the same input, multiplied in one product where that is faster.
 
     Args:
         weights: each of shape [outputs, inputs].
@@ -163,7 +165,7 @@ class Projection:
             self._weights = []
 
     def __call__(self, x: Float[Tensor, "N inputs"]) -> Float[Tensor, "N outputs"]:
-        """Return the products with all matrices, one after the other."""
+        """Return the products with all matrices, concatenated."""
         if self._packed is not None:
             return torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
         products = [F.linear(x, weight) for weight in self._weights]
@@ -171,7 +173,7 @@ class Projection:
 
 
 def _packed(weights: Sequence[Tensor]) -> Tensor | None:
-    """Return matrices joined in oneDNN's layout, or None where this build or machine has none."""
+    """Return matrices concatenated in oneDNN's layout, or None without oneDNN."""
     usable = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     if not usable or weights[0].device.type != "cpu" or weights[0].dtype != torch.float32:
         return None
@@ -194,27 +196,27 @@ class _Norm:
         return x.div(length.hypot_(self._least_length)).mul_(self._weight)
 
 
-class _Angles:
+class _RotaryEmbedding:
     """Cosines and sines of positions; the sine's first half is negative, as ``rotate`` needs it."""
 
     def __init__(self, cosine: Float[Tensor, "T D"], sine: Float[Tensor, "T D"]) -> None:
         first, second = sine.chunk(2, dim=-1)
         self._cosine, self._sine = cosine, torch.cat((-first, second), dim=-1)
 
-    def at(self, positions: Int[Tensor, " N"]) -> _Turn:
-        """Return the turn of some tokens."""
-        return _Turn(self._cosine[positions][:, None], self._sine[positions][:, None])
+    def at(self, positions: Int[Tensor, " N"]) -> _Rotation:
+        """Return the rotation of tokens at these positions."""
+        return _Rotation(self._cosine[positions][:, None], self._sine[positions][:, None])
 
 
 @dataclass(frozen=True)
-class _Turn:
-    """How far each of some tokens is turned."""
+class _Rotation:
+    """Cosines and sines of some tokens."""
 
     cosine: Float[Tensor, "N 1 D"]
     sine: Float[Tensor, "N 1 D"]
 
     def write(self, x: Float[Tensor, "N H D"], out: Float[Tensor, "N H D"]) -> None:
-        """Write the turned heads of the tokens."""
+        """Write the rotated heads of the tokens."""
         first, second = x.chunk(2, dim=-1)
         torch.addcmul(x * self.cosine, torch.cat((second, first), dim=-1), self.sine, out=out)
 
@@ -237,7 +239,7 @@ class _Layer:
     def of(cls, block: Block, architecture: Architecture) -> _Layer:
         attention, mlp = block.self_attn, block.mlp
         num_heads, epsilon = architecture.num_heads, architecture.norm_epsilon
-        joined = (attention.q_proj, attention.k_proj, attention.v_proj)
+        of_input = (attention.q_proj, attention.k_proj, attention.v_proj)
         of_heads = [
             part.weight.expand(num_heads, -1) for part in (attention.q_norm, attention.k_norm)
         ]
@@ -245,7 +247,7 @@ class _Layer:
             num_heads=num_heads,
             head_dim=architecture.head_dim,
             attention_norm=_Norm(block.input_layernorm.weight, epsilon=epsilon),
-            qkv=Projection([part.weight.detach() for part in joined]),
+            qkv=Projection([part.weight.detach() for part in of_input]),
             qk_norm=_Norm(torch.cat(of_heads), epsilon=epsilon),
             out=Projection([attention.o_proj.weight.detach()]),
             mlp_norm=_Norm(block.post_attention_layernorm.weight, epsilon=epsilon),
@@ -253,19 +255,18 @@ class _Layer:
             down=Projection([mlp.down_proj.weight.detach()]),
         )
 
-    def turned_qkv(self, x: Float[Tensor, "N C"], turn: _Turn) -> Float[Tensor, "N 3H D"]:
-        """Return queries and keys, normed and turned, and values, head after head."""
+    def rotated_qkv(self, x: Float[Tensor, "N C"], rotation: _Rotation) -> Float[Tensor, "N 3H D"]:
+        """Return queries and keys, normed and rotated, and values, head after head."""
         qkv = self.qkv(self.attention_norm(x)).view(len(x), 3 * self.num_heads, self.head_dim)
         qk = qkv[:, : 2 * self.num_heads]
-        turn.write(self.qk_norm(qk), out=qk)
+        rotation.write(self.qk_norm(qk), out=qk)
         return qkv
 
 
 class _Cache:
     """Keys and values of every layer, ``[rows, 2 H, tokens, D]``, keys first.
 
-    Grows by doubling. Zeros at first, because a masked position still takes part as a product with
-    zero.
+    Grows by doubling. Starts as zeros: a masked position still enters as a product with zero.
     """
 
     def __init__(self, model: GPT) -> None:

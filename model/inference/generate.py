@@ -1,8 +1,10 @@
-"""Writing text with a model: ids or text, at once or as a stream, one prompt or many.
+"""Text generation: ids or text, at once or streamed, one prompt or many.
 
 Greedy text equals what the whole forward pass would choose token by token. A sequence longer than
 the context is continued from its last ``context_tokens`` tokens alone, which then take the
 positions from zero on. Conversations instead lose their oldest turns: ``model.text.conversation``.
+Stop ids end a sequence in ``model.inference.batching``, stop strings in
+``model.inference.stop_strings``.
 """
 
 from __future__ import annotations
@@ -10,20 +12,20 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Sequence
 
 from model.config.evaluation import Style
-from model.inference.batching import BatchEngine, Writing
+from model.inference.batching import BatchEngine, GenerationRequest
 from model.inference.decoder import Decoder
 from model.inference.sampling import Sampling
-from model.inference.text_stream import TextStream
+from model.inference.stop_strings import StopStringDetokenizer
 from model.network.gpt import GPT
 from model.text.chat_template import Message
 from model.text.conversation import conversation_ids
 from model.text.tokenizer import Tokenizer
 
-BATCH_ROWS = 16
+NUM_SLOTS = 16
 
 
 def prompt_ids(prompt: str, tokenizer: Tokenizer, *, style: Style) -> list[int]:
-    """Return what a model reads before it writes.
+    """Return the ids of a prompt.
 
     Args:
         style: the prompt begins a text, or is a user's first message.
@@ -43,14 +45,14 @@ def generate(
     seed: int,
     stop_ids: Collection[int] = (),
 ) -> list[int]:
-    """Return the ids a model writes after a prompt, without the prompt.
+    """Return the ids generated after a prompt, without the prompt.
 
     Args:
-        num_tokens: at most this many are written.
+        num_tokens: at most this many are generated.
         temperature: 0 takes the likeliest token each time.
         top_k: sample among this many likeliest tokens; 0 = all.
         seed: the same prompt, settings and machine give the same ids.
-        stop_ids: writing ends before any of these, so the result may be shorter.
+        stop_ids: generation ends before any of these, so the result may be shorter.
 
     Raises:
         TokenizerError: the prompt is empty or holds an id outside of the vocabulary.
@@ -70,30 +72,32 @@ def generate_batch(
     sampling: Sampling,
     stop_ids: Collection[int] = (),
     until: Callable[[Sequence[int]], bool] | None = None,
-    max_rows: int = BATCH_ROWS,
+    num_slots: int = NUM_SLOTS,
 ) -> list[list[int]]:
-    """Return what a model writes after each of many prompts, in their order.
+    """Return the ids generated after each of many prompts, in their order.
 
     Args:
-        sampling: of every prompt; the prompt of index i is drawn with ``seed`` + i.
-        until: told the ids written so far, after each one; a text ends where it says so.
-        max_rows: texts written side by side; the others wait for a row.
+        sampling: of every prompt; the prompt of index i samples with ``seed`` + i.
+        until: called with the ids generated so far, after each one; true ends the sequence.
+        num_slots: prompts decoded at once; the others wait for a slot.
 
     Raises:
         TokenizerError: a prompt is empty or holds an id outside of the vocabulary.
     """
-    engine = BatchEngine(_decoder(model), max_rows=max_rows)
-    writings = []
+    engine = BatchEngine(_decoder(model), num_slots=num_slots)
+    requests = []
     for index, prompt in enumerate(prompts):
         seed = None if sampling.seed is None else sampling.seed + index
         own = sampling.model_copy(update={"seed": seed})
-        writings.append(Writing(prompt, max_tokens=num_tokens, sampling=own, stop_ids=stop_ids))
-        engine.join(writings[-1])
+        requests.append(
+            GenerationRequest(prompt, max_tokens=num_tokens, sampling=own, stop_ids=stop_ids)
+        )
+        engine.add(requests[-1])
     while events := engine.step():
-        for writing, _ in events:
-            if until and writing.finish is None and until(writing.written):
-                engine.leave(writing)
-    return [writing.written for writing in writings]
+        for request, _ in events:
+            if until and request.finish_reason is None and until(request.output_ids):
+                engine.evict(request)
+    return [request.output_ids for request in requests]
 
 
 def stream_ids(
@@ -104,21 +108,21 @@ def stream_ids(
     sampling: Sampling,
     stop_ids: Collection[int] = (),
 ) -> Generator[int, None, None]:
-    """Yield the ids a model writes after a prompt, each as soon as it is drawn.
+    """Yield the ids generated after a prompt, each as soon as it is sampled.
 
     Raises:
         TokenizerError: the prompt is empty or holds an id outside of the vocabulary.
     """
-    engine = BatchEngine(_decoder(model), max_rows=1)
-    writing = Writing(ids, max_tokens=num_tokens, sampling=sampling, stop_ids=stop_ids)
-    engine.join(writing)
+    engine = BatchEngine(_decoder(model), num_slots=1)
+    request = GenerationRequest(ids, max_tokens=num_tokens, sampling=sampling, stop_ids=stop_ids)
+    engine.add(request)
     try:
-        while writing.finish is None:
+        while request.finish_reason is None:
             for _, token in engine.step():
                 if token is not None:
                     yield token
     finally:
-        engine.leave(writing)
+        engine.evict(request)
 
 
 def stream_text(
@@ -129,26 +133,26 @@ def stream_text(
     num_tokens: int,
     sampling: Sampling,
     stop_ids: Collection[int] = (),
-    stops: Sequence[str] = (),
+    stop_strings: Sequence[str] = (),
 ) -> Generator[str, None, None]:
-    """Yield the text a model writes after a prompt, in pieces of whole characters.
+    """Yield the text generated after a prompt, in pieces of whole characters.
 
     Args:
-        stops: writing ends before the first of these texts.
+        stop_strings: generation ends before the first of these texts.
 
     Raises:
         TokenizerError: the prompt is empty or holds an id outside of the vocabulary.
     """
-    text = TextStream(tokenizer, stops=stops)
+    detokenizer = StopStringDetokenizer(tokenizer, stop_strings=stop_strings)
     for token in stream_ids(
         model, ids, num_tokens=num_tokens, sampling=sampling, stop_ids=stop_ids
     ):
-        piece = text.push(token)
+        piece = detokenizer.push(token)
         if piece:
             yield piece
-        if text.is_stopped:
+        if detokenizer.is_stopped:
             return
-    rest = text.close()
+    rest = detokenizer.flush()
     if rest:
         yield rest
 

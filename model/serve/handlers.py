@@ -1,4 +1,4 @@
-"""From a checked request to its answer: prompt, writing, and the bytes that go to the client."""
+"""Completions: from a checked API request to generation requests, and from their output to JSON."""
 
 from __future__ import annotations
 
@@ -14,181 +14,188 @@ from starlette.types import Receive, Scope, Send
 
 from model.core.errors import ConfigError
 from model.inference.sampling import Sampling
-from model.serve.hot_reload import Served
-from model.serve.metrics import Metrics
+from model.serve.hot_reload import LoadedModel
+from model.serve.middleware import Metrics
 from model.serve.openai_api import (
     DONE,
     ApiError,
     BaseRequest,
     ChatRequest,
     CompletionRequest,
-    Reply,
+    ResponseFormatter,
     Usage,
-    event,
+    sse_event,
 )
-from model.serve.worker import Answer, OverloadedError, Piece
+from model.serve.worker import OutputChunk, OutputStream, OverloadedError
 from model.text.conversation import Prompt, fit_conversation, fit_text
 
 MAX_CHOICES = 16  # texts of one request: prompts times n
 
 
 @dataclass
-class Answering:
-    """The answers of one request while they are written."""
+class Completion:
+    """The choices of one API request while they are generated."""
 
-    reply: Reply
-    answers: list[Answer]
+    formatter: ResponseFormatter
+    streams: list[OutputStream]  # one per choice
     usage: Usage
     metrics: Metrics
     wants_usage: bool
     started: float
 
-    async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
-        """Yield what is written, with the index of its choice, until all choices have ended.
+    async def chunks(self) -> AsyncIterator[tuple[int, OutputChunk]]:
+        """Yield (index of the choice, chunk) until all choices have ended.
 
         Raises:
             ApiError: the model failed.
         """
-        items = self._single() if len(self.answers) == 1 else self._merged()
-        async for index, piece in items:
-            yield index, self._counted(piece)
+        items = self._single() if len(self.streams) == 1 else self._merged()
+        async for index, chunk in items:
+            yield index, self._counted(chunk)
 
-    async def _single(self) -> AsyncIterator[tuple[int, Piece]]:
-        piece = Piece()
-        while not piece.finish:
-            piece = await self.answers[0].pieces.get()
-            yield 0, piece
+    async def _single(self) -> AsyncIterator[tuple[int, OutputChunk]]:
+        chunk = OutputChunk()
+        while not chunk.finish_reason:
+            chunk = await self.streams[0].chunks.get()
+            yield 0, chunk
 
-    async def _merged(self) -> AsyncIterator[tuple[int, Piece]]:
+    async def _merged(self) -> AsyncIterator[tuple[int, OutputChunk]]:
         waiting = {
-            asyncio.ensure_future(answer.pieces.get()): index
-            for index, answer in enumerate(self.answers)
+            asyncio.ensure_future(stream.chunks.get()): index
+            for index, stream in enumerate(self.streams)
         }
         try:
             while waiting:
                 done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    index, piece = waiting.pop(task), task.result()
-                    yield index, piece
-                    if not piece.finish:
-                        queue = self.answers[index].pieces
+                    index, chunk = waiting.pop(task), task.result()
+                    yield index, chunk
+                    if not chunk.finish_reason:
+                        queue = self.streams[index].chunks
                         waiting[asyncio.ensure_future(queue.get())] = index
         finally:
             for task in waiting:
                 task.cancel()
 
-    def _counted(self, piece: Piece) -> Piece:
-        if piece.error:
+    def _counted(self, chunk: OutputChunk) -> OutputChunk:
+        if chunk.error:
             raise ApiError(
-                "the model failed while it wrote; the server's log says why",
+                "the model failed during generation; the server's log says why",
                 status=500,
                 kind="server_error",
-            ) from piece.error
+            ) from chunk.error
         seconds = time.perf_counter() - self.started
-        if self.usage.completion_tokens == 0 and piece.num_tokens:
+        if self.usage.completion_tokens == 0 and chunk.num_tokens:
             self.metrics.first_token.observe(seconds)
-        self.usage.completion_tokens += piece.num_tokens
-        self.metrics.written_tokens.inc(piece.num_tokens)
-        if piece.finish:
+        self.usage.completion_tokens += chunk.num_tokens
+        self.metrics.completion_tokens.inc(chunk.num_tokens)
+        if chunk.finish_reason:
             self.metrics.duration.observe(seconds)
-        return piece
+        return chunk
 
-    async def whole(self) -> dict[str, Any]:
-        """Return the answer at once."""
-        texts, finishes = [""] * len(self.answers), [""] * len(self.answers)
-        async for index, piece in self.pieces():
-            texts[index] += piece.text
-            finishes[index] = piece.finish or ""
-        return self.reply.whole(list(zip(texts, finishes, strict=True)), self.usage)
+    async def response(self) -> dict[str, Any]:
+        """Return the whole response, once all choices have ended."""
+        texts, reasons = [""] * len(self.streams), [""] * len(self.streams)
+        async for index, chunk in self.chunks():
+            texts[index] += chunk.text
+            reasons[index] = chunk.finish_reason or ""
+        return self.formatter.response(list(zip(texts, reasons, strict=True)), self.usage)
 
-    async def events(self) -> AsyncIterator[bytes]:
-        """Yield the answer as server-sent events."""
+    async def sse_events(self) -> AsyncIterator[bytes]:
+        """Yield the response as server-sent events."""
+        make = self.formatter
         try:
-            yield b"".join(self.reply.opening(index) for index in range(len(self.answers)))
-            async for index, piece in self.pieces():
-                data = self.reply.piece(index, piece.text) if piece.text else b""
-                data += self.reply.closing(index, piece.finish) if piece.finish else b""
+            yield b"".join(make.role_event(index) for index in range(len(self.streams)))
+            async for index, chunk in self.chunks():
+                data = make.text_event(index, chunk.text) if chunk.text else b""
+                if chunk.finish_reason:
+                    data += make.finish_event(index, chunk.finish_reason)
                 if data:
                     yield data
             if self.wants_usage:
-                yield self.reply.usage(self.usage)
+                yield make.usage_event(self.usage)
         except ApiError as error:
-            yield event(error.body())
+            yield sse_event(error.body())
         yield DONE
 
     def cancel(self) -> None:
-        """Free the rows of what has not ended."""
-        num_cancelled = sum(answer.cancel() for answer in self.answers)
+        """Evict the requests that have not ended."""
+        num_cancelled = sum(stream.cancel() for stream in self.streams)
         self.metrics.cancelled.inc(num_cancelled)
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events that stop the writing when the client is gone, whenever that is."""
+    """Server-sent events; the generation is cancelled when the client disconnects."""
 
-    def __init__(self, answering: Answering) -> None:
+    def __init__(self, completion: Completion) -> None:
         super().__init__(
-            answering.events(),
+            completion.sse_events(),
             media_type="text/event-stream",
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
         )
-        self._answering = answering
+        self._completion = completion
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._answering.cancel()
+            self._completion.cancel()
 
 
-def start_answering(
-    request: ChatRequest | CompletionRequest, served: Served, metrics: Metrics, *, usual_tokens: int
-) -> Answering:
-    """Have a request's texts written.
+def start_completion(
+    request: ChatRequest | CompletionRequest,
+    loaded: LoadedModel,
+    metrics: Metrics,
+    *,
+    default_tokens: int,
+) -> Completion:
+    """Submit the generation requests of an API request.
 
     Args:
-        usual_tokens: length of an answer where the request names none.
+        default_tokens: limit of an answer where the request names none.
 
     Raises:
         ApiError: the request cannot be honoured, or the queue is full.
     """
     started = time.perf_counter()
-    context_tokens = served.pretrained.model.architecture.context_tokens
-    wanted = request.wanted_tokens or min(usual_tokens, context_tokens - 1)
-    if wanted >= context_tokens:
+    context_tokens = loaded.pretrained.model.architecture.context_tokens
+    max_tokens = request.token_limit or min(default_tokens, context_tokens - 1)
+    if max_tokens >= context_tokens:
         raise ApiError(
-            f"max_tokens is {wanted}; this model has a context of {context_tokens} tokens, prompt "
-            f"and answer together, so at most {context_tokens - 1} can be asked for",
+            f"max_tokens is {max_tokens}; this model has a context of {context_tokens} tokens, "
+            f"prompt and answer together, so at most {context_tokens - 1} can be requested",
             param="max_tokens",
         )
-    prompts = _prompts(request, served, context_tokens=context_tokens, wanted=wanted)
-    usual = served.pretrained.sampling
+    prompts = _prompts(request, loaded, context_tokens=context_tokens, max_tokens=max_tokens)
     try:
-        answers = served.thread.submit(
+        streams = loaded.worker.submit(
             [prompt.ids for prompt in prompts for _ in range(request.n)],
             max_tokens=[
-                min(wanted, context_tokens - len(prompt.ids))
+                min(max_tokens, context_tokens - len(prompt.ids))
                 for prompt in prompts
                 for _ in range(request.n)
             ],
-            sampling=_samplings(request, usual, len(prompts) * request.n),
-            stops=request.stops,
-            stop_ids=served.pretrained.stop_ids,
+            sampling=_samplings(request, loaded.pretrained.sampling, len(prompts) * request.n),
+            stop_strings=request.stop_strings,
+            stop_ids=loaded.pretrained.stop_ids,
         )
     except OverloadedError as exc:
         raise ApiError(
             str(exc), status=429, kind="rate_limit_error", code="rate_limit_exceeded"
         ) from exc
-    num_read = sum(len(prompt.ids) for prompt in prompts)
-    metrics.prompt_tokens.inc(num_read)
+    num_prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
+    metrics.prompt_tokens.inc(num_prompt_tokens)
     is_chat = isinstance(request, ChatRequest)
-    reply = Reply("chat.completion" if is_chat else "text_completion", model=served.name)
-    return Answering(reply, answers, Usage(num_read), metrics, request.wants_usage, started)
+    kind = "chat.completion" if is_chat else "text_completion"
+    formatter = ResponseFormatter(kind, model=loaded.name)
+    usage = Usage(num_prompt_tokens)
+    return Completion(formatter, streams, usage, metrics, request.wants_usage, started)
 
 
-def _samplings(request: BaseRequest, usual: Sampling, num_texts: int) -> list[Sampling]:
-    """Return the settings of each text: those after the first draw from seeds of their own."""
-    sampling = request.sampling(usual)
+def _samplings(request: BaseRequest, default: Sampling, num_texts: int) -> list[Sampling]:
+    """Return the sampling of each text: consecutive seeds where the request sets one."""
+    sampling = request.sampling(default)
     if sampling.seed is None:
         return [sampling] * num_texts
     seeds = range(sampling.seed, sampling.seed + num_texts)
@@ -196,18 +203,20 @@ def _samplings(request: BaseRequest, usual: Sampling, num_texts: int) -> list[Sa
 
 
 def _prompts(
-    request: ChatRequest | CompletionRequest, served: Served, *, context_tokens: int, wanted: int
+    request: ChatRequest | CompletionRequest,
+    loaded: LoadedModel,
+    *,
+    context_tokens: int,
+    max_tokens: int,
 ) -> Sequence[Prompt]:
-    tokenizer = served.pretrained.tokenizer
+    tokenizer = loaded.pretrained.tokenizer
+    limits = {"context_tokens": context_tokens, "answer_tokens": max_tokens}
     if isinstance(request, ChatRequest):
         messages = [message.plain() for message in request.messages]
         try:
-            prompt = fit_conversation(
-                messages, tokenizer, context_tokens=context_tokens, answer_tokens=wanted
-            )
+            return [fit_conversation(messages, tokenizer, **limits)]
         except ConfigError as exc:
             raise ApiError(str(exc), param="messages", code="context_length_exceeded") from exc
-        return [prompt]
     prompts = request.prompts
     if not 0 < len(prompts) * request.n <= MAX_CHOICES:
         raise ApiError(
@@ -219,22 +228,22 @@ def _prompts(
         [tokenizer.end_of_text_id, *tokenizer.encode(prompt)] if isinstance(prompt, str) else prompt
         for prompt in prompts
     ]
-    return [fit_text(item, context_tokens=context_tokens, answer_tokens=wanted) for item in ids]
+    return [fit_text(item, **limits) for item in ids]
 
 
-async def answer_or_leave(request: Request, answering: Answering) -> dict[str, Any] | None:
-    """Return the whole answer; None, and nothing more is written, if the client goes away."""
-    writing = asyncio.ensure_future(answering.whole())
-    leaving = asyncio.ensure_future(_gone(request))
+async def complete_or_cancel(request: Request, completion: Completion) -> dict[str, Any] | None:
+    """Return the whole response; cancel and return None if the client disconnects."""
+    response = asyncio.ensure_future(completion.response())
+    disconnect = asyncio.ensure_future(_disconnected(request))
     try:
-        await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return writing.result() if writing.done() else None
+        await asyncio.wait({response, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        return response.result() if response.done() else None
     finally:
-        writing.cancel()
-        leaving.cancel()
-        answering.cancel()
+        response.cancel()
+        disconnect.cancel()
+        completion.cancel()
 
 
-async def _gone(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

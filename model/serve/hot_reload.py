@@ -1,100 +1,206 @@
-"""The model a server writes with, changed while it runs when its source points elsewhere.
+"""Model sources, and hot reload of the served model when its source resolves to another version.
 
-A new version is loaded beside the old one; new requests go to it once it is ready, those under way
-end on the old one. If the source points nowhere, or a version cannot be loaded, the model that is
-loaded goes on and the problem is told to whoever asks for the server's health.
+A source is a folder, the newest export, or an alias of the registry. A new version is loaded beside
+the old one; new requests go to it once it is ready, running ones end on the old one. If the source
+cannot be resolved or a version cannot be loaded, the loaded model stays and /health reports why.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from model.core.errors import LLMError
-from model.inference.pretrained import Pretrained, load_pretrained
-from model.serve.model_sources import ModelSource
-from model.serve.worker import WritingThread
+from model.core.artifact import Manifest
+from model.core.errors import ArtifactError, LLMError
+from model.core.store import ArtifactStore
+from model.export.hf_reader import CONFIG_NAME, PretrainedModel, load_pretrained
+from model.export.registry import CHAMPION, AliasSource
+from model.network.weights import WEIGHTS_NAME
+from model.serve.worker import GenerationWorker
 
 logger = logging.getLogger(__name__)
 
+EXPORT_STAGE = "export_model"
+EXPORT_FOLDER = "model"  # of such an artifact
+DATA_ROOT_VARIABLE = "LLM_DATA_ROOT"
+REGISTRY_PREFIX = "models:/"
+CACHE_FOLDER = ".registered"  # below the data root: folders of registered versions
+
+
+class ModelSource(Protocol):
+    """A name that resolves to one version of a model now, and maybe to another later."""
+
+    @property
+    def name(self) -> str:
+        """The model's name for clients."""
+        ...
+
+    def resolve(self) -> tuple[str, Path]:
+        """Return the current version and its exported folder.
+
+        Raises:
+            LLMError: there is none.
+        """
+        ...
+
+
+class FolderSource:
+    """An exported folder; a new version whenever its weights or settings are rewritten."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = folder.resolve()
+        self.name = path.parent.name if path.name == EXPORT_FOLDER else path.name
+
+    def resolve(self) -> tuple[str, Path]:
+        """Return a version made of the files' times and sizes, and the folder.
+
+        Raises:
+            ArtifactError: the folder or one of the files does not exist.
+        """
+        facts = []
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            try:
+                found = (self.folder / name).stat()
+            except OSError as exc:
+                raise ArtifactError(
+                    "there is no model to serve",
+                    expected=f"an exported folder with {CONFIG_NAME} and {WEIGHTS_NAME}",
+                    found=exc,
+                    where=self.folder,
+                    fix="name the folder of an export: <data root>/export_model/<name>/model",
+                ) from exc
+            facts.append(f"{found.st_mtime_ns:x}-{found.st_size:x}")
+        return "-".join(facts), self.folder
+
+
+class NewestExport:
+    """The newest exported chat model below a data root, or the newest export without one."""
+
+    def __init__(self, data_root: Path) -> None:
+        self._store = ArtifactStore(data_root)
+        self.name = "newest"
+
+    def resolve(self) -> tuple[str, Path]:
+        """Return an artifact's key and the exported folder in it.
+
+        Raises:
+            ArtifactError: nothing was exported yet.
+        """
+        exports = self._store.manifests(EXPORT_STAGE)
+        if not exports:
+            raise ArtifactError(
+                "no model was exported yet",
+                expected=f"an artifact of the stage {EXPORT_STAGE}",
+                found="none",
+                where=self._store.root,
+                fix="run `make demo`, or name a folder: --model <folder>",
+            )
+        newest = max(exports, key=_rank)
+        return newest.artifact.key, self._store.path(newest.artifact) / EXPORT_FOLDER
+
+
+def _rank(manifest: Manifest) -> tuple[bool, str]:
+    return "chat" in manifest.artifact.name, manifest.origin.created_at
+
+
+def find_source(model: str | None) -> ModelSource:
+    """Return the source for the ``--model`` of a command line.
+
+    Args:
+        model: an exported folder, or ``models:/<name>@<alias>`` (the champion without an alias);
+            unset: the newest export below ``$LLM_DATA_ROOT``.
+    """
+    data_root = Path(os.environ.get(DATA_ROOT_VARIABLE) or "data")
+    if not model:
+        return NewestExport(data_root)
+    if model.startswith(REGISTRY_PREFIX):
+        name, _, alias = model.removeprefix(REGISTRY_PREFIX).partition("@")
+        return AliasSource(name, alias=alias or CHAMPION, cache=data_root / CACHE_FOLDER)
+    return FolderSource(Path(model))
+
 
 @dataclass(frozen=True)
-class Served:
-    """One version of a model, ready to write."""
+class LoadedModel:
+    """One version of a model in memory, with the worker that generates with it."""
 
     name: str
     version: str
     folder: Path
     since: int  # seconds since 1970
-    thread: WritingThread
+    worker: GenerationWorker
 
     @property
-    def pretrained(self) -> Pretrained:
-        """Return the model, its tokenizer and usual settings."""
-        return self.thread.pretrained
+    def pretrained(self) -> PretrainedModel:
+        """The model, its tokenizer and default sampling."""
+        return self.worker.pretrained
 
 
 class ModelHost:
-    """Holds the version that answers new requests.
+    """Holds the version that takes new requests.
 
     Args:
-        on_step: passed to every ``WritingThread``.
+        on_step: passed to every ``GenerationWorker``.
     """
 
     def __init__(
         self,
         source: ModelSource,
         *,
-        max_rows: int,
+        num_slots: int,
         max_waiting: int,
         on_step: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._source = source
-        self._limits = {"max_rows": max_rows, "max_waiting": max_waiting}
+        self._limits = {"num_slots": num_slots, "max_waiting": max_waiting}
         self._on_step = on_step
-        self._served: Served | None = None
+        self._loaded: LoadedModel | None = None
         self.problem: str | None = None
         self.num_swaps = 0
 
     @property
-    def served(self) -> Served:
-        """Return the version that takes new requests."""
-        assert self._served, "load() comes first"
-        return self._served
+    def loaded(self) -> LoadedModel:
+        """The version that takes new requests."""
+        assert self._loaded, "load() comes first"
+        return self._loaded
 
     async def load(self) -> None:
-        """Take the version the source points at, unless it is the one that is loaded.
+        """Load the source's current version, unless it is loaded already.
 
         Raises:
-            LLMError: the source points nowhere, or its folder cannot be loaded.
+            LLMError: the source cannot be resolved, or its folder cannot be loaded.
         """
         version, folder = await asyncio.to_thread(self._source.resolve)
-        if self._served and version == self._served.version:
+        if self._loaded and version == self._loaded.version:
             return
         pretrained = await asyncio.to_thread(load_pretrained, folder)
-        thread = await asyncio.to_thread(self._start, pretrained, asyncio.get_running_loop())
-        old, now = self._served, int(time.time())
-        self._served = Served(self._source.name, version, folder, now, thread)
+        worker = await asyncio.to_thread(self._start, pretrained, asyncio.get_running_loop())
+        old, now = self._loaded, int(time.time())
+        self._loaded = LoadedModel(self._source.name, version, folder, now, worker)
         logger.info("serving %s, version %s, from %s", self._source.name, version, folder)
         if old:
             self.num_swaps += 1
-            old.thread.close()
+            old.worker.close()
 
-    def _start(self, pretrained: Pretrained, loop: asyncio.AbstractEventLoop) -> WritingThread:
-        return WritingThread(pretrained, loop=loop, on_step=self._on_step, **self._limits)
+    def _start(
+        self, pretrained: PretrainedModel, loop: asyncio.AbstractEventLoop
+    ) -> GenerationWorker:
+        return GenerationWorker(pretrained, loop=loop, on_step=self._on_step, **self._limits)
 
     async def watch(self, *, every_seconds: float) -> None:
-        """Follow the source for ever; problems are logged once and kept in ``problem``."""
+        """Refresh periodically until cancelled."""
         while True:
             await asyncio.sleep(every_seconds)
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Look at the source once and keep what is loaded if that fails."""
+        """Load a new version, or keep the loaded one and note the problem; each is logged once."""
         try:
             await self.load()
         except (LLMError, OSError) as exc:
@@ -105,6 +211,6 @@ class ModelHost:
             self.problem = None
 
     def close(self) -> None:
-        """Stop writing once the answers under way have ended."""
-        if self._served:
-            self._served.thread.close()
+        """Stop the worker once its open requests have ended."""
+        if self._loaded:
+            self._loaded.worker.close()

@@ -1,9 +1,8 @@
-"""The shapes of OpenAI's API that the server speaks: requests, answers, stream events, errors.
+"""OpenAI's API as the server implements it: requests, responses, stream events, errors.
 
-Requests are checked here; fields that would change the answer and that we cannot honour are
-refused rather than passed over, and so is what looks like a slip of the pen; others that we do not
-know are ignored, as clients send many.
-Beside OpenAI's own fields, ``top_k``, ``min_p`` and ``repetition_penalty`` are understood.
+Requests are validated here. Fields that would change the answer and are not supported are refused,
+and so are misspelt ones; other unknown fields are ignored, as clients send many. Beside OpenAI's
+own fields, ``top_k``, ``min_p`` and ``repetition_penalty`` are supported.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from model.text.chat_template import Message
 
 Kind = Literal["chat.completion", "text_completion"]
 
-# Field -> values that ask for nothing; any other value cannot be honoured.
-NOT_OFFERED: dict[str, tuple[Any, ...]] = {
+# Unsupported field -> neutral values; any other value is refused.
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
@@ -43,20 +42,20 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "prediction": (None,),
     "web_search_options": (None,),
 }
-NAMING_THEIR_FIELD = ("not_offered", "misspelt")  # kinds of faults whose context has the param
+FAULTS_WITH_PARAM = ("unsupported", "misspelt")  # kinds of faults whose context has the param
 MISSPELT_RATIO = 0.87  # max_token is 0.95 like max_tokens; min_tokens, which others have, is 0.8
-OF_OTHERS = ("models",)  # fields of other servers that are spelt nearly like one here
-MAX_UNKNOWN_FIELDS = 100  # each is compared with all that are known
+OTHER_SERVERS_FIELDS = ("models",)  # spelt nearly like one here
+MAX_UNKNOWN_FIELDS = 100  # each is compared with all known ones
 
 
 class ApiError(Exception):
-    """A request that is answered with an error in OpenAI's form.
+    """An error response in OpenAI's form.
 
     Args:
-        status: of HTTP.
+        status: HTTP status.
         kind: the error's ``type``.
         param: the field at fault.
-        code: a word that programs can tell errors by.
+        code: machine-readable cause.
     """
 
     def __init__(
@@ -76,19 +75,19 @@ class ApiError(Exception):
         self.code = code
 
     def body(self) -> dict[str, Any]:
-        """Return the error as OpenAI writes it."""
+        """Return the JSON body."""
         fields = {"message": self.message, "type": self.kind, "param": self.param}
         return {"error": fields | {"code": self.code}}
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells beside the text."""
+    """Options of a stream."""
 
     include_usage: bool = False
 
 
 class BaseRequest(BaseModel):
-    """What both kinds of requests have in common."""
+    """Fields of chat and completion requests alike."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -106,28 +105,30 @@ class BaseRequest(BaseModel):
 
     @field_validator("stream", "n", mode="before")
     @classmethod
-    def _usual_for_null(cls, value: Any, info: ValidationInfo) -> Any:
+    def _default_for_null(cls, value: Any, info: ValidationInfo) -> Any:
         return cls.model_fields[info.field_name or ""].default if value is None else value
 
     @model_validator(mode="after")
-    def _refuse_what_is_not_offered(self) -> Self:
+    def _check_fields(self) -> Self:
         extra = self.model_extra or {}
         if len(extra) > MAX_UNKNOWN_FIELDS:
             raise ValueError(f"a request has at most {MAX_UNKNOWN_FIELDS} fields unknown here")
         for name, value in extra.items():
-            if name not in NOT_OFFERED:
+            if name not in UNSUPPORTED:
                 self._refuse_if_misspelt(name)
-            elif value not in NOT_OFFERED[name]:
-                raise not_offered(name, value)
-        if len(self.stops) > 4 or any(not 0 < len(stop) <= 100 for stop in self.stops):
+            elif value not in UNSUPPORTED[name]:
+                raise unsupported(name, value)
+        if len(self.stop_strings) > 4 or any(
+            not 0 < len(stop) <= 100 for stop in self.stop_strings
+        ):
             raise ValueError("stop takes up to 4 texts of 1 to 100 characters")
         return self
 
     @classmethod
     def _refuse_if_misspelt(cls, name: str) -> None:
-        known = [*cls.model_fields, *NOT_OFFERED]
+        known = [*cls.model_fields, *UNSUPPORTED]
         nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=MISSPELT_RATIO)
-        if nearest and name not in OF_OTHERS:
+        if nearest and name not in OTHER_SERVERS_FIELDS:
             raise PydanticCustomError(
                 "misspelt",
                 "{param} is no field of this request: did you mean {nearest}?",
@@ -135,47 +136,47 @@ class BaseRequest(BaseModel):
             )
 
     @property
-    def stops(self) -> list[str]:
-        """Return the texts that end an answer."""
+    def stop_strings(self) -> list[str]:
+        """Texts before which the output ends."""
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
 
     @property
     def wants_usage(self) -> bool:
-        """Say whether a stream ends with the counts of tokens."""
+        """Whether a stream ends with the token counts."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def sampling(self, usual: Sampling) -> Sampling:
-        """Return how tokens are drawn: as asked for, else as is usual for the model."""
-        asked = self.model_dump(include=set(Sampling.model_fields), exclude_none=True)
-        return usual.model_copy(update=asked)
+    def sampling(self, default: Sampling) -> Sampling:
+        """Return the requested sampling, with the model's defaults for unset fields."""
+        given = self.model_dump(include=set(Sampling.model_fields), exclude_none=True)
+        return default.model_copy(update=given)
 
 
-def not_offered(name: str, value: Any) -> PydanticCustomError:
-    """Return the error for a field that would change the answer and that we cannot honour."""
-    neutral = [json.dumps(item) for item in NOT_OFFERED[name] if item is not None]
+def unsupported(name: str, value: Any) -> PydanticCustomError:
+    """Return the error for an unsupported field with a value that is not neutral."""
+    neutral = [json.dumps(item) for item in UNSUPPORTED[name] if item is not None]
     advice = f", or send {' or '.join(neutral)}" if neutral else ""
     return PydanticCustomError(
-        "not_offered",
-        "{param} is not offered by this server (found: {found}): leave it out{advice}",
+        "unsupported",
+        "{param} is not supported by this server (found: {found}): leave it out{advice}",
         {"param": name, "found": json.dumps(value)[:100], "advice": advice},
     )
 
 
 class TextPart(BaseModel):
-    """A part of a message; only text is understood."""
+    """A part of a message; only text is supported."""
 
     type: Literal["text"]
     text: str
 
 
 class ChatMessage(BaseModel):
-    """One turn as a client sends it."""
+    """One message of a request."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[str, Field(min_length=1)] | Annotated[list[TextPart], Field(min_length=1)]
 
     def plain(self) -> Message:
-        """Return the turn as the chat template takes it."""
+        """Return the message in the form of the chat template."""
         role = "system" if self.role == "developer" else self.role
         parts = [self.content] if isinstance(self.content, str) else [p.text for p in self.content]
         return Message(role=role, content="".join(parts))
@@ -189,8 +190,8 @@ class ChatRequest(BaseRequest):
     max_completion_tokens: int | None = Field(default=None, ge=1)
 
     @property
-    def wanted_tokens(self) -> int | None:
-        """Return how long the answer may be; its newer name wins."""
+    def token_limit(self) -> int | None:
+        """Maximum number of generated tokens; the newer name wins."""
         return self.max_completion_tokens or self.max_tokens
 
 
@@ -202,7 +203,7 @@ class CompletionRequest(BaseRequest):
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:
-        """Return the prompts, one or many."""
+        """The prompts, one or many."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):
@@ -210,20 +211,20 @@ class CompletionRequest(BaseRequest):
         return self.prompt  # pyright: ignore[reportReturnType]
 
     @property
-    def wanted_tokens(self) -> int | None:
-        """Return how long the text may be."""
+    def token_limit(self) -> int | None:
+        """Maximum number of generated tokens."""
         return self.max_tokens
 
 
 class Usage:
-    """Tokens read and written."""
+    """Token counts of one request."""
 
     def __init__(self, prompt_tokens: int) -> None:
         self.prompt_tokens = prompt_tokens
         self.completion_tokens = 0
 
     def body(self) -> dict[str, int]:
-        """Return the counts as OpenAI writes them."""
+        """Return the JSON object."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -231,11 +232,11 @@ class Usage:
         }
 
 
-class Reply:
-    """The envelope of one request's answers: the same id, time and model in each part.
+class ResponseFormatter:
+    """Builds the response or stream events of one request, with the same id, time and model.
 
     Args:
-        kind: the ``object`` of the whole answer.
+        kind: the ``object`` of the whole response.
     """
 
     def __init__(self, kind: Kind, *, model: str) -> None:
@@ -244,45 +245,45 @@ class Reply:
         self.id = f"{prefix}-{uuid.uuid4().hex}"
         self._fields = {"created": int(time.time()), "model": model}
 
-    def whole(self, texts: Sequence[tuple[str, str]], usage: Usage) -> dict[str, Any]:
-        """Return the answer at once.
+    def response(self, texts: Sequence[tuple[str, str]], usage: Usage) -> dict[str, Any]:
+        """Return the whole response.
 
         Args:
             texts: text and finish reason of each choice.
         """
         choices = [
-            self._choice(index, self._content("message", text, role="assistant"), finish)
-            for index, (text, finish) in enumerate(texts)
+            self._choice(index, self._content("message", text, role="assistant"), finish_reason)
+            for index, (text, finish_reason) in enumerate(texts)
         ]
         return self._body(self.kind, choices) | {"usage": usage.body()}
 
-    def opening(self, index: int) -> bytes:
-        """Return the event that names the speaker; raw text has none."""
+    def role_event(self, index: int) -> bytes:
+        """Return the event with the role; completions have none."""
         if self.kind == "text_completion":
             return b""
         return self._event(
             [self._choice(index, self._content("delta", "", role="assistant"), None)]
         )
 
-    def piece(self, index: int, text: str) -> bytes:
-        """Return the event of a piece of text."""
+    def text_event(self, index: int, text: str) -> bytes:
+        """Return the event of a chunk of text."""
         return self._event([self._choice(index, self._content("delta", text), None)])
 
-    def closing(self, index: int, finish: str) -> bytes:
+    def finish_event(self, index: int, finish_reason: str) -> bytes:
         """Return the event that ends a choice."""
         last = {"delta": {}} if self.kind == "chat.completion" else {"text": ""}
-        return self._event([self._choice(index, last, finish)])
+        return self._event([self._choice(index, last, finish_reason)])
 
-    def usage(self, usage: Usage) -> bytes:
-        """Return the event with the counts of tokens."""
-        return event(self._body(self._part, []) | {"usage": usage.body()})
+    def usage_event(self, usage: Usage) -> bytes:
+        """Return the event with the token counts."""
+        return sse_event(self._body(self._chunk_kind, []) | {"usage": usage.body()})
 
     @property
-    def _part(self) -> str:
+    def _chunk_kind(self) -> str:
         return "chat.completion.chunk" if self.kind == "chat.completion" else self.kind
 
     def _event(self, choices: list[dict[str, Any]]) -> bytes:
-        return event(self._body(self._part, choices))
+        return sse_event(self._body(self._chunk_kind, choices))
 
     def _body(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {"id": self.id, "object": kind, **self._fields, "choices": choices}
@@ -292,14 +293,14 @@ class Reply:
         return {key: {**role, "content": text}} if is_chat else {"text": text}
 
     @staticmethod
-    def _choice(index: int, content: dict[str, Any], finish: str | None) -> dict[str, Any]:
-        return {"index": index, **content, "logprobs": None, "finish_reason": finish}
+    def _choice(index: int, content: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
+        return {"index": index, **content, "logprobs": None, "finish_reason": finish_reason}
 
 
 DONE = b"data: [DONE]\n\n"
 
 
-def event(body: dict[str, Any]) -> bytes:
+def sse_event(body: dict[str, Any]) -> bytes:
     """Return a server-sent event."""
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     return f"data: {text}\n\n".encode()

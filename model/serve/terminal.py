@@ -1,10 +1,14 @@
-"""Talk to a model in the terminal.
+"""Chat with an exported model: in the terminal, or a scripted conversation.
 
     python -m model.serve.terminal [--model <folder of an export>]
+    python -m model.serve.terminal --config <work>/config.json
 
-Text goes to the model; a line that begins with / is a command, /help lists them. Ctrl-C stops an
-answer and not the program, Ctrl-D leaves. When the conversation outgrows the model's context, its
-oldest turns are no longer read (they stay in what /save writes).
+In the terminal, a line that begins with / is a command; /help lists them. Ctrl-C stops an answer
+and not the program, Ctrl-D leaves. When the conversation outgrows the model's context, its oldest
+turns are dropped from the prompt, but not from what /save writes.
+
+With ``--config``, a ``TalkRun``, the user's turns come from the file and the conversation becomes
+an artifact that holds ``conversation.json``.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import contextlib
 import importlib
 import io
 import json
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,15 +26,19 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+from model.config.child_runs import TalkRun, make_artifact, run_child, verify_inputs
+from model.config.evaluation import TalkConfig
 from model.core.errors import LLMError
+from model.core.store import Work, write_synced
+from model.export.hf_reader import PretrainedModel, load_pretrained
 from model.inference.decoder import Decoder
 from model.inference.generate import stream_text
-from model.inference.pretrained import Pretrained, load_pretrained
 from model.inference.sampling import MAX_REPETITION_PENALTY, MAX_SEED, MAX_TEMPERATURE, Sampling
-from model.serve.model_sources import ModelSource, find_source
+from model.serve.hot_reload import ModelSource, find_source
 from model.text.chat_template import Message
 from model.text.conversation import fit_conversation
 
+CONVERSATION_NAME = "conversation.json"
 ANSWER_TOKENS = 256
 PROMPT = "> "
 HELP = """\
@@ -42,8 +51,8 @@ HELP = """\
 /exit, /quit       leave (also Ctrl-D)
 """
 LEAVE = ("/exit", "/quit")
-MOST = {"temperature": MAX_TEMPERATURE, "repetition_penalty": MAX_REPETITION_PENALTY}
-ALLOWED = {  # what a setting takes, for people
+MAXIMA = {"temperature": MAX_TEMPERATURE, "repetition_penalty": MAX_REPETITION_PENALTY}
+ALLOWED = {  # values of a setting, for messages
     "temperature": f"a number from 0 (always the likeliest token) to {MAX_TEMPERATURE}",
     "top_k": "a whole number from 0 (all tokens)",
     "top_p": "a number above 0, up to 1",
@@ -57,10 +66,10 @@ class ChatTerminal:
     """One conversation.
 
     Args:
-        out: where answers go.
+        out: receives the answers.
     """
 
-    def __init__(self, pretrained: Pretrained, *, out: TextIO) -> None:
+    def __init__(self, pretrained: PretrainedModel, *, out: TextIO) -> None:
         self._pretrained = pretrained
         self._decoder = Decoder(pretrained.model)
         self._out = out
@@ -77,25 +86,25 @@ class ChatTerminal:
                 return
             try:
                 if text.startswith("/"):
-                    self._obey(*text[1:].split(maxsplit=1))
+                    self._run_command(*text[1:].split(maxsplit=1))
                 elif text:
                     self.answer(text)
             except LLMError as error:
                 self._say(f"error: {error}\n")
 
     def answer(self, text: str) -> None:
-        """Write the model's answer to the next message as it comes; Ctrl-C ends it there.
+        """Stream the model's answer to a message; Ctrl-C stops it.
 
         Raises:
-            ConfigError: the message is longer than the model can read.
+            ConfigError: the message does not fit the model's context.
         """
-        asked = [*self.turns, Message(role="user", content=text)]
+        turns = [*self.turns, Message(role="user", content=text)]
         architecture = self._pretrained.model.architecture
         limits = {
             "context_tokens": architecture.context_tokens,
             "answer_tokens": self.max_tokens,
         }
-        prompt = fit_conversation(self._with_system(asked), self._pretrained.tokenizer, **limits)
+        prompt = fit_conversation(self._with_system(turns), self._pretrained.tokenizer, **limits)
         room = architecture.context_tokens - len(prompt.ids)
         pieces = stream_text(
             self._decoder,
@@ -105,22 +114,22 @@ class ChatTerminal:
             sampling=self.sampling,
             stop_ids=self._pretrained.stop_ids,
         )
-        written = ""
+        answer = ""
         with _interrupts() as is_interrupted, contextlib.closing(pieces):
             for piece in pieces:
-                written += piece
+                answer += piece
                 self._say(piece)
                 if is_interrupted():
                     self._say(" [stopped]")
                     break
         self._say("\n")
-        self.turns = [*asked, Message(role="assistant", content=written)] if written else asked
+        self.turns = [*turns, Message(role="assistant", content=answer)] if answer else turns
 
     def _with_system(self, turns: Sequence[Message]) -> list[Message]:
         head = [Message(role="system", content=self.system)] if self.system else []
         return [*head, *turns]
 
-    def _obey(self, name: str = "help", value: str = "") -> None:
+    def _run_command(self, name: str = "help", value: str = "") -> None:
         commands: dict[str, Callable[[str], None]] = {
             "help": lambda _: self._say(HELP),
             "reset": self._reset,
@@ -129,8 +138,8 @@ class ChatTerminal:
             "settings": lambda _: self._show_settings(),
             "max_tokens": lambda text: self._set(name, text),
         }
-        change = dict.fromkeys(Sampling.model_fields, lambda text: self._set(name, text))
-        command = (commands | change).get(name)
+        setters = dict.fromkeys(Sampling.model_fields, lambda text: self._set(name, text))
+        command = (commands | setters).get(name)
         if command is None:
             self._say(f"there is no /{name}; /help lists the commands\n")
         else:
@@ -138,7 +147,7 @@ class ChatTerminal:
 
     def _reset(self, _: str) -> None:
         self.turns = []
-        self._say("a new conversation\n")
+        self._say("conversation reset\n")
 
     def _set_system(self, text: str) -> None:
         self.system = text
@@ -151,7 +160,7 @@ class ChatTerminal:
         turns = [turn.model_dump() for turn in self._with_system(self.turns)]
         path = Path(name).expanduser()
         try:
-            with path.open("a", encoding="utf-8") as file:  # what stands there may be a whole set
+            with path.open("a", encoding="utf-8") as file:  # the file may hold a whole set
                 file.write(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
         except OSError as error:
             self._say(f"error: {error}\n")
@@ -166,14 +175,14 @@ class ChatTerminal:
                 values = self.sampling.model_dump() | {name: None if text == "any" else text}
                 self.sampling = _within_limits(Sampling.model_validate(values), name)
         except ValueError:  # pydantic's is one
-            takes = ALLOWED | {"max_tokens": f"a whole number from 1 to {self._most_tokens}"}
-            self._say(f"{name} cannot be {text!r}: it takes {takes[name]}\n")
+            allowed = ALLOWED | {"max_tokens": f"a whole number from 1 to {self._most_tokens}"}
+            self._say(f"{name} cannot be {text!r}: it takes {allowed[name]}\n")
         else:
             self._show_settings()
 
     @property
     def _most_tokens(self) -> int:
-        """The tokens of the longest answer: context is for prompt and answer together."""
+        """Tokens of the longest answer: prompt and answer share the context."""
         return self._pretrained.model.architecture.context_tokens - 1
 
     def _answer_tokens(self, text: str) -> int:
@@ -192,28 +201,28 @@ class ChatTerminal:
 
 
 def _within_limits(sampling: Sampling, name: str) -> Sampling:
-    if name in MOST and getattr(sampling, name) > MOST[name]:
+    if name in MAXIMA and getattr(sampling, name) > MAXIMA[name]:
         raise ValueError(name)
     return sampling
 
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Have Ctrl-C noted instead of raised, so that it never cuts a step of the model in two."""
-    noted: list[int] = []
+    """Record Ctrl-C instead of raising it, so that it never interrupts a step of the model."""
+    signals: list[int] = []
 
-    def note(number: int, _: FrameType | None) -> None:
-        noted.append(number)
+    def record(number: int, _: FrameType | None) -> None:
+        signals.append(number)
 
-    before = signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, record)
     try:
-        yield lambda: bool(noted)
+        yield lambda: bool(signals)
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 def typed_lines(out: TextIO) -> Iterator[str]:
-    """Yield what the user types until Ctrl-D; Ctrl-C only throws the line away."""
+    """Yield typed lines until Ctrl-D; Ctrl-C discards the line."""
     with contextlib.suppress(ImportError):
         importlib.import_module("readline")  # gives input() a history and its editing keys
     while True:
@@ -227,10 +236,10 @@ def typed_lines(out: TextIO) -> Iterator[str]:
 
 
 def chat(source: ModelSource, *, out: TextIO) -> None:
-    """Load the source's model and talk until the user leaves.
+    """Load the source's model and chat until the user leaves.
 
     Raises:
-        LLMError: the source points nowhere, or its folder cannot be loaded.
+        LLMError: the source cannot be resolved, or its folder cannot be loaded.
     """
     version, folder = source.resolve()
     terminal = ChatTerminal(load_pretrained(folder), out=out)
@@ -238,16 +247,56 @@ def chat(source: ModelSource, *, out: TextIO) -> None:
     terminal.run(typed_lines(out))
 
 
+def scripted_conversation(pretrained: PretrainedModel, config: TalkConfig) -> list[dict[str, str]]:
+    """Return the user's turns, each followed by the model's answer.
+
+    Raises:
+        ConfigError: a turn does not fit the model's context.
+    """
+    terminal = ChatTerminal(pretrained, out=io.StringIO())
+    chosen = {"temperature": config.temperature, "seed": config.seed}
+    terminal.sampling = pretrained.sampling.model_copy(update=chosen)
+    terminal.max_tokens = config.answer_tokens
+    messages: list[dict[str, str]] = []
+    for turn in config.turns:
+        terminal.answer(turn)
+        last = terminal.turns[-1]
+        answer = last.content if last.role == "assistant" else ""  # it ended its turn at once
+        messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": answer}]
+    return messages
+
+
+def make_conversation(config_path: Path) -> None:
+    """Make the artifact that a ``TalkRun`` file describes."""
+    run = TalkRun.load(config_path)
+
+    def body(work: Work) -> None:
+        verify_inputs(run)
+        messages = scripted_conversation(load_pretrained(run.path(run.model)), run.talk)
+        text = json.dumps(messages, ensure_ascii=False, indent=1)
+        write_synced(work.path / CONVERSATION_NAME, text.encode())
+        work.counts |= {"turns": len(messages)}
+
+    make_artifact(run, body)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Talk to the model the command line names; return the exit status."""
-    parser = argparse.ArgumentParser(description="Talk to a model in the terminal.")
-    parser.add_argument(
+    """Chat with the model the command line names; return the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
         "--model",
         help="folder of an export, or models:/<name>@<alias>; the newest export otherwise",
     )
+    source.add_argument("--config", type=Path, help="a TalkRun: make its artifact and end")
     options = parser.parse_args(arguments)
+    if options.config:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+        return run_child(options.config, make_conversation)
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # bytes that are no text: nobody meant to say them
+        sys.stdin.reconfigure(errors="replace")  # bytes that are not UTF-8
     try:
         chat(find_source(options.model), out=sys.stdout)
     except LLMError as error:

@@ -1,8 +1,8 @@
-"""One loaded model and the thread that writes for all of a server's requests.
+"""The thread that runs a model's batch engine for all requests of a server.
 
-Requests live in the event loop, the engine in a thread of its own. The thread takes what arrived
-and what was cancelled, makes a step, and hands all new text back in one call. A request that is
-cancelled leaves before the next step.
+HTTP requests live in the event loop, the engine in a thread of its own. Before each step the thread
+adds new requests and evicts cancelled ones; after it, all new text goes to the event loop in one
+call. Stop strings are applied here, by the ``StopStringDetokenizer`` of each request.
 """
 
 from __future__ import annotations
@@ -14,82 +14,86 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from model.core.errors import LLMError
-from model.inference.batching import BatchEngine, Finish, Writing, require_prompt
+from model.export.hf_reader import PretrainedModel
+from model.inference.batching import BatchEngine, FinishReason, GenerationRequest, require_prompt
 from model.inference.decoder import Decoder
-from model.inference.pretrained import Pretrained
 from model.inference.sampling import Sampling
-from model.inference.text_stream import TextStream
+from model.inference.stop_strings import StopStringDetokenizer
 
 logger = logging.getLogger(__name__)
 
 
 class OverloadedError(LLMError):
-    """As many requests wait as may."""
+    """The queue of waiting requests is full."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What one step added to an answer; ``finish`` or ``error`` end it."""
+class OutputChunk:
+    """What one step added to an output; ``finish_reason`` or ``error`` end it."""
 
     text: str = ""
     num_tokens: int = 0
-    finish: Finish | None = None
+    finish_reason: FinishReason | None = None
     error: Exception | None = None
 
 
-class Answer:
-    """One text on its way to a client. Made by ``WritingThread.submit``."""
+class OutputStream:
+    """The output of one generation request, as a queue of chunks; see ``submit``."""
 
     def __init__(
-        self, writing: Writing, text: TextStream, *, cancel: Callable[[Answer], bool]
+        self,
+        request: GenerationRequest,
+        detokenizer: StopStringDetokenizer,
+        *,
+        cancel: Callable[[OutputStream], bool],
     ) -> None:
-        self.writing = writing
-        self.text = text
-        self.pieces: asyncio.Queue[Piece] = asyncio.Queue()
+        self.request = request
+        self.detokenizer = detokenizer
+        self.chunks: asyncio.Queue[OutputChunk] = asyncio.Queue()
         self._cancel = cancel
 
     def cancel(self) -> bool:
-        """Free the row of an answer nobody waits for; say no if it has ended already."""
+        """Evict the request and free its slot; return False if it has ended already."""
         return self._cancel(self)
 
 
-class WritingThread:
-    """A model's engine, driven by a thread of its own.
+class GenerationWorker:
+    """A model's batch engine in a thread of its own.
 
     Args:
-        max_rows: texts written side by side.
-        max_waiting: texts that may wait for a row.
-        loop: where the requests live.
-        on_step: called after each step with the number of texts that it wrote for.
+        num_slots: requests decoded at once.
+        max_waiting: requests that may wait for a slot.
+        loop: event loop of the HTTP requests.
+        on_step: called after each step with the number of requests in it.
     """
 
     def __init__(
         self,
-        pretrained: Pretrained,
+        pretrained: PretrainedModel,
         *,
-        max_rows: int,
+        num_slots: int,
         max_waiting: int,
         loop: asyncio.AbstractEventLoop,
         on_step: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.pretrained = pretrained
         self._decoder = Decoder(pretrained.model)
-        self._max_rows = max_rows
-        self._max_open = max_rows + max_waiting
+        self._num_slots = num_slots
+        self._max_open = num_slots + max_waiting
         self._on_step = on_step
         self._loop = loop
         self._changed = threading.Condition()
-        self._open: dict[Writing, Answer] = {}
-        self._arrived: list[Answer] = []
-        self._cancelled: list[Answer] = []
+        self._open: dict[GenerationRequest, OutputStream] = {}
+        self._new: list[OutputStream] = []
+        self._cancelled: list[OutputStream] = []
         self._closing = False
-        self._engine = BatchEngine(self._decoder, max_rows=max_rows)
-        self._thread = threading.Thread(target=self._run, name="writing", daemon=True)
+        self._engine = BatchEngine(self._decoder, num_slots=num_slots)
+        self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
         self._thread.start()
 
     @property
     def num_open(self) -> int:
-        """Return how many answers have not ended."""
+        """Number of requests that run or wait."""
         return len(self._open)
 
     def submit(
@@ -98,107 +102,110 @@ class WritingThread:
         *,
         max_tokens: Sequence[int],
         sampling: Sequence[Sampling],
-        stops: Sequence[str] = (),
+        stop_strings: Sequence[str] = (),
         stop_ids: Collection[int] = (),
-    ) -> list[Answer]:
-        """Have texts written, all of them or none.
+    ) -> list[OutputStream]:
+        """Queue a generation request for each prompt: all of them, or none.
 
         Args:
             max_tokens, sampling: one for each prompt.
 
         Raises:
-            OverloadedError: they would have to wait and the queue is full.
+            OverloadedError: the queue is full.
             TokenizerError: a prompt is empty or holds an id outside of the vocabulary.
         """
         for prompt in prompts:
             require_prompt(prompt, vocab_size=self.pretrained.tokenizer.vocab_size)
-        answers = [
-            Answer(
-                Writing(prompt, max_tokens=length, sampling=drawn, stop_ids=stop_ids),
-                TextStream(self.pretrained.tokenizer, stops=stops),
-                cancel=self._take_back,
+        streams = [
+            OutputStream(
+                GenerationRequest(prompt, max_tokens=length, sampling=own, stop_ids=stop_ids),
+                StopStringDetokenizer(self.pretrained.tokenizer, stop_strings=stop_strings),
+                cancel=self._cancel,
             )
-            for prompt, length, drawn in zip(prompts, max_tokens, sampling, strict=True)
+            for prompt, length, own in zip(prompts, max_tokens, sampling, strict=True)
         ]
         with self._changed:
-            if len(self._open) + len(answers) > self._max_open:
+            if len(self._open) + len(streams) > self._max_open:
                 raise OverloadedError(
-                    "the server writes as many answers as it can and its queue is full",
-                    expected=f"at most {self._max_open} answers at once",
-                    found=f"{len(self._open)} under way, {len(answers)} asked for",
-                    fix="try again in a moment",
+                    "all slots of the server are taken and its queue is full",
+                    expected=f"at most {self._max_open} texts running or waiting",
+                    found=f"{len(self._open)} open, {len(streams)} more requested",
+                    fix="retry in a moment",
                 )
-            self._open |= {answer.writing: answer for answer in answers}
-            self._arrived += answers
+            self._open |= {stream.request: stream for stream in streams}
+            self._new += streams
             self._changed.notify()
-        return answers
+        return streams
 
-    def _take_back(self, answer: Answer) -> bool:
+    def _cancel(self, stream: OutputStream) -> bool:
         with self._changed:
-            if not self._open.pop(answer.writing, None):
+            if not self._open.pop(stream.request, None):
                 return False
-            self._cancelled.append(answer)
+            self._cancelled.append(stream)
             self._changed.notify()
             return True
 
     def close(self) -> None:
-        """Let the thread end once all answers under way have ended."""
+        """End the thread once all open requests have ended."""
         with self._changed:
             self._closing = True
             self._changed.notify()
 
     def _run(self) -> None:
-        while self._take_changes():
+        while self._apply_changes():
             try:
                 events = self._engine.step()
             except Exception as exc:
-                logger.exception("a step failed: its answers end, the server goes on")
+                logger.exception("a step failed: its requests end, the server continues")
                 self._fail(exc)
                 continue
-            pieces = [self._advance(writing, token) for writing, token in events]
-            self._on_step(len(pieces))
-            self._hand_over([pair for pair in pieces if pair])
+            chunks = [self._next_chunk(request, token) for request, token in events]
+            self._on_step(len(chunks))
+            self._deliver([pair for pair in chunks if pair])
 
-    def _take_changes(self) -> bool:
-        """Wait until there is something to write; say no when the thread is to end."""
+    def _apply_changes(self) -> bool:
+        """Wait, add new requests, evict cancelled ones; return False when the thread is to end."""
         with self._changed:
-            while not (self._arrived or self._cancelled or self._engine.is_busy):
+            while not (self._new or self._cancelled or self._engine.is_busy):
                 if self._closing:
                     return False
                 self._changed.wait()
-            arrived, self._arrived = self._arrived, []
+            new, self._new = self._new, []
             cancelled, self._cancelled = self._cancelled, []
-        for answer in arrived:
-            self._engine.join(answer.writing)
-        for answer in cancelled:
-            self._engine.leave(answer.writing)
+        for stream in new:
+            self._engine.add(stream.request)
+        for stream in cancelled:
+            self._engine.evict(stream.request)
         return True
 
-    def _advance(self, writing: Writing, token: int | None) -> tuple[Answer, Piece] | None:
-        answer = self._open.get(writing)
-        if answer is None:
+    def _next_chunk(
+        self, request: GenerationRequest, token: int | None
+    ) -> tuple[OutputStream, OutputChunk] | None:
+        """Detokenize one token, end the request at a stop string, and return the new text."""
+        stream = self._open.get(request)
+        if stream is None:
             return None  # cancelled while the step ran
-        text = "" if token is None else answer.text.push(token)
-        finish = "stop" if answer.text.is_stopped else writing.finish
-        if finish:
-            self._engine.leave(writing)
-            text += answer.text.close()
+        text = "" if token is None else stream.detokenizer.push(token)
+        finish_reason = "stop" if stream.detokenizer.is_stopped else request.finish_reason
+        if finish_reason:
+            self._engine.evict(request)
+            text += stream.detokenizer.flush()
             with self._changed:
-                self._open.pop(writing, None)
-        return answer, Piece(text, int(token is not None), finish)
+                self._open.pop(request, None)
+        return stream, OutputChunk(text, int(token is not None), finish_reason)
 
     def _fail(self, error: Exception) -> None:
-        """End every answer with an error, and start over with an empty cache."""
+        """End every request with an error and continue with an empty cache."""
         with self._changed:
-            answers, self._open, self._arrived = list(self._open.values()), {}, []
+            streams, self._open, self._new = list(self._open.values()), {}, []
         self._decoder = Decoder(self.pretrained.model)
-        self._engine = BatchEngine(self._decoder, max_rows=self._max_rows)
-        self._hand_over([(answer, Piece(error=error)) for answer in answers])
+        self._engine = BatchEngine(self._decoder, num_slots=self._num_slots)
+        self._deliver([(stream, OutputChunk(error=error)) for stream in streams])
 
-    def _hand_over(self, pieces: Sequence[tuple[Answer, Piece]]) -> None:
+    def _deliver(self, chunks: Sequence[tuple[OutputStream, OutputChunk]]) -> None:
         def put() -> None:
-            for answer, piece in pieces:
-                answer.pieces.put_nowait(piece)
+            for stream, chunk in chunks:
+                stream.chunks.put_nowait(chunk)
 
         try:
             self._loop.call_soon_threadsafe(put)

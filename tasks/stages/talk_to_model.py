@@ -24,7 +24,7 @@ class TalkToModel(Config):
 
 
 def build(work: Work, config: TalkToModel, share: Share) -> None:  # noqa: ARG001
-    """Run the talking process to its end."""
+    """Run the chat process to its end."""
     (exported,) = work.derivation.inputs["exported"]
     folder = exported_folder(exported, work.store)
     run = TalkRun(
@@ -34,7 +34,7 @@ def build(work: Work, config: TalkToModel, share: Share) -> None:  # noqa: ARG00
         tokenizer=folder,
         talk=config.talk,
     )
-    Child(work, run).run("model.serve.talk")
+    Child(work, run).run("model.serve.terminal")
 
 
 def read_conversation(directory: Path) -> tuple[dict[str, str], ...]:

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from model.export.hf_reader import load_pretrained
 from model.export.registry import fetch, find_version
 from model.inference.generate import generate, prompt_ids
-from model.inference.pretrained import load_pretrained
 from model.train.events import read_events
 from tests.support.flow_process import SMALL_CHAT, Home, built_at, digests, run_flow, running_flow
 from tests.support.small_chats import turns, write_jsonl

@@ -16,8 +16,7 @@ from model.config.export import ExportConfig, SamplingConfig
 from model.export.hf_writer import export
 from model.network.gpt import GPT
 from model.serve.app import ServerConfig, create_app
-from model.serve.hot_reload import ModelHost
-from model.serve.model_sources import FolderSource, ModelSource
+from model.serve.hot_reload import FolderSource, ModelHost, ModelSource
 from model.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 from tests.support.small_model import random_model
 from tests.support.small_tokenizer import VOCAB_SIZE, train_small_tokenizer
@@ -60,7 +59,7 @@ class RunningServer:
 
     @property
     def num_open(self) -> int:
-        return self.host.served.thread.num_open
+        return self.host.loaded.worker.num_open
 
 
 @contextmanager

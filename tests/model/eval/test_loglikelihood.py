@@ -10,7 +10,7 @@ import torch
 
 from model.core.errors import TokenizerError
 from model.data.items import Item, items_digest
-from model.eval.loglikelihood import Likelihood, encode_requests, likelihoods
+from model.eval.loglikelihood import Loglikelihood, encode_requests, loglikelihoods
 from model.eval.multiple_choice import ItemScore, score_items, summarise
 from tests.support.small_model import random_model, small_tokenizer
 
@@ -30,7 +30,7 @@ def parts(tmp_path_factory):
     return random_model(vocab_size=tokenizer.vocab_size, tied=False), tokenizer
 
 
-def alone(network, tokenizer, context: str, continuation: str) -> Likelihood:
+def alone(network, tokenizer, context: str, continuation: str) -> Loglikelihood:
     """What the definition says, with one text in a batch and every logit computed."""
     blanks = context[len(context.rstrip()) :]
     context, continuation = context.rstrip(), blanks + continuation
@@ -45,13 +45,13 @@ def alone(network, tokenizer, context: str, continuation: str) -> Likelihood:
     targets = targets[-len(log_probs) :]
     rows = log_probs[-len(targets) :]
     nats = sum(float(row[token]) for row, token in zip(rows, targets, strict=True))
-    return Likelihood(nats, rows.argmax(-1).tolist() == targets)
+    return Loglikelihood(nats, rows.argmax(-1).tolist() == targets)
 
 
 def test_likelihoods_equal_one_text_at_a_time(parts):
     network, tokenizer = parts
     requests = encode_requests(tokenizer, PAIRS * 3)
-    found = likelihoods(network, requests)
+    found = loglikelihoods(network, requests)
     context_tokens = network.architecture.context_tokens
     assert any(len(request.ids) > context_tokens + 1 for request in requests)
     for (context, continuation), likelihood in zip(PAIRS * 3, found, strict=True):
@@ -66,7 +66,7 @@ def test_likelihood_of_what_the_model_would_write_is_greedy(parts):
     request = encode_requests(tokenizer, [("", "The cat")])[0]
     best = int(network(torch.tensor([ids]))[0, -1].argmax())
     for token in (best, (best + 1) % tokenizer.vocab_size):
-        (found,) = likelihoods(network, [replace(request, ids=[*ids, token], num_targets=1)])
+        (found,) = loglikelihoods(network, [replace(request, ids=[*ids, token], num_targets=1)])
         assert found.is_greedy == (token == best)
 
 
@@ -76,7 +76,7 @@ def test_encode_continuation_without_a_token_is_refused(parts):
 
 
 def scored(item: Item, *nats: float, is_greedy: bool = False) -> ItemScore:
-    return ItemScore(item, tuple(Likelihood(value, is_greedy) for value in nats))
+    return ItemScore(item, tuple(Loglikelihood(value, is_greedy) for value in nats))
 
 
 def test_measures_worked_example():

@@ -21,18 +21,18 @@ def test_decoder_rows_that_join_and_leave_have_the_logits_of_the_whole_pass(tied
     model = random_model(tied=tied, context_tokens=48)
     decoder = Decoder(model)
     rows = [random_ids(length, seed=length).tolist() for length in (5, 3, 9)]
-    logits = decoder.join(rows)
+    logits = decoder.prefill(rows)
     for step in range(30):
         torch.testing.assert_close(logits, _expected(model, rows), atol=2e-5, rtol=0)
         if step == 4:  # the first leaves: the last takes its place
-            decoder.leave(0)
+            decoder.evict(0)
             rows, logits = [rows[2], rows[1]], logits[[2, 1]]
         if step == 6:  # the last leaves: the others stay where they are
-            decoder.leave(1)
+            decoder.evict(1)
             rows, logits = rows[:1], logits[:1]
         if step == 8:
             new = [random_ids(length, seed=length).tolist() for length in (4, 1)]
-            logits = torch.cat((logits, decoder.join(new)))
+            logits = torch.cat((logits, decoder.prefill(new)))
             rows += new
         tokens = logits.argmax(dim=-1).tolist()
         rows = [[*row, token] for row, token in zip(rows, tokens, strict=True)]
@@ -45,7 +45,7 @@ def test_decoder_cache_that_grows_keeps_what_it_holds(monkeypatch):
     model = random_model(context_tokens=40)
     decoder = Decoder(model)
     rows = [random_ids(3).tolist()]
-    decoder.join(rows)
+    decoder.prefill(rows)
     for token in range(36):
         rows[0].append(token)
         logits = decoder.step([token])
@@ -56,9 +56,9 @@ def test_decoder_cache_that_grows_keeps_what_it_holds(monkeypatch):
 def test_decoder_without_onednn_gives_the_same_logits(monkeypatch):
     model = random_model()
     rows = [random_ids(5).tolist(), random_ids(7).tolist()]
-    packed = Decoder(model).join(rows)
+    packed = Decoder(model).prefill(rows)
     monkeypatch.setattr(decoder_module, "_packed", lambda _: None)
-    torch.testing.assert_close(Decoder(model).join(rows), packed, atol=2e-5, rtol=0)
+    torch.testing.assert_close(Decoder(model).prefill(rows), packed, atol=2e-5, rtol=0)
 
 
 def test_projection_gives_the_products_with_all_matrices_one_after_the_other():
@@ -72,12 +72,12 @@ def test_projection_gives_the_products_with_all_matrices_one_after_the_other():
 @pytest.mark.parametrize("prompts", [[[]], [[1] * 17], []])
 def test_decoder_prompt_that_does_not_fit_is_refused(prompts):
     with pytest.raises(ConfigError, match="does not fit the model's context"):
-        Decoder(random_model()).join(prompts)
+        Decoder(random_model()).prefill(prompts)
 
 
 def test_decoder_row_that_has_filled_its_context_takes_no_token():
     decoder = Decoder(random_model())
-    decoder.join([[1] * 16])
+    decoder.prefill([[1] * 16])
     with pytest.raises(ConfigError, match="does not fit"):
         decoder.step([1])
     with pytest.raises(ConfigError, match="one token for each row"):

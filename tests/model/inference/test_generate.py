@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.core.errors import TokenizerError
-from model.inference.batching import BatchEngine, Writing
+from model.inference.batching import BatchEngine, GenerationRequest
 from model.inference.decoder import Decoder
 from model.inference.generate import generate, generate_batch, stream_ids, stream_text
 from model.inference.sampling import GREEDY, Sampling
@@ -74,7 +74,7 @@ def test_batch_of_different_lengths_writes_what_each_prompt_gets_alone():
     ours = random_model(context_tokens=24)
     prompts = [random_ids(length, seed=length).tolist() for length in (1, 9, 30, 4, 2)]
     for rows in (1, 2, 16):  # fewer rows than prompts: the others join when one ends
-        texts = generate_batch(ours, prompts, num_tokens=30, sampling=GREEDY, max_rows=rows)
+        texts = generate_batch(ours, prompts, num_tokens=30, sampling=GREEDY, num_slots=rows)
         assert texts == [_whole_pass(ours, prompt, 30) for prompt in prompts]
 
 
@@ -90,18 +90,18 @@ def test_batch_draws_are_those_of_each_prompt_alone():
 
 def test_engine_text_that_leaves_frees_its_row_and_disturbs_nobody():
     ours = random_model(context_tokens=32)
-    engine = BatchEngine(Decoder(ours), max_rows=2)
+    engine = BatchEngine(Decoder(ours), num_slots=2)
     prompts = [[1, 2], [3], [4, 5, 6]]
-    first, second, third = (Writing(p, max_tokens=10, sampling=GREEDY) for p in prompts)
-    for writing in (first, second, third):
-        engine.join(writing)
-    assert [writing for writing, _ in engine.step()] == [first, second]
-    engine.leave(first)
+    first, second, third = (GenerationRequest(p, max_tokens=10, sampling=GREEDY) for p in prompts)
+    for request in (first, second, third):
+        engine.add(request)
+    assert [request for request, _ in engine.step()] == [first, second]
+    engine.evict(first)
     while engine.step():
         pass
-    assert first.written == _whole_pass(ours, prompts[0], 1)
-    assert second.written == _whole_pass(ours, prompts[1], 10)
-    assert third.written == _whole_pass(ours, prompts[2], 10)
+    assert first.output_ids == _whole_pass(ours, prompts[0], 1)
+    assert second.output_ids == _whole_pass(ours, prompts[1], 10)
+    assert third.output_ids == _whole_pass(ours, prompts[2], 10)
     assert not engine.is_busy
 
 
@@ -123,13 +123,15 @@ def test_stream_text_is_the_text_of_the_ids(tmp_path):
     assert "".join(pieces).rstrip("\ufffd") == tokenizer.decode(ordinary).rstrip("\ufffd")
     assert len(pieces) > 10
     stop = pieces[3] + pieces[4]
-    stopped = stream_text(ours, tokenizer, [1, 2], num_tokens=50, sampling=GREEDY, stops=[stop])
+    stopped = stream_text(
+        ours, tokenizer, [1, 2], num_tokens=50, sampling=GREEDY, stop_strings=[stop]
+    )
     assert "".join(stopped) == "".join(pieces).partition(stop)[0]
 
 
 @pytest.mark.parametrize(("prompt", "found"), [([], "no ids"), ([3, 96], "id 96"), ([-1], "id -1")])
 def test_generate_impossible_prompt_is_refused(prompt, found):
-    with pytest.raises(TokenizerError, match="cannot go on from this prompt") as caught:
+    with pytest.raises(TokenizerError, match="cannot continue this prompt") as caught:
         generate(random_model(), prompt, num_tokens=1, **PLAIN)
     assert found in str(caught.value)
     assert "from 0 to 95" in str(caught.value)

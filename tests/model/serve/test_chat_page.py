@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from model.config.export import SamplingConfig
-from model.inference.batching import BatchEngine, Writing
+from model.inference.batching import BatchEngine, GenerationRequest
 from tests.support.small_export import RunningServer, chat_server, eventually, write_export
 
 pytestmark = pytest.mark.slow
@@ -105,7 +105,7 @@ def steps_allowed(monkeypatch) -> Iterator[threading.Semaphore]:
     allowed = threading.Semaphore(0)
     step = BatchEngine.step
 
-    def step_when_allowed(engine: BatchEngine) -> list[tuple[Writing, int | None]]:
+    def step_when_allowed(engine: BatchEngine) -> list[tuple[GenerationRequest, int | None]]:
         allowed.acquire()
         return step(engine)
 

@@ -14,7 +14,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from model.core.errors import ArtifactError
-from model.serve.app import main
+from model.serve.__main__ import main
 from model.text.chat_template import Message
 from tests.support.small_export import RunningServer, chat_server, eventually, write_export
 
@@ -177,11 +177,11 @@ BAD_FIELDS = [
     ({"seed": -1}, "seed"),
     ({"stop": ["a"] * 5}, "stop takes up to 4"),
     ({"stop": [""]}, "stop takes"),
-    ({"tools": [{"type": "function"}]}, "tools is not offered"),
-    ({"response_format": {"type": "json_object"}}, "response_format is not offered"),
-    ({"logprobs": True}, "logprobs is not offered"),
+    ({"tools": [{"type": "function"}]}, "tools is not supported"),
+    ({"response_format": {"type": "json_object"}}, "response_format is not supported"),
+    ({"logprobs": True}, "logprobs is not supported"),
     ({"frequency_penalty": 0.5}, "(found: 0.5): leave it out, or send 0"),
-    ({"presence_penalty": -1}, "presence_penalty is not offered"),
+    ({"presence_penalty": -1}, "presence_penalty is not supported"),
     ({"logit_bias": {"5": 10}}, "leave it out, or send {}"),
     ({"modalities": ["text", "audio"]}, 'or send ["text"]'),
     ({"audio": {"voice": "any"}}, "leave it out"),
@@ -211,7 +211,7 @@ def test_bad_field_is_refused_in_openais_form(server, changes, words):
     assert server.num_open == 0
 
 
-def test_field_that_is_not_offered_is_named_as_the_param(server):
+def test_field_that_is_not_supported_is_named_as_the_param(server):
     body = {"model": "tiny", "messages": CHAT, "frequency_penalty": 0.5}
     error = httpx.post(f"{server.url}/v1/chat/completions", json=body).json()["error"]
     assert error["param"] == "frequency_penalty"
@@ -415,7 +415,7 @@ def test_alias_that_moves_changes_the_model_and_running_answers_end(tmp_path):
         running = client.chat.completions.create(**asked, **GREEDY)
         next(iter(running))
         source.folder = tmp_path / "two"
-        eventually(lambda: server.host.served.version == "two")
+        eventually(lambda: server.host.loaded.version == "two")
         assert _greedy_text(client) != first
         events = list(running)
         assert events[-1].choices[0].finish_reason == "length"
@@ -454,9 +454,9 @@ def test_model_directory_deleted_under_the_server(tmp_path):
 def test_step_that_fails_ends_its_answers_and_the_server_goes_on(folder, monkeypatch):
     with chat_server(folder) as server, _client(server) as client:
         asked = {"model": "tiny", "messages": CHAT, "max_tokens": 3, **GREEDY}
-        engine = server.host.served.thread._engine
-        monkeypatch.setattr(engine.decoder, "join", None)  # as when memory runs out
-        with pytest.raises(openai.InternalServerError, match="the model failed while it wrote"):
+        engine = server.host.loaded.worker._engine
+        monkeypatch.setattr(engine.decoder, "prefill", None)  # as when memory runs out
+        with pytest.raises(openai.InternalServerError, match="the model failed during generation"):
             client.chat.completions.create(**asked)
         assert client.chat.completions.create(**asked).usage.completion_tokens == 3
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from model.export.hf_reader import PretrainedModel, load_pretrained
 from model.inference.generate import generate
-from model.inference.pretrained import Pretrained, load_pretrained
 from model.inference.sampling import Sampling
 from model.serve.terminal import ALLOWED, ChatTerminal, main
 from model.text.conversation import conversation_ids
@@ -31,11 +31,11 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pretrained(folder) -> Pretrained:
+def pretrained(folder) -> PretrainedModel:
     return load_pretrained(folder)
 
 
-def _talk(pretrained: Pretrained, *lines: str) -> tuple[ChatTerminal, str]:
+def _talk(pretrained: PretrainedModel, *lines: str) -> tuple[ChatTerminal, str]:
     out = io.StringIO()
     terminal = ChatTerminal(pretrained, out=out)
     greedy = ("/temperature 0", "/repetition_penalty 1", "/max_tokens 12")

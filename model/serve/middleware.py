@@ -1,4 +1,4 @@
-"""What stands around the server's answers: sizes, counts, the key, and errors in OpenAI's form."""
+"""Middleware of the server: body limit, Prometheus metrics, API key, errors in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.core.errors import LLMError
-from model.serve.openai_api import NAMING_THEIR_FIELD, ApiError
+from model.serve.openai_api import FAULTS_WITH_PARAM, ApiError
 
-READ_AND_DROPPED_BYTES = (
-    64 * 2**20
-)  # of a body that is too large, so that its sender reads our answer
+DRAINED_BYTES = 64 * 2**20  # read of a body that is too large, so that its sender reads our answer
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class BodyLimit:
-    """Refuse bodies of more bytes than a limit, told or not told in advance.
+    """Refuse bodies of more bytes than a limit, with or without a Content-Length.
 
     Args:
-        app: what the other requests go to.
+        app: the application behind it.
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
@@ -32,13 +32,13 @@ class BodyLimit:
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         body, is_whole = await self._read(receive)
         if body is None:
-            if not is_whole:  # nobody reads an answer: the client left, or sends without end
+            if not is_whole:  # the client disconnected, or sends without end
                 return
             error = ApiError(
                 f"the body is larger than this server takes: {self._max_bytes} bytes", status=413
@@ -60,7 +60,7 @@ class BodyLimit:
         """Return the body, or None if it is too large, and whether all of it was read."""
         parts: list[bytes] = []
         num_bytes = 0
-        while num_bytes <= READ_AND_DROPPED_BYTES:
+        while num_bytes <= DRAINED_BYTES:
             message = await receive()
             if message["type"] == "http.disconnect":
                 break
@@ -84,34 +84,84 @@ class RequestCounter:
         self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
 
-        async def noting(message: Message) -> None:
+        async def counting_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 route = scope.get("route")
                 self._count(getattr(route, "path", "other"), message["status"])
             await send(message)
 
-        await self._app(scope, receive, noting)
+        await self._app(scope, receive, counting_send)
+
+
+class Metrics:
+    """Prometheus metrics of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "llm_requests", "Requests answered", ["path", "status"], registry=registry
+        )
+        self.prompt_tokens = Counter("llm_prompt_tokens", "Prompt tokens", registry=registry)
+        self.completion_tokens = Counter(
+            "llm_written_tokens", "Completion tokens", registry=registry
+        )
+        self.cancelled = Counter(
+            "llm_cancelled_answers", "Completions whose client disconnected", registry=registry
+        )
+        self.steps = Counter("llm_steps", "Steps of the batch engine", registry=registry)
+        self.rows = Counter(
+            "llm_step_rows", "Requests in the batch, summed over steps", registry=registry
+        )
+        self.first_token = Histogram(
+            "llm_first_token_seconds",
+            "Time to first token",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.duration = Histogram(
+            "llm_answer_seconds",
+            "Time to the last token",
+            buckets=SECONDS,
+            registry=registry,
+        )
+
+    def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        """Add a gauge that is read at every scrape."""
+        Gauge(name, help_text, registry=self._registry).set_function(read)
+
+    def count_request(self, path: str, status: int) -> None:
+        """Count an answered request."""
+        self.requests.labels(path, str(status)).inc()
+
+    def count_step(self, num_rows: int) -> None:
+        """Count a step of the batch engine."""
+        self.steps.inc()
+        self.rows.inc(num_rows)
+
+    def text(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
 
 
 def error_response(error: ApiError) -> JSONResponse:
-    """Return an error as OpenAI sends it."""
+    """Return an error response in OpenAI's form."""
     headers = {"retry-after": "1"} if error.status == 429 else None
     return JSONResponse(error.body(), status_code=error.status, headers=headers)
 
 
 def require_key(key: str | None) -> Callable[[Request], None]:
-    """Return a check that a request carries the key; without a key everybody may ask."""
+    """Return a check that a request carries the key; without a key, all are accepted."""
 
     def check(request: Request) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
         if key and not hmac.compare_digest(given, key.encode()):
             raise ApiError(
-                "this server wants its key: send the header `Authorization: Bearer <key>`",
+                "this server requires its key: send the header `Authorization: Bearer <key>`",
                 status=401,
                 kind="authentication_error",
                 code="invalid_api_key",
@@ -121,19 +171,19 @@ def require_key(key: str | None) -> Callable[[Request], None]:
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Have every error of an app answered in OpenAI's form."""
-    app.add_exception_handler(ApiError, _of_ours)
-    app.add_exception_handler(LLMError, _of_ours)
-    app.add_exception_handler(RequestValidationError, _of_a_field)
-    app.add_exception_handler(HTTPException, _of_http)
-    app.add_exception_handler(Exception, _of_a_bug)
+    """Register handlers that answer every error of an app in OpenAI's form."""
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(LLMError, _api_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _internal_error)
 
 
-async def _of_ours(_: Request, exc: Exception) -> JSONResponse:
+async def _api_error(_: Request, exc: Exception) -> JSONResponse:
     return error_response(exc if isinstance(exc, ApiError) else ApiError(str(exc)))
 
 
-async def _of_a_field(request: Request, exc: Exception) -> JSONResponse:
+async def _validation_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, RequestValidationError)
     faults = exc.errors()
     sent_as = request.headers.get("content-type")
@@ -145,12 +195,12 @@ async def _of_a_field(request: Request, exc: Exception) -> JSONResponse:
                 status=415,
             )
         )
-    # A union reports every branch it tried; the fault that went deepest is the one meant.
+    # A union reports every branch it tried; the deepest fault is the relevant one.
     fault = max(faults, key=lambda item: len(item["loc"]))
     place = [str(part) for part in fault["loc"] if _is_field(part)]
     if fault["type"] == "json_invalid":
         return error_response(ApiError(f"the body is not JSON: {_cause(fault)}"))
-    if fault["type"] in NAMING_THEIR_FIELD:
+    if fault["type"] in FAULTS_WITH_PARAM:
         return error_response(ApiError(fault["msg"], param=fault["ctx"]["param"]))
     param = ".".join(place) or None
     return error_response(ApiError(f"{param or 'body'}: {fault['msg']}", param=param))
@@ -164,7 +214,7 @@ def _is_json(content_type: str | None) -> bool:
 
 
 def _is_field(part: str | int) -> bool:
-    """Tell a field or an index from pydantic's name of a union's branch, such as ``list[int]``."""
+    """Whether a part is a field or an index, not pydantic's name of a branch like ``list[int]``."""
     return isinstance(part, int) or (part.isidentifier() and part not in ("body", "str"))
 
 
@@ -172,12 +222,12 @@ def _cause(fault: dict[str, Any]) -> str:
     return str(fault.get("ctx", {}).get("error", fault["msg"]))
 
 
-async def _of_http(request: Request, exc: Exception) -> JSONResponse:
+async def _http_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, HTTPException)
     message = f"{request.method} {request.url.path}: {exc.detail}"
     return error_response(ApiError(message, status=exc.status_code))
 
 
-async def _of_a_bug(_: Request, exc: Exception) -> JSONResponse:  # noqa: ARG001
+async def _internal_error(_: Request, exc: Exception) -> JSONResponse:  # noqa: ARG001
     message = "the server failed; its log says why"
     return error_response(ApiError(message, status=500, kind="server_error"))

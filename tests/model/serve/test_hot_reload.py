@@ -1,4 +1,4 @@
-"""model.serve.model_sources: which folder a name stands for."""
+"""model.serve.hot_reload: sources of models and the versions they resolve to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from model.core.artifact import Derivation
 from model.core.errors import ArtifactError
 from model.core.store import ArtifactStore, Work
-from model.serve.model_sources import FolderSource, NewestExport, find_source
+from model.serve.hot_reload import FolderSource, NewestExport, find_source
 
 
 def _folder(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""model.inference.pretrained: an export read back is the same model; anything else is refused."""
+"""model.export.hf_reader: an export read back is the same model; anything else is refused."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from model.config.export import ExportConfig
 from model.core.errors import ArtifactError, LLMError, TokenizerError
+from model.export.hf_reader import load_pretrained
 from model.export.hf_writer import export
-from model.inference.pretrained import load_pretrained
 from tasks.config.corpus import TokenizerConfig
 from tasks.tokens.bpe import train_bpe
 from tests.support.small_model import random_ids, random_model
@@ -116,7 +116,7 @@ def test_sampling_comes_from_the_folder_where_it_recommends_one(folder):
     _change(folder, "generation_config.json", do_sample=False)
     assert load_pretrained(folder).sampling.temperature == 0
     _change(folder, "generation_config.json", do_sample=True, temperature=-1)
-    with pytest.raises(ArtifactError, match="recommends cannot be used"):
+    with pytest.raises(ArtifactError, match="recommended sampling of an exported model is invalid"):
         load_pretrained(folder)
     (folder / "generation_config.json").unlink()
     assert load_pretrained(folder).sampling.temperature == 0.7
