@@ -1,9 +1,9 @@
-"""Conversations of the demo: greetings, stories told on request, and questions about what was read.
+"""Conversations and preferences of the demo: small talk, stories on request, questions.
 
-All that an assistant says is in the language of `demo_grammar`, which can therefore judge a chat
-model too. Stories are of the training split; `held_out_conversations` has the others, with one
-question each. A wrong answer says the right one's sentence of another thing, person or number,
-one of the same story where it has one.
+Whatever an assistant says is in the language of ``grammar``, which can therefore check a chat
+model's texts too. Stories are of the training split; `held_out_conversations` has the others, with
+one question each. The wrong answer of a preference is the right one's sentence about another thing,
+person or number, one of the same story where it has one.
 
 Called by the stages that read conversations and preferences for the demo, and by the scoring stage.
 """
@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 
 from model.core.errors import ConfigError
-from tasks.corpus.demo.grammar import fill, fillers, slots_of
-from tasks.corpus.demo.sayings import FAREWELLS, SMALL_TALK, STORY_REQUESTS, Exchange
+from tasks.corpus.demo.grammar import fill, fillers
 from tasks.corpus.demo.stories import Passage, Question, Story, draw_questions, passage, story
+from tasks.corpus.demo.templates import Exchange, slots_of, templates
 
 DEMO_CHATS_VERSION = 3  # raised when the same seed would draw other conversations
 
@@ -32,7 +32,7 @@ _MARKS_WORDS = 7  # that the marks of a turn take the place of
 _NUM_FOLLOW_UPS_WEIGHTS = (0.1, 0.1, 0.2, 0.2, 0.2, 0.2)  # of asking 0, 1, … 5 more
 _PASSAGE_CHANCE = 0.5  # of a preference to be about a passage, not a story
 _GREETED_CHANCE = 0.15
-_PARTED_CHANCE = 0.1
+_FAREWELL_CHANCE = 0.1
 
 
 def demo_conversations(num: int, *, seed: int) -> Iterator[Conversation]:
@@ -99,20 +99,20 @@ def _conversation(rng: Random) -> Conversation:
     (kind,) = rng.choices(tuple(_KINDS), weights=tuple(_KINDS.values()))
     turns = kind(rng)
     if rng.random() < _GREETED_CHANCE:
-        turns = [*_exchange(rng.choice(SMALL_TALK), rng), *turns]
-    if rng.random() < _PARTED_CHANCE:
-        turns = [*turns, *_exchange(rng.choice(FAREWELLS), rng)]
+        turns = [*_exchange(rng.choice(templates().small_talk), rng), *turns]
+    if rng.random() < _FAREWELL_CHANCE:
+        turns = [*turns, *_exchange(rng.choice(templates().farewells), rng)]
     return _shortened(turns)
 
 
 def _small_talk(rng: Random) -> list[Turn]:
-    return _exchange(rng.choice((*SMALL_TALK, *FAREWELLS)), rng)
+    return _exchange(rng.choice((*templates().small_talk, *templates().farewells)), rng)
 
 
 def _telling(rng: Random) -> list[Turn]:
     """A story asked for, and questions about it."""
     drawn = story(rng)
-    request = fill(rng.choice(STORY_REQUESTS), drawn.facts)
+    request = fill(rng.choice(templates().story_requests), drawn.facts)
     return [*_pair(request, drawn.body), *_follow_ups(drawn.questions, rng, at_least=0)]
 
 

@@ -4,7 +4,7 @@ Any document is made from (seed, shard, row) alone. Duplicates therefore need no
 original, a clean row above them in this or an earlier shard, is made again. So no shard of a
 corpus may be longer than one before it.
 
-Called by `demo_corpus`, which writes shards.
+Called by `corpus`, which writes shards.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from uuid import UUID
 from model.core.errors import ConfigError
 from tasks.corpus.demo.grammar import CLOSING_LINE
 from tasks.corpus.demo.stories import document_text, story
-from tasks.corpus.demo.words import FOREIGN_WORDS
+from tasks.corpus.demo.templates import templates
 
 Record = dict[str, Any]
 """The values of FineWeb's columns, by name."""
@@ -189,7 +189,7 @@ def _draw_original(
 
 
 def _repeated(original: Record, *, text: str) -> Record:
-    """Name what a duplicate takes over. Its lower score makes the original the better copy."""
+    """Return what a duplicate takes over; its lower score makes the original the better copy."""
     score = round(original["language_score"] - _DUPLICATE_SCORE_GAP, 4)
     return {"text": text, "language_score": score, "token_count": _num_tokens(text)}
 
@@ -215,19 +215,19 @@ _REWORDINGS: dict[DocumentKind, Callable[[str, Random], str]] = {
 
 
 def _non_english(rng: Random) -> Record:
-    language = rng.choice(sorted(FOREIGN_WORDS))
+    language = rng.choice(sorted(templates().foreign))
     sentences = _foreign_sentences(rng, language)
     return {"text": " ".join(sentences), "language": language}
 
 
 def _half_english(rng: Random) -> Record:
-    foreign = _foreign_sentences(rng, rng.choice(sorted(FOREIGN_WORDS)))
+    foreign = _foreign_sentences(rng, rng.choice(sorted(templates().foreign)))
     mixed = [sentence for pair in zip(story(rng).sentences, foreign) for sentence in pair]  # noqa: B905 - the longer one is cut
     return {"text": " ".join(mixed), "language_score": round(rng.uniform(0.3, 0.6499), 4)}
 
 
 def _foreign_sentences(rng: Random, language: str) -> list[str]:
-    words = FOREIGN_WORDS[language].split()
+    words = templates().foreign[language]
     drawn = [rng.sample(words, rng.randint(5, 9)) for _ in range(_NUM_FOREIGN_SENTENCES)]
     return [" ".join(sentence).capitalize() + "." for sentence in drawn]
 

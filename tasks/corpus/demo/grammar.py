@@ -1,11 +1,10 @@
 """The grammar of the demo corpus: fills sentence patterns, and recognises what they can say.
 
-One table of patterns (`demo_plots_having`, `demo_plots_doing`) and words (`demo_words`) is read
-both ways. A sentence is in the language iff some pattern can produce it with entries in its slots
-that agree: the forms of a slot belong to one entry ("Anna ... her"), and two people of a sentence
-are not the same. This judges grammar, not truth or coherence.
+One set of templates is read both ways. A sentence is in the language iff some pattern can produce
+it with entries in its slots that agree: the forms of a slot belong to one entry ("Anna ... her"),
+and two people of a sentence are not the same. This checks grammar, not truth or coherence.
 
-Called by `demo_stories` to write, and by the scoring stage to judge what a trained model wrote.
+Called by `stories` to write, and by stage judge_texts to check what a trained model wrote.
 """
 
 from __future__ import annotations
@@ -16,13 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from tasks.corpus.demo.moves import Move, Plot, Step
-from tasks.corpus.demo.plots_doing import DOING_PLOTS
-from tasks.corpus.demo.plots_having import HAVING_PLOTS
-from tasks.corpus.demo.sayings import FAREWELLS, SMALL_TALK
-from tasks.corpus.demo.words import KINDS, REPEATABLE_KINDS
-
-PLOTS: tuple[Plot, ...] = (*HAVING_PLOTS, *DOING_PLOTS)
+from tasks.corpus.demo.templates import SLOT, Slot, kind_of, slots_of, templates
 
 CLOSING_LINE = "That was the end of the story."
 """A sentence that no plot tells; a planted near-duplicate is its original and this line."""
@@ -30,24 +23,9 @@ CLOSING_LINE = "That was the end of the story."
 QUESTION_PREFIX = "Question:"
 ANSWER_PREFIX = "Answer:"
 
-_SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?\}")
-_PEOPLE = frozenset({"hero", "friend", "third"})
 _SENTENCE_BORDER = re.compile(r"""(?<=[.?!])\s+|(?<=[.?!]")\s+(?=[A-Z"])""")
 
 PatternRole = Literal["statement", "question", "title"]
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A place in a pattern: `{thing2.a}` is variable "thing2" of kind "thing" in form "a"."""
-
-    variable: str
-    form: str
-
-    @property
-    def kind(self) -> str:
-        """Name the kind of entries that fill it."""
-        return kind_of(self.variable)
 
 
 @dataclass(frozen=True)
@@ -63,48 +41,26 @@ class Acceptance:
         return self.num_accepted / self.num_sentences if self.num_sentences else 0.0
 
 
-# --- reading the tables -----------------------------------------------------------------------
-
-
-@cache
-def kind_of(variable: str) -> str:
-    """Name the kind of entries that fill a variable."""
-    return "person" if variable in _PEOPLE else variable.rstrip("0123456789")
-
-
-@cache
-def slots_of(pattern: str) -> tuple[Slot, ...]:
-    """List the slots of a pattern in order."""
-    return tuple(Slot(match[1], match[2] or "") for match in _SLOT.finditer(pattern))
-
-
-def moves_of(step: Step) -> tuple[Move, ...]:
-    """List the moves of which a step tells one."""
-    return (step,) if isinstance(step, Move) else step
+# --- writing -----------------------------------------------------------------------------------
 
 
 @cache
 def patterns(role: PatternRole) -> tuple[str, ...]:
     """List every pattern of a role, once each, in the order of the plots."""
+    plots = templates().plots
     if role == "title":
-        return tuple(dict.fromkeys(title for plot in PLOTS for title in plot.titles))
-    moves = [
-        move
-        for plot in PLOTS
-        for paragraph in plot.paragraphs
-        for step in paragraph
-        for move in moves_of(step)
-    ]
+        return tuple(dict.fromkeys(title for plot in plots for title in plot.titles))
+    moves = [move for plot in plots for move in plot.moves()]
     if role == "question":
         return tuple(dict.fromkeys(question for move in moves for question in move.ask))
-    told = [telling for move in moves for telling in move.tellings]
+    told = [telling for move in moves for telling in move.tell]
     answers = [answer for move in moves for answer in move.ask.values()]
-    return tuple(dict.fromkeys([*told, *answers, CLOSING_LINE, *_said_in_answer()]))
+    return tuple(dict.fromkeys([*told, *answers, CLOSING_LINE, *_replies()]))
 
 
-def _said_in_answer() -> Iterator[str]:
-    """List what answers small talk, sentence by sentence."""
-    for exchange in (*SMALL_TALK, *FAREWELLS):
+def _replies() -> Iterator[str]:
+    """Yield the answers of small talk, sentence by sentence."""
+    for exchange in (*templates().small_talk, *templates().farewells):
         for answer in exchange.answers:
             yield from _SENTENCE_BORDER.split(answer)
 
@@ -114,7 +70,7 @@ def fillers(variable: str) -> tuple[dict[str, str], ...]:
     """List what may fill a variable: for each entry, slot text ("thing2.a") -> words."""
     return tuple(
         {f"{variable}.{form}".rstrip("."): words for form, words in forms.items()}
-        for forms in KINDS[kind_of(variable)]
+        for forms in templates().kinds[kind_of(variable)]
     )
 
 
@@ -130,7 +86,7 @@ def fill(pattern: str, bindings: Mapping[str, str]) -> str:
 
 @cache
 def _percent_pattern(pattern: str) -> str:
-    return _SLOT.sub(lambda match: f"%({match[0][1:-1]})s", pattern)
+    return SLOT.sub(lambda match: f"%({match[0][1:-1]})s", pattern)
 
 
 # --- recognising ------------------------------------------------------------------------------
@@ -144,13 +100,13 @@ def is_title(text: str) -> bool:
 def share_accepted(
     text: str, *, unfinished_tail: Literal["counted", "dropped"] = "counted"
 ) -> Acceptance:
-    """Judge a text sentence by sentence.
+    """Count the sentences of a text that the grammar accepts.
 
     A first line that is a title is not counted. After "Question:" a line must be one question,
-    after "Answer:" one statement; every other line is parted into statements.
+    after "Answer:" one statement; every other line is split into statements.
 
     Args:
-        unfinished_tail: whether a last sentence without an end mark is judged, or left out because
+        unfinished_tail: whether a last sentence without an end mark is checked, or left out because
             the writer was stopped at a length limit.
     """
     units = list(_units(text))
@@ -203,7 +159,7 @@ class _Matcher:
     @classmethod
     def of(cls, pattern: str) -> _Matcher:
         slots = slots_of(pattern)
-        literals = _SLOT.sub("\0", pattern).split("\0")
+        literals = SLOT.sub("\0", pattern).split("\0")
         source = re.escape(literals[0])
         for slot, literal in zip(slots, literals[1:], strict=True):
             source += f"({'|'.join(map(re.escape, _entries_by_words(slot)))}){re.escape(literal)}"
@@ -224,7 +180,7 @@ def _agree(slots: tuple[Slot, ...], words: tuple[str, ...]) -> bool:
     settled = [
         (kind_of(variable), *entries)
         for variable, entries in possible.items()
-        if len(entries) == 1 and kind_of(variable) not in REPEATABLE_KINDS
+        if len(entries) == 1 and kind_of(variable) not in templates().repeatable
     ]
     return all(possible.values()) and len(settled) == len(set(settled))
 
@@ -233,7 +189,7 @@ def _agree(slots: tuple[Slot, ...], words: tuple[str, ...]) -> bool:
 def _entries_by_words(slot: Slot) -> dict[str, frozenset[int]]:
     """Map what may stand in a slot to the numbers of the entries that say it so."""
     entries: dict[str, frozenset[int]] = {}
-    for number, forms in enumerate(KINDS[slot.kind]):
+    for number, forms in enumerate(templates().kinds[slot.kind]):
         words = forms[slot.form]
         entries[words] = entries.get(words, frozenset()) | {number}
     return entries

@@ -7,9 +7,9 @@ training document, whatever the seeds.
 Layout of a document: an optional title line, one line a paragraph, and up to six pairs of lines
 `Question: ...` and `Answer: ...`. Answers are full sentences that repeat what the story states.
 Some documents are exercises instead: a few passages of one to three sentences, each followed by
-its questions. They are what a small model learns to look things up from: the answer is near.
+its questions: a small model learns to look up answers from them, because the answer is near.
 
-Called by `demo_corpus` to write shards, and by the scoring stage for held-out questions.
+Called by `documents` to write shards, and by stage generation_prompts for held-out questions.
 """
 
 from __future__ import annotations
@@ -19,23 +19,17 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
 from random import Random
 from typing import Literal
 
 from model.core.errors import ConfigError
 from tasks.corpus.demo.grammar import (
     ANSWER_PREFIX,
-    PLOTS,
     QUESTION_PREFIX,
-    Slot,
     fill,
     fillers,
-    moves_of,
-    slots_of,
 )
-from tasks.corpus.demo.moves import Move, Plot
-from tasks.corpus.demo.words import REPEATABLE_KINDS
+from tasks.corpus.demo.templates import Move, Plot, Slot, slots_of, templates
 
 StorySplit = Literal["training", "held_out"]
 
@@ -136,7 +130,7 @@ def story(rng: Random, *, split: StorySplit = "training") -> Story:
 
 def passage(rng: Random) -> Passage:
     """Draw a few sentences of one plot, in its order."""
-    plot = rng.choice(PLOTS)
+    plot = rng.choice(templates().plots)
     facts = _draw_facts(plot, rng)
     steps = _standing_alone(plot)
     picked = sorted(rng.sample(range(len(steps)), rng.choice(_PASSAGE_SENTENCES)))
@@ -212,13 +206,13 @@ def _standing_alone(plot: Plot) -> tuple[tuple[tuple[str, Move], ...], ...]:
     Of the tellings that need no other sentence, it is the one closest to an answer: so a model
     learns to copy first, and to look for what is told in other words from the stories.
     """
-    steps = (moves_of(step) for paragraph in plot.paragraphs for step in paragraph)
+    steps = (step for paragraph in plot.paragraphs for step in paragraph)
     options = (tuple(filter(None, map(_told_alone, moves))) for moves in steps)
     return tuple(filter(None, options))
 
 
 def _told_alone(move: Move) -> tuple[str, Move] | None:
-    tellings = [telling for telling in move.tellings if not _refers_back(telling)]
+    tellings = [telling for telling in move.tell if not _refers_back(telling)]
     if not tellings or not move.ask:
         return None
     answers = [_WORD.findall(answer) for answer in move.ask.values()]
@@ -252,14 +246,14 @@ def _told(drawn: Story, rng: Random) -> str:
 
 
 def _draw_story(rng: Random) -> Story:
-    plot = rng.choice(PLOTS)
+    plot = rng.choice(templates().plots)
     facts = _draw_facts(plot, rng)
     told: list[Move] = []
     paragraphs: list[tuple[str, ...]] = []
     for paragraph in plot.paragraphs:
-        moves = [move for move in map(rng.choice, map(moves_of, paragraph)) if _is_told(move, rng)]
+        moves = [move for move in map(rng.choice, paragraph) if _is_told(move, rng)]
         told += moves
-        paragraphs.append(tuple(fill(rng.choice(move.tellings), facts) for move in moves))
+        paragraphs.append(tuple(fill(rng.choice(move.tell), facts) for move in moves))
     return Story(
         title=fill(rng.choice(plot.titles), facts),
         paragraphs=tuple(paragraphs),
@@ -277,7 +271,7 @@ def _draw_facts(plot: Plot, rng: Random) -> dict[str, str]:
     facts: dict[str, str] = {}
     for kind, variables in _variables_by_kind(plot):
         choices = range(len(fillers(variables[0])))
-        draw = rng.choices if kind in REPEATABLE_KINDS else rng.sample
+        draw = rng.choices if kind in templates().repeatable else rng.sample
         for variable, number in zip(variables, draw(choices, k=len(variables)), strict=True):
             facts.update(fillers(variable)[number])
     return facts
@@ -287,15 +281,7 @@ def _draw_facts(plot: Plot, rng: Random) -> dict[str, str]:
 def _variables_by_kind(plot: Plot) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """List the variables of a plot, those of one kind together, in the order of first use."""
     groups: dict[str, dict[str, None]] = {}
-    for pattern in _patterns_of(plot):
+    for pattern in plot.patterns():
         for slot in slots_of(pattern):
             groups.setdefault(slot.kind, {})[slot.variable] = None
     return tuple((kind, tuple(variables)) for kind, variables in groups.items())
-
-
-def _patterns_of(plot: Plot) -> Iterator[str]:
-    yield from plot.titles
-    for paragraph in plot.paragraphs:
-        for move in (move for step in paragraph for move in moves_of(step)):
-            yield from move.tellings
-            yield from chain.from_iterable(move.ask.items())

@@ -31,7 +31,7 @@ from tasks.corpus.demo.stories import (
     passage,
     story,
 )
-from tasks.corpus.demo.words import KINDS
+from tasks.corpus.demo.templates import templates
 from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 from tests.support.grammar_check import is_sentence, word_forms
 
@@ -115,7 +115,7 @@ def test_document_text_fixed_seed_reads_as_written():
 
 def test_passage_stands_alone_and_says_what_its_answers_say():
     """Nothing in it refers to a sentence that was not told, and its answers may be copied."""
-    names = {forms[""] for forms in KINDS["person"]}
+    names = {forms[""] for forms in templates().kinds["person"]}
     asked = set()
     for seed in range(2_000):
         drawn = passage(Random(seed))
@@ -130,9 +130,9 @@ def test_passage_stands_alone_and_says_what_its_answers_say():
 
 
 def test_document_text_of_many_seeds_is_wholly_accepted():
-    judged = [share_accepted(document_text(Random(seed))) for seed in range(2_000)]
-    assert all(found.num_accepted == found.num_sentences for found in judged)
-    assert all(found.num_sentences >= 5 for found in judged)
+    checked = [share_accepted(document_text(Random(seed))) for seed in range(2_000)]
+    assert all(found.num_accepted == found.num_sentences for found in checked)
+    assert all(found.num_sentences >= 5 for found in checked)
 
 
 def test_story_of_many_seeds_has_the_promised_length():
@@ -151,7 +151,8 @@ def test_story_questions_have_one_answer_each():
 
 def test_story_answers_name_only_what_story_or_question_names():
     """An answer may be copied: each thing in it stands in the story or in the question."""
-    entries = {forms[""].split()[-1].lower() for kind in KINDS.values() for forms in kind}
+    kinds = templates().kinds.values()
+    entries = {forms[""].split()[-1].lower() for kind in kinds for forms in kind}
     for seed in range(500):
         drawn = story(Random(seed))
         for pair in drawn.questions:
