@@ -26,7 +26,7 @@ from model.config.network import ModelConfig
 from model.config.train import TrainConfig
 from model.network.gpt import GPT, next_token_loss
 from model.optim.optimizer import Optimizer, build_optimizer
-from model.runtime.distributed import World
+from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import compute_dtype
 from model.train.checkpoint import Checkpoints
 from model.train.checkpoint_writer import CheckpointWriter
@@ -55,7 +55,7 @@ class Training:
         config = ModelConfig.model_validate({"size": size, "context_tokens": CONTEXT_TOKENS})
         model = GPT(config.architecture(VOCAB_SIZE))
         model.init_weights(1)
-        training = cls(model, build_optimizer(model, TrainConfig(steps=100), World()))
+        training = cls(model, build_optimizer(model, TrainConfig(steps=100), DistributedContext()))
         training.step()
         return training
 

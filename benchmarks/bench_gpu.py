@@ -32,7 +32,7 @@ from model.network.attention import backend_name
 from model.network.compiling import compile_model
 from model.network.gpt import GPT, next_token_loss
 from model.optim.optimizer import build_optimizer, clip_gradients
-from model.runtime.distributed import World
+from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import (
     collecting_by_hand,
     compute_dtype,
@@ -85,11 +85,13 @@ class Run:
 
     def __init__(self, options: argparse.Namespace, device: torch.device, directory: Path) -> None:
         self.rows, self.device, self.directory = options.rows, device, directory
-        world = World(device=device)
+        distributed = DistributedContext(device=device)
         train = TrainConfig(steps=10_000, batch_tokens_per_step=options.step_tokens)
         rows_per_step = options.step_tokens // CONTEXT_TOKENS
         shards = write_synthetic(directory / "shards", num_rows=4 * rows_per_step)
-        self.reader = BatchReader([Part(shards)], seed=1, rows_per_step=rows_per_step, world=world)
+        self.reader = BatchReader(
+            [Part(shards)], seed=1, rows_per_step=rows_per_step, distributed=distributed
+        )
         self.dtype = compute_dtype("auto", device)
         config = ModelConfig(size=options.size, context_tokens=CONTEXT_TOKENS)
         self.model = GPT(config.architecture(VOCAB_SIZE))
@@ -97,7 +99,7 @@ class Run:
         self.model.to(device)
         mode = "on" if options.mode == "compiled" else "off"
         self.how = compile_model(self.model, mode, device, rows=self.rows, dtype=self.dtype)
-        self.optimizer = build_optimizer(self.model, train, world)
+        self.optimizer = build_optimizer(self.model, train, distributed)
 
     def step(self, batch: Batch) -> torch.Tensor:
         """Take one optimizer step and return its loss, on the device."""

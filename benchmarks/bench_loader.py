@@ -28,7 +28,7 @@ from benchmarks.machine import describe
 from model.config.network import ModelConfig, ModelSize
 from model.data.shards import ShardSet, open_shard
 from model.network.gpt import GPT, next_token_loss
-from model.runtime.distributed import World
+from model.runtime.distributed import DistributedContext
 from model.train.loader import Batch, BatchReader, Part
 
 NUM_BATCHES = 40  # of one turn
@@ -132,7 +132,9 @@ def main() -> None:
     shards = ShardSet(options.shards, context_tokens=options.context_tokens)
 
     def reader_of(rows: int) -> BatchReader:
-        return BatchReader([Part(shards)], seed=1, rows_per_step=rows, world=World())
+        return BatchReader(
+            [Part(shards)], seed=1, rows_per_step=rows, distributed=DistributedContext()
+        )
 
     with tempfile.TemporaryDirectory() as directory:
         flat = write_flat(options.shards, Path(directory) / "tokens.bin")

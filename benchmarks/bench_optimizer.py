@@ -36,7 +36,7 @@ from benchmarks.machine import describe
 from flows.prepare import prepare_corpus
 from flows.settings.presets import PrepareConfig
 from flows.settings.resolve import resolve
-from model.config import defaults as dial
+from model.config import defaults
 from model.config.network import ModelConfig
 from model.config.train import TrainConfig
 from model.core.config import Config
@@ -46,7 +46,7 @@ from model.eval.validation import evaluate
 from model.network.gpt import GPT, next_token_loss
 from model.optim.optimizer import build_optimizer, clip_gradients, set_learning_rate
 from model.optim.schedule import learning_rate_factor
-from model.runtime.distributed import World
+from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import compute_dtype
 from model.text.tokenizer import Tokenizer
 from model.train.loader import BatchReader, Part
@@ -57,7 +57,7 @@ MICRO_BATCH_ROWS = 16
 VALIDATE_EVERY_STEPS = 20
 VALIDATION_TOKENS = 2**15
 BASELINE_RATES = (1e-3, 2e-3, 4e-3)
-OUR_RATE_FACTORS = (0.5, 1.0, 2.0)  # of the rate the dial gives the block matrices
+OUR_RATE_FACTORS = (0.5, 1.0, 2.0)  # of the rate the block matrices have by default
 
 Side = Literal["baseline", "ours"]
 
@@ -118,11 +118,11 @@ def build(trial: Trial, vocab_size: int) -> tuple[nn.Module, torch.optim.Optimiz
         seed=trial.seed,
         learning_rate=trial.rate,
     )
-    config = dial.resolve(given, MODEL, vocab_size)
+    config = defaults.resolve(given, MODEL, vocab_size)
     if trial.side == "ours":
         model = GPT(architecture)
         model.init_weights(trial.seed)
-        return model, build_optimizer(model, config, World()), config
+        return model, build_optimizer(model, config, DistributedContext()), config
     peer = GPT2(GPT2Shape(vocab_size, MODEL.context_tokens), seed=trial.seed)
     optimizer = gpt2_optimizer(peer, learning_rate=trial.rate)
     for group in optimizer.param_groups:
@@ -141,7 +141,10 @@ def train(trial: Trial) -> Curve:
     model, optimizer, config = build(trial, tokenizer.vocab_size)
     rows_per_step = trial.batch_tokens // MODEL.context_tokens
     reader = BatchReader(
-        [Part(training, 1.0)], seed=trial.seed, rows_per_step=rows_per_step, world=World()
+        [Part(training, 1.0)],
+        seed=trial.seed,
+        rows_per_step=rows_per_step,
+        distributed=DistributedContext(),
     )
     dtype = compute_dtype("auto", torch.device("cpu"))
     autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
@@ -219,7 +222,7 @@ def run_trials(trials: list[Trial]) -> list[Curve]:
 
 def compare(base: Trial, *, horizon: float, num_seeds: int) -> tuple[list[Curve], list[Curve]]:
     """Return the tries of both sides on the first seed, then all seeds with the best of each."""
-    own_rate = dial.resolve(
+    own_rate = defaults.resolve(
         TrainConfig(steps=base.steps, batch_tokens_per_step=base.batch_tokens), MODEL, VOCAB_SIZE
     ).learning_rate
     assert own_rate

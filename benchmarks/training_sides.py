@@ -23,7 +23,7 @@ from model.config.train import TrainConfig
 from model.network.compiling import compile_model
 from model.network.gpt import GPT, next_token_loss
 from model.optim.optimizer import build_optimizer, clip_gradients
-from model.runtime.distributed import World
+from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import compute_dtype, keep_freed_memory
 
 CONTEXT_TOKENS = 1024
@@ -48,7 +48,7 @@ class Ours:
         self.dtype = dtype
         self.model = GPT(architecture)
         self.model.init_weights(1)
-        self.optimizer = build_optimizer(self.model, TrainConfig(steps=1000), World())
+        self.optimizer = build_optimizer(self.model, TrainConfig(steps=1000), DistributedContext())
 
     def prepare(self, rows: int) -> str:
         """Compile for micro-batches of some rows."""

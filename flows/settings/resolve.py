@@ -21,7 +21,7 @@ from flows.settings.presets import (
     PrepareConfig,
     PretrainConfig,
 )
-from model.config import defaults as dial
+from model.config import defaults
 from model.config.network import ModelConfig
 from model.config.train import TrainConfig, check_machines, rows_per_step
 from model.core.config import Config
@@ -167,7 +167,7 @@ def _merged(
 def _dialled(config: ChatModelT) -> ChatModelT:
     """Return a config whose trainings have every value; one of another base is left to its walk."""
     vocab_size = config.tokenizer.vocab_size
-    train = dial.resolve(config.train, config.model, vocab_size)
+    train = defaults.resolve(config.train, config.model, vocab_size)
     rows_per_step(train, config.model)
     check_machines(train)
     config = config.model_copy(update={"train": train})
@@ -181,13 +181,13 @@ def dialled_chat(config: ChatModelT, model: ModelConfig, vocab_size: int) -> Cha
         ConfigError: a batch does not divide, or machines do not know where to meet.
     """
     finetune, preference = config.finetune, config.preference
-    train = dial.resolve(finetune.train, model, vocab_size, rate_scale=finetune.rate_scale)
+    train = defaults.resolve(finetune.train, model, vocab_size, rate_scale=finetune.rate_scale)
     rows_per_step(train, model)
     check_machines(train)
     update: dict[str, Any] = {"finetune": finetune.model_copy(update={"train": train})}
     if preference.method == "dpo":
-        train = dial.resolve(preference.train, model, vocab_size)
-        rows_per_step(train, model, rows_per_unit=2)
+        train = defaults.resolve(preference.train, model, vocab_size)
+        rows_per_step(train, model, rows_per_group=2)
         check_machines(train)
         update["preference"] = preference.model_copy(update={"train": train})
     return config.model_copy(update=update)

@@ -225,11 +225,11 @@ def batch_tokens_of(train: TrainConfig) -> int:
     return train.batch_tokens_per_step
 
 
-def rows_per_step(train: TrainConfig, model: ModelConfig, *, rows_per_unit: int = 1) -> int:
+def rows_per_step(train: TrainConfig, model: ModelConfig, *, rows_per_group: int = 1) -> int:
     """Return the rows of one optimizer step, over all processes.
 
     Args:
-        rows_per_unit: rows that no process may split.
+        rows_per_group: rows that no process may split.
 
     Raises:
         ConfigError: the batch is no whole number of rows, or its rows no multiple of processes.
@@ -243,11 +243,12 @@ def rows_per_step(train: TrainConfig, model: ModelConfig, *, rows_per_unit: int 
             where="train.batch_tokens_per_step and model.context_tokens",
             fix=f"set train.batch_tokens_per_step to {max(1, rows) * model.context_tokens}",
         )
-    if rows % (max(1, train.processes) * train.nodes * rows_per_unit):
+    if rows % (max(1, train.processes) * train.nodes * rows_per_group):
         raise ConfigError(
             "the rows of a batch must spread evenly over the processes",
             expected="train.batch_tokens_per_step / model.context_tokens a multiple of "
-            "train.processes * train.nodes" + (f" * {rows_per_unit}" if rows_per_unit > 1 else ""),
+            "train.processes * train.nodes"
+            + (f" * {rows_per_group}" if rows_per_group > 1 else ""),
             found=f"{rows} rows and {train.processes} processes on each of {train.nodes} machines",
             where="train.batch_tokens_per_step, train.processes and train.nodes",
             fix="change one of them",

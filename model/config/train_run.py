@@ -74,7 +74,7 @@ class TrainRun(Config):
             raise _unreadable(path, found=exc) from exc
 
     @property
-    def rows_per_unit(self) -> int:
+    def rows_per_group(self) -> int:
         """Rows that belong together: a pair of answers, or each row by itself."""
         return 2 if self.dpo else 1
 

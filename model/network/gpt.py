@@ -147,7 +147,7 @@ class Block(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-class Trunk(nn.Module):
+class Backbone(nn.Module):
     """Embedding, blocks and the last norm: everything but the head."""
 
     cosine: Tensor
@@ -198,7 +198,7 @@ class GPT(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        self.model = Trunk(architecture)
+        self.model = Backbone(architecture)
         self.lm_head = (
             None
             if architecture.tied
@@ -274,7 +274,7 @@ def next_token_loss(
     mask: Bool[Tensor, "B T1"],
     documents: Int[Tensor, "B T1"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the summed negative log-likelihood of the marked tokens, given those before them.
+    """Return the summed negative log-likelihood of the unmasked targets.
 
     Args:
         ids: rows of context + 1 tokens; inputs are all but the last, targets all but the first.
@@ -301,7 +301,7 @@ def chunked_cross_entropy(
     mask: Bool[Tensor, " N"],
     score_chunk: ScoreChunk | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the summed cross-entropy of ``hidden @ weight.T`` over marked targets, in fp32.
+    """Return the summed cross-entropy of ``hidden @ weight.T`` over unmasked targets, in fp32.
 
     Logits stand for one chunk of tokens at a time. Their gradient is taken while they do, in the
     forward pass, so that nothing is computed twice; under autocast they are made in its type.

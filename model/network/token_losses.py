@@ -24,7 +24,7 @@ def token_losses(
     mask: Bool[Tensor, "B T1"],
     documents: Int[Tensor, "B T1"] | None = None,
 ) -> Float[Tensor, "B T"]:
-    """Return the negative log-likelihood of each marked token given those before it, else zero.
+    """Return the negative log-likelihood of each unmasked target, else zero.
 
     Args and sums are those of ``model.network.gpt.next_token_loss``.
 
@@ -50,7 +50,7 @@ def chunked_token_losses(
     *,
     score_chunk: ScoreChunk,
 ) -> Float[Tensor, " N"]:
-    """Return the cross-entropy of ``hidden @ weight.T`` at each marked target, in fp32, else zero.
+    """Return the fp32 cross-entropy of ``hidden @ weight.T`` at each unmasked target, else zero.
 
     Logits stand for one chunk of tokens at a time, forward and backward; under autocast they are
     made in its type.

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import torch
 
-from model.optim.parameter_stacks import Stack
+from model.optim.parameter_stacks import ParameterStack
 
 
-def adamw_step(stack: Stack) -> None:
+def adamw_step(stack: ParameterStack) -> None:
     """Take one step of one stack.
 
     State per parameter: ``num_steps``, ``mean`` and ``mean_square``, in the parameter's type.

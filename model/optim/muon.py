@@ -17,8 +17,8 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from model.optim.parameter_stacks import Stack
-from model.runtime.distributed import World
+from model.optim.parameter_stacks import ParameterStack
+from model.runtime.distributed import DistributedContext
 
 # An iteration maps a singular value s to a s + b s^3 + c s^5. Source: as above.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -59,12 +59,14 @@ def momentum_at(
 class MuonStep:
     """A step of one stack that has begun: its directions may still travel between processes."""
 
-    stack: Stack
+    stack: ParameterStack
     directions: Float[Tensor, "M R C"]  # at least as many as the stack has matrices
     work: dist.Work | None
 
     @classmethod
-    def begin(cls, stack: Stack, *, dtype: torch.dtype, world: World) -> MuonStep:
+    def begin(
+        cls, stack: ParameterStack, *, dtype: torch.dtype, distributed: DistributedContext
+    ) -> MuonStep:
         """Move the momentum, and send this process's share of the directions on its way."""
         for parameter, state in zip(stack.parameters, stack.states, strict=True):
             if not state:
@@ -81,9 +83,9 @@ class MuonStep:
         ahead = gradients.lerp_(buffer, momentum)  # Nesterov's look one step ahead
         stack.set_state("num_steps", num_steps + 1)
         stack.set_state("momentum", buffer)
-        if world.size == 1:
+        if distributed.size == 1:
             return cls(stack, orthogonalise(ahead, dtype=dtype), None)
-        return cls(stack, *_share_out(ahead, dtype=dtype, world=world))
+        return cls(stack, *_share_out(ahead, dtype=dtype, distributed=distributed))
 
     def finish(self) -> None:
         """Await the directions and apply them, scaled by the shape of the matrices."""
@@ -98,13 +100,13 @@ class MuonStep:
 
 
 def _share_out(
-    matrices: Float[Tensor, "N R C"], *, dtype: torch.dtype, world: World
+    matrices: Float[Tensor, "N R C"], *, dtype: torch.dtype, distributed: DistributedContext
 ) -> tuple[Float[Tensor, "M R C"], dist.Work | None]:
     """Orthogonalise this process's slice and begin to gather all; M is a multiple of processes."""
-    per_process = -(-len(matrices) // world.size)
-    own = matrices[world.rank * per_process : (world.rank + 1) * per_process]
+    per_process = -(-len(matrices) // distributed.size)
+    own = matrices[distributed.rank * per_process : (distributed.rank + 1) * per_process]
     share = matrices.new_zeros((per_process, *matrices.shape[1:]), dtype=dtype)
     if len(own):
         share[: len(own)] = orthogonalise(own, dtype=dtype)
-    gathered = share.new_empty((world.size * per_process, *matrices.shape[1:]))
+    gathered = share.new_empty((distributed.size * per_process, *matrices.shape[1:]))
     return gathered, dist.all_gather_into_tensor(gathered, share, async_op=True)

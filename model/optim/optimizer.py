@@ -22,7 +22,7 @@ from model.network.gpt import GPT, TIED_EMBEDDING_STD
 from model.optim.adamw import adamw_step
 from model.optim.muon import MuonStep
 from model.optim.parameter_stacks import stacks_of
-from model.runtime.distributed import World
+from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import compute_dtype
 
 # Of a model, in the order of the groups: block matrices that read the stream or write to it first.
@@ -49,15 +49,17 @@ def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float) -> Fl
     return norm
 
 
-def build_optimizer(model: GPT, config: TrainConfig, world: World) -> Optimizer:
+def build_optimizer(model: GPT, config: TrainConfig, distributed: DistributedContext) -> Optimizer:
     """Return the optimizer of a model's parameters, with what the config leaves to the dial.
 
     Args:
-        world: the processes that share Muon's work; its products have the training's precision.
+        distributed: the processes that share Muon's work.
     """
     settings = recipe(config, model.architecture)
     groups = _groups(model, settings, config)
-    return Optimizer(groups, world=world, dtype=compute_dtype(config.precision, world.device))
+    return Optimizer(
+        groups, distributed=distributed, dtype=compute_dtype(config.precision, distributed.device)
+    )
 
 
 def _groups(model: GPT, settings: Recipe, config: TrainConfig) -> list[dict[str, Any]]:
@@ -112,7 +114,7 @@ class Optimizer(torch.optim.Optimizer):
     Args:
         groups: each has ``params``, ``peak_learning_rate``, ``weight_decay`` and the settings of
             its algorithm, as ``build_optimizer`` gives them.
-        world: the processes that share Muon's work.
+        distributed: the processes that share Muon's work.
         dtype: what Muon's products are computed in.
     """
 
@@ -120,10 +122,10 @@ class Optimizer(torch.optim.Optimizer):
         self,
         groups: list[dict[str, Any]],
         *,
-        world: World | None = None,
+        distributed: DistributedContext | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.world, self.dtype = world or World(), dtype
+        self.distributed, self.dtype = distributed or DistributedContext(), dtype
         super().__init__(groups, defaults={})
         set_learning_rate(self, 1.0)
 
@@ -140,7 +142,7 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self.update(torch.ones((), device=self.world.device))
+        self.update(torch.ones((), device=self.distributed.device))
         return loss
 
     @torch.no_grad()
@@ -154,7 +156,7 @@ class Optimizer(torch.optim.Optimizer):
             stack for group in self.param_groups for stack in stacks_of(group, self.state, applies)
         ]
         begun = [
-            MuonStep.begin(stack, dtype=self.dtype, world=self.world)
+            MuonStep.begin(stack, dtype=self.dtype, distributed=self.distributed)
             for stack in stacks
             if "momentum" in stack.group
         ]

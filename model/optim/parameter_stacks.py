@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Stack:
+class ParameterStack:
     """Parameters of one shape that have gradients, and the state of each.
 
     Args:
@@ -61,11 +61,11 @@ class Stack:
 
 def stacks_of(
     group: dict[str, Any], states: Mapping[Any, dict[str, Any]], applies: Bool[Tensor, ""]
-) -> Iterator[Stack]:
+) -> Iterator[ParameterStack]:
     """Yield the parameters of a group that have gradients, stacked by shape."""
     by_shape: dict[torch.Size, list[nn.Parameter]] = {}
     for parameter in group["params"]:
         if parameter.grad is not None:
             by_shape.setdefault(parameter.shape, []).append(parameter)
     for parameters in by_shape.values():
-        yield Stack(parameters, [states[item] for item in parameters], group, applies)
+        yield ParameterStack(parameters, [states[item] for item in parameters], group, applies)

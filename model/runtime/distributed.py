@@ -1,8 +1,8 @@
 """This process among the others: ranks, device, agreement, signals.
 
-Started by torchrun, a process finds its place in the environment; started alone, it is the whole
-world and no process group exists. Rank 0 decides whether there is anything to train, which may take
-as long as another run holds the artifact's lock: the others wait for its word at the rendezvous
+Started by torchrun, a process reads its rank from the environment; started alone, it is rank 0 of
+1 and has no process group. Rank 0 decides whether there is anything to train, which may take as
+long as another run holds the artifact's lock: the others wait for its decision at the rendezvous
 store, and only then the process group is made. So no collective is under way while rank 0 waits,
 and collective time-outs stay short enough to notice a dead peer.
 
@@ -45,8 +45,8 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class World:
-    """The processes of one training, and which of them this is."""
+class DistributedContext:
+    """Rank, device and launch of this process in a distributed training."""
 
     rank: int = 0
     size: int = 1
@@ -57,8 +57,8 @@ class World:
     num_restarts_left: int = 0  # how often torchrun would still start all processes again
 
     @classmethod
-    def from_environment(cls) -> World:
-        """Return the world torchrun describes in the environment, or a world of one."""
+    def from_environment(cls) -> DistributedContext:
+        """Return the context torchrun describes in the environment, or that of a lone process."""
         rank, size, local_rank, local_size = (
             int(os.environ.get(name, default))
             for name, default in (
@@ -154,7 +154,7 @@ class World:
         os._exit(exit_status)
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Return the module with gradients averaged over processes; itself in a world of one."""
+        """Return the module with gradients averaged over processes; itself in a lone process."""
         if self.size == 1:
             return module
         ids = [self.device.index] if self.device.type == "cuda" else None

@@ -14,7 +14,7 @@ import torch
 
 from model.config.train import Precision
 from model.core.errors import ConfigError
-from model.runtime.distributed import World
+from model.runtime.distributed import DistributedContext
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 CUDA_ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # new, old name
@@ -80,14 +80,14 @@ def _multiplies_bfloat16() -> bool:
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
-def share_threads(world: World) -> int:
+def share_threads(distributed: DistributedContext) -> int:
     """Give torch this process's share of the cores it may run on, and return how many.
 
     A lone process keeps to ``OMP_NUM_THREADS`` if that is set; torchrun sets it to 1 by itself.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    wanted = os.environ.get("OMP_NUM_THREADS", "") if world.local_size == 1 else ""
-    num_threads = int(wanted) if wanted.isdigit() else (cores or 1) // world.local_size
+    wanted = os.environ.get("OMP_NUM_THREADS", "") if distributed.local_size == 1 else ""
+    num_threads = int(wanted) if wanted.isdigit() else (cores or 1) // distributed.local_size
     torch.set_num_threads(max(1, num_threads))
     return torch.get_num_threads()
 
@@ -136,7 +136,7 @@ def collecting_by_hand() -> Iterator[None]:
             gc.enable()
 
 
-class Speedometer:
+class ThroughputMeter:
     """Tokens per second of training alone: saving and validating stop the clock."""
 
     def __init__(self) -> None:

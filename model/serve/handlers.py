@@ -27,7 +27,7 @@ from model.serve.openai_api import (
     sse_event,
 )
 from model.serve.worker import OutputChunk, OutputStream, OverloadedError
-from model.text.conversation import Prompt, fit_conversation, fit_text
+from model.text.conversation import FittedPrompt, fit_conversation, fit_text
 
 MAX_CHOICES = 16  # texts of one request: prompts times n
 
@@ -208,7 +208,7 @@ def _prompts(
     *,
     context_tokens: int,
     max_tokens: int,
-) -> Sequence[Prompt]:
+) -> Sequence[FittedPrompt]:
     tokenizer = loaded.pretrained.tokenizer
     limits = {"context_tokens": context_tokens, "answer_tokens": max_tokens}
     if isinstance(request, ChatRequest):

@@ -21,7 +21,7 @@ ANSWER_SHARE = 4  # an answer is left at least this fraction (1/4) of the contex
 
 
 @dataclass(frozen=True)
-class Prompt:
+class FittedPrompt:
     """What a model is given to read."""
 
     ids: list[int]
@@ -47,12 +47,12 @@ def turn_text(message: Message) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
-    """A whole conversation as training reads it.
+class SFTExample:
+    """An encoded conversation with its loss mask.
 
     Args:
         ids: of ``model.text.chat_template.render(messages, add_generation_prompt=False)``.
-        mask: True on what the model is to learn: the assistant's words and what ends its turn.
+        mask: true on the targets of the loss: the assistant's words and the end of its turn.
         answer_ends: how many ids there are up to the end of each of the assistant's turns.
     """
 
@@ -60,23 +60,23 @@ class Lesson:
     mask: npt.NDArray[np.bool_]
     answer_ends: tuple[int, ...]
 
-    def of_last_answer(self) -> Lesson:
-        """Return the same conversation with the assistant's last words alone to learn."""
+    def of_last_answer(self) -> SFTExample:
+        """Return the same conversation with only the last answer in the loss mask."""
         mask = self.mask.copy()
         mask[: max(self.answer_ends[:-1], default=0)] = False
-        return Lesson(self.ids, mask, self.answer_ends)
+        return SFTExample(self.ids, mask, self.answer_ends)
 
-    def fitted(self, num_ids: int) -> Lesson | None:
+    def fitted(self, num_ids: int) -> SFTExample | None:
         """Return the longest beginning of whole turns, the assistant's last, that fits, if any."""
         fitting = [end for end in self.answer_ends if end <= num_ids]
         if not fitting:
             return None
         end = fitting[-1]
-        return Lesson(self.ids[:end], self.mask[:end], tuple(fitting))
+        return SFTExample(self.ids[:end], self.mask[:end], tuple(fitting))
 
 
-class Teacher:
-    """Makes lessons of conversations, with one tokenizer."""
+class ChatEncoder:
+    """Encode conversations as SFT examples, with one tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._first = [tokenizer.end_of_text_id]
@@ -85,8 +85,8 @@ class Teacher:
         self._header = tokenizer.encode(_ANSWER_HEADER)
         self._token_bytes = tokenizer.token_bytes
 
-    def lesson(self, messages: Sequence[Message], words: Sequence[npt.ArrayLike]) -> Lesson:
-        """Return the lesson of a conversation.
+    def encode(self, messages: Sequence[Message], words: Sequence[npt.ArrayLike]) -> SFTExample:
+        """Return the SFT example of a conversation.
 
         Args:
             words: the ids of ``turn_text`` of each message.
@@ -107,7 +107,7 @@ class Teacher:
         for begin, end in spans:
             mask[begin:end] = True
         ids = np.concatenate([np.asarray(piece, dtype=np.uint16) for piece in pieces])
-        return Lesson(ids, mask, tuple(answer_ends))
+        return SFTExample(ids, mask, tuple(answer_ends))
 
     def _num_header_ids(self, words: npt.NDArray[np.uint16]) -> int:
         """Count the ids before an answer; one that holds its first byte is part of the answer."""
@@ -123,7 +123,7 @@ class Teacher:
 
 def fit_conversation(
     messages: Sequence[Message], tokenizer: Tokenizer, *, context_tokens: int, answer_tokens: int
-) -> Prompt:
+) -> FittedPrompt:
     """Return a conversation's prompt, its oldest turns dropped until it and an answer fit.
 
     A system message at the start and the last message always stay; no answer is kept without the
@@ -142,7 +142,7 @@ def fit_conversation(
     while True:
         ids = conversation_ids([*head, *turns], tokenizer)
         if len(ids) <= budget:
-            return Prompt(ids, num_dropped)
+            return FittedPrompt(ids, num_dropped)
         num_old = num_oldest(turns)
         if num_old == 0:
             break
@@ -162,10 +162,10 @@ def num_oldest(turns: Sequence[Message]) -> int:
     return min(later[0] if later else 1, len(turns) - 1)
 
 
-def fit_text(ids: Sequence[int], *, context_tokens: int, answer_tokens: int) -> Prompt:
+def fit_text(ids: Sequence[int], *, context_tokens: int, answer_tokens: int) -> FittedPrompt:
     """Return the last window of a raw text that leaves room for what is to be written."""
     num_dropped = max(0, len(ids) - prompt_budget(context_tokens, answer_tokens=answer_tokens))
-    return Prompt(list(ids[num_dropped:]), num_dropped)
+    return FittedPrompt(list(ids[num_dropped:]), num_dropped)
 
 
 def prompt_budget(context_tokens: int, *, answer_tokens: int) -> int:

@@ -31,7 +31,7 @@ from model.config.train_run import (
     settled_result,
 )
 from model.core.store import ArtifactStore, Work
-from model.runtime.distributed import StopRequest, World, die_with_parent
+from model.runtime.distributed import DistributedContext, StopRequest, die_with_parent
 from model.train.trainer import TRAINER_LOGS, TrainingInterruptedError, train
 
 logger = logging.getLogger(__name__)
@@ -43,50 +43,50 @@ LOGS = {*TRAINER_LOGS, CONFIG_NAME, RESULT_NAME}
 def main(arguments: list[str] | None = None) -> None:
     """Train as a config file says, and leave a ``result.json`` beside it."""
     path = parse_config_path(arguments, description=__doc__)
-    world = World.from_environment()
+    distributed = DistributedContext.from_environment()
     logging.basicConfig(
-        level=logging.INFO if world.is_main else logging.WARNING,
-        format=f"%(asctime)s %(levelname)s [{world.rank}] %(message)s",
+        level=logging.INFO if distributed.is_main else logging.WARNING,
+        format=f"%(asctime)s %(levelname)s [{distributed.rank}] %(message)s",
     )
-    if world.launch and (settled := settled_result(path.parent, launch=world.launch)):
+    if distributed.launch and (settled := settled_result(path.parent, launch=distributed.launch)):
         logger.warning("not started again: training was %s before", settled.state)
-        world.leave(0)
-    (path.parent / result_name(world.rank)).unlink(missing_ok=True)  # of an earlier attempt
+        distributed.leave(0)
+    (path.parent / result_name(distributed.rank)).unlink(missing_ok=True)  # of an earlier attempt
     result = TrainResult(state="failed")
     with StopRequest() as stop:
         try:
-            result = make(TrainRun.load(path), world, stop)
+            result = make(TrainRun.load(path), distributed, stop)
         except TrainingInterruptedError as interruption:
             result = TrainResult(state="interrupted", step=interruption.step)
         except Exception as error:
             result = TrainResult(state="failed", error=ErrorReport.of(error))
             raise
         finally:
-            _report(result, path.parent, world)
+            _report(result, path.parent, distributed)
     # Others than rank 0 leave with 0: torchrun kills all after the first failure.
-    is_interrupted = world.is_main and result.state == "interrupted"
-    is_again = world.num_restarts_left > 0
-    world.leave(EXIT_INTERRUPTED if is_interrupted and not is_again else 0)
+    is_interrupted = distributed.is_main and result.state == "interrupted"
+    is_again = distributed.num_restarts_left > 0
+    distributed.leave(EXIT_INTERRUPTED if is_interrupted and not is_again else 0)
 
 
-def _report(result: TrainResult, directory: Path, world: World) -> None:
+def _report(result: TrainResult, directory: Path, distributed: DistributedContext) -> None:
     """Write rank 0's result, and that of another process that found what only a reader can mend."""
-    is_wanted = world.is_main or (result.state == "failed" and result.is_settled)
+    is_wanted = distributed.is_main or (result.state == "failed" and result.is_settled)
     if is_wanted and directory.is_dir():  # a work directory has moved by now
-        named = result.model_copy(update={"launch": world.launch})
-        named.write(directory, rank=world.rank)
+        named = result.model_copy(update={"launch": distributed.launch})
+        named.write(directory, rank=distributed.rank)
 
 
-def make(run: TrainRun, world: World, stop: StopRequest) -> TrainResult:
+def make(run: TrainRun, distributed: DistributedContext, stop: StopRequest) -> TrainResult:
     """Make the artifact of a run: rank 0 in the store, the others beside it."""
     if run.when_parent_dies == "die":
         die_with_parent()
-    world.meet()
+    distributed.meet()
     store = ArtifactStore(Path(run.data_root))
     artifact = run.derivation.artifact
-    if not world.is_main:
-        if world.await_decision() == "train":
-            train(run, directory=store.work_path(artifact), world=world, stop=stop)
+    if not distributed.is_main:
+        if distributed.await_decision() == "train":
+            train(run, directory=store.work_path(artifact), distributed=distributed, stop=stop)
         return TrainResult(state="complete", artifact=artifact)
 
     has_trained = False
@@ -96,14 +96,14 @@ def make(run: TrainRun, world: World, stop: StopRequest) -> TrainResult:
         has_trained = True
         work.logs |= LOGS
         work.mlflow_run_id = run.tracking.run_id
-        world.announce("train")
-        summary = train(run, directory=work.path, world=world, stop=stop)
+        distributed.announce("train")
+        summary = train(run, directory=work.path, distributed=distributed, stop=stop)
         work.counts, work.facts = summary.counts, summary.facts
         TrainResult.complete(artifact, work.counts, work.facts).write(work.path)
 
     manifest = store.build(run.derivation, body, resume=True)
     if not has_trained:
-        world.announce("leave")
+        distributed.announce("leave")
     return TrainResult.complete(artifact, manifest.counts, manifest.facts)
 
 

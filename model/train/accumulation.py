@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from model.core.errors import TrainingError
-from model.runtime.distributed import World
-from model.train.loader import Batch, whole_units
+from model.runtime.distributed import DistributedContext
+from model.train.loader import Batch, whole_groups
 
 logger = logging.getLogger(__name__)
 
@@ -33,31 +33,31 @@ class Accumulator:
         row_loss: the sums of an ``Objective``; its parameters take the gradients.
         dtype: that products are computed in.
         rows: of a micro-batch, at most.
-        rows_per_unit: rows that no micro-batch splits.
+        rows_per_group: rows that no micro-batch splits.
     """
 
     def __init__(
         self,
         row_loss: nn.Module,
         *,
-        world: World,
+        distributed: DistributedContext,
         dtype: torch.dtype,
         rows: int,
-        rows_per_unit: int = 1,
+        rows_per_group: int = 1,
     ) -> None:
-        self.world, self.dtype, self.rows_per_unit = world, dtype, rows_per_unit
-        self._rows = whole_units(rows, rows_per_unit=rows_per_unit)
+        self.distributed, self.dtype, self.rows_per_group = distributed, dtype, rows_per_group
+        self._rows = whole_groups(rows, rows_per_group=rows_per_group)
         self._alone = row_loss
-        self._together = world.wrap(self._alone)
+        self._together = distributed.wrap(self._alone)
 
     @property
     def rows(self) -> int:
-        """Rows of a micro-batch, at most: whole units."""
+        """Rows of a micro-batch, at most: whole row groups."""
         return self._rows
 
     @rows.setter
     def rows(self, rows: int) -> None:
-        self._rows = whole_units(rows, rows_per_unit=self.rows_per_unit)
+        self._rows = whole_groups(rows, rows_per_group=self.rows_per_group)
 
     def backward(self, batch: Batch, *, num_terms: int) -> Float[Tensor, " M"]:
         """Add the gradient of the global mean loss, and return the means of what is measured.
@@ -68,15 +68,15 @@ class Accumulator:
         Returns:
             The means of the objective's ``measures``, the loss first.
         """
-        means = torch.zeros((), device=self.world.device)
+        means = torch.zeros((), device=self.distributed.device)
         starts = range(0, len(batch.ids), self.rows)
         for start in starts:
             with self._exchanging(is_last=start == starts[-1]):
                 sums = self._sums(self._together, batch, start)
                 # Gradients are averaged over processes, the loss is a mean over all of them.
-                (sums[0] * (self.world.size / num_terms)).backward()
+                (sums[0] * (self.distributed.size / num_terms)).backward()
             means = means + sums.detach() / num_terms
-        return self.world.sum_tensor(means)
+        return self.distributed.sum_tensor(means)
 
     def _sums(self, row_loss: nn.Module, batch: Batch, start: int) -> Float[Tensor, " M"]:
         tensors = (
@@ -95,11 +95,11 @@ class Accumulator:
     def autocast(self) -> torch.autocast:
         """Return the context that computes in the training's precision."""
         return torch.autocast(
-            self.world.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16
+            self.distributed.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16
         )
 
     def _to_device(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.world.device, non_blocking=True)
+        return tensor.to(self.distributed.device, non_blocking=True)
 
     def fit_into_memory(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
         """Halve a micro-batch until it fits into every process's memory.
@@ -109,16 +109,16 @@ class Accumulator:
         Raises:
             TrainingError: not even the fewest rows fit.
         """
-        while self.world.any(_runs_out_of_memory(lambda: self._try(batch, optimizer))):
+        while self.distributed.any(_runs_out_of_memory(lambda: self._try(batch, optimizer))):
             gc.collect()  # tensors of the passes given up
-            if self.world.device.type == "cuda":
+            if self.distributed.device.type == "cuda":
                 torch.cuda.empty_cache()
-            if self.rows == self.rows_per_unit:
+            if self.rows == self.rows_per_group:
                 raise TrainingError(
                     f"{_num_rows(self.rows)} not fit into memory",
                     expected="room for its forward and backward pass",
                     found="out of memory",
-                    where=self.world.device,
+                    where=self.distributed.device,
                     fix="choose a smaller model.size or model.context_tokens",
                 )
             self.rows //= 2
@@ -130,7 +130,7 @@ class Accumulator:
         a checkpoint being written: weights and moments again. On a GPU that one finds its own way.
         """
         parameters = [item for item in self._alone.parameters() if item.requires_grad]
-        copies = (0 if optimizer.state else 2) + (3 if self.world.device.type == "cpu" else 0)
+        copies = (0 if optimizer.state else 2) + (3 if self.distributed.device.type == "cpu" else 0)
         room = [torch.empty_like(item) for item in parameters for _ in range(copies)]
         try:
             for _ in range(2):  # the second time beside the gradients of the first

@@ -63,8 +63,8 @@ class Checkpoints:
     Args:
         directory: holds one directory per checkpoint.
         derivation_key: of the training; checkpoints of another are refused.
-        keep: how many of the newest stay, beside the best and the trunk.
-        flat_steps: the last checkpoint at or before this step is the trunk: it stays.
+        keep: how many of the newest stay, beside the best and the pre-decay one.
+        flat_steps: the last checkpoint at or before this step is the pre-decay one: it stays.
     """
 
     def __init__(
@@ -168,12 +168,12 @@ class Checkpoints:
                 losses[step] = float(json.loads((self.path(step) / VALIDATION_NAME).read_text()))
         return min(losses, key=losses.__getitem__) if losses else None
 
-    def trunk(self) -> int | None:
+    def pre_decay(self) -> int | None:
         """Return the step of the last checkpoint whose learning rates knew nothing of the end."""
         return max((step for step in self.steps() if step <= self.flat_steps), default=None)
 
     def _drop(self) -> None:
-        kept = {*self.steps()[-self.keep :], self.best(), self.trunk()}
+        kept = {*self.steps()[-self.keep :], self.best(), self.pre_decay()}
         for step in self.steps():
             if step not in kept:
                 shutil.rmtree(self.path(step))

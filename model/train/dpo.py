@@ -1,7 +1,7 @@
 """Direct preference optimisation: the loss of pairs of answers to one prompt.
 
-Rows come in pairs, the chosen conversation at 2i and the rejected one at 2i + 1; marked are the
-tokens of the answer alone. No sampling and no reward model: the trained model's own
+Rows come in pairs, the chosen conversation at 2i and the rejected one at 2i + 1; the loss mask
+covers the answer alone. No sampling and no reward model: the trained model's own
 log-likelihoods, against those of the model it started from, are the reward.
 Source: Rafailov et al., arXiv 2305.18290, equation 7; without label smoothing.
 """
@@ -27,9 +27,9 @@ def answer_log_probs(
     mask: Bool[Tensor, "B T1"],
     documents: Int[Tensor, "B T1"] | None = None,
 ) -> Float[Tensor, " B"]:
-    """Return the log-likelihood of each row's marked tokens together, in nats.
+    """Return the log-likelihood of each row's unmasked targets together, in nats.
 
-    What stands behind the last marked token of all rows changes nothing; an uncompiled CPU, to
+    What stands behind the last unmasked target of all rows changes nothing; an uncompiled CPU, to
     which every length costs the same, leaves it out.
     """
     if ids.device.type == "cpu" and model.model.training_block is None:

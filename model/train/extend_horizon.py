@@ -1,8 +1,9 @@
-"""Longer without starting over: training that goes on from a finished one with another horizon.
+"""Extending the horizon: a new training continues from a pre-decay checkpoint of a finished one.
 
-Until decay begins, the learning rate does not depend on the horizon. So a checkpoint from that
-part, the trunk, is bit for bit what a training would have reached that differs in ``train.steps``
-alone. A finished artifact keeps its trunk; a new training of its family copies it and goes on.
+Until decay begins, the learning rate does not depend on the horizon (the stable phase of a WSD
+schedule). A checkpoint from that phase is bit for bit what a training reaches that differs in
+``train.steps`` alone. A finished artifact keeps its last pre-decay checkpoint; a new training of
+its family copies it and continues.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ NOT_TAKEN_OVER = ("checkpoint", "end")  # events of what stays behind
 
 
 @dataclass(frozen=True)
-class Trunk:
-    """A checkpoint of a finished training to go on from."""
+class PreDecayCheckpoint:
+    """A checkpoint of the stable phase of a finished training."""
 
     manifest: Manifest
     step: int
@@ -42,32 +43,36 @@ class Trunk:
         return self.checkpoint.parent.parent / EVENTS_NAME
 
 
-def find_trunks(run: TrainRun, *, circumstances: Mapping[str, Any]) -> Iterator[Trunk]:
-    """Yield what a training may go on from, the longest first.
+def find_pre_decay_checkpoints(
+    run: TrainRun, *, environment: Mapping[str, Any]
+) -> Iterator[PreDecayCheckpoint]:
+    """Yield the checkpoints a training may continue from, the longest first.
 
     Args:
-        circumstances: of this training; another precision, or compiling, gives other bits.
+        environment: of this training; other precision or compilation gives other bits.
     """
     store = ArtifactStore(Path(run.data_root))
     found = [
-        Trunk(manifest, int(kept["step"]), store.path(manifest.artifact) / kept["path"])
+        PreDecayCheckpoint(
+            manifest, int(kept["step"]), store.path(manifest.artifact) / kept["path"]
+        )
         for manifest in store.manifests(run.derivation.stage)
         if _family(manifest.derivation) == _family(run.derivation)
-        and _arithmetic(manifest.facts) == _arithmetic(circumstances)
+        and _arithmetic(manifest.facts) == _arithmetic(environment)
         for kept in manifest.facts["checkpoints"]
         if kept["step"] <= _shared_steps(manifest, run.train)
     ]
-    yield from sorted(found, key=lambda trunk: -trunk.step)
+    yield from sorted(found, key=lambda item: -item.step)
 
 
-def _arithmetic(circumstances: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what of a training's circumstances decides its last bits, number of ranks aside."""
-    how = str(circumstances.get("compiling", "eager"))
-    return str(circumstances["precision"]), "eager" if how.startswith("eager") else "compiled"
+def _arithmetic(environment: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what decides the last bits of a training, apart from the number of ranks."""
+    how = str(environment.get("compiling", "eager"))
+    return str(environment["precision"]), "eager" if how.startswith("eager") else "compiled"
 
 
 def _family(derivation: Derivation) -> dict[str, Any]:
-    """Return all that fixes a training but its horizon."""
+    """Return everything that identifies a training except its horizon."""
     train = derivation.config.get("train", {})
     kept = {name: value for name, value in train.items() if name not in TrainConfig.HORIZONS}
     return {
@@ -80,35 +85,35 @@ def _family(derivation: Derivation) -> dict[str, Any]:
 
 
 def _shared_steps(manifest: Manifest, train: TrainConfig) -> int:
-    """Return how many first steps two trainings of a family have in common."""
+    """Return how many first steps two trainings of a family share."""
     steps = manifest.derivation.config["train"]["steps"] or manifest.counts["steps"]
     return min(flat_steps(train.model_copy(update={"steps": steps})), flat_steps(train))
 
 
 def take_over(
-    run: TrainRun, checkpoints: Checkpoints, *, circumstances: Mapping[str, Any]
-) -> Trunk | None:
-    """Give a training that has no checkpoint the longest trunk of its family, if there is one.
+    run: TrainRun, checkpoints: Checkpoints, *, environment: Mapping[str, Any]
+) -> PreDecayCheckpoint | None:
+    """Copy the longest pre-decay checkpoint of its family to a training that has no checkpoint.
 
-    Events come first and the checkpoint last: a kill in between leaves a training that begins anew.
+    Events come first and the checkpoint last, so that a kill in between leaves a fresh training.
     """
-    for trunk in find_trunks(run, circumstances=circumstances):
+    for source in find_pre_decay_checkpoints(run, environment=environment):
         try:
-            events = _events_to_take_over(trunk)
+            events = _events_to_take_over(source)
             checkpoints.directory.mkdir(parents=True, exist_ok=True)
             write_synced(checkpoints.directory.parent / EVENTS_NAME, events)
-            checkpoints.take_over(trunk.checkpoint, step=trunk.step)
+            checkpoints.take_over(source.checkpoint, step=source.step)
         except (ArtifactError, CheckpointError, OSError) as error:
-            logger.warning("%s cannot be gone on from: %s", trunk.checkpoint, error)
+            logger.warning("cannot continue from %s: %s", source.checkpoint, error)
             continue
-        return trunk
+        return source
     return None
 
 
-def _events_to_take_over(trunk: Trunk) -> bytes:
+def _events_to_take_over(source: PreDecayCheckpoint) -> bytes:
     held: list[Event] = [
         event
-        for event in read_events(trunk.events)
-        if event["step"] <= trunk.step and event["kind"] not in NOT_TAKEN_OVER
+        for event in read_events(source.events)
+        if event["step"] <= source.step and event["kind"] not in NOT_TAKEN_OVER
     ]
     return "".join(json.dumps(event) + "\n" for event in held).encode()

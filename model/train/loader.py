@@ -1,12 +1,12 @@
 """Which training rows make up each batch, and reading them.
 
-Rows that belong together, such as a pair of answers, are one unit, and a row by itself is one, too.
-Every part of a mixture has an endless order: one permutation of its units after another, each drawn
-from seed, part and epoch alone. Parts interleave unit by unit, by weight. Batch g is the g-th run
-of ``rows_per_step`` rows of that order, so it does not depend on the number of processes or on the
-micro-batch; rank r of W reads every W-th unit of it, from the r-th on. Where reading stands is a
-``LoaderState`` of a few integers. ``model.train.trainer`` is the caller; ``model.data.shards`` owns
-the files.
+Rows that belong together, such as a pair of answers, form a row group; a row by itself is one, too.
+Every part of a mixture has an endless order: one permutation of its groups after another, each
+drawn from seed, part and epoch alone. Parts interleave group by group, by weight. Batch g is the
+g-th run of ``rows_per_step`` rows of that order, so it does not depend on the number of processes
+or on the micro-batch; rank r of W reads every W-th group of it, from the r-th on. The reading
+position is a ``LoaderState`` of a few integers. ``model.train.trainer`` is the caller;
+``model.data.shards`` owns the files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from model.core.artifact import canonical_json
 from model.core.config import Config
 from model.core.errors import ArtifactError, CheckpointError, TrainingError
 from model.data.shards import ShardSet
-from model.runtime.distributed import World
+from model.runtime.distributed import DistributedContext
 
 BATCHES_AHEAD: Final = 2
 
@@ -74,13 +74,13 @@ class BatchReader:
         parts: the mixture.
         seed: of the order.
         rows_per_step: rows of a global batch, over all processes.
-        world: this process among the others.
+        distributed: this process among the others.
         attention: ``document`` has batches say which document each token belongs to.
-        rows_per_unit: rows, one after the other in their shards, that are read together.
+        rows_per_group: rows, one after the other in their shards, that are read together.
 
     Raises:
         TrainingError: the shards hold fewer rows than one batch.
-        ArtifactError: the rows of a part are no whole number of units.
+        ArtifactError: the rows of a part are no whole number of groups.
     """
 
     def __init__(
@@ -89,20 +89,20 @@ class BatchReader:
         *,
         seed: int,
         rows_per_step: int,
-        world: World,
+        distributed: DistributedContext,
         attention: Literal["causal", "document"] = "causal",
-        rows_per_unit: int = 1,
+        rows_per_group: int = 1,
     ) -> None:
         self.parts = parts
         self.seed = seed
         self.rows_per_step = rows_per_step
-        self.world = world
+        self.distributed = distributed
         self.attention = attention
-        self.rows_per_unit = rows_per_unit
+        self.rows_per_group = rows_per_group
         self._orders: dict[tuple[int, int], npt.NDArray[np.int64]] = {}  # by part and epoch
         self._require_one_batch()
         for part in parts:
-            require_whole_units(part.shards, rows_per_unit=rows_per_unit)
+            require_whole_groups(part.shards, rows_per_group=rows_per_group)
 
     @property
     def fingerprint(self) -> str:
@@ -111,8 +111,8 @@ class BatchReader:
             "parts": [[part.shards.fingerprint, part.weight] for part in self.parts],
             "seed": self.seed,
         }
-        if self.rows_per_unit > 1:
-            identity["rows_per_unit"] = self.rows_per_unit
+        if self.rows_per_group > 1:
+            identity["rows_per_unit"] = self.rows_per_group
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
 
     def start(self) -> LoaderState:
@@ -149,8 +149,8 @@ class BatchReader:
     def read(self, state: LoaderState) -> Batch:
         """Return this rank's rows of the global batch that follows ``state``."""
         rows, after = self.next_rows(state)
-        units = rows.reshape(-1, self.rows_per_unit, 2)
-        own = units[self.world.rank :: self.world.size].reshape(-1, 2)
+        groups = rows.reshape(-1, self.rows_per_group, 2)
+        own = groups[self.distributed.rank :: self.distributed.size].reshape(-1, 2)
         shape = (len(own), self.parts[0].shards.context_tokens + 1)
         ids = self._empty(shape, torch.int64)
         mask = self._empty(shape, torch.bool)
@@ -168,21 +168,21 @@ class BatchReader:
     def next_rows(self, state: LoaderState) -> tuple[npt.NDArray[np.int64], LoaderState]:
         """Return part and row of each row of the next global batch, and the state after it."""
         weights = [part.weight for part in self.parts]
-        counts = [num_rows // self.rows_per_unit for num_rows in state.part_rows]
-        num_units = self.rows_per_step // self.rows_per_unit
-        owners = interleave(weights, taken=counts, num_units=num_units)
-        rows = np.empty((num_units, self.rows_per_unit, 2), dtype=np.int64)
+        counts = [num_rows // self.rows_per_group for num_rows in state.part_rows]
+        num_groups = self.rows_per_step // self.rows_per_group
+        owners = interleave(weights, taken=counts, num_groups=num_groups)
+        rows = np.empty((num_groups, self.rows_per_group, 2), dtype=np.int64)
         rows[..., 0] = owners[:, None]
         for index in range(len(self.parts)):
             places = np.flatnonzero(owners == index)
             wanted = np.arange(counts[index], counts[index] + len(places))
-            first = self._ordered_units(wanted, part=index) * self.rows_per_unit
-            rows[places, :, 1] = first[:, None] + np.arange(self.rows_per_unit)
+            first = self._ordered_groups(wanted, part=index) * self.rows_per_group
+            rows[places, :, 1] = first[:, None] + np.arange(self.rows_per_group)
             counts[index] += len(places)
         after = LoaderState(
             fingerprint=state.fingerprint,
             num_rows=state.num_rows + self.rows_per_step,
-            part_rows=tuple(count * self.rows_per_unit for count in counts),
+            part_rows=tuple(count * self.rows_per_group for count in counts),
         )
         return rows.reshape(-1, 2), after
 
@@ -192,31 +192,31 @@ class BatchReader:
         rows = num_steps * self.rows_per_step
         return [rows * part.weight / total / part.shards.num_rows for part in self.parts]
 
-    def _ordered_units(self, places: npt.NDArray[np.int64], *, part: int) -> npt.NDArray[np.int64]:
-        """Return the units at some places of a part's endless order, across epoch borders."""
-        num_units = self._num_units(part)
-        units = np.empty(len(places), dtype=np.int64)
-        epochs = places // num_units
+    def _ordered_groups(self, places: npt.NDArray[np.int64], *, part: int) -> npt.NDArray[np.int64]:
+        """Return the groups at some places of a part's endless order, across epoch borders."""
+        num_groups = self._num_groups(part)
+        groups = np.empty(len(places), dtype=np.int64)
+        epochs = places // num_groups
         for epoch in np.unique(epochs).tolist():
             inside = epochs == epoch
-            units[inside] = self._order(part, epoch)[places[inside] % num_units]
-        return units
+            groups[inside] = self._order(part, epoch)[places[inside] % num_groups]
+        return groups
 
-    def _num_units(self, part: int) -> int:
-        return self.parts[part].shards.num_rows // self.rows_per_unit
+    def _num_groups(self, part: int) -> int:
+        return self.parts[part].shards.num_rows // self.rows_per_group
 
     def _order(self, part: int, epoch: int) -> npt.NDArray[np.int64]:
         if (part, epoch) not in self._orders:
             self._orders.pop((part, epoch - 2), None)
-            num_units = self._num_units(part)
+            num_groups = self._num_groups(part)
             self._orders[part, epoch] = permutation(
-                num_units, seed=self.seed, part=part, epoch=epoch
+                num_groups, seed=self.seed, part=part, epoch=epoch
             )
         return self._orders[part, epoch]
 
     def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return memory for a batch; a GPU copies from pinned memory while it computes."""
-        return torch.empty(shape, dtype=dtype, pin_memory=self.world.device.type == "cuda")
+        return torch.empty(shape, dtype=dtype, pin_memory=self.distributed.device.type == "cuda")
 
     def _require_one_batch(self) -> None:
         num_rows = sum(part.shards.num_rows for part in self.parts)
@@ -241,50 +241,50 @@ class BatchReader:
 
 
 def interleave(
-    weights: Sequence[float], *, taken: Sequence[int], num_units: int
+    weights: Sequence[float], *, taken: Sequence[int], num_groups: int
 ) -> npt.NDArray[np.int64]:
-    """Return the part of each of the next units: always the one furthest behind its share.
+    """Return the part of each of the next groups: always the one furthest behind its share.
 
-    Ties go to the part that comes first, so every part stays within one unit of its share.
+    Ties go to the part that comes first, so every part stays within one group of its share.
 
     Example:
-        >>> interleave([2.0, 1.0], taken=[0, 0], num_units=6).tolist()
+        >>> interleave([2.0, 1.0], taken=[0, 0], num_groups=6).tolist()
         [0, 1, 0, 0, 1, 0]
     """
     if len(weights) == 1:
-        return np.zeros(num_units, dtype=np.int64)
+        return np.zeros(num_groups, dtype=np.int64)
     shares = np.asarray(weights, dtype=np.float64) / sum(weights)
     counts = np.asarray(taken, dtype=np.int64).copy()
-    owners = np.empty(num_units, dtype=np.int64)
+    owners = np.empty(num_groups, dtype=np.int64)
     start = int(counts.sum())
-    for offset in range(num_units):
+    for offset in range(num_groups):
         owner = int(np.argmax(shares * (start + offset + 1) - counts))
         owners[offset] = owner
         counts[owner] += 1
     return owners
 
 
-def permutation(num_units: int, *, seed: int, part: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return one epoch's order of a part's units.
+def permutation(num_groups: int, *, seed: int, part: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Return one epoch's order of a part's groups.
 
     Sorts raw Philox numbers: numpy promises that stream for ever, and not the one of its shuffle.
     """
     bits = np.random.Philox(key=(seed << 64) | (part << 32) | epoch)
-    order = np.argsort(bits.random_raw(num_units), kind="stable").astype(np.int64)
+    order = np.argsort(bits.random_raw(num_groups), kind="stable").astype(np.int64)
     order.setflags(write=False)
     return order
 
 
-def require_whole_units(shards: ShardSet, *, rows_per_unit: int) -> None:
-    """Check that the rows of a shard set are whole units.
+def require_whole_groups(shards: ShardSet, *, rows_per_group: int) -> None:
+    """Check that the rows of a shard set are whole groups.
 
     Raises:
-        ArtifactError: the last unit lacks a row.
+        ArtifactError: the last group lacks a row.
     """
-    if shards.num_rows % rows_per_unit:
+    if shards.num_rows % rows_per_group:
         raise ArtifactError(
             "rows that belong together are not all there",
-            expected=f"a multiple of {rows_per_unit} rows",
+            expected=f"a multiple of {rows_per_group} rows",
             found=f"{shards.num_rows} rows",
             where=shards.directory,
             fix="give shards of pairs of answers, or delete the artifact and let its stage run "
@@ -292,11 +292,11 @@ def require_whole_units(shards: ShardSet, *, rows_per_unit: int) -> None:
         )
 
 
-def whole_units(num_rows: int, *, rows_per_unit: int) -> int:
-    """Return the most rows, up to a number, that split no unit; one unit at least.
+def whole_groups(num_rows: int, *, rows_per_group: int) -> int:
+    """Return the most rows, up to a number, that split no group; one group at least.
 
     Example:
-        >>> [whole_units(num_rows, rows_per_unit=2) for num_rows in (1, 4, 5)]
+        >>> [whole_groups(num_rows, rows_per_group=2) for num_rows in (1, 4, 5)]
         [2, 4, 4]
     """
-    return max(1, num_rows // rows_per_unit) * rows_per_unit
+    return max(1, num_rows // rows_per_group) * rows_per_group

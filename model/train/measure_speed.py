@@ -27,7 +27,7 @@ from model.core.store import write_synced
 from model.network.compiling import compile_model
 from model.network.gpt import GPT
 from model.optim.optimizer import build_optimizer, clip_gradients
-from model.runtime.distributed import World, die_with_parent
+from model.runtime.distributed import DistributedContext, die_with_parent
 from model.runtime.hardware import compute_dtype, device_name, share_threads
 from model.train.accumulation import Accumulator
 from model.train.loader import Batch, LoaderState
@@ -47,33 +47,33 @@ class SpeedTrial:
 
     Args:
         run: what would be trained.
-        world: this process among the others.
+        distributed: this process among the others.
     """
 
-    def __init__(self, run: MeasureRun, world: World) -> None:
-        self.run, self.train, self.world = run, run.train, world
-        share_threads(world)
-        self.dtype = compute_dtype(run.train.precision, world.device)
+    def __init__(self, run: MeasureRun, distributed: DistributedContext) -> None:
+        self.run, self.train, self.distributed = run, run.train, distributed
+        share_threads(distributed)
+        self.dtype = compute_dtype(run.train.precision, distributed.device)
         self.model = GPT(run.model.architecture(run.vocab_size))
         self.model.init_weights(run.train.seed)
-        self.model = self.model.to(world.device)
-        spread = run.train.model_copy(update={"processes": world.size})
-        self.num_rows = rows_per_step(spread, run.model) // world.size
+        self.model = self.model.to(distributed.device)
+        spread = run.train.model_copy(update={"processes": distributed.size})
+        self.num_rows = rows_per_step(spread, run.model) // distributed.size
         self.by_documents = run.train.attention == "document"
         rows = min(self.num_rows, run.train.micro_batch_rows)
         self.compiling = "eager: a CPU is measured before the horizon is known"
-        if run.train.compile != "auto" or world.device.type == "cuda":
+        if run.train.compile != "auto" or distributed.device.type == "cuda":
             self.compiling = compile_model(
                 self.model,
                 run.train.compile,
-                world.device,
+                distributed.device,
                 rows=rows,
                 dtype=self.dtype,
                 by_documents=self.by_documents,
             )
-        self.optimizer = build_optimizer(self.model, run.train, world)
+        self.optimizer = build_optimizer(self.model, run.train, distributed)
         self.accumulator = Accumulator(
-            NextTokenLoss(self.model), world=world, dtype=self.dtype, rows=rows
+            NextTokenLoss(self.model), distributed=distributed, dtype=self.dtype, rows=rows
         )
 
     def measure(self) -> Speed:
@@ -84,7 +84,7 @@ class SpeedTrial:
         self._step(1)  # compilation, allocator, optimizer state
         first = self._step(num_some)
         wanted = max(LEAST_STEPS, min(MOST_STEPS, int(MEASURED_SECONDS / first)))
-        num_steps = self.world.from_main(wanted)
+        num_steps = self.distributed.from_main(wanted)
         some = statistics.median(self._step(num_some) for _ in range(num_steps))
         each = some
         if num_some > 1:
@@ -96,7 +96,7 @@ class SpeedTrial:
             step_seconds=seconds,
             micro_batch_seconds=each,
             micro_batches_per_step=num_all,
-            device=device_name(self.world.device),
+            device=device_name(self.distributed.device),
             precision=str(self.dtype).removeprefix("torch."),
             compiling=self.compiling,
         )
@@ -105,7 +105,7 @@ class SpeedTrial:
         """Take a step of so many micro-batches and return the seconds it took."""
         batch = self._random_batch(num_micro_batches)
         started = self._clock()
-        targets = self.world.size * batch.num_targets
+        targets = self.distributed.size * batch.num_targets
         self.accumulator.backward(batch, num_terms=targets)
         clip_gradients(self.model.parameters(), max_norm=self.train.gradient_clip_norm)
         self.optimizer.step()
@@ -126,29 +126,29 @@ class SpeedTrial:
         )
 
     def _clock(self) -> float:
-        if self.world.device.type == "cuda":
-            torch.cuda.synchronize(self.world.device)
+        if self.distributed.device.type == "cuda":
+            torch.cuda.synchronize(self.distributed.device)
         return time.perf_counter()
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure as a config file says, and return the exit status."""
     path = parse_config_path(arguments, description=__doc__)
-    world = World.from_environment()
-    logging.basicConfig(level=logging.INFO if world.is_main else logging.WARNING)
-    if world.size > 1:  # torchrun's agent passes no signal on once it is killed itself
+    distributed = DistributedContext.from_environment()
+    logging.basicConfig(level=logging.INFO if distributed.is_main else logging.WARNING)
+    if distributed.size > 1:  # torchrun's agent passes no signal on once it is killed itself
         die_with_parent()
 
     def make(config: Path) -> None:
         run = MeasureRun.load(config)
-        with world.process_group():
-            speed = SpeedTrial(run, world).measure()
-        if world.is_main:
+        with distributed.process_group():
+            speed = SpeedTrial(run, distributed).measure()
+        if distributed.is_main:
             write_synced(Path(run.destination), speed.model_dump_json(indent=1).encode())
 
     status = run_child(path, make)
-    if world.size > 1:
-        world.leave(status)
+    if distributed.size > 1:
+        distributed.leave(status)
     return status
 
 

@@ -1,6 +1,6 @@
 """What a training minimises, and how that is measured on held-out rows.
 
-    NextToken     the surprise at each target; validation in nats per token and bits per byte
+    NextToken     cross-entropy of each target; validation in nats per token and bits per byte
     Preferences   the loss of pairs of answers; validation by pairs
 
 The loop knows an ``Objective`` and neither of them: ``model.train.setup`` makes the one that a
@@ -64,12 +64,12 @@ class NextTokenLoss(nn.Module):
         mask: Bool[Tensor, "B T1"],
         documents: Int[Tensor, "B T1"] | None,
     ) -> Float[Tensor, " M"]:
-        """Return the summed negative log-likelihood of the marked tokens."""
+        """Return the summed negative log-likelihood of the unmasked targets."""
         return next_token_loss(self.model, ids, mask, documents)[None]
 
 
 class NextToken:
-    """Each target's surprise, a mean over all targets.
+    """Next-token cross-entropy, a mean over all targets.
 
     Args:
         validation: the held-out rows.

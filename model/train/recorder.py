@@ -19,8 +19,8 @@ from model.config.train_run import TrainRun
 from model.inference.generate import generate_batch, prompt_ids
 from model.inference.sampling import Sampling
 from model.network.gpt import GPT
-from model.runtime.distributed import World
-from model.runtime.hardware import Speedometer, device_name, peak_flops_per_second
+from model.runtime.distributed import DistributedContext
+from model.runtime.hardware import ThroughputMeter, device_name, peak_flops_per_second
 from model.text.tokenizer import IM_END, Tokenizer
 from model.train.checkpoint import Checkpoints
 from model.train.events import EVENTS_NAME, EventKind, Tracker, metric_points, read_events
@@ -34,7 +34,7 @@ SAMPLE_TOP_K = 50
 
 
 @dataclass(frozen=True)
-class Summary:
+class TrainingSummary:
     """What a finished training has to say for its manifest."""
 
     counts: dict[str, int]
@@ -48,18 +48,23 @@ class Recorder:
     Args:
         run: the training.
         directory: takes ``events.jsonl``.
-        world: this process among the others; only rank 0 writes.
-        circumstances: what every start and resume says of machine and precision.
+        distributed: this process among the others; only rank 0 writes.
+        environment: what every start and resume says of machine and precision.
     """
 
     def __init__(
-        self, run: TrainRun, *, directory: Path, world: World, circumstances: Mapping[str, Any]
+        self,
+        run: TrainRun,
+        *,
+        directory: Path,
+        distributed: DistributedContext,
+        environment: Mapping[str, Any],
     ) -> None:
-        self.run, self.world = run, world
+        self.run, self.distributed = run, distributed
         self.path = directory / EVENTS_NAME
-        self.circumstances = dict(circumstances)
-        self.speed = Speedometer()
-        self._tracker = Tracker(self.path, tracking=run.tracking) if world.is_main else None
+        self.environment = dict(environment)
+        self.speed = ThroughputMeter()
+        self._tracker = Tracker(self.path, tracking=run.tracking) if distributed.is_main else None
 
     def record(self, kind: EventKind, *, step: int, **values: Any) -> None:
         """Append an event, pass its metrics on, and show it in the log."""
@@ -80,16 +85,16 @@ class Recorder:
         """
         tokens_per_second = self.speed.lap(loop.tokens)
         metrics = {"perf/tokens_per_second": tokens_per_second}
-        peak = peak_flops_per_second(device_name(self.world.device))
+        peak = peak_flops_per_second(device_name(self.distributed.device))
         if peak is not None and dtype == torch.bfloat16:
             used = tokens_per_second * model.flops_per_token()
-            metrics["perf/mfu"] = used / (peak * self.world.size)
+            metrics["perf/mfu"] = used / (peak * self.distributed.size)
         return metrics
 
     def write_sample(self, model: GPT, tokenizer: Tokenizer, *, step: int) -> None:
         """Let the model write after each of the run's prompts, all of them side by side."""
         prompts = self.run.sample_prompts
-        if not (self.world.is_main and prompts):
+        if not (self.distributed.is_main and prompts):
             return
         sampling = Sampling(
             temperature=SAMPLE_TEMPERATURE,
@@ -111,11 +116,11 @@ class Recorder:
         ]
         self.record("sample", step=step, samples=samples)
 
-    def summary(self, loop: LoopState, checkpoints: Checkpoints) -> Summary:
+    def summary(self, loop: LoopState, checkpoints: Checkpoints) -> TrainingSummary:
         """Return what there is to say about the finished training; on rank 0, from its events."""
         counts = {"steps": loop.step, "tokens": loop.tokens, "targets": loop.targets}
-        if not self.world.is_main:
-            return Summary(counts, facts={}, metrics={})
+        if not self.distributed.is_main:
+            return TrainingSummary(counts, facts={}, metrics={})
         events = read_events(self.path)
         metrics = {point.key: point.value for event in events for point in metric_points(event)}
         by_step = {
@@ -123,10 +128,10 @@ class Recorder:
             for event in events
             if event["kind"] == "validation"
         }
-        best, trunk = checkpoints.best(), checkpoints.trunk()
+        best, pre_decay = checkpoints.best(), checkpoints.pre_decay()
         kept = [
             {"step": step, "path": f"{checkpoints.directory.name}/{checkpoints.path(step).name}"}
-            | {"is_best": step == best, "is_trunk": step == trunk}
+            | {"is_best": step == best, "is_trunk": step == pre_decay}
             | {"metrics": by_step.get(step, {})}
             for step in checkpoints.steps()
         ]
@@ -143,7 +148,7 @@ class Recorder:
         for event in events:
             if event["kind"] == "extended":
                 facts["extended_from"] = {"artifact": event["artifact"], "step": event["step"]}
-        return Summary(counts, facts=facts | self.circumstances, metrics=metrics)
+        return TrainingSummary(counts, facts=facts | self.environment, metrics=metrics)
 
     def close(self) -> None:
         """Give MLflow its last metrics."""

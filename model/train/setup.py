@@ -13,9 +13,9 @@ from model.core.errors import ConfigError
 from model.data.shards import ShardSet
 from model.network.gpt import GPT
 from model.network.weights import load_model
-from model.runtime.distributed import World
+from model.runtime.distributed import DistributedContext
 from model.text.tokenizer import Tokenizer
-from model.train.loader import BatchReader, Part, require_whole_units
+from model.train.loader import BatchReader, Part, require_whole_groups
 from model.train.objectives import NextToken, Objective, Preferences
 
 
@@ -46,7 +46,9 @@ def open_shards(
     return shards
 
 
-def build_reader(run: TrainRun, tokenizer: Tokenizer, world: World) -> BatchReader:
+def build_reader(
+    run: TrainRun, tokenizer: Tokenizer, distributed: DistributedContext
+) -> BatchReader:
     """Return the reader of a run's training rows.
 
     Raises:
@@ -61,7 +63,7 @@ def build_reader(run: TrainRun, tokenizer: Tokenizer, world: World) -> BatchRead
             fix="resolve the config with with_horizon_in_steps()",
         )
     # Where 0 processes were asked for, there is a number now.
-    spread = run.train.model_copy(update={"processes": world.size, "nodes": 1})
+    spread = run.train.model_copy(update={"processes": distributed.size, "nodes": 1})
     parts = [
         Part(open_shards(run, part.shards, tokenizer, loss_on=part.loss_on), part.weight)
         for part in run.mixture
@@ -69,10 +71,10 @@ def build_reader(run: TrainRun, tokenizer: Tokenizer, world: World) -> BatchRead
     return BatchReader(
         parts,
         seed=run.train.seed,
-        rows_per_step=rows_per_step(spread, run.model, rows_per_unit=run.rows_per_unit),
-        world=world,
+        rows_per_step=rows_per_step(spread, run.model, rows_per_group=run.rows_per_group),
+        distributed=distributed,
         attention=run.train.attention,
-        rows_per_unit=run.rows_per_unit,
+        rows_per_group=run.rows_per_group,
     )
 
 
@@ -125,6 +127,6 @@ def build_objective(
             found="none: training from scratch",
             fix="fine-tune a model on chats first, and start from that",
         )
-    require_whole_units(validation, rows_per_unit=run.rows_per_unit)
+    require_whole_groups(validation, rows_per_group=run.rows_per_group)
     reference = build_model(run, tokenizer).to(model.head_weight.device)
     return Preferences(model, reference=reference, beta=run.dpo.beta, validation=validation)

@@ -18,7 +18,7 @@ import torch
 
 from model.config.train import TrackingConfig, TrainConfig, batch_tokens_of
 from model.config.train_run import TrainRun
-from model.runtime.distributed import World
+from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import compute_dtype, device_name, peak_flops_per_second, share_threads
 from model.text.tokenizer import Tokenizer
 from model.train.checkpoint import CHECKPOINT_PATTERN
@@ -36,7 +36,11 @@ NUM_PRODUCTS = 5
 
 
 def smoke_run(
-    run: TrainRun, *, directory: Path, world: World, attempt: Callable[[TrainRun, Path], object]
+    run: TrainRun,
+    *,
+    directory: Path,
+    distributed: DistributedContext,
+    attempt: Callable[[TrainRun, Path], object],
 ) -> None:
     """Try a training out before it begins, if it is to be long; resumed ones have been tried.
 
@@ -45,9 +49,11 @@ def smoke_run(
         attempt: trains a run in a directory to its end; its errors go on up.
     """
     place = directory / SMOKE_DIRECTORY
-    if world.is_main:
+    if distributed.is_main:
         shutil.rmtree(place, ignore_errors=True)  # of a killed one
-    if not world.from_main(_is_wanted(run, directory, world) if world.is_main else None):
+    if not distributed.from_main(
+        _is_wanted(run, directory, distributed) if distributed.is_main else None
+    ):
         return
     before, started = RandomState.take(), time.perf_counter()
     place.mkdir(exist_ok=True)
@@ -59,13 +65,13 @@ def smoke_run(
         error.add_note(f"in the smoke run before {run.train.steps} steps of training")
         raise
     finally:
-        if world.is_main:
+        if distributed.is_main:
             shutil.rmtree(place, ignore_errors=True)
         gc.collect()
-        if world.device.type == "cuda":
+        if distributed.device.type == "cuda":
             torch.cuda.empty_cache()
     before.restore()
-    if world.is_main:
+    if distributed.is_main:
         seconds = time.perf_counter() - started
         logger.info("smoke run: %d steps went well in %.1f seconds", SMOKE_STEPS, seconds)
         Tracker(directory / EVENTS_NAME, tracking=TrackingConfig()).record(
@@ -73,17 +79,17 @@ def smoke_run(
         )
 
 
-def _is_wanted(run: TrainRun, directory: Path, world: World) -> int:
+def _is_wanted(run: TrainRun, directory: Path, distributed: DistributedContext) -> int:
     if run.train.smoke_run == "never" or any(directory.glob(f"checkpoints/{CHECKPOINT_PATTERN}")):
         return 0
     if run.train.smoke_run == "always":
         return 1
-    seconds = planned_seconds(run, world)
+    seconds = planned_seconds(run, distributed)
     logger.info("training is planned for about %.2g hours", seconds / 3600)
     return int(seconds > LONG_SECONDS)
 
 
-def planned_seconds(run: TrainRun, world: World) -> float:
+def planned_seconds(run: TrainRun, distributed: DistributedContext) -> float:
     """Return about how long a training will take, from its FLOPs and the hardware's speed.
 
     A GPU that is in the table is taken to use its usual share of the peak; other hardware is asked
@@ -92,15 +98,15 @@ def planned_seconds(run: TrainRun, world: World) -> float:
     vocab_size = Tokenizer.load(run.path(run.tokenizer)).vocab_size
     num_tokens = (run.train.steps or 0) * batch_tokens_of(run.train)
     flops = run.model.architecture(vocab_size).flops_per_token() * num_tokens
-    peak = peak_flops_per_second(device_name(world.device))
-    speed = USED_SHARE * peak if peak else _measured_flops_per_second(run.train, world)
-    return flops / (speed * world.size)
+    peak = peak_flops_per_second(device_name(distributed.device))
+    speed = USED_SHARE * peak if peak else _measured_flops_per_second(run.train, distributed)
+    return flops / (speed * distributed.size)
 
 
-def _measured_flops_per_second(train: TrainConfig, world: World) -> float:
-    share_threads(world)
-    dtype = compute_dtype(train.precision, world.device)
-    matrix = torch.ones(MATRIX_WIDTH, MATRIX_WIDTH, dtype=dtype, device=world.device)
+def _measured_flops_per_second(train: TrainConfig, distributed: DistributedContext) -> float:
+    share_threads(distributed)
+    dtype = compute_dtype(train.precision, distributed.device)
+    matrix = torch.ones(MATRIX_WIDTH, MATRIX_WIDTH, dtype=dtype, device=distributed.device)
     result = matrix @ matrix  # the first one warms up
     started = time.perf_counter()
     for _ in range(NUM_PRODUCTS):

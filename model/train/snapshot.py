@@ -22,7 +22,7 @@ from model.config.network import Architecture
 from model.core.config import Config
 from model.network.gpt import GPT
 from model.train.loader import LoaderState
-from model.train.spike_guard import GuardState
+from model.train.spike_guard import SpikeGuardState
 
 
 class MicroBatch(Config):
@@ -41,7 +41,7 @@ class LoopState:
     tokens: int = 0  # positions the model was trained on, padding included
     targets: int = 0  # tokens whose prediction was trained
     best_validation_loss: float | None = None
-    guard: GuardState = field(default_factory=GuardState)
+    guard: SpikeGuardState = field(default_factory=SpikeGuardState)
     micro_batch: MicroBatch | None = None
 
 

@@ -51,7 +51,7 @@ class StepNumbers:
     is_applied: bool
 
 
-class GuardState(Config):
+class SpikeGuardState(Config):
     """What the guard remembers; saved with every checkpoint.
 
     Attributes:
@@ -66,7 +66,7 @@ class GuardState(Config):
     skipped_steps: tuple[int, ...] = ()
 
 
-class Guard:
+class SpikeGuard:
     """Judges every step, and remembers those whose numbers nobody has read yet.
 
     Args:
@@ -82,7 +82,7 @@ class Guard:
         self.max_skipped_steps = max_skipped_steps
         self.device = device
         self.unread: list[StepOutcome] = []
-        self.restore(GuardState())
+        self.restore(SpikeGuardState())
 
     def update_factor(
         self, step: int, *, loss: Float[Tensor, ""], gradient_norm: Float[Tensor, ""]
@@ -137,17 +137,17 @@ class Guard:
         if len(self._skipped_steps) > self.max_skipped_steps:
             raise _too_many_skipped(numbers, self._skipped_steps, limit=self.max_skipped_steps)
 
-    def state(self) -> GuardState:
+    def state(self) -> SpikeGuardState:
         """Return what to save; every step must have been read."""
         assert not self.unread, "read() first"
         window = tuple(
             None if math.isnan(loss) else (loss, norm) for loss, norm in self._window.tolist()
         )
-        return GuardState(
+        return SpikeGuardState(
             window=window, num_skipped=self.num_skipped, skipped_steps=tuple(self._skipped_steps)
         )
 
-    def restore(self, state: GuardState) -> None:
+    def restore(self, state: SpikeGuardState) -> None:
         """Go on from a saved state."""
         rows = [(math.nan, math.nan) if pair is None else pair for pair in state.window]
         self._window = torch.tensor(rows, dtype=torch.float64, device=self.device)

@@ -21,7 +21,7 @@ from model.network.compiling import compile_model
 from model.network.weights import save_model
 from model.optim.optimizer import build_optimizer, clip_gradients, set_learning_rate
 from model.optim.schedule import flat_steps, learning_rate_factor
-from model.runtime.distributed import StopRequest, World
+from model.runtime.distributed import DistributedContext, StopRequest
 from model.runtime.hardware import (
     collecting_by_hand,
     compute_dtype,
@@ -36,12 +36,12 @@ from model.train.checkpoint import Checkpoints
 from model.train.checkpoint_writer import CheckpointWriter
 from model.train.events import EVENTS_NAME
 from model.train.extend_horizon import take_over
-from model.train.loader import Batch, whole_units
-from model.train.recorder import Recorder, Summary
+from model.train.loader import Batch, whole_groups
+from model.train.recorder import Recorder, TrainingSummary
 from model.train.setup import build_model, build_objective, build_reader, open_shards
 from model.train.smoke_run import smoke_run
 from model.train.snapshot import LoopState, MicroBatch
-from model.train.spike_guard import Guard, StepNumbers, StepOutcome, name_rows, require_targets
+from model.train.spike_guard import SpikeGuard, StepNumbers, StepOutcome, name_rows, require_targets
 
 MODEL_DIRECTORY = "model"
 CHECKPOINTS_DIRECTORY = "checkpoints"
@@ -56,20 +56,22 @@ class TrainingInterruptedError(Exception):
         self.step = step
 
 
-def train(run: TrainRun, *, directory: Path, world: World, stop: StopRequest) -> Summary:
+def train(
+    run: TrainRun, *, directory: Path, distributed: DistributedContext, stop: StopRequest
+) -> TrainingSummary:
     """Connect this process with the others, train, and take the connection down.
 
     Args and errors are those of ``Trainer`` and its ``fit``.
     """
 
-    def attempt(run: TrainRun, directory: Path) -> Summary:
-        return Trainer(run, directory=directory, world=world, stop=stop).fit()
+    def attempt(run: TrainRun, directory: Path) -> TrainingSummary:
+        return Trainer(run, directory=directory, distributed=distributed, stop=stop).fit()
 
     stop.listen()
-    prepare_memory(world.device)
-    with world.process_group():
+    prepare_memory(distributed.device)
+    with distributed.process_group():
         try:
-            smoke_run(run, directory=directory, world=world, attempt=attempt)
+            smoke_run(run, directory=directory, distributed=distributed, attempt=attempt)
         except TrainingInterruptedError as interruption:
             raise TrainingInterruptedError(step=0) from interruption
         return attempt(run, directory)
@@ -81,7 +83,7 @@ class Trainer:
     Args:
         run: what to train on what.
         directory: takes checkpoints, events and the finished model.
-        world: this process among the others.
+        distributed: this process among the others.
         stop: asked at each step boundary.
 
     Raises:
@@ -89,14 +91,16 @@ class Trainer:
         TrainingError: there are fewer tokens than one batch.
     """
 
-    def __init__(self, run: TrainRun, *, directory: Path, world: World, stop: StopRequest) -> None:
+    def __init__(
+        self, run: TrainRun, *, directory: Path, distributed: DistributedContext, stop: StopRequest
+    ) -> None:
         self.run, self.train, self.directory = run, run.train, directory
-        self.world, self.stop = world, stop
-        num_threads = share_threads(world)
-        self.dtype = compute_dtype(run.train.precision, world.device)
+        self.distributed, self.stop = distributed, stop
+        num_threads = share_threads(distributed)
+        self.dtype = compute_dtype(run.train.precision, distributed.device)
         self.tokenizer = Tokenizer.load(run.path(run.tokenizer))
-        self.reader = build_reader(run, self.tokenizer, world)
-        self.model = build_model(run, self.tokenizer).to(world.device)
+        self.reader = build_reader(run, self.tokenizer, distributed)
+        self.model = build_model(run, self.tokenizer).to(distributed.device)
         self.objective = build_objective(
             run,
             self.model,
@@ -104,21 +108,23 @@ class Trainer:
             tokenizer=self.tokenizer,
         )
         self.compiling = self._compile()
-        self.optimizer = build_optimizer(self.model, run.train, world)
+        self.optimizer = build_optimizer(self.model, run.train, distributed)
         self.accumulator = Accumulator(
             self.objective.row_loss,
-            world=world,
+            distributed=distributed,
             dtype=self.dtype,
             rows=run.train.micro_batch_rows,
-            rows_per_unit=run.rows_per_unit,
+            rows_per_group=run.rows_per_group,
         )
         self.loop = LoopState(loader=self.reader.start())
-        self.guard = Guard(
+        self.guard = SpikeGuard(
             spike_sigmas=run.train.spike_sigmas,
             max_skipped_steps=run.train.max_skipped_steps,
-            device=world.device,
+            device=distributed.device,
         )
-        self.reads_every_step = world.device.type == "cpu"  # elsewhere that waits for the device
+        self.reads_every_step = (
+            distributed.device.type == "cpu"
+        )  # elsewhere that waits for the device
         self.checkpoints = Checkpoints(
             directory / CHECKPOINTS_DIRECTORY,
             derivation_key=run.derivation.key,
@@ -129,20 +135,20 @@ class Trainer:
         self.recorder = Recorder(
             run,
             directory=directory,
-            world=world,
-            circumstances={
+            distributed=distributed,
+            environment={
                 "num_steps": self.num_steps,
-                "num_processes": world.size,
-                "device": device_name(world.device),
+                "num_processes": distributed.size,
+                "device": device_name(distributed.device),
                 "precision": str(self.dtype).removeprefix("torch."),
                 "threads_per_process": num_threads,
                 "compiling": self.compiling,
                 "attention": backend_name(
-                    world.device,
+                    distributed.device,
                     by_documents=run.train.attention == "document",
                     is_compiled=self.model.model.training_block is not None,
                 ),
-                "peak_flops_per_second": peak_flops_per_second(device_name(world.device))
+                "peak_flops_per_second": peak_flops_per_second(device_name(distributed.device))
                 or "unknown",
                 "num_params": self.model.num_params(),
                 "epochs": round(max(self.reader.num_epochs(self.num_steps)), 3),
@@ -150,14 +156,14 @@ class Trainer:
         )
 
     def _compile(self) -> str:
-        rows = self.reader.rows_per_step // self.world.size
+        rows = self.reader.rows_per_step // self.distributed.size
         tokens = self.num_steps * rows * self.run.model.context_tokens
         return compile_model(
             self.model,
             self.train.compile,
-            self.world.device,
-            rows=whole_units(
-                min(rows, self.train.micro_batch_rows), rows_per_unit=self.run.rows_per_unit
+            self.distributed.device,
+            rows=whole_groups(
+                min(rows, self.train.micro_batch_rows), rows_per_group=self.run.rows_per_group
             ),
             dtype=self.dtype,
             by_documents=self.train.attention == "document",
@@ -170,7 +176,7 @@ class Trainer:
         assert self.train.steps is not None, "build_reader checked"
         return self.train.steps
 
-    def fit(self) -> Summary:
+    def fit(self) -> TrainingSummary:
         """Train to the horizon, write the model, and return what there is to say about it.
 
         Raises:
@@ -186,7 +192,7 @@ class Trainer:
                 while self.loop.step < self.num_steps:
                     outcome = self.step(next(batches))
                     self.maybe_record(outcome)
-                    is_stopping = self.world.any(self.stop.is_set)
+                    is_stopping = self.distributed.any(self.stop.is_set)
                     self.maybe_checkpoint(is_stopping=is_stopping)
                     if is_stopping and self.loop.step < self.num_steps:
                         self._interrupt()
@@ -198,7 +204,7 @@ class Trainer:
     def step(self, batch: Batch) -> StepOutcome:
         """Take one optimizer step on a batch; on a GPU, nothing here waits for the device."""
         step = self.loop.step + 1
-        num_targets = self.world.sum(batch.num_targets)
+        num_targets = self.distributed.sum(batch.num_targets)
         require_targets(num_targets, step=step, rows=batch.rows)
         num_terms = self.objective.num_terms(num_targets=num_targets, num_rows=len(batch.rows))
         means = self.accumulator.backward(batch, num_terms=num_terms)
@@ -263,9 +269,11 @@ class Trainer:
             return
         self.read_outcomes()
         self.loop.guard = self.guard.state()
-        if self.world.is_main:
+        if self.distributed.is_main:
             self._record_written(self.writer.wait())
-            self.writer.begin(self.model, self.optimizer, self.loop, num_processes=self.world.size)
+            self.writer.begin(
+                self.model, self.optimizer, self.loop, num_processes=self.distributed.size
+            )
             if is_stopping or step == self.num_steps:
                 self._record_written(self.writer.wait())
         gc.collect()
@@ -285,14 +293,14 @@ class Trainer:
             share = self.objective.evaluate(
                 max_tokens=self.train.validation_tokens,
                 batch_rows=self.accumulator.rows,
-                rank=self.world.rank,
-                world_size=self.world.size,
+                rank=self.distributed.rank,
+                world_size=self.distributed.size,
             )
-        metrics = self.objective.metrics(self.world.sum_tensor(share))
+        metrics = self.objective.metrics(self.distributed.sum_tensor(share))
         loss, best = metrics["validation/loss"], self.loop.best_validation_loss
         self.loop.best_validation_loss = min(loss, loss if best is None else best)
         self.recorder.record("validation", step=step, **metrics)
-        if self.world.is_main:
+        if self.distributed.is_main:
             self.writer.mark_validated(step, loss=loss)
         self.recorder.write_sample(self.model, self.tokenizer, step=step)
         self.recorder.speed.restart(self.loop.tokens)
@@ -300,8 +308,8 @@ class Trainer:
     # Beginning and end
 
     def _start_or_resume(self) -> None:
-        newest = self._newest_checkpoint() if self.world.is_main else None
-        step = self.world.from_main(newest)
+        newest = self._newest_checkpoint() if self.distributed.is_main else None
+        step = self.distributed.from_main(newest)
         if step:
             self.loop = self.checkpoints.load(step, self.model, self.optimizer)
             self.guard.restore(self.loop.guard)
@@ -309,7 +317,7 @@ class Trainer:
             self._warn_of_repetition()
         self._fit_micro_batch()
         kind = "resume" if step else "start"
-        self.recorder.record(kind, step=step, **self.recorder.circumstances)
+        self.recorder.record(kind, step=step, **self.recorder.environment)
         self.recorder.speed.restart(self.loop.tokens)
         if step:  # the checkpoint was written before the validation of its step
             self.maybe_validate()
@@ -318,19 +326,19 @@ class Trainer:
         newest = self.checkpoints.newest()
         if newest or self.train.extend == "never":
             return newest
-        trunk = take_over(self.run, self.checkpoints, circumstances=self.recorder.circumstances)
-        if trunk is None:
+        source = take_over(self.run, self.checkpoints, environment=self.recorder.environment)
+        if source is None:
             return None
-        origin = trunk.manifest.artifact.relative_path
+        origin = source.manifest.artifact.relative_path
         message = (
-            f"training goes on from step {trunk.step} of {origin}, which differs in its horizon "
+            f"training goes on from step {source.step} of {origin}, which differs in its horizon "
             "alone"
         )
-        self.recorder.record("extended", step=trunk.step, artifact=origin, message=message)
-        return trunk.step
+        self.recorder.record("extended", step=source.step, artifact=origin, message=message)
+        return source.step
 
     def _warn_of_repetition(self) -> None:
-        epochs = self.recorder.circumstances["epochs"]
+        epochs = self.recorder.environment["epochs"]
         if epochs > 1:
             message = f"{self.num_steps} steps read the training rows {epochs:.2f} times"
             self.recorder.record("repetition", step=0, epochs=epochs, message=message)
@@ -338,13 +346,13 @@ class Trainer:
     def _fit_micro_batch(self) -> None:
         """Find out how many rows fit into memory; a resumed training begins with what it found."""
         asked, before = self.train.micro_batch_rows, self.loop.micro_batch
-        own = self.reader.rows_per_step // self.world.size
+        own = self.reader.rows_per_step // self.distributed.size
         first = before.used if before and before.asked == asked else min(asked, own)
         self.accumulator.rows = first
         self.accumulator.fit_into_memory(self.reader.read(self.loop.loader), self.optimizer)
         used = self.accumulator.rows
         self.loop.micro_batch = MicroBatch(asked=asked, used=used)
-        if used < whole_units(first, rows_per_unit=self.run.rows_per_unit):
+        if used < whole_groups(first, rows_per_group=self.run.rows_per_group):
             message = (
                 f"micro-batches of {first} rows do not fit into memory: {used} rows at a time; "
                 "the global batch stays as it is"
@@ -356,8 +364,8 @@ class Trainer:
         self.recorder.close()
         raise TrainingInterruptedError(self.loop.step)
 
-    def _finish(self) -> Summary:
-        if self.world.is_main:
+    def _finish(self) -> TrainingSummary:
+        if self.distributed.is_main:
             save_model(self.model, self.directory / MODEL_DIRECTORY)
         self.recorder.record("end", step=self.loop.step, state="complete")
         self.recorder.close()

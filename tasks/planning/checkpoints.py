@@ -60,9 +60,9 @@ def _doubts(
     wanted: int, step: Step, train: TrainConfig, *, num_steps: int, store: ArtifactStore
 ) -> list[str]:
     every = train.checkpoint_every_steps
-    trunk = flat_steps(train.model_copy(update={"steps": num_steps}))  # kept for good
-    saved = sorted({*range(every, num_steps, every), trunk, num_steps})
-    if wanted == trunk or wanted in saved[-train.keep_checkpoints :]:
+    pre_decay = flat_steps(train.model_copy(update={"steps": num_steps}))  # kept for good
+    saved = sorted({*range(every, num_steps, every), pre_decay, num_steps})
+    if wanted == pre_decay or wanted in saved[-train.keep_checkpoints :]:
         return []
     name = f"checkpoint {wanted} of training {step.artifact.name}"
     if wanted in saved:
@@ -70,17 +70,17 @@ def _doubts(
             f"{name} is there to be scored only if it is the best: the last "
             f"{train.keep_checkpoints} are kept (keep_checkpoints)"
         ]
-    if wanted < trunk and train.extend != "never" and wanted in _trunks(step, store):
+    if wanted < pre_decay and train.extend != "never" and wanted in _pre_decay_steps(step, store):
         return [f"{name} is there to be scored only if it goes on from a finished training's"]
     raise _not_there(
         wanted,
         step,
-        expected=f"a step at which it saves: every {every} of its {num_steps} steps, {trunk} "
+        expected=f"a step at which it saves: every {every} of its {num_steps} steps, {pre_decay} "
         "where its rate begins to fall, or the last",
     )
 
 
-def _trunks(step: Step, store: ArtifactStore) -> set[int]:
+def _pre_decay_steps(step: Step, store: ArtifactStore) -> set[int]:
     """Return the checkpoints of finished trainings of this name: one may be gone on from."""
     finished = (
         manifest

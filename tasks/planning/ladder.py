@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import get_args
 
-from model.config import defaults as dial
+from model.config import defaults
 from model.config.network import ModelConfig, ModelSize
 from model.config.train import TrainConfig, batch_tokens_of, check_machines, rows_per_step
 from model.core.errors import ConfigError
@@ -54,7 +54,7 @@ def rungs(
 def _rung(model: ModelConfig, train: TrainConfig, *, tokens: int, vocab_size: int) -> Rung:
     """Return one training: what it leaves to the dial filled, its horizon in whole steps."""
     given = train.model_copy(update=dict.fromkeys(TrainConfig.HORIZONS) | {"tokens": tokens})
-    resolved = dial.resolve(given, model, vocab_size)
+    resolved = defaults.resolve(given, model, vocab_size)
     rows_per_step(resolved, model)
     check_machines(resolved)
     rung = Rung("", model, resolved)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from model.text.chat_template import Message, read_messages
-from model.text.conversation import Teacher, turn_text
+from model.text.conversation import ChatEncoder, turn_text
 from model.text.tokenizer import Tokenizer
 from tasks.tokens.record_tables import RecordTable, Taught, table_batches
 
@@ -29,7 +29,7 @@ def teach(table: RecordTable, tokenizer: Tokenizer, *, row_tokens: int) -> Itera
         ArtifactError: the table cannot be read.
         SourceRecordError: it holds what is no conversation.
     """
-    teacher = Teacher(tokenizer)
+    encoder = ChatEncoder(tokenizer)
     for batch in table_batches(table.path, columns=COLUMNS):
         columns = [batch[name].to_pylist() for name in COLUMNS]
         conversations = [
@@ -38,7 +38,7 @@ def teach(table: RecordTable, tokenizer: Tokenizer, *, row_tokens: int) -> Itera
         ]
         words = iter(tokenizer.encode_batch(_turn_texts(conversations)))
         for file, row, messages in zip(*columns[:2], conversations, strict=True):
-            whole = teacher.lesson(messages, [next(words) for _ in messages])
+            whole = encoder.encode(messages, [next(words) for _ in messages])
             lesson = whole.fitted(row_tokens)
             lessons = (lesson,) if lesson else ()
             is_cut = lesson is not None and len(lesson.ids) < len(whole.ids)

@@ -18,7 +18,7 @@ import numpy as np
 from model.core.errors import CorpusError
 from model.data.rows import ROWS_FILE, Segments, write_rows
 from model.data.shards import Int32Array, ShardHeader, doc_identities, shard_name, write_shard
-from model.text.conversation import Lesson
+from model.text.conversation import SFTExample
 from model.text.tokenizer import Tokenizer
 from tasks.config.chat import LessonLayout
 from tasks.tokens.record_tables import RecordTable, Taught, file_names
@@ -173,14 +173,14 @@ class _LessonShards:
     shard_tokens: int
     lengths: list[Int32Array] = field(default_factory=list)  # of each shard that is written
     num_targets: int = 0
-    _lessons: list[Lesson] = field(default_factory=list)
+    _lessons: list[SFTExample] = field(default_factory=list)
     _docs: list[tuple[int, int]] = field(default_factory=list)
     _num_waiting: int = 0
 
     def __post_init__(self) -> None:
         self._index_of = {name: index for index, name in enumerate(self.header.files)}
 
-    def add(self, file: str, row: int, lesson: Lesson) -> None:
+    def add(self, file: str, row: int, lesson: SFTExample) -> None:
         """Append a lesson."""
         self._lessons.append(lesson)
         self._docs.append((self._index_of[file], row))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from model.text.chat_template import Message, read_messages
-from model.text.conversation import Lesson, Teacher, num_oldest, turn_text
+from model.text.conversation import ChatEncoder, SFTExample, num_oldest, turn_text
 from model.text.tokenizer import Tokenizer
 from tasks.tokens.record_tables import RecordTable, Taught, table_batches
 
@@ -31,7 +31,7 @@ def teach_pairs(table: RecordTable, tokenizer: Tokenizer, *, row_tokens: int) ->
         ArtifactError: the table cannot be read.
         SourceRecordError: it holds what is no conversation.
     """
-    teacher = Teacher(tokenizer)
+    encoder = ChatEncoder(tokenizer)
     for batch in table_batches(table.path, columns=COLUMNS):
         columns = [batch[name].to_pylist() for name in COLUMNS]
         pairs = [
@@ -46,24 +46,24 @@ def teach_pairs(table: RecordTable, tokenizer: Tokenizer, *, row_tokens: int) ->
         for file, row, (prompt, answers) in zip(*columns[:2], pairs, strict=True):
             said = [(turn, next(words)) for turn in prompt]
             ends = [(turn, next(words)) for turn in answers]
-            num_kept, lessons = _fitted(teacher, said, ends, row_tokens=row_tokens)
+            num_kept, lessons = _fitted(encoder, said, ends, row_tokens=row_tokens)
             is_trimmed = bool(lessons) and num_kept < len(prompt)
             yield Taught(table.file_name(file), row, lessons, is_trimmed)
 
 
 def _fitted(
-    teacher: Teacher,
+    encoder: ChatEncoder,
     prompt: Sequence[tuple[Message, Words]],
     answers: Sequence[tuple[Message, Words]],
     *,
     row_tokens: int,
-) -> tuple[int, tuple[Lesson, ...]]:
+) -> tuple[int, tuple[SFTExample, ...]]:
     """Return how many turns of a prompt stay, and the two lessons if that makes them fit."""
     head = [item for item in prompt[:1] if item[0].role == "system"]
     turns = list(prompt[len(head) :])
     while True:
         chosen, rejected = (
-            teacher.lesson(*zip(*head, *turns, answer, strict=True)).of_last_answer()
+            encoder.encode(*zip(*head, *turns, answer, strict=True)).of_last_answer()
             for answer in answers
         )
         if max(len(chosen.ids), len(rejected.ids)) <= row_tokens:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.core.errors import ArtifactError
-from model.text.conversation import Lesson
+from model.text.conversation import SFTExample
 
 BATCH_RECORDS = 256
 
@@ -43,7 +43,7 @@ class Taught:
 
     file: str
     row: int
-    lessons: tuple[Lesson, ...]
+    lessons: tuple[SFTExample, ...]
     is_shortened: bool
 
 

@@ -1,4 +1,4 @@
-"""A few conversations: as records of files that are sorted out, as messages, and as lessons."""
+"""A few conversations as records of input files, as messages and as SFT examples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.text.chat_template import Message
-from model.text.conversation import Lesson, Teacher, turn_text
+from model.text.conversation import ChatEncoder, SFTExample, turn_text
 from model.text.tokenizer import Tokenizer
 from tasks.corpus.chat_data.checked_sets import (
     HELD_OUT_NAME,
@@ -42,10 +42,10 @@ def spoken(*contents: str, system: str = "") -> list[Message]:
     return [Message(**turn) for turn in turns(*contents, system=system)]
 
 
-def lesson_of(messages: Sequence[Message], tokenizer: Tokenizer) -> Lesson:
+def example_of(messages: Sequence[Message], tokenizer: Tokenizer) -> SFTExample:
     """Return what messages teach."""
     words = tokenizer.encode_batch([turn_text(message) for message in messages])
-    return Teacher(tokenizer).lesson(messages, words)
+    return ChatEncoder(tokenizer).encode(messages, words)
 
 
 def write_jsonl(path: Path, conversations: Sequence[Any]) -> Path:

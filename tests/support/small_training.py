@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from model.config import defaults as dial
+from model.config import defaults
 from model.config.network import ModelConfig
 from model.config.train import MixturePart, TrainConfig
 from model.config.train_run import TrainRun
 from model.core.artifact import Derivation
 from model.data.rows import Segments, write_rows
 from model.data.shards import ShardHeader, ShardSet, write_shard
-from model.runtime.distributed import StopRequest, World
+from model.runtime.distributed import DistributedContext, StopRequest
 from model.text.tokenizer import Tokenizer
 from model.train.trainer import Trainer
 from tests.support.small_tokenizer import SENTENCES, train_small_tokenizer
@@ -71,7 +71,7 @@ def make_data_root(root: Path, *, num_rows: int = 200) -> Path:
 
 def small_run(root: Path, *, name: str = "tiny", train: dict[str, object], **fields: object):
     """Return a run of 4 rows of 16 tokens a step that records every step."""
-    defaults: dict[str, object] = {
+    given: dict[str, object] = {
         "batch_tokens_per_step": ROWS_PER_STEP * CONTEXT_TOKENS,
         "micro_batch_rows": 2,
         "warmup_steps": 2,
@@ -82,7 +82,7 @@ def small_run(root: Path, *, name: str = "tiny", train: dict[str, object], **fie
     }
     model = ModelConfig(size="1m", context_tokens=CONTEXT_TOKENS)
     vocab_size = Tokenizer.load(root / "tokenizer").vocab_size
-    config = dial.resolve(TrainConfig.model_validate(defaults | train), model, vocab_size)
+    config = defaults.resolve(TrainConfig.model_validate(given | train), model, vocab_size)
     semantic = {"model": model.semantic(), "train": config.semantic()}
     derivation = Derivation(stage="train_model", name=name, version=1, config=semantic)
     run = TrainRun(
@@ -100,7 +100,7 @@ def small_run(root: Path, *, name: str = "tiny", train: dict[str, object], **fie
 def trainer_of(run: TrainRun, directory: Path) -> Trainer:
     """Return a trainer that does a run in this process, alone."""
     directory.mkdir(parents=True, exist_ok=True)
-    return Trainer(run, directory=directory, world=World(), stop=StopRequest())
+    return Trainer(run, directory=directory, distributed=DistributedContext(), stop=StopRequest())
 
 
 def saved_weights(directory: Path) -> bytes:

@@ -12,7 +12,7 @@ import torch._inductor.config
 from model.config.train_run import TrainRun
 from model.network.compiling import MIN_CPU_FLOPS, compile_model
 from model.network.gpt import GPT, next_token_loss, score_logits
-from model.runtime.distributed import StopRequest, World
+from model.runtime.distributed import DistributedContext, StopRequest
 from model.train.trainer import Trainer, TrainingInterruptedError
 from tests.support.small_model import random_ids, random_model
 from tests.support.small_training import make_data_root, small_run
@@ -118,4 +118,4 @@ def test_compiled_training_stopped_and_resumed_equals_training_at_once(
 
 def _trainer(run: TrainRun, directory: Path) -> Trainer:
     directory.mkdir(parents=True, exist_ok=True)
-    return Trainer(run, directory=directory, world=World(), stop=StopRequest())
+    return Trainer(run, directory=directory, distributed=DistributedContext(), stop=StopRequest())

@@ -115,29 +115,29 @@ TRAIN = """
 import sys
 from pathlib import Path
 import torch
-from model.runtime.distributed import World
+from model.runtime.distributed import DistributedContext
 from model.optim.optimizer import build_optimizer
 from model.config.train import TrainConfig
 from safetensors.torch import save_file
 from tests.support.small_model import random_ids, random_model
 
-world = World.from_environment()
-if world.is_main:
-    world.announce("train")
+distributed = DistributedContext.from_environment()
+if distributed.is_main:
+    distributed.announce("train")
 else:
-    world.await_decision()
-with world.process_group():
+    distributed.await_decision()
+with distributed.process_group():
     for dtype in ("float32", "bfloat16"):
         network = random_model(num_layers=3)  # 3 matrices of some shapes: not all ranks have one
         config = TrainConfig.model_validate({"steps": 9, "precision": dtype})
-        optimizer = build_optimizer(network, config, world)
+        optimizer = build_optimizer(network, config, distributed)
         for step in range(4):
             ids = random_ids(2, 17, seed=step)
             loss = torch.nn.functional.cross_entropy(network(ids[:, :-1]).mT, ids[:, 1:])
             optimizer.zero_grad()
             loss.backward()
             optimizer.update(torch.tensor(float(step != 2)))
-        path = Path(sys.argv[1], f"{dtype}-{world.size}-{world.rank}.safetensors")
+        path = Path(sys.argv[1], f"{dtype}-{distributed.size}-{distributed.rank}.safetensors")
         save_file(network.state_dict(), path)
 """
 

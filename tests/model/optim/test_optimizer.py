@@ -13,7 +13,7 @@ from model.core.errors import ConfigError
 from model.network.gpt import GPT
 from model.optim.optimizer import Optimizer, build_optimizer, clip_gradients, set_learning_rate
 from model.optim.schedule import learning_rate_factor
-from model.runtime.distributed import World
+from model.runtime.distributed import DistributedContext
 from model.train.snapshot import join_tensors, split_tensors
 from tests.support.small_model import random_ids, random_model
 
@@ -104,7 +104,7 @@ def test_step_is_an_update_with_factor_one():
 def test_update_with_factor_zero_leaves_every_bit(name, steps_before):
     network = random_model(tied=False)
     config = TrainConfig.model_validate({"steps": 10, "optimizer": name})
-    optimizer = build_optimizer(network, config, World())
+    optimizer = build_optimizer(network, config, DistributedContext())
     _train(network, optimizer, steps=range(steps_before))
     before = _bits(network, optimizer)
     _train(network, optimizer, steps=range(7, 8), factor=0.0)
@@ -123,12 +123,12 @@ def test_update_with_factor_zero_leaves_every_bit(name, steps_before):
 def test_state_through_a_file_goes_on_bit_for_bit(name):
     config = TrainConfig.model_validate({"steps": 10, "optimizer": name})
     straight, broken = random_model(tied=False), random_model(tied=False)
-    whole = build_optimizer(straight, config, World())
+    whole = build_optimizer(straight, config, DistributedContext())
     _train(straight, whole, steps=range(6))
-    before = build_optimizer(broken, config, World())
+    before = build_optimizer(broken, config, DistributedContext())
     _train(broken, before, steps=range(3))
     tensors, rest = split_tensors(before.state_dict())
-    after = build_optimizer(broken, config, World())
+    after = build_optimizer(broken, config, DistributedContext())
     after.load_state_dict(join_tensors(tensors, json.loads(json.dumps(rest))))
     _train(broken, after, steps=range(3, 6))
     assert _bits(broken, after) == _bits(straight, whole)
@@ -145,7 +145,7 @@ def test_build_optimizer_every_parameter_has_the_rate_and_decay_of_its_part():
         "embedding_weight_decay": 0.6,
         "head_weight_decay": 0.7,
     }
-    optimizer = build_optimizer(network, TrainConfig.model_validate(given), World())
+    optimizer = build_optimizer(network, TrainConfig.model_validate(given), DistributedContext())
     names = {item: name for name, item in network.named_parameters()}
     found = {
         names[item]: (group["peak_learning_rate"], group["weight_decay"], "momentum" in group)
@@ -164,7 +164,7 @@ def test_build_optimizer_every_parameter_has_the_rate_and_decay_of_its_part():
 
 def test_build_optimizer_matrices_that_write_to_a_small_stream_move_by_its_scale():
     settings = TrainConfig(learning_rate=0.1, weight_decay=0.5)
-    optimizer = build_optimizer(random_model(tied=True), settings, World())
+    optimizer = build_optimizer(random_model(tied=True), settings, DistributedContext())
     rates = {group["part"]: group["peak_learning_rate"] for group in optimizer.param_groups}
     decays = {group["part"]: group["weight_decay"] for group in optimizer.param_groups}
     assert rates["matrix"] == 0.1
@@ -175,7 +175,7 @@ def test_build_optimizer_matrices_that_write_to_a_small_stream_move_by_its_scale
 def test_build_optimizer_adamw_decays_block_matrices_and_untied_head_only():
     network = random_model(tied=False)
     config = TrainConfig(optimizer="adamw", learning_rate=0.25)
-    optimizer = build_optimizer(network, config, World())
+    optimizer = build_optimizer(network, config, DistributedContext())
     decay = {group["part"]: group["weight_decay"] for group in optimizer.param_groups}
     assert decay == {"matrix": 0.1, "writer": 0.1, "embedding": 0.0, "head": 0.1, "norm": 0.0}
     assert {group["peak_learning_rate"] for group in optimizer.param_groups} == {0.25}
@@ -189,7 +189,7 @@ def test_build_optimizer_learns_one_batch_by_heart(name, tied):
     given = {"learning_rate": 0.02, "embedding_learning_rate": 0.02, "head_learning_rate": 0.02}
     given |= {"steps": 80, "optimizer": name, "warmup_steps": 5, "weight_decay": 0.0}
     config = TrainConfig.model_validate(given)
-    optimizer = build_optimizer(network, config, World())
+    optimizer = build_optimizer(network, config, DistributedContext())
     ids = random_ids(4, 16)
     losses = []
     for step in range(80):

@@ -14,58 +14,63 @@ import pytest
 import torch
 from torch import nn
 
-from model.runtime.distributed import StopRequest, World
+from model.runtime.distributed import DistributedContext, StopRequest
 from tests.support.small_training import ROOT, make_data_root, small_run, write_config
 
 
-def test_world_from_an_empty_environment_is_alone(monkeypatch: pytest.MonkeyPatch):
+def test_context_from_an_empty_environment_is_alone(monkeypatch: pytest.MonkeyPatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    world = World.from_environment()
-    assert (world.rank, world.size, world.is_main) == (0, 1, True)
+    distributed = DistributedContext.from_environment()
+    assert (distributed.rank, distributed.size, distributed.is_main) == (0, 1, True)
 
 
-def test_world_from_torchruns_environment_takes_its_place(monkeypatch: pytest.MonkeyPatch):
+def test_context_from_torchruns_environment_takes_its_place(monkeypatch: pytest.MonkeyPatch):
     values = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
     for name, value in values.items():
         monkeypatch.setenv(name, value)
-    world = World.from_environment()
-    assert (world.rank, world.size, world.local_rank, world.local_size) == (5, 8, 1, 4)
-    assert not world.is_main
+    distributed = DistributedContext.from_environment()
+    assert (distributed.rank, distributed.size, distributed.local_rank, distributed.local_size) == (
+        5,
+        8,
+        1,
+        4,
+    )
+    assert not distributed.is_main
 
 
-def test_lone_world_answers_without_a_process_group():
-    world = World()
+def test_lone_process_answers_without_a_process_group():
+    distributed = DistributedContext()
     module = nn.Linear(2, 2)
-    with world.process_group():
+    with distributed.process_group():
         assert not torch.distributed.is_initialized()
-        assert world.sum(3) == 3
-        assert world.from_main(7) == 7
-        assert world.from_main(None) == 0
-        assert [world.any(flag) for flag in (True, False)] == [True, False]
-        assert world.wrap(module) is module
+        assert distributed.sum(3) == 3
+        assert distributed.from_main(7) == 7
+        assert distributed.from_main(None) == 0
+        assert [distributed.any(flag) for flag in (True, False)] == [True, False]
+        assert distributed.wrap(module) is module
 
 
 AGREE = """
 import sys
 from pathlib import Path
 import torch
-from model.runtime.distributed import World
+from model.runtime.distributed import DistributedContext
 
-world = World.from_environment()
-if world.is_main:
-    world.announce("train")
+distributed = DistributedContext.from_environment()
+if distributed.is_main:
+    distributed.announce("train")
 else:
-    assert world.await_decision() == "train"
-with world.process_group():
+    assert distributed.await_decision() == "train"
+with distributed.process_group():
     answers = [
-        world.sum(10 + world.rank),
-        world.from_main(42 if world.is_main else 7),
-        world.any(world.rank == 1),
-        world.any(False),
-        world.sum_tensor(torch.tensor([0.5, world.rank], dtype=torch.float64)).tolist(),
+        distributed.sum(10 + distributed.rank),
+        distributed.from_main(42 if distributed.is_main else 7),
+        distributed.any(distributed.rank == 1),
+        distributed.any(False),
+        distributed.sum_tensor(torch.tensor([0.5, distributed.rank], dtype=torch.float64)).tolist(),
     ]
-Path(sys.argv[1], f"rank-{world.rank}").write_text(repr(answers))
+Path(sys.argv[1], f"rank-{distributed.rank}").write_text(repr(answers))
 """
 
 
@@ -91,7 +96,7 @@ from collections import Counter
 from pathlib import Path
 import torch
 import torch.distributed as dist
-from model.runtime.distributed import StopRequest, World
+from model.runtime.distributed import StopRequest, DistributedContext
 from model.config.train_run import TrainRun
 from model.train.trainer import train
 
@@ -102,23 +107,23 @@ def exchange(_state, bucket):
     done = dist.all_reduce(bucket.buffer().div_(2), async_op=True).get_future()
     return done.then(lambda future: future.value()[0])
 
-class CountingWorld(World):
+class CountingContext(DistributedContext):
     def wrap(self, module):
         wrapped = super().wrap(module)
         wrapped.register_comm_hook(None, exchange)
         return wrapped
 
 torch.set_num_threads(1)
-world = CountingWorld.from_environment()
+distributed = CountingContext.from_environment()
 run = TrainRun.load(Path(sys.argv[1]))
-directory = Path(sys.argv[2], f"rank-{world.rank}")
+directory = Path(sys.argv[2], f"rank-{distributed.rank}")
 directory.mkdir(parents=True)
 with torch.profiler.profile() as profile, StopRequest() as stop:
-    train(run, directory=directory, world=world, stop=stop)
+    train(run, directory=directory, distributed=distributed, stop=stop)
 names = [event.name for event in profile.events() if event.name.startswith("gloo:")]
 said = {"buckets": buckets, "collectives": Counter(names)}
-Path(sys.argv[2], f"said-{world.rank}").write_text(repr(said))
-world.leave(0)
+Path(sys.argv[2], f"said-{distributed.rank}").write_text(repr(said))
+distributed.leave(0)
 """
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from model.runtime.distributed import World
+from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import (
     collecting_by_hand,
     compute_dtype,
@@ -63,17 +63,17 @@ def threads() -> Iterator[None]:
 def test_share_threads_divides_the_cores_among_local_processes(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(6)), raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # torchrun's own
-    assert share_threads(World(size=8, local_size=2)) == 3
-    assert share_threads(World(size=8, local_size=8)) == 1
+    assert share_threads(DistributedContext(size=8, local_size=2)) == 3
+    assert share_threads(DistributedContext(size=8, local_size=8)) == 1
 
 
 @pytest.mark.usefixtures("threads")
 def test_share_threads_of_a_lone_process_keeps_to_the_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(6)), raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert share_threads(World()) == 2
+    assert share_threads(DistributedContext()) == 2
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert share_threads(World()) == 6
+    assert share_threads(DistributedContext()) == 6
 
 
 class _Ring:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from model.core.errors import TrainingError
-from model.runtime.distributed import StopRequest, World
+from model.runtime.distributed import DistributedContext, StopRequest
 from model.train.accumulation import is_out_of_memory
 from model.train.events import read_events
 from model.train.trainer import Trainer
@@ -24,13 +24,13 @@ ROOM = str(120 * 2**20)  # all rows at once take about 220 MB
 WITH_LITTLE_MEMORY = """
 import resource, sys, threading
 from pathlib import Path
-from model.runtime.distributed import StopRequest, World
+from model.runtime.distributed import StopRequest, DistributedContext
 from model.config.train_run import TrainRun
 from model.train.trainer import Trainer
 
 run, directory, room = TrainRun.load(Path(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
 threading.stack_size(2**18)  # not eight megabytes of the room below
-trainer = Trainer(run, directory=directory, world=World(), stop=StopRequest())
+trainer = Trainer(run, directory=directory, distributed=DistributedContext(), stop=StopRequest())
 held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + room, held + room))
 trainer.fit()
@@ -68,7 +68,9 @@ def test_fit_with_little_memory_halves_the_micro_batch_and_trains_the_same(tmp_p
     ]
     assert event["rows"] in (ROWS // 8, ROWS // 4, ROWS // 2)
     assert f"micro-batches of {ROWS} rows do not fit" in event["message"]
-    Trainer(run, directory=tmp_path / "much", world=World(), stop=StopRequest()).fit()
+    Trainer(
+        run, directory=tmp_path / "much", distributed=DistributedContext(), stop=StopRequest()
+    ).fit()
     assert losses(tmp_path / "little") == pytest.approx(losses(tmp_path / "much"), rel=1e-5)
 
 
@@ -79,7 +81,9 @@ def test_fit_resumed_begins_with_the_rows_that_fitted_before(tmp_path: Path):
     tried: list[int] = []
 
     def trainer() -> Trainer:
-        made = Trainer(run, directory=tmp_path, world=World(), stop=StopRequest())
+        made = Trainer(
+            run, directory=tmp_path, distributed=DistributedContext(), stop=StopRequest()
+        )
         attempt = made.accumulator._try
 
         def failing(batch: object, optimizer: object) -> None:
@@ -102,7 +106,7 @@ def test_fit_into_memory_that_holds_no_row_is_refused(
 ):
     root = make_data_root(tmp_path / "data", num_rows=20)
     run = small_run(root, train={"steps": 8})
-    trainer = Trainer(run, directory=tmp_path, world=World(), stop=StopRequest())
+    trainer = Trainer(run, directory=tmp_path, distributed=DistributedContext(), stop=StopRequest())
 
     def failing(*_args: object) -> None:
         torch.empty(2**60, dtype=torch.uint8)

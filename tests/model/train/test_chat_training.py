@@ -20,7 +20,7 @@ from model.data.shards import ShardSet
 from model.eval.score import score
 from model.inference.generate import prompt_ids
 from model.network.weights import load_model, save_model
-from model.runtime.distributed import StopRequest, World
+from model.runtime.distributed import DistributedContext, StopRequest
 from model.text.chat_template import Message
 from model.text.conversation import conversation_ids
 from model.text.tokenizer import IM_END, Tokenizer
@@ -80,12 +80,12 @@ def chat_run(root: Path, *, steps: int = 4, **fields: Any) -> TrainRun:
 
 def reader_of(run: TrainRun) -> tuple[BatchReader, Tokenizer]:
     tokenizer = Tokenizer.load(run.path("tokenizer"))
-    return build_reader(run, tokenizer, World()), tokenizer
+    return build_reader(run, tokenizer, DistributedContext()), tokenizer
 
 
 def trained(run: TrainRun, directory: Path) -> Trainer:
     with StopRequest() as stop:
-        trainer = Trainer(run, directory=directory, world=World(), stop=stop)
+        trainer = Trainer(run, directory=directory, distributed=DistributedContext(), stop=stop)
         trainer.fit()
     return trainer
 

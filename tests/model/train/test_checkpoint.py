@@ -19,7 +19,7 @@ from model.core.errors import CheckpointError, DiskSpaceError
 from model.network.gpt import GPT, next_token_loss
 from model.network.weights import load_model
 from model.optim.optimizer import Optimizer, build_optimizer
-from model.runtime.distributed import World
+from model.runtime.distributed import DistributedContext
 from model.train.checkpoint import Checkpoints, Seal
 from model.train.checkpoint_writer import CheckpointWriter
 from model.train.loader import LoaderState
@@ -49,7 +49,7 @@ def take_steps(model: GPT, optimizer: Optimizer, *, seeds: range) -> None:
 
 def trained(num_steps: int = 3) -> tuple[GPT, Optimizer]:
     model = random_model()
-    optimizer = build_optimizer(model, TrainConfig(steps=10), World())
+    optimizer = build_optimizer(model, TrainConfig(steps=10), DistributedContext())
     take_steps(model, optimizer, seeds=range(num_steps))
     return model, optimizer
 
@@ -74,7 +74,7 @@ def test_load_of_a_checkpoint_goes_on_bit_for_bit(tmp_path: Path):
     take_steps(model, optimizer, seeds=range(10, 13))
 
     resumed = random_model(seed=9)
-    resumed_optimizer = build_optimizer(resumed, TrainConfig(steps=10), World())
+    resumed_optimizer = build_optimizer(resumed, TrainConfig(steps=10), DistributedContext())
     loop = checkpoints.load(3, resumed, resumed_optimizer)
     take_steps(resumed, resumed_optimizer, seeds=range(10, 13))
 
@@ -212,7 +212,7 @@ def test_save_keeps_the_best_and_the_last_flat_one(tmp_path: Path):
         checkpoints.save(model, optimizer, loop_at(step), num_processes=1)
         checkpoints.mark_validated(step, loss=loss)
     assert checkpoints.steps() == [20, 30, 60]
-    assert (checkpoints.trunk(), checkpoints.best(), checkpoints.newest()) == (20, 30, 60)
+    assert (checkpoints.pre_decay(), checkpoints.best(), checkpoints.newest()) == (20, 30, 60)
 
 
 def test_take_over_seals_a_copy_that_says_where_it_is_from(tmp_path: Path):
@@ -257,7 +257,7 @@ def test_writer_writes_what_was_there_when_it_began(tmp_path: Path):
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
     resumed = random_model(seed=9)
-    resumed_optimizer = build_optimizer(resumed, TrainConfig(steps=10), World())
+    resumed_optimizer = build_optimizer(resumed, TrainConfig(steps=10), DistributedContext())
     checkpoints.load(3, resumed, resumed_optimizer)
     take_steps(resumed, resumed_optimizer, seeds=range(10, 13))
     assert all(map(torch.equal, resumed.parameters(), reference.parameters()))

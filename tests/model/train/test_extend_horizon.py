@@ -1,4 +1,4 @@
-"""Longer without starting over: from a finished training's trunk, the same bits."""
+"""Extending the horizon from a pre-decay checkpoint: the same bits as from scratch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from model.config.train import TrainConfig
 from model.config.train_run import TrainRun
 from model.core.store import read_manifest
 from model.optim.schedule import flat_steps
-from model.runtime.distributed import StopRequest, World
+from model.runtime.distributed import DistributedContext, StopRequest
 from model.train.__main__ import make
 from model.train.events import read_events
-from model.train.extend_horizon import find_trunks
+from model.train.extend_horizon import find_pre_decay_checkpoints
 from tests.support.launched_training import artifact_path, weights
 from tests.support.small_training import make_data_root, small_run
 
@@ -32,7 +32,7 @@ def made(root: Path, **train: object) -> TrainRun:
     settings: dict[str, object] = {"decay_frac": 0.5, "validate_every_steps": 1}
     run = small_run(root, train=settings | train, when_parent_dies="go_on")
     with StopRequest() as stop:
-        make(run, World(), stop)
+        make(run, DistributedContext(), stop)
     return run
 
 
@@ -52,7 +52,7 @@ def test_flat_steps_are_those_an_endless_training_has_too(
     assert flat_steps(train) == expected
 
 
-def test_longer_training_goes_on_from_the_trunk_and_equals_one_from_scratch(
+def test_longer_training_continues_from_the_pre_decay_checkpoint_and_equals_one_from_scratch(
     root: Path, tmp_path: Path
 ):
     short = made(root, steps=6)
@@ -70,7 +70,7 @@ def test_longer_training_goes_on_from_the_trunk_and_equals_one_from_scratch(
     assert manifests[0].counts == manifests[1].counts
     assert manifests[0].facts["num_steps"] == 12
     assert [item["step"] for item in manifests[0].facts["checkpoints"] if item["is_trunk"]] == [7]
-    # The part before the trunk is the short training's own record, times included.
+    # Events up to the pre-decay checkpoint are the short training's own, times included.
     times = [
         {
             event["step"]: event["time"]
@@ -82,31 +82,33 @@ def test_longer_training_goes_on_from_the_trunk_and_equals_one_from_scratch(
     assert [times[0][step] == times[1][step] for step in range(1, 7)] == [True] * 4 + [False] * 2
 
 
-def trunks(
+def pre_decay_steps(
     root: Path,
     train: Mapping[str, object],
-    circumstances: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
     *,
     name: str = "tiny",
 ) -> list[int]:
     run = small_run(root, name=name, train={"decay_frac": 0.5, **train})
-    here = {"precision": "float32", **(circumstances or {})}
-    return [trunk.step for trunk in find_trunks(run, circumstances=here)]
+    here = {"precision": "float32", **(environment or {})}
+    return [item.step for item in find_pre_decay_checkpoints(run, environment=here)]
 
 
-def test_find_trunks_offers_those_of_trainings_that_differ_in_their_horizon_alone(root: Path):
+def test_find_pre_decay_checkpoints_of_trainings_that_differ_in_their_horizon_alone(root: Path):
     made(root, steps=6, checkpoint_every_steps=1)
-    assert trunks(root, {"steps": 12}) == [4]  # and not 5 and 6, where the rate was falling
-    assert trunks(root, {"steps": 12, "log_every_steps": 3}) == [4]
-    assert trunks(root, {"steps": 12}, name="another") == []
-    assert trunks(root, {"steps": 4}) == []  # flat up to 3
-    assert trunks(root, {"steps": 12}, {"precision": "bfloat16"}) == []
-    assert trunks(root, {"steps": 12}, {"compiling": "compiled in 9 s"}) == []
+    assert pre_decay_steps(root, {"steps": 12}) == [
+        4
+    ]  # and not 5 and 6, where the rate was falling
+    assert pre_decay_steps(root, {"steps": 12, "log_every_steps": 3}) == [4]
+    assert pre_decay_steps(root, {"steps": 12}, name="another") == []
+    assert pre_decay_steps(root, {"steps": 4}) == []  # flat up to 3
+    assert pre_decay_steps(root, {"steps": 12}, {"precision": "bfloat16"}) == []
+    assert pre_decay_steps(root, {"steps": 12}, {"compiling": "compiled in 9 s"}) == []
     for name, value in (("seed", 2), ("learning_rate", 2e-3), ("batch_tokens_per_step", 128)):
-        assert trunks(root, {"steps": 12, name: value}) == []
+        assert pre_decay_steps(root, {"steps": 12, name: value}) == []
 
 
-def test_training_beside_a_damaged_trunk_starts_anew_and_says_so(
+def test_training_beside_a_damaged_pre_decay_checkpoint_starts_from_scratch_and_says_so(
     root: Path, caplog: pytest.LogCaptureFixture
 ):
     short = made(root, steps=6)

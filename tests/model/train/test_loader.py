@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from model.core.errors import ArtifactError, CheckpointError, TrainingError
-from model.runtime.distributed import World
+from model.runtime.distributed import DistributedContext
 from model.text.tokenizer import Tokenizer
 from model.train.loader import BatchReader, LoaderState, Part, interleave, permutation
 from tests.support.small_tokenizer import train_small_tokenizer
 from tests.support.small_training import write_small_shards
 
-LONE = World()
+LONE = DistributedContext()
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,14 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> list[Part]:
     ]
 
 
-def reader_of(parts: list[Part], *, rows_per_step: int = 4, seed: int = 1, world: World = LONE):
-    return BatchReader(parts, seed=seed, rows_per_step=rows_per_step, world=world)
+def reader_of(
+    parts: list[Part],
+    *,
+    rows_per_step: int = 4,
+    seed: int = 1,
+    distributed: DistributedContext = LONE,
+):
+    return BatchReader(parts, seed=seed, rows_per_step=rows_per_step, distributed=distributed)
 
 
 def read_rows(reader: BatchReader, state: LoaderState, *, num_batches: int) -> list[list[int]]:
@@ -55,14 +61,14 @@ def test_permutation_differs_by_seed_part_and_epoch():
 
 
 def test_interleave_of_two_to_one_spreads_evenly():
-    assert interleave([2.0, 1.0], taken=[0, 0], num_units=6).tolist() == [0, 1, 0, 0, 1, 0]
+    assert interleave([2.0, 1.0], taken=[0, 0], num_groups=6).tolist() == [0, 1, 0, 0, 1, 0]
 
 
 def test_interleave_continued_equals_interleave_at_once_and_exact_arithmetic():
     weights = [5.0, 3.0, 1.5]
-    at_once = interleave(weights, taken=[0, 0, 0], num_units=200)
+    at_once = interleave(weights, taken=[0, 0, 0], num_groups=200)
     taken = [int((at_once[:77] == part).sum()) for part in range(3)]
-    continued = interleave(weights, taken=taken, num_units=123)
+    continued = interleave(weights, taken=taken, num_groups=123)
     assert continued.tolist() == at_once[77:].tolist()
     shares = [Fraction(weight) / Fraction(sum(weights)) for weight in weights]
     for num_rows in (1, 10, 95, 200):
@@ -94,7 +100,9 @@ def test_read_spreads_a_global_batch_over_processes(parts: list[Part]):
     whole = alone.read(alone.start())
     assert whole.ids.shape == (4, 17)
     for rank in range(2):
-        share = reader_of(parts, world=World(rank=rank, size=2)).read(alone.start())
+        share = reader_of(parts, distributed=DistributedContext(rank=rank, size=2)).read(
+            alone.start()
+        )
         assert share.ids.tolist() == whole.ids[rank::2].tolist()
         assert share.mask.tolist() == whole.mask[rank::2].tolist()
         assert share.rows.tolist() == whole.rows.tolist()
@@ -126,7 +134,9 @@ def test_stream_is_the_same_however_far_ahead_it_reads(parts: list[Part]):
 def test_stream_over_processes_together_reads_the_same_rows(parts: list[Part], size: int):
     state = reader_of(parts).start()
     streams = [
-        reader_of(parts, world=World(rank=rank, size=size)).stream(state, ahead=rank)
+        reader_of(parts, distributed=DistributedContext(rank=rank, size=size)).stream(
+            state, ahead=rank
+        )
         for rank in range(size)
     ]
     alone = reader_of(parts)
@@ -157,7 +167,7 @@ def test_stream_hands_on_what_reading_raises(parts: list[Part], monkeypatch: pyt
 
 
 def test_read_for_document_attention_numbers_documents_by_row(parts: list[Part]):
-    reader = BatchReader(parts, seed=1, rows_per_step=4, world=LONE, attention="document")
+    reader = BatchReader(parts, seed=1, rows_per_step=4, distributed=LONE, attention="document")
     batch = reader.read(reader.start())
     assert batch.documents is not None
     begins = batch.ids == 0  # <|endoftext|>
@@ -203,9 +213,13 @@ def test_reader_of_fewer_rows_than_a_batch_is_refused_with_numbers(parts: list[P
     assert "found: 17 rows" in str(error.value)
 
 
-def paired(parts: list[Part], *, world: World = LONE, rows_per_step: int = 8) -> BatchReader:
+def paired(
+    parts: list[Part], *, distributed: DistributedContext = LONE, rows_per_step: int = 8
+) -> BatchReader:
     """A reader of pairs: ten and six rows are five and three of them."""
-    return BatchReader(parts, seed=1, rows_per_step=rows_per_step, world=world, rows_per_unit=2)
+    return BatchReader(
+        parts, seed=1, rows_per_step=rows_per_step, distributed=distributed, rows_per_group=2
+    )
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +257,9 @@ def test_read_of_pairs_splits_none_over_processes(even_parts: list[Part], size: 
     whole = alone.read(alone.start())
     pairs = whole.ids.view(4, 2, 17)
     for rank in range(size):
-        share = paired(even_parts, world=World(rank=rank, size=size)).read(alone.start())
+        share = paired(even_parts, distributed=DistributedContext(rank=rank, size=size)).read(
+            alone.start()
+        )
         assert share.ids.tolist() == pairs[rank::size].flatten(0, 1).tolist()
         assert share.state == whole.state
 

@@ -12,7 +12,7 @@ import pytest
 from model.config.train_run import EXIT_INTERRUPTED, TrainResult, TrainRun
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore
-from model.runtime.distributed import StopRequest, World
+from model.runtime.distributed import DistributedContext, StopRequest
 from model.train.__main__ import main, make
 from model.train.events import read_events
 from tests.support.launched_training import artifact_path, weights
@@ -34,7 +34,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_here(run: TrainRun) -> TrainResult:
     with StopRequest() as stop:
-        return make(run.model_copy(update={"when_parent_dies": "go_on"}), World(), stop)
+        return make(
+            run.model_copy(update={"when_parent_dies": "go_on"}), DistributedContext(), stop
+        )
 
 
 def work_path(run: TrainRun) -> Path:

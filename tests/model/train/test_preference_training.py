@@ -15,7 +15,7 @@ from model.core.errors import ArtifactError, ConfigError
 from model.core.store import ArtifactStore
 from model.data.shards import ShardSet
 from model.network.weights import load_model
-from model.runtime.distributed import World
+from model.runtime.distributed import DistributedContext
 from model.text.tokenizer import Tokenizer
 from model.train.accumulation import Accumulator
 from model.train.dpo import PreferenceLoss
@@ -104,7 +104,7 @@ def test_validation_of_pairs_equals_a_plain_count(root: Path, tmp_path: Path):
 def test_gradient_does_not_depend_on_the_micro_batch(root: Path):
     run = pairs_run(root, train={"steps": 1, "batch_tokens_per_step": 12 * CONTEXT_TOKENS})
     tokenizer = Tokenizer.load(root / "tokenizer")
-    reader = build_reader(run, tokenizer, World())
+    reader = build_reader(run, tokenizer, DistributedContext())
     batch = reader.read(reader.start())
     found = []
     for rows in (12, 5, 1):  # whole pairs: 12, 4 and 2
@@ -113,7 +113,7 @@ def test_gradient_does_not_depend_on_the_micro_batch(root: Path):
             network.head_weight.mul_(1.1)  # no longer the reference: weights of pairs differ
         loss = PreferenceLoss(network, load_model(root / "base"), beta=BETA)
         accumulator = Accumulator(
-            loss, world=World(), dtype=torch.float32, rows=rows, rows_per_unit=2
+            loss, distributed=DistributedContext(), dtype=torch.float32, rows=rows, rows_per_group=2
         )
         means = accumulator.backward(batch, num_terms=6)
         gradients = [item.grad for item in network.parameters()]
@@ -181,7 +181,7 @@ def test_held_out_rows_that_are_no_pairs_are_refused(root: Path, tmp_path: Path)
 
 def test_batch_that_splits_a_pair_over_processes_is_refused_by_name(root: Path):
     run = pairs_run(root, train={"steps": 1, "batch_tokens_per_step": 6 * CONTEXT_TOKENS})
-    world = World(rank=0, size=2)
+    distributed = DistributedContext(rank=0, size=2)
     with pytest.raises(ConfigError, match="spread evenly over the processes") as error:
-        build_reader(run, Tokenizer.load(root / "tokenizer"), world)
+        build_reader(run, Tokenizer.load(root / "tokenizer"), distributed)
     assert "train.processes * train.nodes * 2" in str(error.value)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from model.config.train_run import TrainRun
-from model.runtime.distributed import StopRequest, World
+from model.runtime.distributed import DistributedContext, StopRequest
 from model.text.tokenizer import Tokenizer
 from model.train.events import read_events
 from model.train.smoke_run import planned_seconds
@@ -26,7 +26,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train_here(run: TrainRun, directory: Path, stop: StopRequest | None = None) -> None:
     directory.mkdir()
     with stop or StopRequest() as request:
-        train(run, directory=directory, world=World(), stop=request)
+        train(run, directory=directory, distributed=DistributedContext(), stop=request)
 
 
 def kinds(directory: Path) -> list[str]:
@@ -78,7 +78,7 @@ def test_smoke_run_is_left_out_when_training_resumes(root: Path, tmp_path: Path)
     train_here(run, tmp_path / "run")
     again = small_run(root, train={"steps": 4, "smoke_run": "always"})
     with StopRequest() as stop:
-        train(again, directory=tmp_path / "run", world=World(), stop=stop)
+        train(again, directory=tmp_path / "run", distributed=DistributedContext(), stop=stop)
     assert "smoke_run" not in kinds(tmp_path / "run")
 
 
@@ -105,9 +105,12 @@ def test_planned_seconds_grow_with_the_horizon_and_shrink_with_the_processes(
     monkeypatch.setattr("model.train.smoke_run.device_name", lambda _device: "NVIDIA H200")
     run = small_run(root, train={"steps": 1000})
     longer = small_run(root, train={"steps": 3000})
-    one, three = planned_seconds(run, World()), planned_seconds(longer, World())
+    one, three = (
+        planned_seconds(run, DistributedContext()),
+        planned_seconds(longer, DistributedContext()),
+    )
     assert three == pytest.approx(3 * one)
-    assert planned_seconds(run, World(size=2)) == pytest.approx(one / 2)
+    assert planned_seconds(run, DistributedContext(size=2)) == pytest.approx(one / 2)
     flops = (
         run.model.architecture(Tokenizer.load(root / "tokenizer").vocab_size).flops_per_token()
         * 64

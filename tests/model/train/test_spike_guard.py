@@ -10,16 +10,18 @@ import pytest
 import torch
 
 from model.core.errors import TrainingError
-from model.train.spike_guard import Guard, GuardState, StepNumbers, StepOutcome
+from model.train.spike_guard import SpikeGuard, SpikeGuardState, StepNumbers, StepOutcome
 
 ROWS = np.array([[0, 7], [0, 3], [1, 5]])
 
 
-def guard_of(*, sigmas: float = 6.0, max_skipped: int = 10) -> Guard:
-    return Guard(spike_sigmas=sigmas, max_skipped_steps=max_skipped, device=torch.device("cpu"))
+def guard_of(*, sigmas: float = 6.0, max_skipped: int = 10) -> SpikeGuard:
+    return SpikeGuard(
+        spike_sigmas=sigmas, max_skipped_steps=max_skipped, device=torch.device("cpu")
+    )
 
 
-def take(guard: Guard, step: int, loss: float, norm: float = 1.0) -> StepNumbers:
+def take(guard: SpikeGuard, step: int, loss: float, norm: float = 1.0) -> StepNumbers:
     tensors = torch.tensor(loss), torch.tensor(norm)
     factor = guard.update_factor(step, loss=tensors[0], gradient_norm=tensors[1])
     guard.note(StepOutcome(step, ROWS, 1e-3, *tensors, factor))
@@ -64,7 +66,7 @@ def test_judge_after_restore_goes_on_with_the_same_verdicts():
     found = [take(first, step, *pair).is_applied for step, pair in enumerate(pairs[:170], start=1)]
     saved = first.state().model_dump_json()
     second = guard_of(max_skipped=300)
-    second.restore(GuardState.model_validate_json(saved))
+    second.restore(SpikeGuardState.model_validate_json(saved))
     found += [
         take(second, step, *pair).is_applied for step, pair in enumerate(pairs[170:], start=171)
     ]

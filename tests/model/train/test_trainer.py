@@ -23,7 +23,7 @@ from model.data.shards import ShardSet
 from model.network.gpt import GPT
 from model.network.weights import load_model
 from model.optim.schedule import learning_rate_factor
-from model.runtime.distributed import StopRequest, World
+from model.runtime.distributed import DistributedContext, StopRequest
 from model.text.tokenizer import Tokenizer
 from model.train.events import read_events
 from model.train.trainer import Trainer, TrainingInterruptedError
@@ -402,7 +402,9 @@ def test_fit_over_more_than_one_epoch_says_how_many(root: Path, tmp_path: Path):
     assert event["message"] == "6 steps read the training rows 2.00 times"
 
 
-def test_fit_keeps_the_best_and_the_trunk_beside_the_newest(root: Path, tmp_path: Path):
+def test_fit_keeps_the_best_and_the_pre_decay_checkpoint_beside_the_newest(
+    root: Path, tmp_path: Path
+):
     run = small_run(
         root,
         train={
@@ -486,7 +488,7 @@ def test_trainer_with_a_horizon_in_tokens_is_refused(root: Path, tmp_path: Path)
 def test_trainer_with_more_rows_than_processes_share_is_refused(root: Path, tmp_path: Path):
     run = small_run(root, train={"steps": 1})
     with pytest.raises(ConfigError, match="evenly over the processes"):
-        Trainer(run, directory=tmp_path, world=World(size=3), stop=StopRequest())
+        Trainer(run, directory=tmp_path, distributed=DistributedContext(size=3), stop=StopRequest())
 
 
 def test_trainer_of_two_shard_sets_reads_both(root: Path, tmp_path: Path):

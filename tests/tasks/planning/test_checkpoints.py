@@ -99,9 +99,9 @@ def test_plan_knows_where_the_rate_falls_from_the_end_of_warmup_on(store: Artifa
     falling = TRAIN | {"decay_frac": 1.0, "warmup_steps": 40}
     with pytest.raises(ConfigError) as caught:
         plan(store, [1], train=falling)
-    (trunk,) = re.findall(r"(\d+) where its rate begins to fall", str(caught.value))
-    assert 30 < int(trunk) <= 40
-    assert "to be scored only if" not in plan(store, [int(trunk)], train=falling).text()
+    (pre_decay,) = re.findall(r"(\d+) where its rate begins to fall", str(caught.value))
+    assert 30 < int(pre_decay) <= 40
+    assert "to be scored only if" not in plan(store, [int(pre_decay)], train=falling).text()
 
 
 def make(store: ArtifactStore, derivation: Derivation, *, kept: list[int]) -> None:

@@ -23,7 +23,7 @@ from tasks.tokens.best_fit import best_fit_rows
 from tasks.tokens.chat_shards import CHAT_LESSONS
 from tasks.tokens.lessons import LessonCounts, whole_segments, write_lessons
 from tasks.tokens.record_tables import RecordTable
-from tests.support.small_chats import lesson_of, spoken
+from tests.support.small_chats import example_of, spoken
 from tests.support.small_tokenizer import train_small_tokenizer
 
 CONTEXT_TOKENS = 64
@@ -89,7 +89,7 @@ def test_rows_hold_every_conversation_once_and_whole(
         borders = [*np.flatnonzero(begins).tolist(), len(ids)]
         pieces = [ids[begin:end].tolist() for begin, end in pairwise(borders)]
         found += [piece for piece in pieces if piece[0] != tokenizer.pad_id]
-    expected = [lesson_of(messages, tokenizer).ids.tolist() for messages in SHORT]
+    expected = [example_of(messages, tokenizer).ids.tolist() for messages in SHORT]
     assert sorted(found) == sorted(expected)
     assert counts.num_in == counts.num_kept == len(SHORT)
     assert (counts.num_shards > 5) == (shard_tokens == 100)
@@ -119,8 +119,8 @@ def test_long_conversations_are_cut_to_whole_turns_or_left_out_and_counted(
     assert len(second) <= CONTEXT_TOKENS + 1
     num_turns = second.count(tokenizer.special_id(IM_END))
     assert num_turns % 2 == 0
-    assert second == lesson_of(LONG[:num_turns], tokenizer).ids.tolist()
-    assert len(lesson_of(LONG[: num_turns + 2], tokenizer).ids) > CONTEXT_TOKENS + 1
+    assert second == example_of(LONG[:num_turns], tokenizer).ids.tolist()
+    assert len(example_of(LONG[: num_turns + 2], tokenizer).ids) > CONTEXT_TOKENS + 1
     names = [shard.header.files[doc >> 32] for doc in shard.docs.tolist()]
     assert names == ["set0/f0", "set0/f1"]
 
@@ -129,7 +129,7 @@ def test_conversation_that_ends_with_a_question_loses_it(tmp_path, directory, to
     asked = spoken("Hi", "Hello.", "And?")
     counts = write_set(tmp_path, directory, [asked])
     shard = open_shard(tmp_path / "shards" / "shard-00000.arrow")
-    assert shard.tokens.tolist() == lesson_of(asked[:2], tokenizer).ids.tolist()
+    assert shard.tokens.tolist() == example_of(asked[:2], tokenizer).ids.tolist()
     assert (counts.num_kept, counts.num_shortened) == (1, 1)
 
 
