@@ -58,7 +58,7 @@ ONLY_IN = {
 LAZY = {  # the only imports inside functions
     "mlflow": ("model.train.events", "model.export.registry"),
     "lm_eval": ("model.eval.harness",),
-    "matplotlib": ("tasks.reporting.plots",),  # one task of a flow draws
+    "matplotlib": ("tasks.reporting.plots", "tasks.corpus.report.page"),  # few tasks draw
     "prefect": ("flows.settings.cli",),  # its server, which a wrong setting does not need
 }
 RUN_BY_MLFLOW = "model.export.pyfunc_model"  # no module imports it; MLflow runs it as a script

@@ -348,6 +348,16 @@ def test_report_page_is_well_formed_accessible_and_stands_by_itself(
     assert "http" not in page_text.replace("http-equiv", "").replace("http://z.example", "")
 
 
+def test_report_page_charts_take_colours_and_font_from_the_page(page_text: str) -> None:
+    drawn = re.findall(r"<svg.*?</svg>", page_text, flags=re.DOTALL)
+    for chart in drawn:
+        assert "var(--after)" in chart
+        assert not re.search(r"#[0-9a-f]{6}|url\(|font", chart)
+    assert ["var(--before)" in chart for chart in drawn] == [True, True, True, False]
+    for text in ("language score", "characters", "words", "words read", "distinct words"):
+        assert f">{text}</text>" in page_text
+
+
 def test_report_page_shows_markup_of_documents_as_text(page_text: str, shown: Page) -> None:
     assert "<script" not in page_text
     assert "<b>" not in page_text
