@@ -32,11 +32,11 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from benchmarks.machine import describe
-from flows.configured import plan_flow
-from flows.pretrain import pretrain_model
-from flows.settings.cli import parse_settings
-from flows.settings.presets import PRESETS, PretrainConfig
-from flows.settings.resolve import resolve, single_settings
+from flows.pretrain import PRETRAIN
+from flows.settings.config import PretrainConfig
+from flows.settings.overrides import parse_settings, single_settings
+from flows.settings.presets import PRESETS
+from flows.settings.resolve import resolve
 from model.core.artifact import Manifest
 from model.core.store import ArtifactStore
 from model.train.events import EVENTS_NAME, Event, read_events
@@ -101,13 +101,11 @@ def main() -> int:
         return NOT_RUN
     # What another run trained proves nothing; what is judged is pretraining.
     settings = [*options.set, "train.extend=never", "then_finetune=false"]
-    groups = parse_settings(settings, alone=single_settings(PretrainConfig))
-    config = resolve(options.preset, kind=PretrainConfig, **groups)
+    overrides = parse_settings(settings, alone=single_settings(PretrainConfig))
     store = ArtifactStore(data_root())
+    run = resolve(options.preset, overrides, kind=PretrainConfig, store=store)
     (step,) = (
-        item
-        for item in plan_flow(pretrain_model, config, store).steps
-        if isinstance(item.config, TrainModel)
+        item for item in PRETRAIN.plan(run, store).steps if isinstance(item.config, TrainModel)
     )
     if step.status.state == "complete":
         print(f"{step.artifact.relative_path} is there already: not run; set another train.seed")

@@ -34,7 +34,7 @@ from benchmarks.bench_stages import TimedPipeline
 from benchmarks.gpt2_peer import GPT2, GPT2Shape, gpt2_optimizer
 from benchmarks.machine import describe
 from flows.prepare import prepare_corpus
-from flows.settings.presets import PrepareConfig
+from flows.settings.config import PrepareConfig
 from flows.settings.resolve import resolve
 from model.config import defaults
 from model.config.network import ModelConfig
@@ -190,14 +190,13 @@ def train(trial: Trial) -> Curve:
 
 def prepare(folder: str, root: Path) -> dict[str, str]:
     """Make tokenizer and shards of a folder's text, and return where they lie."""
-    config = resolve(
-        "sample",
-        kind=PrepareConfig,
-        source={"kind": "local", "path": folder},
-        tokenizer={"vocab_size": VOCAB_SIZE, "sample_bytes": 10_000_000},
-        model=MODEL.model_dump(),
-    )
+    settings = {
+        "source": {"kind": "local", "path": folder},
+        "tokenizer": {"vocab_size": VOCAB_SIZE, "sample_bytes": 10_000_000},
+        "model": MODEL.model_dump(),
+    }
     store = ArtifactStore(root)
+    config = resolve("sample", settings, kind=PrepareConfig, store=store).config
     corpus = prepare_corpus(TimedPipeline(store, config), config)
     names = ("tokenizer", "training", "validation")
     return {name: str(store.path(getattr(corpus, name))) for name in names}

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from benchmarks.machine import describe
 from flows.prepare import prepare_corpus
-from flows.settings.presets import PrepareConfig
-from flows.settings.resolve import resolve
+from flows.settings.config import PrepareConfig
+from flows.settings.overrides import merged_config
 from model.core.artifact import Artifact
 from model.core.config import Config
 from model.core.store import ArtifactStore
@@ -105,7 +105,7 @@ def main() -> None:
     options = parser.parse_args()
     source = {"kind": "local", "path": options.folder} if options.folder else {"kind": "demo"}
     settings = {"vocab_size": 8_192 if options.folder else 1_280, "sample_bytes": 30_000_000}
-    config = resolve("demo", kind=PrepareConfig, source=source, tokenizer=settings)
+    config = merged_config("demo", {"source": source, "tokenizer": settings}, kind=PrepareConfig)
     made, cached = [], []
     num_documents = num_bytes = 0
     for _ in range(options.repeat):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.settings.presets import LadderConfig, PretrainConfig, PublishConfig
-from flows.settings.resolve import groups_of
+from flows.settings.config import LadderConfig, PretrainConfig, PublishConfig
+from flows.settings.overrides import groups_of
 from model.core.config import Config, RuntimeOnly
 
 PAGE = Path(__file__).with_name("settings.md")

@@ -7,29 +7,36 @@ python -m flows.finetune --preset full --set finetune.base=models:/llm-base@cham
 
 from __future__ import annotations
 
-from flows.configured import Session, configured_flow
-from flows.settings.cli import run_command
-from flows.settings.presets import ChatModelConfig
-from flows.training import ChatModel, finetune_base, report_chat_model, train_base
+from flows.settings.cli import read_command
+from flows.settings.config import ChatModelConfig
+
+COMMAND = read_command(ChatModelConfig, __name__, __doc__)  # before what is slow to import
+
+from flows.configured import ConfiguredFlow, Session, run_command
+from flows.prepare import prepare_corpus
+from flows.results import report_chat_model
+from flows.settings.resolve import ResolvedRun
+from flows.training import ChatModel, make_chat_model, train_base
 from tasks.engine.pipeline import Pipeline
-from tasks.planning.base_checkpoint import find_base
 
 
-def finetune_model(pipeline: Pipeline, config: ChatModelConfig) -> ChatModel:
+def finetune_model(pipeline: Pipeline, run: ResolvedRun[ChatModelConfig]) -> ChatModel:
     """Walk the DAG from conversations, and the base model's own DAG if none is named."""
-    if config.finetune.base:
-        base = find_base(config.finetune.base, pipeline.store)
-    else:
-        _, base = train_base(pipeline, config)
-    return finetune_base(pipeline, config, base)
+    base = run.base
+    if base is None:
+        corpus = prepare_corpus(pipeline, run.config)
+        base = train_base(pipeline, run.config, corpus)
+    return make_chat_model(pipeline, run.config, base)
 
 
-@configured_flow(ChatModelConfig, dag=finetune_model)
-def finetune(session: Session, config: ChatModelConfig) -> None:
+def run_finetune(session: Session, run: ResolvedRun[ChatModelConfig]) -> None:
     """Make a chat model of a base model: conversations in, a registered model out."""
-    made = finetune_model(session.pipeline, config)
-    report_chat_model(session, made, registry=config.finetune.registry)
+    made = finetune_model(session.pipeline, run)
+    report_chat_model(session, made, registry=run.config.finetune.registry)
 
 
-if __name__ == "__main__":
-    run_command(finetune, ChatModelConfig, finetune_model)
+FINETUNE = ConfiguredFlow(ChatModelConfig, dag=finetune_model, body=run_finetune)
+finetune = FINETUNE.prefect_flow()
+
+if COMMAND:
+    run_command(FINETUNE, COMMAND)

@@ -6,11 +6,15 @@ python -m flows.prepare --preset sample --dry-run
 
 from __future__ import annotations
 
+from flows.settings.cli import read_command
+from flows.settings.config import PrepareConfig
+
+COMMAND = read_command(PrepareConfig, __name__, __doc__)  # before what is slow to import
+
 from dataclasses import dataclass
 
-from flows.configured import Session, configured_flow
-from flows.settings.cli import run_command
-from flows.settings.presets import PrepareConfig
+from flows.configured import ConfiguredFlow, Session, run_command
+from flows.settings.resolve import ResolvedRun
 from model.core.artifact import Artifact
 from tasks.engine.pipeline import Pipeline
 from tasks.reporting.run import report_data, report_funnel, report_page
@@ -31,7 +35,7 @@ from tasks.stages.write_shards import WriteShards, write_shards
 
 
 @dataclass(frozen=True)
-class Corpus:
+class PreparedCorpus:
     """What training needs, shards of both splits and their tokenizer, and what people read.
 
     Args:
@@ -45,7 +49,7 @@ class Corpus:
     report: Artifact
 
 
-def prepare_corpus(pipeline: Pipeline, config: PrepareConfig) -> Corpus:
+def prepare_corpus(pipeline: Pipeline, config: PrepareConfig) -> PreparedCorpus:
     """Walk the DAG from raw shards to token shards."""
     others = set(pipeline.steps)  # of the same run, such as conversations: no part of the corpus
     files = source_files(config.source, data_seed=config.data.seed, store=pipeline.store)
@@ -89,7 +93,7 @@ def prepare_corpus(pipeline: Pipeline, config: PrepareConfig) -> Corpus:
     held_out = _shards(pipeline, config, "validation", [validation], tokenizer)
     made = [step.artifact for key, step in pipeline.steps.items() if key not in others]
     report = pipeline.add(report_corpus, "corpus", config=config.report, inputs=report_inputs(made))
-    return Corpus(
+    return PreparedCorpus(
         tokenizer=tokenizer,
         training=training,
         validation=held_out,
@@ -179,13 +183,20 @@ def _shards(
     )
 
 
-@configured_flow(PrepareConfig, dag=prepare_corpus)
-def prepare(session: Session, config: PrepareConfig) -> None:
+def prepare_run(pipeline: Pipeline, run: ResolvedRun[PrepareConfig]) -> PreparedCorpus:
+    """Walk the DAG of a run."""
+    return prepare_corpus(pipeline, run.config)
+
+
+def run_prepare(session: Session, run: ResolvedRun[PrepareConfig]) -> None:
     """Make the corpus of a preset: raw shards in, token shards and a tokenizer out."""
-    corpus = prepare_corpus(session.pipeline, config)
+    corpus = prepare_run(session.pipeline, run)
     report_funnel(report_data(session.tracking, session.manifests()))
     report_page(session.tracking, corpus.report, session.store)
 
 
-if __name__ == "__main__":
-    run_command(prepare, PrepareConfig, prepare_corpus)
+PREPARE = ConfiguredFlow(PrepareConfig, dag=prepare_run, body=run_prepare)
+prepare = PREPARE.prefect_flow()
+
+if COMMAND:
+    run_command(PREPARE, COMMAND)

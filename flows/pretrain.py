@@ -6,21 +6,24 @@ python -m flows.pretrain --preset demo --set train.steps=200 --dry-run
 
 from __future__ import annotations
 
+from flows.settings.cli import read_command
+from flows.settings.config import PretrainConfig
+
+COMMAND = read_command(PretrainConfig, __name__, __doc__)  # before what is slow to import
+
 from dataclasses import dataclass
 
-from flows.configured import Session, configured_flow
-from flows.prepare import Corpus
-from flows.settings.cli import run_command
-from flows.settings.presets import PretrainConfig
+from flows.chat_data import read_chat_data
+from flows.configured import ConfiguredFlow, Session, run_command
+from flows.prepare import PreparedCorpus, prepare_corpus
+from flows.results import report_chat_model, report_model
+from flows.settings.resolve import ResolvedRun
 from flows.training import (
     BASE,
     ChatModel,
-    TrainedModel,
-    finetune_base,
-    finish_model,
-    read_conversations,
-    report_chat_model,
-    report_model,
+    FinishedModel,
+    evaluate_and_export,
+    make_chat_model,
     train_base,
 )
 from tasks.engine.pipeline import Pipeline
@@ -30,18 +33,28 @@ from tasks.reporting.run import report_data, report_page, report_summary
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What a pretraining run makes."""
+    """A corpus, and the base model made of it."""
 
-    corpus: Corpus
+    corpus: PreparedCorpus
     base: BaseModel
-    model: TrainedModel
+    model: FinishedModel
 
 
-def pretrain_model(pipeline: Pipeline, config: PretrainConfig) -> Pretrained:
-    """Walk the DAG from raw shards to an exported base model."""
-    first = read_conversations(pipeline, config) if config.then_finetune else ()
-    corpus, base = train_base(pipeline, config, first=first)
-    model = finish_model(
+def pretrain_base(pipeline: Pipeline, run: ResolvedRun[PretrainConfig]) -> Pretrained:
+    """Walk the DAG from raw shards to an exported base model.
+
+    read_chats
+    download -> select_validation, filter_documents -> signatures -> duplicate_clusters
+             -> train_tokenizer -> tokenise -> write_shards -> report_corpus
+    train_model -> score_model -> judge_texts, export_model
+    """
+    config = run.config
+    chat_data = read_chat_data(pipeline, config) if config.then_finetune else []
+    corpus = prepare_corpus(pipeline, config)
+    for item in chat_data:  # hours of training are not spent before a broken conversation is known
+        pipeline.wait(item)
+    base = train_base(pipeline, config, corpus)
+    model = evaluate_and_export(
         pipeline,
         config,
         BASE,
@@ -49,24 +62,24 @@ def pretrain_model(pipeline: Pipeline, config: PretrainConfig) -> Pretrained:
         tokenizer=corpus.tokenizer,
         validation=corpus.validation,
         documents=corpus.held_out,
-        score=config.score,
-        style="text",
     )
     return Pretrained(corpus, base, model)
 
 
 def pretrain_models(
-    pipeline: Pipeline, config: PretrainConfig
+    pipeline: Pipeline, run: ResolvedRun[PretrainConfig]
 ) -> tuple[Pretrained, ChatModel | None]:
     """Walk the DAG to all models of a run."""
-    made = pretrain_model(pipeline, config)
-    return made, finetune_base(pipeline, config, made.base) if config.then_finetune else None
+    made = pretrain_base(pipeline, run)
+    if not run.config.then_finetune:
+        return made, None
+    return made, make_chat_model(pipeline, run.config, made.base)
 
 
-@configured_flow(PretrainConfig, dag=pretrain_models)
-def pretrain(session: Session, config: PretrainConfig) -> None:
+def run_pretrain(session: Session, run: ResolvedRun[PretrainConfig]) -> None:
     """Make a base model of a preset: raw shards in, a registered model out, then a chat model."""
-    made = pretrain_model(session.pipeline, config)
+    config = run.config
+    made = pretrain_base(session.pipeline, run)
     report_data(session.tracking, session.manifests())
     report_page(session.tracking, made.corpus.report, session.store)
     report_model(session, made.model, registry=config.registry)
@@ -78,10 +91,13 @@ def pretrain(session: Session, config: PretrainConfig) -> None:
         store=session.store,
     )
     if config.then_finetune:
-        with session.part("finetune", config) as part:
-            chat = finetune_base(part.pipeline, config, made.base)
-            report_chat_model(part, chat, registry=config.finetune.registry)
+        with session.nested("finetune", config) as nested:
+            chat = make_chat_model(nested.pipeline, config, made.base)
+            report_chat_model(nested, chat, registry=config.finetune.registry)
 
 
-if __name__ == "__main__":
-    run_command(pretrain, PretrainConfig, pretrain_models)
+PRETRAIN = ConfiguredFlow(PretrainConfig, dag=pretrain_models, body=run_pretrain)
+pretrain = PRETRAIN.prefect_flow()
+
+if COMMAND:
+    run_command(PRETRAIN, COMMAND)

@@ -8,13 +8,12 @@ python -m flows.promote --name llm-chat --back
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from prefect import flow
 
-from flows.settings.cli import prefect_api
-from model.core.errors import LLMError
+from flows.server import prefect_api
+from flows.settings.cli import user_errors
 from tasks.engine.pipeline import end_quietly
 from tasks.engine.stage import let_logs_through
 from tasks.stages.promote_model import promote_model
@@ -45,12 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--back", action="store_true", help="restore the champion before")
     options = parser.parse_args(arguments)
     end_quietly()
-    try:
-        with prefect_api():
-            promote(**vars(options))
-    except LLMError as error:
-        sys.stderr.write(f"\nerror: {error}\n")
-        sys.exit(2)
+    with user_errors(), prefect_api():
+        promote(**vars(options))
 
 
 if __name__ == "__main__":

@@ -6,15 +6,19 @@ python -m flows.sweep --preset demo --dry-run
 
 from __future__ import annotations
 
+from flows.settings.cli import read_command
+from flows.settings.config import LadderConfig
+
+COMMAND = read_command(LadderConfig, __name__, __doc__)  # before what is slow to import
+
 from dataclasses import dataclass
 
-from flows.configured import Session, configured_flow
-from flows.prepare import Corpus, prepare_corpus
-from flows.settings.cli import run_command
-from flows.settings.presets import LadderConfig
+from flows.configured import ConfiguredFlow, Session, run_command
+from flows.prepare import PreparedCorpus, prepare_corpus
+from flows.settings.resolve import ResolvedRun
 from model.core.artifact import Artifact
 from tasks.engine.pipeline import Pipeline
-from tasks.planning.ladder import next_rung, rungs
+from tasks.planning.ladder import next_rung
 from tasks.reporting.ladder import report_ladder
 from tasks.reporting.run import report_data, report_page
 from tasks.stages.fit_scaling import FitScaling, fit_scaling
@@ -27,16 +31,15 @@ LADDER = "ladder"
 class Ladder:
     """What a sweep makes."""
 
-    corpus: Corpus
+    corpus: PreparedCorpus
     trained: tuple[Artifact, ...]
     fit: Artifact
 
 
-def train_ladder(pipeline: Pipeline, config: LadderConfig) -> Ladder:
+def train_ladder(pipeline: Pipeline, run: ResolvedRun[LadderConfig]) -> Ladder:
     """Walk the DAG from raw shards through every training to the curve."""
-    corpus = prepare_corpus(pipeline, config)
-    vocab_size = config.tokenizer.vocab_size
-    ladder = rungs(config.sweep, model=config.model, train=config.train, vocab_size=vocab_size)
+    corpus = prepare_corpus(pipeline, run.config)
+    vocab_size = run.config.tokenizer.vocab_size
     trained = tuple(
         pipeline.add(
             train_model,
@@ -50,9 +53,9 @@ def train_ladder(pipeline: Pipeline, config: LadderConfig) -> Ladder:
                 "validation": corpus.validation,
             },
         )
-        for rung in ladder
+        for rung in run.ladder
     )
-    size, tokens = next_rung(config.sweep, ladder, vocab_size=vocab_size) or (None, 0)
+    size, tokens = next_rung(run.config.sweep, run.ladder, vocab_size=vocab_size) or (None, 0)
     fit = pipeline.add(
         fit_scaling,
         LADDER,
@@ -62,14 +65,16 @@ def train_ladder(pipeline: Pipeline, config: LadderConfig) -> Ladder:
     return Ladder(corpus, trained, fit)
 
 
-@configured_flow(LadderConfig, dag=train_ladder)
-def sweep(session: Session, config: LadderConfig) -> None:
+def run_sweep(session: Session, run: ResolvedRun[LadderConfig]) -> None:
     """Train several sizes on the corpus of a preset and fit what compute buys."""
-    made = train_ladder(session.pipeline, config)
+    made = train_ladder(session.pipeline, run)
     report_data(session.tracking, session.manifests())
     report_page(session.tracking, made.corpus.report, session.store)
     report_ladder(session.tracking, made.trained, made.fit, plan=session.plan, store=session.store)
 
 
-if __name__ == "__main__":
-    run_command(sweep, LadderConfig, train_ladder)
+SWEEP = ConfiguredFlow(LadderConfig, dag=train_ladder, body=run_sweep)
+sweep = SWEEP.prefect_flow()
+
+if COMMAND:
+    run_command(SWEEP, COMMAND)

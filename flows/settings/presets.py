@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
-from pydantic import Field
-
+from flows.settings.config import Preset, PretrainConfig
 from model.config.evaluation import ScoreConfig, TalkConfig
 from model.config.export import ExportConfig, SamplingConfig
 from model.config.network import ModelConfig
 from model.config.train import TrainConfig
-from model.core.config import Config
 from tasks.config.chat import ChatConfig, FinetuneConfig, PreferenceConfig
 from tasks.config.corpus import (
-    CardConfig,
-    DataConfig,
-    DecontaminationConfig,
-    DedupConfig,
     FilterConfig,
-    PersonalDataConfig,
-    QualityModelConfig,
     RegistryConfig,
-    ReportConfig,
-    RunConfig,
     ShardsConfig,
     SourceConfig,
     SweepConfig,
@@ -30,62 +20,6 @@ from tasks.config.corpus import (
     ValidationConfig,
 )
 from tasks.config.evaluation import EvaluationConfig
-
-Preset = Literal["demo", "sample", "gpu-hour", "full"]
-
-
-class PrepareConfig(Config):
-    """Everything that shapes the corpus."""
-
-    preset: Preset
-    source: SourceConfig = SourceConfig()
-    validation: ValidationConfig = ValidationConfig()
-    filter: FilterConfig = FilterConfig()
-    personal_data: PersonalDataConfig = PersonalDataConfig()
-    dedup: DedupConfig = DedupConfig()
-    decontamination: DecontaminationConfig = DecontaminationConfig()
-    report: ReportConfig = ReportConfig()
-    quality_model: QualityModelConfig = QualityModelConfig()
-    tokenizer: TokenizerConfig = TokenizerConfig()
-    shards: ShardsConfig = ShardsConfig()
-    data: DataConfig = DataConfig()
-    run: RunConfig = RunConfig()
-    model: ModelConfig = ModelConfig()
-
-
-class PublishConfig(PrepareConfig):
-    """Everything that shapes a published corpus."""
-
-    card: CardConfig = CardConfig()
-
-
-class ChatModelConfig(PrepareConfig):
-    """Everything that shapes a chat model: its base, conversations, and how it learns from them."""
-
-    train: TrainConfig = TrainConfig()
-    score: ScoreConfig = ScoreConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    export: ExportConfig = ExportConfig()
-    chat: ChatConfig = ChatConfig()
-    finetune: FinetuneConfig = FinetuneConfig()
-    preference: PreferenceConfig = PreferenceConfig()
-
-
-class PretrainConfig(ChatModelConfig):
-    """Everything that shapes a pretrained model, and the chat model that is made of it."""
-
-    registry: RegistryConfig = RegistryConfig()
-    then_finetune: bool = Field(
-        default=False, description="make a chat model of the base model as well"
-    )
-
-
-class LadderConfig(PrepareConfig):
-    """Everything that shapes a ladder of trainings; size and horizon of each come from sweep."""
-
-    train: TrainConfig = TrainConfig()
-    sweep: SweepConfig = SweepConfig()
-
 
 DEMO_MESSAGES = (
     "Hello, who are you?",

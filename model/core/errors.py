@@ -29,7 +29,9 @@ A bug in this project raises AssertionError or a built-in error instead.
 
 from __future__ import annotations
 
+import difflib
 import errno
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -161,3 +163,15 @@ class ChildInterruptedError(ChildError):
 def is_disk_full(error: BaseException) -> bool:
     """Say whether an error of the operating system means that a disk or a quota is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def unknown_key(found: str, known: Iterable[str], *, kind: str = "setting") -> ConfigError:
+    """Return the error for a name nobody knows, naming the nearest one."""
+    names = list(known)
+    nearest = difflib.get_close_matches(found, names, n=1, cutoff=0.0)
+    return ConfigError(
+        f"unknown {kind} {found!r}; the nearest is {nearest[0]!r}",
+        expected=f"one of {', '.join(names)}",
+        found=found,
+        fix=f"use {nearest[0]}, or leave it out",
+    )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from collections.abc import Mapping
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from model.config.evaluation import TalkConfig
 from model.config.train import DirectPreference, TrainConfig
 from model.core.config import Config
+from model.core.errors import ConfigError, unknown_key
 from tasks.config.corpus import RegistryConfig
+
+SET_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
 class ChatConfig(Config):
@@ -73,6 +78,12 @@ class ChatConfig(Config):
         ),
         description="messages that the model answers at each validation and at the end",
     )
+
+    @model_validator(mode="after")
+    def _sets_are_named_and_weighted(self) -> Self:
+        if self.kind == "sets":
+            _check_sets("chat", self.sets, self.weights)
+        return self
 
 
 class FinetuneConfig(Config):
@@ -157,6 +168,56 @@ class PreferenceConfig(Config):
         description="the training, as in the group train; rates a thousandth of fine-tuning's: an "
         "answer need not be learned, only preferred",
     )
+
+    @model_validator(mode="after")
+    def _sets_are_named_and_weighted(self) -> Self:
+        if self.kind == "sets":
+            _check_sets("preference", self.sets, self.weights)
+        return self
+
+    @model_validator(mode="after")
+    def _has_no_budget_of_minutes(self) -> Self:
+        if self.method == "dpo" and self.train.budget_minutes:
+            raise ConfigError(
+                "preference tuning has no budget of minutes",
+                expected="preference.train.epochs, steps or tokens",
+                found=f"preference.train.budget_minutes={self.train.budget_minutes:g}",
+                where="preference.train.budget_minutes",
+                fix="set another horizon: the speed that a budget is made of is measured without "
+                "the reference model of DPO",
+            )
+        return self
+
+
+def _check_sets(group: str, sets: Mapping[str, str], weights: Mapping[str, float]) -> None:
+    unusable = [name for name in sets if not re.fullmatch(SET_NAME, name)]
+    if unusable:
+        raise ConfigError(
+            f"the name of a {group} set cannot be that of a directory",
+            expected="letters, digits, '.', '_' and '-'",
+            found=unusable[0],
+            where=f"{group}.sets",
+            fix="give the set another name",
+        )
+    if not sets:
+        raise ConfigError(
+            f"there are no {group} sets",
+            expected="at least one name with the address of its files",
+            found="none",
+            where=f"{group}.sets",
+            fix=f'set {group}.sets={{"<name>": "<file, folder or glob>"}}',
+        )
+    unknown = sorted(weights.keys() - sets.keys())
+    if unknown:
+        raise unknown_key(f"{group}.weights.{unknown[0]}", [f"{group}.weights.{s}" for s in sets])
+    if any(weight <= 0 for weight in weights.values()):
+        raise ConfigError(
+            f"a {group} set cannot be read less than never",
+            expected=f"weights above 0; leave a set out of {group}.sets to do without it",
+            found=weights,
+            where=f"{group}.weights",
+            fix="name how often an epoch reads the set",
+        )
 
 
 class LessonLayout(Config):

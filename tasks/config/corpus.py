@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from model.config.network import ModelSize
 from model.core.config import RUNTIME_ONLY, Config
+from model.core.errors import ConfigError
 
 EDU_LABELS_REVISION = "72df4c92fb1b48beceb16016e8f695ec40a6c3a5"  # fineweb-edu-llama3-annotations
 FINEWEB_REVISION = "9bb295ddab0e05d785b879661af7260fed5140fc"  # HuggingFaceFW/fineweb
@@ -47,6 +48,26 @@ class SourceConfig(Config):
     )
     demo_documents: int = Field(default=24_000, gt=0, description="demo: documents over all shards")
     demo_shards: int = Field(default=3, gt=0, description="demo: shards")
+
+    @model_validator(mode="after")
+    def _path_is_that_of_a_local_source(self) -> Self:
+        if self.kind == "local" and not self.path:
+            raise ConfigError(
+                "a local source needs a path",
+                expected="source.path=<folder, file or glob>",
+                found="source.kind=local and no source.path",
+                where="source.kind and source.path",
+                fix="set source.path, or choose another source.kind",
+            )
+        if self.kind != "local" and self.path:
+            raise ConfigError(
+                "only a local source has a path",
+                expected="source.kind=local beside source.path",
+                found=f"source.kind={self.kind} and source.path={self.path}",
+                where="source.kind and source.path",
+                fix="set source.kind=local, or leave source.path out",
+            )
+        return self
 
     def semantic(self) -> dict[str, Any]:
         """Return what identifies the bytes of one file: never its address on this machine.
@@ -108,6 +129,18 @@ class FilterConfig(Config):
         le=1,
         description="a shard that loses more than this share fails the run",
     )
+
+    @model_validator(mode="after")
+    def _leaves_room_for_documents(self) -> Self:
+        if self.min_words > self.max_words:
+            raise ConfigError(
+                "no document can have so many and so few words at once",
+                expected="filter.min_words <= filter.max_words",
+                found=f"{self.min_words} > {self.max_words}",
+                where="filter.min_words and filter.max_words",
+                fix="lower the first or raise the second",
+            )
+        return self
 
 
 class SignatureConfig(Config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import get_args
@@ -75,7 +76,7 @@ def _require_distinct(found: list[Rung]) -> None:
 
 
 def next_rung(
-    sweep: SweepConfig, ladder: list[Rung], *, vocab_size: int
+    sweep: SweepConfig, ladder: Sequence[Rung], *, vocab_size: int
 ) -> tuple[ModelSize, int] | None:
     """Return size and tokens of the training after a ladder; ``None`` after the largest size.
 

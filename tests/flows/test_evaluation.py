@@ -1,22 +1,24 @@
-"""flows.evaluation: which stages measure a model, and what each is given."""
+"""flows.evaluation and evaluate_and_export: which stages are added, and their inputs."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from flows.evaluation import check_with_harness, measure_model
-from flows.settings.presets import PretrainConfig
-from flows.settings.resolve import resolve
-from flows.training import finish_model
+from flows.settings.config import PretrainConfig
+from flows.training import evaluate_and_export
+from model.config.evaluation import Style
 from model.core.store import ArtifactStore
 from model.data.items import SCHEMA
 from tasks.config.corpus import RunConfig
 from tasks.engine.pipeline import Pipeline, Step
-from tasks.stages.harness_scores import HarnessScores
+from tests.support.settings import resolved_config
 from tests.support.small_pipeline import SmallPipeline, make_small_pipeline
+
+Steps = dict[str, list[Step]]
 
 
 @pytest.fixture
@@ -24,24 +26,21 @@ def small(tmp_path: Path) -> SmallPipeline:
     return make_small_pipeline(tmp_path / "data")
 
 
-def planned(small: SmallPipeline, **settings: object) -> dict[str, list[Step]]:
-    """Return the steps that measure a model, by stage; nothing runs."""
-    asked = {name: settings.pop(name) for name in ("style", "loss_on") if name in settings}
-    config = resolve("demo", kind=PretrainConfig, evaluation=settings)
+def planned(small: SmallPipeline, *, style: Style = "text", **settings: Any) -> Steps:
+    """Return the steps that measure and export a model, by stage; nothing runs."""
+    config = resolved_config("demo", kind=PretrainConfig, evaluation=settings)
     pipeline = Pipeline(ArtifactStore(small.store.root), RunConfig())
-    measured = measure_model(
+    evaluate_and_export(
         pipeline,
-        "base",
         config,
-        model=small.artifact("train_model"),
+        "base",
+        trained=small.artifact("train_model"),
         tokenizer=small.artifact("train_tokenizer"),
         validation=small.artifact("shards-validation"),
         documents=small.artifact("select_validation"),
-        **asked,
+        style=style,
     )
-    exported = small.artifact("export_model")
-    check_with_harness(pipeline, "base", config, exported=exported, measured=measured)
-    found: dict[str, list[Step]] = {}
+    found: Steps = {}
     for step in pipeline.steps.values():
         found.setdefault(step.stage.name, []).append(step)
     return found
@@ -49,13 +48,14 @@ def planned(small: SmallPipeline, **settings: object) -> dict[str, list[Step]]:
 
 def test_measuring_without_sets_writes_and_judges_texts(small: SmallPipeline) -> None:
     steps = planned(small)
-    assert list(steps) == ["generation_prompts", "score_model", "judge_texts"]
+    assert list(steps) == ["generation_prompts", "score_model", "judge_texts", "export_model"]
     (scores,) = steps["score_model"]
     assert set(scores.derivation.inputs) == {"model", "tokenizer", "validation", "prompts"}
 
 
 def test_measuring_without_texts_scores_alone(small: SmallPipeline) -> None:
-    assert list(planned(small, num_generations=0, num_questions=0)) == ["score_model"]
+    steps = planned(small, num_generations=0, num_questions=0)
+    assert list(steps) == ["score_model", "export_model"]
 
 
 def test_measuring_with_everything(small: SmallPipeline, tmp_path: Path) -> None:
@@ -64,35 +64,20 @@ def test_measuring_with_everything(small: SmallPipeline, tmp_path: Path) -> None
         small,
         sets={"blimp": str(tmp_path / "blimp.parquet")},
         checkpoints=("best", 20),
-        harness="on",
     )
     assert set(steps) == {
-        "scored_items", "generation_prompts", "score_model", "judge_texts", "harness_scores",
+        "scored_items", "generation_prompts", "score_model", "judge_texts", "export_model",
     }  # fmt: skip
     final, *checkpoints = steps["score_model"]
     assert [step.derivation.config["checkpoint"] for step in checkpoints] == ["best", 20]
     assert "prompts" not in checkpoints[0].derivation.inputs
     texts = [step.derivation.config["score"]["prompts"] for step in steps["score_model"]]
     assert [bool(item) for item in texts] == [True, False, False]
-    (harness,) = steps["harness_scores"]
-    assert harness.derivation.inputs["scores"] == (final.artifact,)
-    assert harness.derivation.inputs["items"] == final.derivation.inputs["items"]
-    assert harness.derivation.config == HarnessScores.here().semantic()
-
-
-def test_key_of_the_harness_follows_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    versions = {"lm-eval": "0.4.13", "transformers": "5.1"}
-    monkeypatch.setattr("tasks.stages.harness_scores.metadata.version", versions.__getitem__)
-    assert HarnessScores.here().semantic() == {"versions": versions}
-
-
-def test_harness_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.stages.harness_scores.PACKAGES", ("no-such-package-of-ours",))
-    assert HarnessScores.here().versions == {"no-such-package-of-ours": None}
+    assert final.derivation.inputs["items"] == checkpoints[0].derivation.inputs["items"]
 
 
 def test_chat_model_answers_messages_and_reads_no_documents(small: SmallPipeline) -> None:
-    steps = planned(small, style="chat", loss_on="mask")
+    steps = planned(small, style="chat")
     (prompts,), (scores,) = steps["generation_prompts"], steps["score_model"]
     assert prompts.derivation.inputs == {}
     assert prompts.derivation.config["chat_prompts"][0] == "Tell me a story about Tom."
@@ -109,19 +94,7 @@ def test_setting_of_another_style_changes_no_key(small: SmallPipeline) -> None:
 
 
 def test_export_depends_on_scores_and_on_no_judgement(small: SmallPipeline) -> None:
-    config = resolve("demo", kind=PretrainConfig)
-    pipeline = Pipeline(ArtifactStore(small.store.root), RunConfig())
-    made = finish_model(
-        pipeline,
-        config,
-        "base",
-        trained=small.artifact("train_model"),
-        tokenizer=small.artifact("train_tokenizer"),
-        validation=small.artifact("shards-validation"),
-        documents=small.artifact("select_validation"),
-        score=config.score,
-        style="text",
-    )
-    assert made.measured.judged in made.measured.all
-    (exporting,) = (step for step in pipeline.steps.values() if step.stage.name == "export_model")
-    assert exporting.derivation.inputs["scores"] == (made.measured.scores,)
+    steps = planned(small)
+    (scores,), (exporting,) = steps["score_model"], steps["export_model"]
+    assert set(exporting.derivation.inputs) == {"model", "tokenizer", "scores"}
+    assert exporting.derivation.inputs["scores"] == (scores.artifact,)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from flows.prepare import prepare, prepare_corpus
-from flows.settings.presets import PrepareConfig
-from flows.settings.resolve import resolve
+from flows.settings.config import PrepareConfig
 from model.core.store import ArtifactStore
 from tasks.engine.pipeline import Pipeline
 from tests.support.servers import local_mlflow_uri
+from tests.support.settings import resolved_config
 from tests.support.source_files import make_rows, write_parquet
 
 WHOLE_CORPUS = {
@@ -24,7 +24,7 @@ WHOLE_CORPUS = {
 
 def planned(source: Path, evaluation_set: Path, root: Path) -> dict[tuple[str, str], str]:
     """Return the keys of all artifacts of a corpus, by stage and name."""
-    config = resolve(
+    config = resolved_config(
         "sample",
         kind=PrepareConfig,
         source={"kind": "local", "path": str(source), "max_documents": None},

@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from flows.pretrain import pretrain, pretrain_models
-from flows.settings.cli import parse_settings, run_command
-from flows.settings.presets import PrepareConfig, PretrainConfig
+from flows.configured import run_command
+from flows.pretrain import PRETRAIN, pretrain
+from flows.settings.cli import read_command
+from flows.settings.config import PrepareConfig, PretrainConfig
+from flows.settings.overrides import parse_settings
 from model.core.errors import ConfigError
 from tests.support.flow_process import ROOT, Home, command
 
 
 def run(*arguments: str) -> None:
-    run_command(pretrain, PretrainConfig, pretrain_models, arguments)
+    asked = read_command(PretrainConfig, "__main__", None, arguments=arguments)
+    assert asked
+    run_command(PRETRAIN, asked)
 
 
 @pytest.fixture
@@ -123,6 +127,18 @@ def test_command_starts_without_what_takes_long_to_import_and_may_not_be_needed(
         [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--set", "trian.steps=3"]])
+def test_help_and_wrong_settings_import_neither_prefect_nor_a_stage(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "flows.pretrain", *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "pydantic" in imported
+    assert not {name for name in imported if name.startswith(("prefect", "tasks.stages", "numpy"))}
+    assert "--preset" in done.stdout or "the nearest is 'train'" in done.stderr
 
 
 def test_flow_parameters_are_a_preset_and_the_groups_of_the_config() -> None:

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.settings.presets import ChatModelConfig
-from flows.settings.resolve import resolve
+from flows.settings.config import ChatModelConfig
 from model.config.network import ModelConfig
 from model.config.train import DirectPreference, TrainConfig
 from model.core.errors import ConfigError
@@ -27,6 +26,7 @@ from tasks.stages.read_preferences import build, preference_sets, read_preferenc
 from tasks.stages.train_model import TrainModel
 from tests.support.hub_pages import hub_environment
 from tests.support.hub_server import HubServer
+from tests.support.settings import resolved_config
 from tests.support.small_pipeline import make
 
 REVISION = "0123456789" * 4
@@ -34,7 +34,7 @@ REVISION = "0123456789" * 4
 
 def demo(**preference: object) -> ChatModelConfig:
     chosen = {"method": "dpo"} | preference
-    return resolve("demo", kind=ChatModelConfig, preference=chosen)
+    return resolved_config("demo", kind=ChatModelConfig, preference=chosen)
 
 
 def test_resolve_gives_preference_tuning_every_value_only_where_it_is_asked_for():

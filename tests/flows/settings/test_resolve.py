@@ -1,21 +1,34 @@
-"""Presets and what users set on top: precedence, twins, and errors that name the mend."""
+"""Resolution of settings: precedence, errors that say what to do, and one resolution per run."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
-from flows.settings.presets import PRESETS, PrepareConfig, PretrainConfig
-from flows.settings.resolve import all_optional, groups_of, resolve
+import flows.configured
+import flows.settings.cli
+import flows.settings.resolve
+from flows.configured import run_command
+from flows.pretrain import PRETRAIN
+from flows.settings.cli import read_command
+from flows.settings.config import ChatModelConfig, PrepareConfig, PretrainConfig
+from flows.settings.overrides import all_optional, merged_config
+from flows.settings.presets import PRESETS
+from flows.settings.resolve import resolve
+from model.config import defaults
 from model.config.train import TrainConfig
-from model.core.errors import ConfigError
-from tasks.config.chat import FinetuneConfig
+from model.core.errors import ArtifactError, ConfigError
+from model.core.store import ArtifactStore
+from tasks.config.chat import ChatConfig, FinetuneConfig
+from tests.flows.settings.golden import CASES, FILE, PRESET_ALONE, flat_values
+from tests.support.settings import resolved_config
 
 
 def resolved(preset: str, **groups: Any) -> PretrainConfig:
-    return resolve(preset, kind=PretrainConfig, **groups)
+    return resolved_config(preset, kind=PretrainConfig, **groups)
 
 
 def test_resolve_user_over_preset_over_default() -> None:
@@ -32,7 +45,7 @@ def test_resolve_twin_and_plain_values_agree() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_resolve_every_preset_has_a_horizon_in_steps(preset: str) -> None:
-    config = resolved(preset)
+    config = resolved(preset, then_finetune=False)  # which would look up branches of the hub
     assert config.train.steps
     assert config.train.tokens is None
     assert config.preset == preset
@@ -44,7 +57,7 @@ def test_resolve_tokens_become_steps_of_whole_batches() -> None:
 
 
 def test_resolve_full_is_ten_billion_tokens_at_1024_context() -> None:
-    config = resolved("full")
+    config = resolved("full", then_finetune=False)
     assert config.train.steps
     num_tokens = config.train.steps * config.train.batch_tokens_per_step
     assert 10e9 <= num_tokens < 10e9 + config.train.batch_tokens_per_step
@@ -93,7 +106,6 @@ def test_resolve_full_is_ten_billion_tokens_at_1024_context() -> None:
             {"chat": {"kind": "sets", "sets": {"mine": "x"}, "weights": {"mine": -1}}},
             "cannot be read less than never",
         ),
-        ({"evaluation": {"harness": "on"}}, r"(?s)nothing to ask.*harness and evaluation\.sets"),
         ({"model": {"size": "7b"}}, r"(?s)model.size cannot be '7b'.*'135m'"),
     ],
 )
@@ -136,10 +148,12 @@ def test_resolve_setting_without_a_group() -> None:
 
 
 def test_resolve_other_chat_sets_do_not_inherit_weights() -> None:
-    chat = resolved("full", chat={"sets": {"mine": "chats.jsonl"}}).chat
-    assert chat.weights == {}
-    assert resolved("full").chat.weights == {"everyday": 3.0}
-    named = resolved("full", chat={"sets": {"mine": "x.jsonl"}, "weights": {"mine": 2}}).chat
+    def chat_of(**chat: Any) -> ChatConfig:
+        return merged_config("full", {"chat": chat}, kind=PretrainConfig).chat
+
+    assert chat_of(sets={"mine": "chats.jsonl"}).weights == {}
+    assert chat_of().weights == {"everyday": 3.0}
+    named = chat_of(sets={"mine": "x.jsonl"}, weights={"mine": 2})
     assert named.weights == {"mine": 2.0}
 
 
@@ -158,23 +172,9 @@ def test_resolve_unknown_preset_names_the_nearest() -> None:
 
 
 def test_resolve_prepare_takes_no_training_group() -> None:
-    assert not hasattr(resolve("demo", kind=PrepareConfig), "train")
+    assert not hasattr(resolved_config("demo", kind=PrepareConfig), "train")
     with pytest.raises(ConfigError, match="unknown group 'train'"):
-        resolve("demo", kind=PrepareConfig, train={"steps": 1})
-
-
-def test_twin_of_unknown_key_names_the_nearest() -> None:
-    with pytest.raises(ValidationError, match=r"the nearest is 'train.steps'"):
-        all_optional(TrainConfig).model_validate({"stepz": 3})
-
-
-def test_twin_has_the_fields_and_limits_of_its_config() -> None:
-    for group, config in groups_of(PretrainConfig).items():
-        twin = all_optional(config)
-        assert twin.model_fields.keys() == config.model_fields.keys(), group
-        assert twin().given() == {}
-    with pytest.raises(ValidationError, match="greater than 0"):
-        all_optional(TrainConfig).model_validate({"learning_rate": -1})
+        resolved_config("demo", kind=PrepareConfig, train={"steps": 1})
 
 
 def test_semantic_of_runtime_fields_is_empty() -> None:
@@ -184,3 +184,65 @@ def test_semantic_of_runtime_fields_is_empty() -> None:
     assert faster.semantic() == config.train.semantic()
     other = config.train.model_copy(update={"learning_rate": 1.0})
     assert other.semantic() != config.train.semantic()
+
+
+GOLDEN = json.loads(FILE.read_text())
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_resolve_gives_every_preset_the_values_it_had(
+    preset: str, case: str, tmp_path: Path
+) -> None:
+    expected = GOLDEN[preset][PRESET_ALONE] | GOLDEN[preset][case]
+    found = flat_values(preset, CASES[case], tmp_path)
+    assert {name: found.get(name) for name in expected} == expected
+    assert not found.keys() - expected.keys()
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[int]:
+    calls: list[int] = []
+    original = getattr(module, name)
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, counted)
+    return calls
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_run_from_the_command_line_resolves_each_setting_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_DATA_ROOT", str(tmp_path))
+    merges = count_calls(monkeypatch, flows.settings.cli, "merged_config")
+    merges_in_flow = count_calls(monkeypatch, flows.configured, "merged_config")
+    resolutions = count_calls(monkeypatch, flows.configured, "resolve_config")
+    filled = count_calls(monkeypatch, defaults, "resolve")
+    settings = ["--preset", "demo", "--set", f"source.demo_documents={10**12}"]
+    asked = read_command(PretrainConfig, "__main__", None, arguments=settings)
+    assert asked
+    with pytest.raises(SystemExit):  # the disk cannot hold it: refused when all is resolved
+        run_command(PRETRAIN, asked)
+    assert [len(merges), len(merges_in_flow), len(resolutions)] == [1, 0, 1]
+    assert len(filled) == 2  # pretraining and fine-tuning
+
+
+def test_base_model_is_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lookups: list[str] = []
+
+    def not_there(address: str, store: ArtifactStore) -> None:
+        lookups.append(address)
+        raise ArtifactError("no such training", where=store.root)
+
+    monkeypatch.setattr(flows.settings.resolve, "find_base", not_there)
+    with pytest.raises(ArtifactError):
+        resolve(
+            "demo",
+            {"finetune": {"base": "train_model/base"}},
+            kind=ChatModelConfig,
+            store=ArtifactStore(tmp_path),
+        )
+    assert lookups == ["train_model/base"]

@@ -6,12 +6,12 @@ from dataclasses import fields
 
 import pytest
 
-from flows.settings.presets import PretrainConfig
-from flows.settings.resolve import resolve as resolve_flow
+from flows.settings.config import PretrainConfig
 from model.config.defaults import Recipe, batch_tokens, default_tokens, recipe, resolve
 from model.config.network import GEOMETRIES, ModelConfig
 from model.config.train import TrainConfig
 from model.core.errors import ConfigError
+from tests.support.settings import resolved_config
 
 VOCAB_SIZE = 32_768
 BIG = ModelConfig(size="135m")
@@ -105,7 +105,7 @@ def test_resolve_two_horizons_are_refused() -> None:
 
 
 def test_flow_resolves_by_the_dial_before_any_key() -> None:
-    config = resolve_flow("demo", kind=PretrainConfig, train={"batch_tokens_per_step": 8_192})
+    config = resolved_config("demo", kind=PretrainConfig, train={"batch_tokens_per_step": 8_192})
     expected = resolve(config.train, config.model, config.tokenizer.vocab_size)
     assert config.train == expected
     assert config.train.batch_tokens_per_step == 8_192

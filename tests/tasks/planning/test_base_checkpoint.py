@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.configured import plan_flow, settled
 from flows.finetune import finetune_model
-from flows.settings.presets import ChatModelConfig, demo
-from flows.settings.resolve import resolve
+from flows.settings.config import ChatModelConfig
+from flows.settings.presets import demo
 from model.config.network import ModelConfig
 from model.core.artifact import Manifest
 from model.core.errors import ArtifactError, ConfigError, RegistryError
@@ -19,6 +18,7 @@ from tasks.planning.base_checkpoint import find_base
 from tasks.stages.register_model import register_model
 from tasks.tracking.run import pipeline_run
 from tests.support.servers import local_mlflow_uri
+from tests.support.settings import plan_of, resolved_config
 from tests.support.small_pipeline import make
 
 MODEL = ModelConfig(size="1m", context_tokens=64)
@@ -102,8 +102,8 @@ def test_base_of_the_registry_is_the_training_behind_the_version(
         )
     address = f"models:/{name}@candidate"
     assert find_base(address, store).trained == trained.artifact
-    config = resolve("demo", kind=ChatModelConfig, finetune={"base": address})
-    assert settled(config, store).finetune.base == trained.artifact.relative_path
+    config = resolved_config("demo", kind=ChatModelConfig, store=store, finetune={"base": address})
+    assert config.finetune.base == trained.artifact.relative_path
     with pytest.raises(RegistryError, match=f"models:/{name}@champion"):
         find_base(f"models:/{name}", store)
     elsewhere = ArtifactStore(store.root.parent / "elsewhere")
@@ -113,14 +113,15 @@ def test_base_of_the_registry_is_the_training_behind_the_version(
 
 def test_plan_of_a_fine_tuning_counts_the_base_and_not_the_preset(store: ArtifactStore) -> None:
     base = make_base(store)
-    config = resolve(
+    config = resolved_config(
         "demo",
         kind=ChatModelConfig,
+        store=store,
         finetune={"base": base.artifact.relative_path, "train": {"steps": 5}},
     )
-    assert (config.model.context_tokens, config.tokenizer.vocab_size) == (256, 1_280)
-    assert settled(config, store).model == MODEL
-    (training,) = plan_flow(finetune_model, config, store).trainings
+    assert config.tokenizer.vocab_size == 1_280
+    assert config.model == MODEL
+    (training,) = plan_of(finetune_model, config, store).trainings
     assert training.num_params == MODEL.architecture(512).num_params()
 
 
@@ -129,8 +130,10 @@ def test_walk_is_given_the_training_and_not_the_address_it_was_found_by(
 ) -> None:
     walked: list[str] = []
     base = make_base(store).artifact.relative_path
-    config = resolve("demo", kind=ChatModelConfig, finetune={"base": "train_model/base"})
-    plan_flow(lambda _, config: walked.append(config.finetune.base), config, store)
+    config = resolved_config(
+        "demo", kind=ChatModelConfig, store=store, finetune={"base": "train_model/base"}
+    )
+    plan_of(lambda _, run: walked.append(run.config.finetune.base), config, store)
     assert walked == [base]
 
 

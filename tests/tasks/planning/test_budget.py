@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from prefect import flow
 
-from flows.configured import plan_flow
-from flows.pretrain import pretrain_model
-from flows.settings.presets import PretrainConfig
-from flows.settings.resolve import resolve
+from flows.pretrain import pretrain_base
+from flows.settings.config import PretrainConfig
+from flows.settings.overrides import merged_config
 from model.config.child_runs import Speed
 from model.config.network import ModelConfig
 from model.config.train import TrainConfig
@@ -22,6 +21,7 @@ from tasks.planning.machine import Machine
 from tasks.stages.measure_speed import MeasureSpeed
 from tasks.stages.train_model import TrainModel, train_model
 from tests.support.flow_process import Home, run_flow
+from tests.support.settings import plan_of, resolved_config
 
 MODEL = ModelConfig(size="1m", context_tokens=16)
 TRAIN = TrainConfig(batch_tokens_per_step=128, micro_batch_rows=2, budget_minutes=1.0)
@@ -97,16 +97,16 @@ def test_budget_of_a_training_that_cannot_run_says_why(tmp_path: Path) -> None:
         measured(ArtifactStore(tmp_path), uneven)
 
 
-def test_resolve_keeps_a_budget_and_refuses_a_second_horizon() -> None:
-    train = resolve("demo", kind=PretrainConfig, train={"budget_minutes": 2}).train
+def test_budget_takes_the_place_of_a_horizon_and_refuses_a_second_one() -> None:
+    train = merged_config("demo", {"train": {"budget_minutes": 2}}, kind=PretrainConfig).train
     assert (train.budget_minutes, train.steps, train.tokens) == (2.0, None, None)
     with pytest.raises(ConfigError, match=r"(?s)exactly one horizon.*budget_minutes"):
-        resolve("demo", kind=PretrainConfig, train={"budget_minutes": 2, "steps": 3})
+        resolved_config("demo", kind=PretrainConfig, train={"budget_minutes": 2, "steps": 3})
 
 
 def test_plan_of_a_budget_without_measurement_says_that_it_is_a_guess(tmp_path: Path) -> None:
-    config = resolve("demo", kind=PretrainConfig, train={"budget_minutes": 2})
-    text = plan_flow(pretrain_model, config, ArtifactStore(tmp_path)).text()
+    config = merged_config("demo", {"train": {"budget_minutes": 2}}, kind=PretrainConfig)
+    text = plan_of(pretrain_base, config, ArtifactStore(tmp_path)).text()
     assert "horizon: 2 minutes of optimizer steps at" in text
     assert "its horizon will differ" in text
 

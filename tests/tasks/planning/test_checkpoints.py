@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from flows.configured import plan_flow
 from flows.pretrain import pretrain_models
-from flows.settings.presets import PretrainConfig
-from flows.settings.resolve import all_optional, resolve
+from flows.settings.config import PretrainConfig
+from flows.settings.overrides import all_optional
 from model.core.artifact import Derivation
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore, Work
 from tasks.config.evaluation import EvaluationConfig
 from tasks.planning.plan import Plan
+from tests.support.settings import plan_of, resolved_config
 
 TRAIN = {"steps": 1_000, "checkpoint_every_steps": 100, "keep_checkpoints": 3, "decay_frac": 0.65}
 
@@ -29,20 +29,20 @@ def store(tmp_path: Path) -> ArtifactStore:
 def plan(store: ArtifactStore, checkpoints: object, **settings: Any) -> Plan:
     groups = {"train": TRAIN, "then_finetune": False} | settings
     evaluation = {"checkpoints": checkpoints}
-    config = resolve("demo", kind=PretrainConfig, evaluation=evaluation, **groups)
-    return plan_flow(pretrain_models, config, store)
+    config = resolved_config("demo", kind=PretrainConfig, evaluation=evaluation, **groups)
+    return plan_of(pretrain_models, config, store)
 
 
 @pytest.mark.parametrize("wrong", ["step-7x", ["final"], [0], [-1], [7.5], True, [True], {"a": 1}])
 def test_setting_that_names_no_checkpoint_says_what_does(wrong: object) -> None:
     with pytest.raises(ConfigError, match=r"expected: best, last, or a step above 0") as caught:
-        resolve("demo", kind=PretrainConfig, evaluation={"checkpoints": wrong})
+        resolved_config("demo", kind=PretrainConfig, evaluation={"checkpoints": wrong})
     assert caught.value.where == "evaluation.checkpoints"
 
 
 @pytest.mark.parametrize("one", ["best", "last", 200])
 def test_one_checkpoint_needs_no_list(one: object) -> None:
-    config = resolve("demo", kind=PretrainConfig, evaluation={"checkpoints": one})
+    config = resolved_config("demo", kind=PretrainConfig, evaluation={"checkpoints": one})
     assert config.evaluation.checkpoints == (one,)
     given = all_optional(EvaluationConfig).model_validate({"checkpoints": one})
     assert given.given() == {"checkpoints": [one]}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows.settings.presets import PRESETS, LadderConfig
+from flows.settings.config import LadderConfig
+from flows.settings.presets import PRESETS
 from flows.settings.resolve import resolve
 from model.config.network import ModelConfig
 from model.config.train import TrainConfig
 from model.core.errors import ConfigError
+from model.core.store import ArtifactStore
 from tasks.config.corpus import SweepConfig
 from tasks.planning.ladder import Rung, next_rung, num_tokens, rungs, short_count
+from tests.support.settings import resolved_config
 
 VOCAB_SIZE = 1_280
 MODEL = ModelConfig(context_tokens=256)
@@ -65,12 +69,11 @@ def test_ladder_that_cannot_be_says_why(sweep: dict[str, Any], words: str) -> No
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_resolve_every_preset_has_a_ladder(preset: str) -> None:
-    config = resolve(preset, kind=LadderConfig)
-    vocab_size = config.tokenizer.vocab_size
-    ladder = rungs(config.sweep, model=config.model, train=config.train, vocab_size=vocab_size)
-    assert len(ladder) >= 4
-    assert next_rung(config.sweep, ladder, vocab_size=vocab_size)
+def test_resolve_every_preset_has_a_ladder(preset: str, tmp_path: Path) -> None:
+    run = resolve(preset, {}, kind=LadderConfig, store=ArtifactStore(tmp_path))
+    assert len(run.ladder) >= 4
+    vocab_size = run.config.tokenizer.vocab_size
+    assert next_rung(run.config.sweep, run.ladder, vocab_size=vocab_size)
 
 
 @pytest.mark.parametrize(
@@ -78,11 +81,11 @@ def test_resolve_every_preset_has_a_ladder(preset: str) -> None:
 )
 def test_resolve_ladder_refuses_size_and_horizon_of_one_training(groups: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"(?s)its own size and horizon.*sweep.sizes"):
-        resolve("demo", kind=LadderConfig, **groups)
+        resolved_config("demo", kind=LadderConfig, **groups)
 
 
 def test_resolve_ladder_takes_the_other_settings() -> None:
-    config = resolve(
+    config = resolved_config(
         "demo",
         kind=LadderConfig,
         model={"context_tokens": 128},

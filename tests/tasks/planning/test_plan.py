@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
-from flows.configured import plan_flow
-from flows.pretrain import pretrain_model, pretrain_models
-from flows.settings.presets import LadderConfig, PretrainConfig
-from flows.settings.resolve import resolve
+from flows.pretrain import pretrain_base, pretrain_models
+from flows.settings.config import LadderConfig, PretrainConfig
 from flows.sweep import train_ladder
 from model.core.artifact import Artifact
-from model.core.errors import ConfigError, DiskSpaceError
+from model.core.errors import DiskSpaceError
 from model.core.store import ArtifactStore
 from model.eval.scaling_laws import LadderPoint, Prediction, ScalingCurve, ScalingFit
 from tasks.planning.estimate import NO_PREDICTION, TrainingEstimate
 from tasks.planning.plan import Plan, settings_text
 from tasks.reporting.outcome import outcome_text, predicted_metrics
+from tests.support.settings import plan_of, resolved_config
 from tests.support.small_pipeline import make
 
 POINTS = (
@@ -32,15 +30,19 @@ POINTS = (
 
 @pytest.fixture
 def demo_plan(tmp_path: Path) -> Plan:
-    config = resolve("demo", kind=PretrainConfig, train={"steps": 100})
-    return plan_flow(pretrain_model, config, ArtifactStore(tmp_path / "data"))
+    config = resolved_config("demo", kind=PretrainConfig, train={"steps": 100})
+    return plan_of(
+        pretrain_base,
+        config,
+        ArtifactStore(tmp_path / "data"),
+    )
 
 
 def test_plan_of_demo_counts_tokens_parameters_and_flops(demo_plan: Plan) -> None:
     (training,) = demo_plan.trainings
     assert training.num_tokens == 100 * 4_096
     assert training.num_params == 1_181_056  # as the trained model counts itself
-    network = resolve("demo", kind=PretrainConfig).model.architecture(1_280)
+    network = resolved_config("demo", kind=PretrainConfig).model.architecture(1_280)
     assert training.flops == training.num_tokens * network.flops_per_token()
     assert training.memory_bytes == 16 * training.num_params
 
@@ -56,10 +58,10 @@ def test_plan_after_a_change_of_source_stays_short_and_gives_all_reasons_on_requ
     tmp_path: Path,
 ) -> None:
     store = ArtifactStore(tmp_path / "data")
-    config = resolve("demo", kind=PretrainConfig, train={"steps": 100})
+    config = resolved_config("demo", kind=PretrainConfig, train={"steps": 100})
     old = {f"input.{number}": f"value {number} " * 20 for number in range(30)}
     make(store, "report_corpus", "corpus", config=old)
-    plan = plan_flow(pretrain_model, config, store)
+    plan = plan_of(pretrain_base, config, store)
     assert len(plan.text().splitlines()) < 45
     rows = re.split(r"^│ (?=\w)", plan.text(), flags=re.MULTILINE)
     (row,) = [row for row in rows if row.startswith("report_corpus ")]
@@ -79,10 +81,14 @@ def test_plan_that_needs_more_than_the_disk_has_raises(tmp_path: Path) -> None:
 def test_plan_of_a_priced_machine_says_time_cost_and_that_nothing_is_predicted(
     tmp_path: Path,
 ) -> None:
-    config = resolve(
+    config = resolved_config(
         "demo", kind=PretrainConfig, train={"steps": 100}, run={"dollars_per_hour": 3.6}
     )
-    plan = plan_flow(pretrain_model, config, ArtifactStore(tmp_path / "data"))
+    plan = plan_of(
+        pretrain_base,
+        config,
+        ArtifactStore(tmp_path / "data"),
+    )
     (training,) = plan.trainings
     assert training.dollars == pytest.approx(training.seconds / 1000)
     text = plan.text()
@@ -92,11 +98,11 @@ def test_plan_of_a_priced_machine_says_time_cost_and_that_nothing_is_predicted(
 
 def test_plan_of_a_chat_model_counts_epochs_when_the_rows_are_there(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path / "data")
-    config = resolve("demo", kind=PretrainConfig, chat={"demo_conversations": 50})
-    plan = plan_flow(pretrain_models, config, store)
+    config = resolved_config("demo", kind=PretrainConfig, chat={"demo_conversations": 50})
+    plan = plan_of(pretrain_models, config, store)
     assert "training chat: 2 epochs of rows that are counted when they are" in plan.text()
     assert [training.artifact.name for training in plan.trainings] == ["base"]
-    alone = plan_flow(pretrain_model, config, store)
+    alone = plan_of(pretrain_base, config, store)
     assert plan.disk_bytes > 1.8 * alone.disk_bytes  # its size is known before its length
     (shards,) = [
         step.derivation
@@ -106,43 +112,32 @@ def test_plan_of_a_chat_model_counts_epochs_when_the_rows_are_there(tmp_path: Pa
     path = store.path(shards.artifact)
     made = make(store, shards.stage, shards.name, counts={"num_rows": 76})
     store.path(made.artifact).rename(path)
-    base, chat = plan_flow(pretrain_models, config, store).trainings
+    base, chat = plan_of(pretrain_models, config, store).trainings
     assert chat.num_tokens == 10 * 4_096  # 2 epochs of 76 rows, 5 % text beside: 160 rows
     assert chat.prediction is None
     assert not chat.is_first
     assert base.is_first
-    steps = resolve("demo", kind=PretrainConfig, finetune={"train": {"steps": 5}})
-    _, chat = plan_flow(pretrain_models, steps, ArtifactStore(tmp_path / "other")).trainings
+    steps = resolved_config("demo", kind=PretrainConfig, finetune={"train": {"steps": 5}})
+    _, chat = plan_of(pretrain_models, steps, ArtifactStore(tmp_path / "other")).trainings
     assert chat.num_tokens == 5 * 4_096
 
 
 def test_conversations_are_read_before_the_base_that_they_come_after(tmp_path: Path) -> None:
-    config = resolve("demo", kind=PretrainConfig, preference={"method": "dpo"})
-    plan = plan_flow(pretrain_models, config, ArtifactStore(tmp_path / "data"))
+    config = resolved_config("demo", kind=PretrainConfig, preference={"method": "dpo"})
+    plan = plan_of(pretrain_models, config, ArtifactStore(tmp_path / "data"))
     stages = [step.artifact.stage for step in plan.steps]
     assert stages[:2] == ["read_chats", "read_preferences"]
     assert (stages.count("read_chats"), stages.count("read_preferences")) == (1, 1)
     (report,) = [step for step in plan.steps if step.artifact.stage == "report_corpus"]
     assert not {"read_chats", "read_preferences"} & report.derivation.inputs.keys()
-    alone = resolve("demo", kind=PretrainConfig, then_finetune=False)
-    plan = plan_flow(pretrain_models, alone, ArtifactStore(tmp_path / "data"))
+    alone = resolved_config("demo", kind=PretrainConfig, then_finetune=False)
+    plan = plan_of(pretrain_models, alone, ArtifactStore(tmp_path / "data"))
     assert "read_chats" not in {step.artifact.stage for step in plan.steps}
 
 
-def test_plan_refuses_a_harness_that_is_not_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "lm_eval", None)
-    config = resolve(
-        "demo", kind=PretrainConfig, evaluation={"harness": "on", "sets": {"piqa": "piqa.jsonl"}}
-    )
-    with pytest.raises(ConfigError, match=r"(?s)not installed.*evaluation\.harness=on"):
-        plan_flow(pretrain_models, config, ArtifactStore(tmp_path / "data"))
-
-
 def test_plan_of_a_ladder_has_a_line_for_each_training_and_the_sum(tmp_path: Path) -> None:
-    config = resolve("demo", kind=LadderConfig)
-    plan = plan_flow(train_ladder, config, ArtifactStore(tmp_path / "data"))
+    config = resolved_config("demo", kind=LadderConfig)
+    plan = plan_of(train_ladder, config, ArtifactStore(tmp_path / "data"))
     assert [training.artifact.name for training in plan.trainings] == [
         "1m-201k", "1m-401k", "1m-803k", "10m-201k",
     ]  # fmt: skip
@@ -155,10 +150,10 @@ def test_plan_of_a_ladder_has_a_line_for_each_training_and_the_sum(tmp_path: Pat
 
 def test_plan_predicts_by_a_ladder_on_the_same_validation_rows_only(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path / "data")
-    config = resolve("demo", kind=PretrainConfig)
+    config = resolved_config("demo", kind=PretrainConfig)
     step = next(
         step
-        for step in plan_flow(pretrain_model, config, store).steps
+        for step in plan_of(pretrain_base, config, store).steps
         if step.stage.name == "train_model"
     )
     (validation,) = step.derivation.inputs["validation"]
@@ -169,12 +164,12 @@ def test_plan_predicts_by_a_ladder_on_the_same_validation_rows_only(tmp_path: Pa
         residual_bits_per_byte=0.0, next_rung=None,
     )  # fmt: skip
     make_fit(store, validation, fit)
-    (training,) = plan_flow(pretrain_model, config, store).trainings
+    (training,) = plan_of(pretrain_base, config, store).trainings
     assert training.prediction
     assert training.prediction.kind == "fitted"
     assert training.prediction.bits_per_byte == pytest.approx(curve.at(training.flops))
-    other = resolve("demo", kind=PretrainConfig, validation={"num_documents": 399})
-    (training,) = plan_flow(pretrain_model, other, store).trainings
+    other = resolved_config("demo", kind=PretrainConfig, validation={"num_documents": 399})
+    (training,) = plan_of(pretrain_base, other, store).trainings
     assert training.prediction is None
 
 
@@ -218,7 +213,9 @@ def test_outcome_text_sets_actual_beside_predicted(tmp_path: Path) -> None:
 
 
 def test_settings_text_has_one_line_per_setting() -> None:
-    text = settings_text(resolve("demo", kind=PretrainConfig, train={"learning_rate": 0.004}))
+    text = settings_text(
+        resolved_config("demo", kind=PretrainConfig, train={"learning_rate": 0.004})
+    )
     assert "train.learning_rate = 0.004" in text.splitlines()
     assert "train.batch_tokens_per_step = 4096" in text.splitlines()
     assert "preset = 'demo'" in text.splitlines()

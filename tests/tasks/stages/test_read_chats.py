@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from flows.configured import plan_flow, settled
-from flows.settings.presets import ChatModelConfig, PretrainConfig
-from flows.settings.resolve import resolve
+from flows.settings.config import ChatModelConfig, PretrainConfig
+from flows.settings.overrides import merged_config
+from flows.settings.resolve import ResolvedRun, resolve_config
 from model.core.artifact import Manifest
 from model.core.errors import ConfigError, LLMError, SourceError, TransientDownloadError
 from model.core.store import ArtifactStore
@@ -24,6 +24,7 @@ from tasks.engine.stage import Share
 from tasks.stages.read_chats import build, chat_sets, chat_validation_digest, read_chats
 from tests.support.hub_pages import hub_environment
 from tests.support.hub_server import HubServer
+from tests.support.settings import plan_of
 from tests.support.small_chats import turns, write_jsonl, write_parquet
 from tests.support.small_pipeline import make as make_artifact
 
@@ -58,7 +59,10 @@ def texts(store: ArtifactStore, manifest: Manifest, name: str) -> list[str]:
 def test_local_set_is_read_and_its_counts_add_up(tmp_path: Path, store: ArtifactStore) -> None:
     write_jsonl(tmp_path / "chats.jsonl", [*CHATS, turns("Hi")])
     chat = ChatConfig(
-        sets={"mine": str(tmp_path / "chats.jsonl")}, on_broken_record="skip", held_out_frac=0.3
+        weights={},
+        sets={"mine": str(tmp_path / "chats.jsonl")},
+        on_broken_record="skip",
+        held_out_frac=0.3,
     )
     (config,) = listed(chat, store).values()
     manifest = make(store, "mine", config)
@@ -79,12 +83,13 @@ def test_key_follows_content_and_split_and_not_the_place(
         path.parent.mkdir()
         write_jsonl(path, conversations)
     keys = [
-        key("mine", listed(ChatConfig(sets={"mine": str(path)}), store)["mine"]) for path in paths
+        key("mine", listed(ChatConfig(sets={"mine": str(path)}, weights={}), store)["mine"])
+        for path in paths
     ]
     assert keys[0] == keys[1] != keys[2]
     same = ChatConfig(sets={"mine": str(paths[0])}, weights={"mine": 2}, pretraining_frac=0.5)
     assert key("mine", listed(same, store)["mine"]) == keys[0]
-    other = ChatConfig(sets={"mine": str(paths[0])}, held_out_frac=0.5)
+    other = ChatConfig(sets={"mine": str(paths[0])}, weights={}, held_out_frac=0.5)
     assert key("mine", listed(other, store)["mine"]) != keys[0]
 
 
@@ -103,7 +108,7 @@ def test_digest_of_what_measures_is_that_of_its_conversations_not_of_their_token
     digests = []
     for tokens, conversations in (("a", CHATS), ("b", CHATS), ("a", CHATS[:-30])):
         path = write_jsonl(tmp_path / "chats.jsonl", conversations)
-        chat = ChatConfig(sets={"mine": str(path)}, held_out_frac=0.5)
+        chat = ChatConfig(sets={"mine": str(path)}, weights={}, held_out_frac=0.5)
         chats = make(store, "mine", listed(chat, store)["mine"])
         shards = make_artifact(
             store,
@@ -120,7 +125,9 @@ def test_validation_digest_tells_what_outgrew_the_context(
     tmp_path: Path, store: ArtifactStore
 ) -> None:
     path = write_jsonl(tmp_path / "chats.jsonl", CHATS)
-    config = listed(ChatConfig(sets={"mine": str(path)}, held_out_frac=0.5), store)["mine"]
+    config = listed(ChatConfig(sets={"mine": str(path)}, weights={}, held_out_frac=0.5), store)[
+        "mine"
+    ]
     chats = make(store, "mine", config)
 
     def digest(context_tokens: int, **lost: int) -> str:
@@ -159,7 +166,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 def hub_chat(revision: str) -> ChatConfig:
-    return ChatConfig(**sets_of(revision))
+    return ChatConfig(**sets_of(revision), weights={})
 
 
 def sets_of(revision: str) -> dict[str, dict[str, str]]:
@@ -184,25 +191,26 @@ def test_hub_set_of_a_branch_is_pinned_to_its_commit(hub: HubServer, store: Arti
 def test_run_keeps_the_commit_it_began_with_when_the_branch_moves(
     hub: HubServer, store: ArtifactStore, tmp_path: Path
 ) -> None:
-    config = resolve("demo", kind=ChatModelConfig, chat={"kind": "sets", **sets_of("main")})
+    chat = {"kind": "sets", **sets_of("main")}
+    config = merged_config("demo", {"chat": chat}, kind=ChatModelConfig)
     walked: list[str] = []
 
-    def dag(_: Pipeline, config: ChatModelConfig) -> None:
+    def dag(_: Pipeline, run: ResolvedRun[ChatModelConfig]) -> None:
         hub.move_branch("f" * 40, tmp_path / "moved")
-        walked.append(config.chat.sets["chats"])
+        walked.append(run.config.chat.sets["chats"])
 
-    began = settled(config, store)
-    plan_flow(dag, began, store)
+    began = resolve_config(config, store=store).config
+    plan_of(dag, began, store)
     assert [began.chat.sets["chats"]] == walked == [hub_chat(REVISION).sets["chats"]]
     with pytest.raises(LLMError):  # at the new commit there is no file
         listed(config.chat, store)
 
 
 def test_pretraining_that_makes_no_chat_model_asks_no_hub(store: ArtifactStore) -> None:
-    config = resolve("sample", kind=PretrainConfig)
-    assert settled(config, store) == config
-    pairs = resolve("demo", kind=ChatModelConfig, preference={"kind": "sets"})
-    assert settled(pairs, store) == pairs
+    config = merged_config("sample", {}, kind=PretrainConfig)
+    assert resolve_config(config, store=store).config.chat == config.chat
+    pairs = merged_config("demo", {"preference": {"kind": "sets"}}, kind=ChatModelConfig)
+    assert resolve_config(pairs, store=store).config.preference.sets == pairs.preference.sets
 
 
 def test_hub_set_goes_on_after_an_outage_with_what_is_missing(
@@ -232,4 +240,4 @@ def test_address_that_leads_nowhere_is_named(
     store: ArtifactStore, address: str, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        listed(ChatConfig(sets={"mine": address}), store)
+        listed(ChatConfig(sets={"mine": address}, weights={}), store)

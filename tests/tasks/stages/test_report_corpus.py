@@ -14,8 +14,8 @@ import pytest
 from datasets import load_dataset
 
 from flows.publish import publish_dataset
-from flows.settings.presets import PublishConfig
-from flows.settings.resolve import resolve
+from flows.settings.config import PublishConfig
+from flows.settings.resolve import ResolvedRun
 from model.core.artifact import Artifact, Manifest
 from model.core.errors import ArtifactError
 from model.core.store import ArtifactStore, Work
@@ -39,6 +39,7 @@ from tasks.stages.report_corpus import (
 )
 from tests.support.html_check import read_page
 from tests.support.prepared_corpus import document
+from tests.support.settings import resolved_config
 from tests.support.small_pipeline import make, make_small_pipeline
 
 SMALL = {
@@ -52,9 +53,9 @@ ITEM = "which of the seven old bridges over the wide river was built before all 
 
 def build_everything(root: Path, **settings: dict[str, Any]) -> dict[str, Manifest]:
     """Make every artifact of a small publish flow without Prefect; return the last by stage."""
-    config = resolve("demo", kind=PublishConfig, **(SMALL | settings))
+    config = resolved_config("demo", kind=PublishConfig, **(SMALL | settings))
     pipeline = Pipeline(ArtifactStore(root), config.run)
-    publish_dataset(pipeline, config)
+    publish_dataset(pipeline, ResolvedRun(config))
     made = {}
     for step in pipeline.steps.values():
         share = Share(threads=1, memory_bytes=500_000_000)
@@ -290,7 +291,7 @@ def test_known_numbers_without_a_stage_name_it(tmp_path: Path) -> None:
 
 def test_report_key_depends_on_every_input(tmp_path: Path) -> None:
     artifacts = [item.artifact for item in small_manifests(tmp_path).values()]
-    config = resolve("demo", kind=PublishConfig).report
+    config = resolved_config("demo", kind=PublishConfig).report
 
     def key(found: list[Artifact]) -> str:
         return report_corpus.derive("corpus", config=config, inputs=report_inputs(found)).key

@@ -18,7 +18,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from prefect.exceptions import TerminationSignal
 
-from flows.settings.presets import PretrainConfig, demo
+from flows.settings.config import PretrainConfig
+from flows.settings.presets import demo
 from model.export.registry import tracking_uri
 from model.train.events import EVENTS_NAME, read_events, replay
 from tasks.engine.pipeline import project_root

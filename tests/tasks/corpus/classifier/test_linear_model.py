@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from flows.prepare import prepare_corpus
-from flows.settings.presets import PrepareConfig
-from flows.settings.resolve import all_optional
+from flows.settings.config import PrepareConfig
+from flows.settings.overrides import all_optional
 from model.core.artifact import Artifact
 from model.core.errors import (
     ArtifactError,
