@@ -59,7 +59,7 @@ LAZY = {  # the only imports inside functions
     "mlflow": ("model.train.events", "model.export.registry"),
     "lm_eval": ("model.eval.harness",),
     "matplotlib": ("tasks.reporting.plots", "tasks.corpus.report.page"),  # few tasks draw
-    "prefect": ("flows.settings.cli",),  # its server, which a wrong setting does not need
+    "prefect": ("flows.server",),  # its server, where none is running
 }
 RUN_BY_MLFLOW = "model.export.pyfunc_model"  # no module imports it; MLflow runs it as a script
 BARE_NODE = {  # what a GPU node needs for model/; others are imported lazily or optional
