@@ -13,9 +13,11 @@ WITH chosen AS (
         ) AS examples
     FROM read_parquet($rejected, hive_partitioning = false)
     GROUP BY reason
+),
+listed AS (
+    SELECT reason, unnest(examples, recursive := true)
+    FROM chosen
 )
-SELECT
-    reason,
-    unnest(examples, recursive := true)
-FROM chosen
-ORDER BY reason
+SELECT reason, file, row, id, detail
+FROM listed
+ORDER BY reason, report_place(file, row)

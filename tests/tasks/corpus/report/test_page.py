@@ -19,8 +19,18 @@ import pytest
 
 from model.core.errors import SourceError
 from tasks.config.corpus import ReportConfig
-from tasks.corpus.duckdb_connection import Limits
-from tasks.corpus.report.data import Disk, FunnelLine, Histogram, Loss, Origins, Report, Tokens
+from tasks.corpus.duckdb_connection import Limits, read_sql
+from tasks.corpus.report.data import (
+    CorpusFiles,
+    Disk,
+    FunnelLine,
+    Histogram,
+    Loss,
+    Origins,
+    Report,
+    Tokens,
+)
+from tasks.corpus.report.examples import rejected_examples
 from tasks.corpus.report.make import KnownNumbers, make_report, write_report
 from tasks.corpus.report.measures import bin_counts, length_edges
 from tasks.corpus.report.page import page
@@ -318,6 +328,27 @@ def test_report_bytes_do_not_depend_on_threads_or_order_of_files(
     write(turned, tmp_path / "two", threads=3)
     for name in ("report.html", "report.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_report_examples_come_in_one_order_whatever_the_threads(tmp_path: Path) -> None:
+    files = {f"{letter}.parquet": tmp_path / f"{letter}.parquet" for letter in "abcd"}
+    for file, path in files.items():
+        rows = [
+            {"file": file, "row": row, "id": None, "reason": f"{row % 40}", "detail": None}
+            for row in range(200)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    corpus = CorpusFiles(
+        raw={}, parts={}, rejected=files, removed=(), copies=tmp_path, clusters=tmp_path
+    )
+    found = set()
+    for threads in (1, 2, 3, 4, 4, 4):
+        with Limits(500_000_000, threads, tmp_path / "spill").connect() as connection:
+            connection.execute(read_sql("domain_of"))
+            connection.execute(read_sql("report_documents"))
+            examples = rejected_examples(connection, corpus, num_examples=3)
+        found.add(repr(examples))
+    assert len(found) == 1
 
 
 def test_report_of_a_sample_says_so(corpus: SmallCorpus, tmp_path: Path) -> None:
