@@ -113,7 +113,7 @@ llama: $(INSTALLED) ## llama.cpp's libraries, for the tests that load our GGUF f
 extras: $(INSTALLED) ## Ray and Dask into .venv, for run.task_runner=ray or dask
 	$(PIP) --no-deps --require-hashes -r requirements-extras.lock
 
-lock: $(INSTALLED) ## resolve pyproject.toml anew into requirements*.lock; pins that still fit stay
+lock: $(INSTALLED) ## resolve pyproject.toml again into requirements*.lock; pins that still fit stay
 	$(RUN) -m venv $(LOCK_VENV)
 	$(LOCK_VENV)/bin/python -m pip --disable-pip-version-check --no-input install --quiet $(UV)
 	$(COMPILE) -o requirements.lock

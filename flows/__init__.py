@@ -1,1 +1,1 @@
-"""Prefect flows: wiring and parameters, no logic."""
+"""Prefect flows, one module each: the parts of the DAG they share, and their settings."""

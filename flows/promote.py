@@ -36,7 +36,7 @@ def promote(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the flow as the command line says; exit with 2 for an error its user can mend."""
+    """Run the flow as the command line says; exit with 2 for an error its user can fix."""
     parser = argparse.ArgumentParser(prog="python -m flows.promote", description=promote.__doc__)
     parser.add_argument("--name", default="llm-chat", help="registered model")
     parser.add_argument("--version", type=int, help="unset: the candidate")
