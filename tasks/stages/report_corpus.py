@@ -18,8 +18,8 @@ from tasks.reporting.funnel import funnel
 from tasks.stages.download import raw_file, source_facts
 
 # 3: records that were skipped as broken. A new layout of the page does not raise it: report.json,
-# all that a program reads, holds what it held, and an older page shows the same numbers. (The order of
-# examples within a reason, now fixed, used to depend on the number of threads.)
+# all that a program reads, holds what it held, and an older page shows the same numbers. Nor does
+# the fixed order of examples within a reason, which used to depend on the number of threads.
 STEP_VERSION = 3
 FURTHER_COUNTS = ("edits", "personal_data", "contamination")  # facts that a stage may have
 
