@@ -26,9 +26,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.machine import describe
+from model.core.processes import num_cores
 from tasks.corpus.dedup.exact import remove_copies
 from tasks.corpus.duckdb_connection import Limits, parquet_path, write_parquet
-from tasks.engine.pipeline import num_cores
 
 MEMORY_BYTES = 8_000_000_000
 

@@ -24,13 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.machine import describe
+from model.core.processes import num_cores
 from tasks.config.corpus import DedupConfig, SignatureConfig
 from tasks.corpus.dedup.clusters import cluster_duplicates
 from tasks.corpus.dedup.near import SignedFile
 from tasks.corpus.dedup.signatures import BANDS_NAME, SIGNATURES_NAME, write_signatures
 from tasks.corpus.duckdb_connection import Limits
 from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
-from tasks.engine.pipeline import num_cores
 
 PART_SCHEMA = FINEWEB_SCHEMA.append(pa.field("file", pa.string())).append(
     pa.field("row", pa.int64())

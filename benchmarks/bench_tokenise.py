@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.machine import describe
+from model.core.processes import num_cores
 from model.text.tokenizer import Tokenizer
 from tasks.config.corpus import TokenizerConfig
-from tasks.engine.pipeline import num_cores
 from tasks.tokens.bpe import train_bpe
 from tasks.tokens.encode import BATCH_DOCS
 from tasks.tokens.fast_encoder import FastEncoder

@@ -7,8 +7,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from model.core.processes import num_cores
 from model.core.store import git_commit, package_versions
-from tasks.engine.pipeline import num_cores
 from tasks.planning.machine import processor_name
 
 

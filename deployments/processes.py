@@ -6,19 +6,17 @@ parent can still write, and the parent needs no threads.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
+from model.core.processes import parent_death_signal
+
 POLL_SECONDS = 0.2
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Service:
@@ -56,7 +54,7 @@ class Service:
                 env=dict(environment),
                 cwd=directory,
                 start_new_session=True,
-                preexec_fn=_end_with_parent(),
+                preexec_fn=parent_death_signal(signal.SIGTERM),
             )
         self._num_bytes_read = 0
 
@@ -145,18 +143,3 @@ def _signal(process: psutil.Process, number: int) -> None:
         process.send_signal(number)
     except psutil.NoSuchProcess:
         return
-
-
-def _end_with_parent() -> Callable[[], None] | None:
-    """Return what a child does before its program starts, so that it ends when its parent dies."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None)
-    parent = os.getpid()
-
-    def prepare() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before the call above
-            os._exit(1)
-
-    return prepare

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from rich.filesize import decimal
 from rich.table import Table
 
 from model.core.artifact import MANIFEST_NAME, Artifact, Manifest
@@ -44,13 +45,13 @@ def list_artifacts(
     manifests = store.manifests(stage)
     if stage and not manifests:
         raise _no_such_stage(store, stage)
-    table = Table("artifact", "MB", "made", "seconds", "counts")
+    table = Table("artifact", "size", "made", "seconds", "counts")
     table.columns[0].overflow = "fold"
     for manifest in manifests:
         counts = ", ".join(f"{name} {value:,}" for name, value in manifest.counts.items() if value)
         table.add_row(
             manifest.artifact.relative_path,
-            f"{manifest.num_bytes / 1e6:.1f}",
+            decimal(manifest.num_bytes),
             manifest.origin.created_at[:16],
             f"{manifest.origin.seconds:.1f}",
             counts,
@@ -240,7 +241,7 @@ def _prune(store: ArtifactStore, *, delete: bool) -> Iterable[str]:
         if delete:
             shutil.rmtree(path)
         word = "deleted" if delete else "unused"
-        yield f"{word}  {num_bytes / 1e6:9.1f} MB  {path.relative_to(store.root)}"
+        yield f"{word}  {decimal(num_bytes):>10} {path.relative_to(store.root)}"
     if not found:
         yield "everything is used: nothing to delete"
     elif not delete:

@@ -26,7 +26,8 @@ from model.config.train_run import RESULT_NAME, ErrorReport
 from model.core.artifact import Derivation
 from model.core.config import Config
 from model.core.errors import ConfigError, LLMError
-from model.core.store import ArtifactStore, Work, check_sha256, check_sizes, write_synced
+from model.core.files import write_synced
+from model.core.store import ArtifactStore, Work, check_sha256, check_sizes
 
 logger = logging.getLogger(__name__)
 

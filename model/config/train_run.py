@@ -21,7 +21,7 @@ from model.config.train import DirectPreference, MixturePart, TrackingConfig, Tr
 from model.core.artifact import Artifact, Derivation
 from model.core.config import Config
 from model.core.errors import ConfigError, LLMError
-from model.core.store import write_synced
+from model.core.files import write_synced
 
 RESULT_NAME = "result.json"
 EXIT_INTERRUPTED = 75  # sysexits.h EX_TEMPFAIL: run it again and it goes on

@@ -1,19 +1,46 @@
-"""Files of an artifact against its manifest, for readers that need no store.
+"""Files: digests, synced writes, and verification against an artifact's manifest.
 
-A GPU node may be given a directory of shards without the data root it comes from: the manifest is
-read as plain JSON, and may be missing. ``model.data.shards`` is the caller.
+``read_plain_manifest`` and ``RecordedFiles`` need no store: a GPU node may be given a directory of
+shards without the data root it comes from. The manifest is read as plain JSON, and may be missing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from model.core.artifact import MANIFEST_NAME
 from model.core.errors import ArtifactError, TamperedArtifactError
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes as 64 hex digits."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: to a temporary name, synced, then renamed."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.rename(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold what a file or directory is now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_plain_manifest(directory: Path) -> dict[str, Any] | None:
@@ -62,8 +89,7 @@ class RecordedFiles:
         path = self._directory / name
         if not path.is_file():
             raise missing_file(path)
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_sha256(path)
         expected = self._expected.get(name)
         if found != expected:
             raise TamperedArtifactError(

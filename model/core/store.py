@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import getpass
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -43,6 +42,7 @@ from model.core.artifact import (
     first_few,
 )
 from model.core.errors import ArtifactError, DiskSpaceError, TamperedArtifactError, is_disk_full
+from model.core.files import file_sha256, sync, write_synced
 
 logger = logging.getLogger(__name__)
 
@@ -347,7 +347,7 @@ def check_sha256(path: Path, entry: FileEntry) -> None:
     Raises:
         TamperedArtifactError: they differ.
     """
-    found = sha256_of(path)
+    found = file_sha256(path)
     if found != entry.sha256:
         raise TamperedArtifactError(
             f"{entry.path} holds other bytes than were written (sha256 mismatch)",
@@ -356,23 +356,6 @@ def check_sha256(path: Path, entry: FileEntry) -> None:
             where=path,
             fix=f"delete {path.parent} and run the pipeline again: it makes this artifact anew",
         )
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file as hex digits."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: to a temporary name, synced, then renamed."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.rename(path)
-    sync(path.parent)
 
 
 def _describe_files(work: Work) -> tuple[FileEntry, ...]:
@@ -385,7 +368,7 @@ def _describe_files(work: Work) -> tuple[FileEntry, ...]:
             FileEntry(
                 path=name,
                 num_bytes=path.stat().st_size,
-                sha256=sha256_of(path),
+                sha256=file_sha256(path),
                 role="log" if name.split("/")[0] in work.logs else "content",
             )
         )
@@ -443,15 +426,6 @@ def _try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def sync(path: Path) -> None:
-    """Have the disk hold what a file or directory is now."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,8 @@ import torch
 from model.config.child_runs import HarnessRun, make_artifact, parse_config_path, run_child
 from model.core.artifact import canonical_json
 from model.core.errors import ConfigError
-from model.core.store import Work, write_synced
+from model.core.files import write_synced
+from model.core.store import Work
 from model.data.items import DELIMITER, ITEMS_NAME, Item, by_task, read_items, write_items
 from model.eval.loglikelihood import encode_requests
 from model.eval.multiple_choice import ITEM_SCORES_NAME, NORMED_TASKS

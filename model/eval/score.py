@@ -29,7 +29,8 @@ from model.config.evaluation import ScoreConfig, Style
 from model.config.network import AttentionScope
 from model.core.config import Config
 from model.core.errors import ConfigError
-from model.core.store import Work, write_synced
+from model.core.files import write_synced
+from model.core.store import Work
 from model.data.items import ITEMS_NAME, read_items
 from model.data.prompts import GENERATIONS_NAME, PROMPTS_NAME, read_prompts, write_generations
 from model.data.shards import ShardSet

@@ -34,7 +34,8 @@ from model.config.child_runs import (
 from model.config.export import ExportConfig, SamplingConfig
 from model.config.network import Architecture
 from model.core.errors import ConfigError, TokenizerError
-from model.core.store import Work, write_synced
+from model.core.files import write_synced
+from model.core.store import Work
 from model.export.gguf_writer import GGUF_NAME, read_chat_template, write_gguf
 from model.network.gpt import GPT, TIED_EMBEDDING_STD
 from model.network.weights import WEIGHTS_NAME, load_model, save_tensors

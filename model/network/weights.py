@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model.config.network import Architecture
 from model.core.errors import ArtifactError
-from model.core.store import write_synced
+from model.core.files import write_synced
 from model.network.gpt import GPT
 
 WEIGHTS_NAME = "model.safetensors"

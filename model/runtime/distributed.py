@@ -14,7 +14,6 @@ it dies with rank 0, or torchrun's agent does, and each attempt has its own name
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -40,7 +39,6 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=15)  # longer than any checkpoint rank 0 
 DECISION_TIMEOUT = timedelta(days=30)  # as long as another run may take to make the same artifact
 DECISION_KEY = "decision"
 HEARD_KEY = "heard"
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 CPU = torch.device("cpu")
 
 
@@ -217,19 +215,3 @@ class StopRequest:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.is_set = True
         logger.info("%s: stopping after this step", signal.Signals(number).name)
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies, so that no rank is left behind.
-
-    Linux only; elsewhere the log says that nothing watches.
-    """
-    prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)
-    if sys.platform != "linux" or prctl is None:
-        logger.info("no PR_SET_PDEATHSIG on %s: this process outlives its parent", sys.platform)
-        return
-    parent = os.getppid()
-    if prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        logger.warning("prctl failed: %s", os.strerror(ctypes.get_errno()))
-    elif os.getppid() != parent:  # it died before the call
-        os.kill(os.getpid(), signal.SIGKILL)

@@ -14,6 +14,7 @@ import torch
 
 from model.config.train import Precision
 from model.core.errors import ConfigError
+from model.core.processes import num_cores
 from model.runtime.distributed import DistributedContext
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
@@ -85,9 +86,8 @@ def share_threads(distributed: DistributedContext) -> int:
 
     A lone process keeps to ``OMP_NUM_THREADS`` if that is set; torchrun sets it to 1 by itself.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     wanted = os.environ.get("OMP_NUM_THREADS", "") if distributed.local_size == 1 else ""
-    num_threads = int(wanted) if wanted.isdigit() else (cores or 1) // distributed.local_size
+    num_threads = int(wanted) if wanted.isdigit() else num_cores() // distributed.local_size
     torch.set_num_threads(max(1, num_threads))
     return torch.get_num_threads()
 

@@ -29,7 +29,8 @@ from typing import TextIO
 from model.config.child_runs import TalkRun, make_artifact, run_child, verify_inputs
 from model.config.evaluation import TalkConfig
 from model.core.errors import LLMError
-from model.core.store import Work, write_synced
+from model.core.files import write_synced
+from model.core.store import Work
 from model.export.hf_reader import PretrainedModel, load_pretrained
 from model.inference.decoder import Decoder
 from model.inference.generate import stream_text

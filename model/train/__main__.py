@@ -30,8 +30,9 @@ from model.config.train_run import (
     result_name,
     settled_result,
 )
+from model.core.processes import end_with_parent
 from model.core.store import ArtifactStore, Work
-from model.runtime.distributed import DistributedContext, StopRequest, die_with_parent
+from model.runtime.distributed import DistributedContext, StopRequest
 from model.train.trainer import TRAINER_LOGS, TrainingInterruptedError, train
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def _report(result: TrainResult, directory: Path, distributed: DistributedContex
 def make(run: TrainRun, distributed: DistributedContext, stop: StopRequest) -> TrainResult:
     """Make the artifact of a run: rank 0 in the store, the others beside it."""
     if run.when_parent_dies == "die":
-        die_with_parent()
+        end_with_parent()
     distributed.meet()
     store = ArtifactStore(Path(run.data_root))
     artifact = run.derivation.artifact

@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 
 from model.core.config import Config
 from model.core.errors import ArtifactError, CheckpointError, DiskSpaceError, is_disk_full
-from model.core.store import sha256_of, sync, write_synced
+from model.core.files import file_sha256, sync, write_synced
 from model.network.gpt import GPT
 from model.network.weights import load_model, save_weights
 from model.train.snapshot import CheckpointState, LoopState, Snapshot, join_tensors
@@ -148,7 +148,7 @@ class Checkpoints:
         seal = Seal(
             derivation_key=self.derivation_key,
             step=step,
-            sha256={path.name: sha256_of(path) for path in paths},
+            sha256={path.name: file_sha256(path) for path in paths},
             taken_from=taken_from,
         )
         write_synced(directory / SEAL_NAME, seal.model_dump_json(indent=1).encode())
@@ -250,7 +250,7 @@ def _changed_file(path: Path, seal: Seal) -> str | None:
     for name, expected in seal.sha256.items():
         if not (path / name).is_file():
             return f"{name} is gone"
-        if sha256_of(path / name) != expected:
+        if file_sha256(path / name) != expected:
             return f"{name} holds other bytes than were written"
     return None
 

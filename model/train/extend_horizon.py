@@ -19,7 +19,8 @@ from model.config.train import TrainConfig
 from model.config.train_run import TrainRun
 from model.core.artifact import Derivation, Manifest
 from model.core.errors import ArtifactError, CheckpointError
-from model.core.store import ArtifactStore, write_synced
+from model.core.files import write_synced
+from model.core.store import ArtifactStore
 from model.optim.schedule import flat_steps
 from model.train.checkpoint import Checkpoints
 from model.train.events import EVENTS_NAME, Event, read_events

@@ -23,11 +23,12 @@ import torch
 
 from model.config.child_runs import MeasureRun, Speed, parse_config_path, run_child
 from model.config.train import batch_tokens_of, rows_per_step
-from model.core.store import write_synced
+from model.core.files import write_synced
+from model.core.processes import end_with_parent
 from model.network.compiling import compile_model
 from model.network.gpt import GPT
 from model.optim.optimizer import build_optimizer, clip_gradients
-from model.runtime.distributed import DistributedContext, die_with_parent
+from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import compute_dtype, device_name, share_threads
 from model.train.accumulation import Accumulator
 from model.train.loader import Batch, LoaderState
@@ -137,7 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
     distributed = DistributedContext.from_environment()
     logging.basicConfig(level=logging.INFO if distributed.is_main else logging.WARNING)
     if distributed.size > 1:  # torchrun's agent passes no signal on once it is killed itself
-        die_with_parent()
+        end_with_parent()
 
     def make(config: Path) -> None:
         run = MeasureRun.load(config)

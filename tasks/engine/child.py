@@ -9,7 +9,6 @@ Ctrl-C arrive as exceptions: both stop the child before they go on.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import logging
 import os
@@ -25,7 +24,9 @@ from pathlib import Path
 from model.config.train_run import settled_result
 from model.core.config import Config
 from model.core.errors import ChildError, ChildInterruptedError, ChildKilledError
-from model.core.store import Work, write_synced
+from model.core.files import write_synced
+from model.core.processes import parent_death_signal
+from model.core.store import Work
 from tasks.engine.pipeline import project_root
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,6 @@ POLL_SECONDS = 0.5
 GRACE_SECONDS = 22  # below the 30 s Prefect waits before it kills, above a checkpoint's time
 LOG_TAIL_LINES = 15
 KEPT_LAUNCHES = 5  # of failed children of a stage, for whoever reads their logs
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 CONFIG_NAME = "config.json"
 LOG_NAME = "child.log"
 LOCK_NAME = "lock"
@@ -90,7 +90,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 cwd=project_root(),
                 env={**CHILD_ENVIRONMENT, **os.environ, **(environment or {})},
-                preexec_fn=_end_with_parent,
+                preexec_fn=parent_death_signal(signal.SIGTERM),
             )
             try:
                 while process.poll() is None:
@@ -164,15 +164,6 @@ def _is_locked(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return False
-
-
-def _end_with_parent() -> None:
-    """Let the kernel end this new process, torchrun's agent included, when the flow is killed.
-
-    Linux only; elsewhere a killed flow leaves its child, whose lock keeps a second run waiting.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

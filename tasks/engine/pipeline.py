@@ -11,8 +11,6 @@ import copy
 import logging
 import os
 import sys
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,14 +22,13 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 
 from model.core.artifact import Artifact, Derivation
 from model.core.config import Config
+from model.core.processes import num_cores, watch_parent
 from model.core.store import ArtifactStore, Status
 from tasks.config.corpus import RunConfig
 from tasks.engine.stage import Call, Inputs, Share, Stage
 from tasks.engine.task_runners import extra_runner
 
 logger = logging.getLogger(__name__)
-
-PARENT_POLL_SECONDS = 1.0
 
 Outcome = Literal["planned", "cached", "running", "made"]
 
@@ -172,7 +169,7 @@ def task_runner(run: RunConfig) -> TaskRunner[Any]:
 
 
 def _begin_worker(parent: int) -> None:
-    leave_with_parent(parent)
+    watch_parent(parent)  # a killed flow cannot stop its workers
     end_quietly()
 
 
@@ -188,27 +185,6 @@ def end_quietly() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
     atexit.register(close_stderr)
-
-
-def leave_with_parent(parent: int) -> None:
-    """Watch, in a thread of a pool's worker, that the flow's process lives; leave when it is gone.
-
-    A flow that is killed cannot stop its workers, and a pool's worker waits for work for ever.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_POLL_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="leave-with-parent", daemon=True).start()
-
-
-def num_cores() -> int:
-    """Return the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def num_workers(run: RunConfig) -> int:

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from model.config.train import TrainConfig
 from model.core.config import Config
+from model.core.processes import num_cores
 from tasks.engine.launchers import num_gpus, num_processes
-from tasks.engine.pipeline import num_cores
 
 try:
     import pynvml

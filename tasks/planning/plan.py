@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.filesize import decimal
 from rich.table import Table
 
 from model.core.artifact import Artifact, first_few
@@ -77,12 +78,12 @@ class Plan:
 
     def _estimates(self) -> list[str]:
         lines = [
-            f"new on disk: about {_size(self.disk_bytes)}",
-            f"memory: data stages at most {_size(self.data_memory_bytes)}",
+            f"new on disk: about {decimal(self.disk_bytes)}",
+            f"memory: data stages at most {decimal(self.data_memory_bytes)}",
         ]
         if self.trainings:
             memory = max(training.memory_bytes for training in self.trainings)
-            lines[1] += f", training about {_size(memory)} and activations"
+            lines[1] += f", training about {decimal(memory)} and activations"
             lines += [_training_text(training) for training in self.trainings]
             if not all(item.prediction for item in self.trainings if item.is_first):
                 lines.append(NO_PREDICTION)
@@ -107,8 +108,8 @@ class Plan:
         if needed_bytes > free_bytes:
             raise DiskSpaceError(
                 "the disk cannot hold this run",
-                expected=f"about {_size(needed_bytes)} free",
-                found=f"{_size(free_bytes)} free",
+                expected=f"about {decimal(needed_bytes)} free",
+                found=f"{decimal(free_bytes)} free",
                 where=place,
                 fix="free some space, set LLM_DATA_ROOT to a larger disk, or take a smaller preset "
                 "(source.max_documents cuts the source)",
@@ -231,13 +232,6 @@ def _total_text(trainings: Sequence[TrainingEstimate]) -> str:
         f"{sum(training.flops for training in trainings):.2e} FLOPs, "
         f"about {duration(sum(training.seconds for training in trainings))}{cost}"
     )
-
-
-def _size(num_bytes: float) -> str:
-    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if num_bytes >= scale:
-            return f"{num_bytes / scale:.1f} {unit}"
-    return f"{num_bytes / 1e3:.0f} kB"
 
 
 def duration(seconds: float) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from model.config.network import Architecture
 from model.config.train import TrainConfig
 from model.core.artifact import Manifest
+from model.core.processes import num_cores
 from model.core.store import ArtifactStore
 from tasks.engine.launchers import num_gpus, num_processes
-from tasks.engine.pipeline import num_cores
 from tasks.planning.machine import Machine
 from tasks.stages.measure_speed import MeasureSpeed, speed_manifest
 from tasks.stages.train_model import TrainModel

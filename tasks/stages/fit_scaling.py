@@ -7,7 +7,8 @@ from pydantic import Field
 from model.config.network import ModelConfig, ModelSize
 from model.core.artifact import Manifest
 from model.core.config import Config
-from model.core.store import Work, write_synced
+from model.core.files import write_synced
+from model.core.store import Work
 from model.eval.scaling_laws import FIT_NAME, LadderPoint, NextRung
 from model.train.events import EVENTS_NAME, read_events
 from tasks.engine.stage import Share, Stage

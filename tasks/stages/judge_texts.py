@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from model.core.artifact import canonical_json
 from model.core.config import Config
-from model.core.store import Work, write_synced
+from model.core.files import write_synced
+from model.core.store import Work
 from model.data.prompts import GENERATIONS_NAME, read_generations
 from tasks.config.evaluation import EvaluationConfig
 from tasks.corpus.demo.corpus import DEMO_CORPUS_VERSION

@@ -15,10 +15,10 @@ from model.config.network import ModelConfig
 from model.config.train import TrainConfig
 from model.core.artifact import Manifest
 from model.core.config import Config
+from model.core.processes import num_cores
 from model.core.store import ArtifactStore, Work
 from tasks.engine.child import Child
 from tasks.engine.launchers import local_arguments
-from tasks.engine.pipeline import num_cores
 from tasks.engine.stage import Call, Share, Stage
 from tasks.planning.machine import Machine
 

@@ -10,7 +10,6 @@ The model is loaded once a process, and only read: threads may share it.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.core.errors import ConfigError
+from model.core.files import file_sha256
 from tasks.corpus.arrow_columns import with_rows
 
 MODEL_NAME = "lid.176.ftz"
@@ -92,7 +92,7 @@ def score_missing_languages(
 @cache
 def _model() -> Any:  # fasttext is not typed, and what is read from its source is too narrow
     path = _package() / "resources" / MODEL_NAME
-    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
+    found = file_sha256(path) if path.is_file() else "none"
     if found != MODEL_SHA256:
         raise ConfigError(
             "the installed language model is another one",

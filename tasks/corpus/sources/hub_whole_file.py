@@ -9,10 +9,13 @@ import hashlib
 import logging
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from model.core.errors import CorruptDownloadError
+from model.core.files import file_sha256
 from tasks.corpus.sources import hub_bytes, hub_client
 from tasks.corpus.sources.hub_client import HubFile
-from tasks.corpus.sources.raw_file import file_sha256, link_or_copy, require_space, sweep
+from tasks.corpus.sources.raw_file import link_or_copy, require_space, sweep
 
 SPACE_MARGIN_BYTES = 32 * 2**20  # for what else is written meanwhile: logs, databases, manifests
 
@@ -52,8 +55,8 @@ def _fetch(hub_file: HubFile, folder: Path) -> tuple[Path, str]:
     sweep(folder, keep=partial.name)
     num_there = hub_bytes.num_bytes_at(partial)
     require_space(folder, hub_file.num_bytes - num_there + SPACE_MARGIN_BYTES)
-    left, whole = (hub_file.num_bytes - num_there) / 1e6, hub_file.num_bytes / 1e6
-    logger.info("fetching %.1f of %.1f MB: %s", left, whole, hub_file.url)
+    left, whole = hub_file.num_bytes - num_there, hub_file.num_bytes
+    logger.info("fetching %s of %s: %s", decimal(left), decimal(whole), hub_file.url)
     try:
         hub_bytes.complete(hub_file, partial)
         return partial, _verified_sha256(partial, hub_file)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from model.core.errors import SourceError
+from model.core.files import file_sha256
 from tasks.config.corpus import SourceConfig
 from tasks.corpus.sources.columns import copy_rows, is_fineweb, match_columns
 from tasks.corpus.sources.jsonl import JSONL_SUFFIXES, copy_records, count_records
@@ -21,7 +22,6 @@ from tasks.corpus.sources.raw_file import (
     SourceFile,
     artifact_name,
     describe,
-    file_sha256,
     limit_rows,
     link_or_copy,
     open_parquet,

@@ -25,6 +25,7 @@ from pydantic import Field
 
 from model.core.config import RUNTIME_ONLY, Config
 from model.core.errors import DiskSpaceError, SourceError
+from model.core.files import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -107,12 +108,6 @@ def limit_rows(
         wanted.append(file.model_copy(update={"take_rows": take_rows, "num_rows": num_rows}))
         left -= min(left, num_rows)
     return wanted
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes as 64 hex digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def remembered(path: Path, compute: Callable[[], Any]) -> Any:

@@ -170,35 +170,3 @@ def test_stop_request_notes_a_signal_and_gives_the_handler_back():
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.is_set
     assert signal.getsignal(signal.SIGTERM) == before
-
-
-CHILD = """
-import sys, time
-from model.runtime.distributed import die_with_parent
-die_with_parent()
-print("ready", flush=True)
-sys.stdin.read()
-"""
-PARENT = """
-import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=sys.stdin)
-child.wait()
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills orphans")
-def test_die_with_parent_ends_the_child_of_a_killed_parent():
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, CHILD],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=ROOT,
-        text=True,
-    )
-    assert parent.stdin
-    assert parent.stdout
-    with parent.stdin, parent.stdout:
-        assert parent.stdout.readline() == "ready\n"
-        parent.kill()
-        parent.wait()
-        assert parent.stdout.read() == ""  # ends only when the child, too, has let go of the pipe

@@ -13,13 +13,13 @@ import pytest
 
 from model.core.artifact import Manifest
 from model.core.errors import ConfigError, SourceError, TransientDownloadError
+from model.core.files import file_sha256
 from model.core.store import ArtifactStore
 from tasks.config.corpus import DecontaminationConfig
 from tasks.corpus.decontamination.contamination import NgramIndex, find_contaminated, write_ngrams
 from tasks.corpus.evalsets.set_files import evaluation_files, list_sets
 from tasks.corpus.evalsets.set_texts import EvaluationFile, read_items
 from tasks.corpus.sources.hub_retries import TRIES
-from tasks.corpus.sources.raw_file import file_sha256
 from tasks.engine.stage import Share
 from tasks.stages.evaluation_ngrams import EvaluationNgrams, build, evaluation_ngrams, listed_sets
 from tasks.stages.find_contamination import find_contamination

@@ -20,10 +20,10 @@ from model.core.errors import (
     SourceSchemaError,
     TransientDownloadError,
 )
+from model.core.files import file_sha256
 from tasks.config.corpus import SourceConfig
 from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 from tasks.corpus.sources.licences import LICENCES, Licence
-from tasks.corpus.sources.raw_file import file_sha256
 from tasks.corpus.sources.source_files import FetchedFile, fetch_file, list_files, resolve_revision
 from tests.support.hub_pages import (
     FILE_ROWS,

@@ -21,11 +21,12 @@ from model.core.errors import (
     SourceError,
     TransientDownloadError,
 )
+from model.core.files import file_sha256
 from tasks.corpus.sources import hub_bytes
 from tasks.corpus.sources.hub_client import HubFile
 from tasks.corpus.sources.hub_retries import LONGEST_PAUSE_SECONDS, TRIES
 from tasks.corpus.sources.hub_whole_file import SPACE_MARGIN_BYTES, obtain
-from tasks.corpus.sources.raw_file import SourceFile, file_sha256
+from tasks.corpus.sources.raw_file import SourceFile
 from tasks.corpus.sources.source_files import FetchedFile, fetch_file, list_files, resolve_revision
 from tests.support.hub_pages import REPO, REVISION, hub_environment, hub_source, pages_hub
 from tests.support.hub_server import Fault, HubServer

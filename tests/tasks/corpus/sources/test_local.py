@@ -14,8 +14,8 @@ import pytest
 import zstandard
 
 from model.core.errors import ConfigError, SourceError, SourceRecordError, SourceSchemaError
+from model.core.files import file_sha256
 from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
-from tasks.corpus.sources.raw_file import file_sha256
 from tasks.corpus.sources.source_files import fetch_file, list_files
 from tests.support.source_files import (
     as_jsonl,

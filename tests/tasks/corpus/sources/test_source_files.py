@@ -7,9 +7,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from model.core.files import file_sha256
 from tasks.config.corpus import SourceConfig
 from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
-from tasks.corpus.sources.raw_file import artifact_name, file_sha256
+from tasks.corpus.sources.raw_file import artifact_name
 from tasks.corpus.sources.source_files import fetch_file, list_files
 
 
