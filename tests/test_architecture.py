@@ -59,6 +59,7 @@ LAZY = {  # the only imports inside functions
     "mlflow": ("model.train.events", "model.export.registry"),
     "lm_eval": ("model.eval.harness",),
     "matplotlib": ("tasks.reporting.plots", "tasks.corpus.report.page"),  # few tasks draw
+    "sklearn": ("tasks.corpus.classifier.training",),  # one stage of a flow trains with it
     "prefect": ("flows.server",),  # its server, where none is running
 }
 RUN_BY_MLFLOW = "model.export.pyfunc_model"  # no module imports it; MLflow runs it as a script

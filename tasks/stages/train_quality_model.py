@@ -1,4 +1,4 @@
-"""Stage train_quality_model: a linear model of text quality, learned from labelled documents."""
+"""Stage train_quality_model: a linear model of text quality, trained on labelled documents."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from model.core.config import Config
 from model.core.store import ArtifactStore, Work
 from tasks.config.corpus import QualityModelConfig, SourceConfig
 from tasks.corpus.classifier.labels import labelled_source, list_labelled_files, read_labelled
-from tasks.corpus.classifier.linear_model import ALGORITHM, train_and_measure
+from tasks.corpus.classifier.linear_model import ALGORITHM
+from tasks.corpus.classifier.training import train_and_measure
 from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
 from tasks.corpus.sources.raw_file import sweep
 from tasks.corpus.sources.source_files import SourceFile
 from tasks.engine.stage import Share, Stage
 
-STEP_VERSION = 1
+STEP_VERSION = 2
 LEARNING_FIELDS = (
     "text_column", "label_column", "min_good_label", "max_labelled", "heldout_frac",
     "feature_bits", "epochs",
@@ -62,13 +63,7 @@ def build(work: Work, config: TrainQualityModel, share: Share) -> None:  # noqa:
         seed=config.seed,
         scratch=work.path,
     )
-    measured = train_and_measure(
-        labelled.documents,
-        labelled.good,
-        labelled.is_heldout,
-        config=config.quality_model,
-        seed=config.seed,
-    )
+    measured = train_and_measure(labelled, config=config.quality_model, seed=config.seed)
     measured.model.save(work.path)
     work.counts = {
         "num_labelled": len(labelled.documents),

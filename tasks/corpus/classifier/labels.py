@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -16,17 +17,19 @@ import xxhash
 
 from model.core.errors import SourceSchemaError
 from tasks.config.corpus import QualityModelConfig, SourceConfig
-from tasks.corpus.classifier.linear_model import Features, Featurizer, Labels
+from tasks.corpus.classifier.linear_model import Features, Featurizer
 from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
 from tasks.corpus.sources.raw_file import SourceFile, open_parquet
 from tasks.corpus.sources.source_files import list_files, original_file, resolve_revision
 
 BATCH_ROWS = 1_024
 
+Labels = npt.NDArray[np.bool_]
+
 
 @dataclass(frozen=True)
 class LabelledDocuments:
-    """Features and labels, and which of the documents are held out."""
+    """Features and labels of documents, split into training and held-out ones."""
 
     documents: list[Features]
     good: Labels

@@ -16,6 +16,7 @@ from huggingface_hub.utils import close_session
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from sklearn.metrics import roc_auc_score
 
 from flows.prepare import prepare_corpus
 from flows.settings.config import PrepareConfig
@@ -31,13 +32,16 @@ from model.core.errors import (
 )
 from model.core.store import ArtifactStore
 from tasks.config.corpus import QualityModelConfig, RunConfig, SourceConfig
-from tasks.corpus.classifier.labels import labelled_source, list_labelled_files, read_labelled
+from tasks.corpus.classifier.labels import (
+    LabelledDocuments,
+    labelled_source,
+    list_labelled_files,
+    read_labelled,
+)
 from tasks.corpus.classifier.linear_model import (
     MAX_CHARS,
     Featurizer,
     QualityModel,
-    area_under_curve,
-    train_quality_model,
 )
 from tasks.corpus.classifier.selection import (
     SCORES_SCHEMA,
@@ -45,6 +49,7 @@ from tasks.corpus.classifier.selection import (
     score_file,
     select_documents,
 )
+from tasks.corpus.classifier.training import train_and_measure, train_quality_model
 from tasks.corpus.duckdb_connection import Limits, fetch_one, read_sql
 from tasks.corpus.sources.hub_retries import TRIES
 from tasks.engine.pipeline import Pipeline
@@ -87,21 +92,31 @@ def test_features_are_words_and_pairs_each_once():
     assert featurizer.features(long + "unseen").tolist() == featurizer.features(long).tolist()
 
 
-def brute_force_auc(scores, good):
+@pytest.mark.parametrize("part", ["training", "heldout"])
+def test_train_and_measure_a_part_of_one_kind_is_refused(part):
+    features = np.arange(3, dtype=np.int32)
+    is_heldout = np.arange(40) >= 20
+    good = (np.arange(40) % 2 == 0) | (is_heldout == (part == "heldout"))
+    found = LabelledDocuments([features] * 40, good, is_heldout)
+    with pytest.raises(CorpusError, match="20 good ones of 20"):
+        train_and_measure(found, config=QualityModelConfig(feature_bits=8), seed=1)
+
+
+def test_train_and_measure_gives_the_share_of_pairs_in_order():
+    chance = random.Random(2)
+    good = np.array([number % 3 == 0 for number in range(400)])
+    featurizer = Featurizer(BITS)
+    documents = [featurizer.features(make_text(chance, good=bool(g), noise=1.3)) for g in good]
+    is_heldout = np.arange(400) >= 300
+    config = QualityModelConfig(feature_bits=BITS)
+    measured = train_and_measure(
+        LabelledDocuments(documents, good, is_heldout), config=config, seed=1
+    )
+    scores, good = measured.model.scores(documents[300:]), good[300:]
     pairs = list(product(scores[good], scores[~good]))
-    return sum((a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs)
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=40))
-def test_area_under_curve_agrees_with_all_pairs(rows):
-    scores = np.array([score / 7 for score, _ in rows])
-    good = np.array([label for _, label in rows])
-    if good.all() or not good.any():
-        with pytest.raises(CorpusError, match=f"{good.sum()} good ones of {len(rows)}"):
-            area_under_curve(scores, good)
-    else:
-        assert area_under_curve(scores, good) == pytest.approx(brute_force_auc(scores, good))
+    expected = sum((a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs)
+    assert measured.auc == pytest.approx(expected)
+    assert (measured.num_trained, measured.num_heldout, measured.num_good) == (300, 100, 134)
 
 
 def test_train_ranks_unseen_texts_as_well_as_a_dense_newton_fit():
@@ -111,13 +126,13 @@ def test_train_ranks_unseen_texts_as_well_as_a_dense_newton_fit():
     texts = [make_text(chance, good=bool(label), noise=1.4) for label in good]
     documents = [featurizer.features(text) for text in texts]
     model = train_quality_model(documents[:600], good[:600], feature_bits=8, epochs=20, seed=1)
-    ours = area_under_curve(model.scores(documents[600:]), good[600:])
+    ours = roc_auc_score(good[600:], model.scores(documents[600:]))
     dense = np.zeros((900, 257))
     for row, document in enumerate(documents):
         dense[row, document] = 1 / math.sqrt(len(document))
     dense[:, 256] = 1
     weights = newton_logistic(dense[:600], good[:600])
-    reference = area_under_curve(dense[600:] @ weights, good[600:])
+    reference = roc_auc_score(good[600:], dense[600:] @ weights)
     assert 0.7 < reference < 0.999
     assert ours > reference - 0.02
 
@@ -410,7 +425,7 @@ def test_stages_end_to_end_tell_planted_good_from_bad(tmp_path):
     )
     found = pq.read_table(store.path(scores) / "scores.parquet").to_pylist()
     assert [row["row"] for row in found] == list(range(0, 600, 2))
-    assert area_under_curve(np.array([row["score"] for row in found]), np.array(good)) > 0.95
+    assert roc_auc_score(good, [row["score"] for row in found]) > 0.95
     removed = pq.read_table(store.path(chosen) / "removed_quality.parquet").to_pylist()
     low = [row["row"] for row in found if row["score"] < 0.5 and row["row"] > 2]
     assert [row["row"] for row in removed] == low
