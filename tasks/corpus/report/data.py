@@ -1,8 +1,8 @@
-"""What a corpus report says, as data: the one content of ``report.json`` and of the page.
+"""Data model of a corpus report: the content of ``report.json`` and of the page.
 
-``report_measures`` and ``report_examples`` fill these models from the tables of the stages;
-``report_page`` shows them. *Before* is every document of the source, *after* the documents that
-training gets: filtered, and without all that later stages removed.
+``measures`` and ``examples`` fill it from the tables of the stages; ``page`` shows it. *Before* is
+every document of the source, *after* the documents that training gets: filtered, and without all
+that later stages removed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class CorpusFiles:
         raw: raw file of each source file.
         parts: ``part.parquet`` of each source file.
         rejected: ``rejected.parquet`` of each source file.
-        removed: every table of (file, row) that names documents which training does not get.
-        copies: the one of them that deduplication wrote, ``removed.parquet``.
+        removed: all tables of (file, row) of documents removed after the filter.
+        copies: ``removed.parquet`` of deduplication, one of them.
         clusters: ``clusters.parquet``.
     """
 
@@ -40,7 +40,7 @@ class CorpusFiles:
 
 
 class FunnelLine(Config):
-    """Documents that came with, went at, or passed a stage."""
+    """Documents that entered, were dropped by, or passed a stage."""
 
     stage: str
     what: str
@@ -54,18 +54,18 @@ class Excerpt(Config):
     file: str
     row: int
     id: str | None
-    text: str | None = Field(description="null: the document has no text, or it is not at hand")
+    text: str | None = Field(description="null: the document has no text, or it is not available")
 
 
 class Example(Config):
     """A document that was dropped."""
 
     excerpt: Excerpt
-    detail: str | None = Field(description="what the rule objected to")
+    detail: str | None = Field(description="the measured value or match that broke the rule")
 
 
 class Loss(Config):
-    """One reason that documents were dropped for."""
+    """Documents dropped for one reason."""
 
     stage: str
     reason: str
@@ -83,7 +83,7 @@ class Pair(Config):
 
 
 class Summary(Config):
-    """Where the values of one quantity lie."""
+    """Summary statistics of one quantity."""
 
     documents: int = Field(description="with a value")
     unknown: int = Field(description="without one")
@@ -93,7 +93,7 @@ class Summary(Config):
 
 
 class Histogram(Config):
-    """How many documents have a value in each bin, before and after."""
+    """Number of documents in each bin, before and after."""
 
     quantity: str
     edges: tuple[float, ...] = Field(description="bin i holds edges[i] <= value < edges[i + 1]")
@@ -146,7 +146,7 @@ class Vocabulary(Config):
 
 
 class Sample(Config):
-    """How much of the text was read word by word."""
+    """Size of the sample in which words are counted."""
 
     documents_before: int
     documents_after: int
@@ -166,7 +166,7 @@ class Tokens(Config):
 
 
 class Disk(Config):
-    """What the artifacts of one stage take."""
+    """Disk space of the artifacts of one stage."""
 
     stage: str
     artifacts: int
@@ -174,7 +174,7 @@ class Disk(Config):
 
 
 class Report(Config):
-    """Everything the page shows."""
+    """Content of a corpus report."""
 
     format_version: int = FORMAT_VERSION
     source: dict[str, str]

@@ -1,4 +1,4 @@
-"""Pick real texts for a corpus report: dropped documents by reason, pairs of copies by kind."""
+"""Examples of a corpus report: dropped documents by reason, pairs of copies by kind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.corpus.report.data import CorpusFiles, Example, Excerpt, Pair
 EXCERPT_CHARS = 300
 ELLIPSIS = "…"
 SHARED_CHARS = 80  # of a pair's common beginning, shown before the first difference
-LOOKUP_CHARS = 50_000  # of one text; what differs only later is shown from its start
+LOOKUP_CHARS = 50_000  # of one text; a pair that differs only later is shown from its start
 
 _RAW_TEXTS = """
 SELECT file_row_number AS row, left(text, $most_chars)
@@ -29,7 +29,7 @@ WHERE row IN (SELECT unnest($rows::BIGINT[]))
 
 
 class Place(NamedTuple):
-    """Where a document is."""
+    """File and row of a document."""
 
     file: str
     row: int
@@ -61,8 +61,8 @@ def example_pairs(
 ) -> tuple[Pair, ...]:
     """Return removed documents beside the kept ones, cut to where the two begin to differ.
 
-    Texts are the filtered ones, which were compared; of a document that the filter dropped, such
-    as a validation row, the raw one. Documents of other corpora come without text.
+    Texts are the filtered ones, which deduplication compared; a document that the filter dropped,
+    such as a validation row, has its raw one. Documents of other corpora come without text.
 
     Raises:
         SourceError: a file cannot be read.
@@ -75,8 +75,8 @@ def example_pairs(
     texts |= _texts(connection, _RAW_TEXTS, files.raw, places - texts.keys())
     pairs = []
     for kind, jaccard, file, row, identifier, kept_file, kept_row, kept_id in rows:
-        texts_of_pair = texts.get(Place(file, row)), texts.get(Place(kept_file, kept_row))
-        removed, kept = cut_pair(*texts_of_pair)
+        places_of_pair = Place(file, row), Place(kept_file, kept_row)
+        removed, kept = cut_pair(*map(texts.get, places_of_pair))
         pairs.append(
             Pair(
                 kind=kind,
@@ -89,7 +89,7 @@ def example_pairs(
 
 
 def cut(text: str | None, *, start: int = 0) -> str | None:
-    """Return ``EXCERPT_CHARS`` characters of a text, with an ellipsis where something is left out.
+    """Return ``EXCERPT_CHARS`` characters of a text, with ellipses where text is left out.
 
     Example:
         >>> cut("short")
@@ -111,7 +111,7 @@ def cut_pair(one: str | None, other: str | None) -> tuple[str | None, str | None
 
 
 def _num_equal(one: str, other: str) -> int:
-    """Return how many characters two different texts share at their beginning."""
+    """Return the length of the common prefix of two different texts."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 

@@ -1,7 +1,7 @@
-"""Make the report of a prepared corpus: one page for people and the same numbers as JSON.
+"""Corpus report of a prepared corpus: an HTML page, and the same content as JSON.
 
-``report.html`` needs nothing but itself; ``report.json`` is a ``report_data.Report``. Both hold
-nothing of when or where they were made: equal corpora give equal bytes.
+``report.html`` is self-contained; ``report.json`` is a ``data.Report``. Neither depends on when or
+where it was made: equal corpora give equal bytes.
 """
 
 from __future__ import annotations
@@ -21,20 +21,19 @@ from tasks.corpus.report.page import page
 
 PAGE = "report.html"
 DATA = "report.json"
-MEMORY_BYTES = 4_000_000_000  # a training may run beside this; what needs more spills to disk
+MEMORY_BYTES = 4_000_000_000  # a training may run at the same time; larger queries spill to disk
 
 
 @dataclass(frozen=True)
 class KnownNumbers:
-    """What the stages counted when they made the corpus.
+    """Numbers that the stages counted when they made the corpus.
 
     Args:
         source: kind, repository and the like, by name.
         losses: reasons of all stages, in their order, without examples.
         tokens: without the source's own counts.
-        counts: further counts by name (``edits``, ``personal_data``, ``contamination``), each
-            present only if a stage counts it.
-        skipped_records: broken records of the source that never became documents.
+        counts: ``edits``, ``personal_data`` and ``contamination``, each only if a stage counts it.
+        skipped_records: broken records of the source.
     """
 
     source: Mapping[str, str]
@@ -42,7 +41,7 @@ class KnownNumbers:
     losses: Sequence[Loss]
     tokens: Tokens
     disk: Sequence[Disk]
-    counts: Mapping[str, Mapping[str, int]]
+    counts: Mapping[str, dict[str, int]]
     skipped_records: int = 0
 
 
@@ -54,7 +53,7 @@ def write_report(
     destination: Path,
     limits: Limits,
 ) -> Report:
-    """Write ``report.html`` and ``report.json``, and return what they say.
+    """Write ``report.html`` and ``report.json``, and return their content.
 
     Args:
         destination: an existing directory.
@@ -78,7 +77,7 @@ def write_report(
 def make_report(
     files: CorpusFiles, known: KnownNumbers, *, config: ReportConfig, limits: Limits
 ) -> Report:
-    """Return everything the report says."""
+    """Return the content of the report."""
     limits = replace(limits, memory_bytes=min(limits.memory_bytes, MEMORY_BYTES))
     with limits.connect() as connection:
         connection.execute(read_sql("domain_of"))
@@ -113,11 +112,7 @@ def make_report(
                 update={"source_before": source_before, "source_after": source_after}
             ),
             disk=tuple(known.disk),
-            edits=_counts(known, "edits"),
-            personal_data=_counts(known, "personal_data"),
-            contamination=_counts(known, "contamination"),
+            edits=known.counts.get("edits"),
+            personal_data=known.counts.get("personal_data"),
+            contamination=known.counts.get("contamination"),
         )
-
-
-def _counts(known: KnownNumbers, name: str) -> dict[str, int] | None:
-    return dict(known.counts[name]) if name in known.counts else None

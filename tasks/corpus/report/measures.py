@@ -1,20 +1,21 @@
-"""Count what a corpus report shows: distributions, origins, groups of copies, words.
+"""Measurements of a corpus report: distributions, origins, groups of copies, words.
 
-Counting happens in SQL over whole files; only word counts and the vocabulary are taken from a
-sample of the text, the documents of the lowest places in one fixed random order.
+SQL counts over whole files. Word counts and the vocabulary come from a sample of the text: the
+documents with the lowest places in one fixed random order.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from duckdb import DuckDBPyConnection
 
-from tasks.corpus.duckdb_connection import fetch_one, parquet_path, reading
+from tasks.corpus.duckdb_connection import parquet_path, reading
 from tasks.corpus.report.data import (
     ClusterSize,
     CorpusFiles,
@@ -29,11 +30,11 @@ from tasks.corpus.report.data import (
 
 NUM_ORIGINS = 20
 PERCENTILES = (5, 25, 50, 75, 95)
-SCORE_DIGITS = 1_000  # scores are told apart to three decimals
+SCORE_STEPS = 1_000  # scores are rounded down to three decimals
 SCORE_EDGES = tuple(step / 50 for step in range(51))
 BINS_PER_OCTAVE = 4
 NUM_OCTAVES = 30  # beyond the length of any text
-VOCABULARY_CHARS = 8_000_000  # a curve needs no more, and a second for it
+VOCABULARY_CHARS = 8_000_000  # enough for the curve, about a second
 VOCABULARY_FIRST_WORDS = 100
 VOCABULARY_GROWTH = 1.25  # from one point of the curve to the next
 SIMILARITY_STEP = 0.05
@@ -50,26 +51,15 @@ FROM {_DOCUMENTS}
 GROUP BY value
 ORDER BY value
 """  # noqa: S608
-_COUNT_ORIGINS = f"""
-CREATE OR REPLACE TEMP TABLE origins AS
+_ORIGINS = f"""
 SELECT
-    {{value}} AS name,
-    count(*) FILTER (NOT is_kept) AS before,
-    count(*) FILTER (is_kept) AS after
-FROM {_DOCUMENTS}
-GROUP BY name
-"""  # noqa: S608
-_TOP_ORIGINS = """
-SELECT name, before, after
-FROM origins
-ORDER BY before DESC, after DESC, name
+    value, before, after,
+    count(*) FILTER (value <> '' AND before > 0) OVER () AS distinct_before,
+    count(*) FILTER (value <> '' AND after > 0) OVER () AS distinct_after
+FROM ({_VALUES})
+ORDER BY before DESC, after DESC, value
 LIMIT $num_origins
-"""
-_DISTINCT_ORIGINS = """
-SELECT count(*) FILTER (before > 0), count(*) FILTER (after > 0)
-FROM origins
-WHERE name <> ''
-"""
+"""  # noqa: S608
 _TOKEN_COUNTS = f"""
 SELECT
     sum(token_count) FILTER (NOT is_kept)::BIGINT,
@@ -99,7 +89,7 @@ ORDER BY ALL
 
 @dataclass(frozen=True)
 class Words:
-    """What was counted word by word, in a sample of the text."""
+    """Counts over the words of a sample of the text."""
 
     histogram: Histogram
     sample: Sample
@@ -107,7 +97,7 @@ class Words:
 
 
 class Measures:
-    """The counts of one corpus, each by a scan of the columns it needs.
+    """Counts of one corpus, each by a scan of the columns it needs.
 
     Args:
         connection: with the macros of ``sql/report_documents.sql``.
@@ -126,7 +116,7 @@ class Measures:
 
     def score(self) -> Histogram:
         """Count language scores."""
-        value = f"floor(language_score * {SCORE_DIGITS} + 1e-6) / {SCORE_DIGITS}"
+        value = f"floor(language_score * {SCORE_STEPS} + 1e-6) / {SCORE_STEPS}"
         return self._histogram("language score", value, SCORE_EDGES, is_count=False)
 
     def chars(self) -> Histogram:
@@ -140,23 +130,11 @@ class Measures:
         masked = np.ma.asarray(columns["value"])
         known = ~np.ma.getmaskarray(masked)
         values = np.ma.getdata(masked)[known].astype(np.float64)
-        sides = {
-            side: (np.asarray(columns[side])[known], int(np.asarray(columns[side])[~known].sum()))
-            for side in ("before", "after")
-        }
-        bins = {side: bin_counts(values, counts, edges) for side, (counts, _) in sides.items()}
-        summaries = {
-            side: summary(values, counts, unknown=unknown, is_count=is_count)
-            for side, (counts, unknown) in sides.items()
-        }
-        return Histogram(
-            quantity=quantity,
-            edges=edges,
-            before=bins["before"],
-            after=bins["after"],
-            summary_before=summaries["before"],
-            summary_after=summaries["after"],
+        before, after = (
+            Occurrences(values, counts[known], unknown=int(counts[~known].sum()))
+            for counts in (np.asarray(columns[side]) for side in ("before", "after"))
         )
+        return histogram(quantity, before, after, edges=edges, is_count=is_count)
 
     def domains(self) -> Origins:
         """Count documents by the host of their url; no host counts as the empty name."""
@@ -167,13 +145,12 @@ class Measures:
         return self._origins("coalesce(dump, '')")
 
     def _origins(self, value: str) -> Origins:
-        self._execute(_COUNT_ORIGINS.format(value=value), self._values)
-        rows = self._connection.execute(_TOP_ORIGINS, {"num_origins": NUM_ORIGINS}).fetchall()
-        before, after = fetch_one(self._connection, _DISTINCT_ORIGINS)
+        values = {**self._values, "num_origins": NUM_ORIGINS}
+        rows = self._execute(_ORIGINS.format(value=value), values).fetchall()
         return Origins(
-            shares=tuple(Share(name=name, before=b, after=a) for name, b, a in rows),
-            distinct_before=before,
-            distinct_after=after,
+            shares=tuple(Share(name=name, before=b, after=a) for name, b, a, *_ in rows),
+            distinct_before=rows[0][3] if rows else 0,
+            distinct_after=rows[0][4] if rows else 0,
         )
 
     def source_tokens(self) -> tuple[int | None, int | None]:
@@ -185,20 +162,17 @@ class Measures:
         """Count the words of a sample of documents, and its distinct ones.
 
         Args:
-            sample_chars: how much text is read of each side, about.
+            sample_chars: approximate text to read of each side.
             total_chars: of all text before.
         """
         is_everything = total_chars <= sample_chars
         last_place = 2**64 - 1 if is_everything else 2**64 * sample_chars // total_chars
-        before = np.fromiter(
-            (len(text.split()) for text in self._sampled(last_place, is_kept=False)), np.int64
-        )
+        before = [len(text.split()) for text in self._sampled(last_place, is_kept=False)]
         counter = VocabularyCounter()
-        after = np.fromiter(
-            (counter.add(text) for text in self._sampled(last_place, is_kept=True)), np.int64
-        )
+        after = [counter.add(text) for text in self._sampled(last_place, is_kept=True)]
+        sides = (Occurrences(*np.unique(side, return_counts=True)) for side in (before, after))
         return Words(
-            histogram=_word_histogram(before, after),
+            histogram=histogram("words", *sides, edges=length_edges(), is_count=True),
             sample=Sample(
                 documents_before=len(before),
                 documents_after=len(after),
@@ -217,16 +191,14 @@ class Measures:
     def cluster_sizes(self) -> tuple[ClusterSize, ...]:
         """Count groups of copies by kind and size."""
         values = {"clusters": parquet_path(self._files.clusters)}
-        rows = self._execute(_CLUSTER_SIZES, values).fetchall()
         return tuple(
             ClusterSize(kind=kind, least=most // 2 + 1, most=most, clusters=clusters)
-            for kind, most, clusters in rows
+            for kind, most, clusters in self._execute(_CLUSTER_SIZES, values).fetchall()
         )
 
     def similarities(self) -> tuple[Similarity, ...]:
         """Count copies by kind and similarity, where it was measured."""
         values = {"copies": parquet_path(self._files.copies), "step": SIMILARITY_STEP}
-        rows = self._execute(_SIMILARITIES, values).fetchall()
         return tuple(
             Similarity(
                 kind=kind,
@@ -234,14 +206,14 @@ class Measures:
                 most=round((place + 1) * SIMILARITY_STEP, 2),
                 documents=documents,
             )
-            for kind, place, documents in rows
+            for kind, place, documents in self._execute(_SIMILARITIES, values).fetchall()
         )
 
     def _execute(self, query: str, values: Mapping[str, Any]) -> DuckDBPyConnection:
         with reading(*self._paths()):
             return self._connection.execute(query, dict(values))
 
-    def _paths(self) -> list[Any]:
+    def _paths(self) -> list[Path]:
         files = self._files
         removed = (*files.removed, files.copies, files.clusters)
         return [*files.raw.values(), *files.parts.values(), *removed]
@@ -257,7 +229,7 @@ class VocabularyCounter:
         self._num_chars = 0
 
     def add(self, text: str) -> int:
-        """Take a document in while there is room, and return its number of words, as filtered."""
+        """Count a document up to ``VOCABULARY_CHARS``; return its words as in the filter."""
         if self._num_chars < VOCABULARY_CHARS:
             words = WORD.findall(text.lower())
             self._num_chars += len(text)
@@ -267,7 +239,7 @@ class VocabularyCounter:
         return len(text.split())
 
     def vocabulary(self) -> Vocabulary:
-        """Return points of the curve, close together at its beginning, and its end."""
+        """Return points of the curve at geometric distances, and its end."""
         points: list[tuple[int, int]] = []
         wanted = float(VOCABULARY_FIRST_WORDS)
         for point in self._curve:
@@ -283,14 +255,32 @@ class VocabularyCounter:
         )
 
 
-def _word_histogram(before: np.ndarray, after: np.ndarray) -> Histogram:
-    edges = length_edges()
-    sides = {}
-    for side, lengths in (("before", before), ("after", after)):
-        values, counts = np.unique(lengths, return_counts=True)
-        sides[side] = bin_counts(values, counts, edges)
-        sides[f"summary_{side}"] = summary(values, counts, unknown=0, is_count=True)
-    return Histogram(quantity="words", edges=edges, **sides)
+@dataclass(frozen=True)
+class Occurrences:
+    """Distinct values in rising order, how often each occurs, and documents without a value."""
+
+    values: np.ndarray
+    counts: np.ndarray
+    unknown: int = 0
+
+
+def histogram(
+    quantity: str,
+    before: Occurrences,
+    after: Occurrences,
+    *,
+    edges: tuple[float, ...],
+    is_count: bool,
+) -> Histogram:
+    """Return the values of both sides in bins, with their summaries."""
+    return Histogram(
+        quantity=quantity,
+        edges=edges,
+        before=bin_counts(before, edges),
+        after=bin_counts(after, edges),
+        summary_before=summary(before, is_count=is_count),
+        summary_after=summary(after, is_count=is_count),
+    )
 
 
 def length_edges() -> tuple[float, ...]:
@@ -300,30 +290,28 @@ def length_edges() -> tuple[float, ...]:
     return tuple(float(edge) for edge in sorted(edges))
 
 
-def bin_counts(values: np.ndarray, counts: np.ndarray, edges: tuple[float, ...]) -> tuple[int, ...]:
-    """Return how many values fall into each bin; what lies outside is in the outermost ones."""
-    places = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+def bin_counts(found: Occurrences, edges: Sequence[float]) -> tuple[int, ...]:
+    """Return the number of values in each bin; the outermost bins take what lies outside."""
+    places = np.searchsorted(edges, found.values, side="right") - 1
+    places = np.clip(places, 0, len(edges) - 2)
     binned = np.zeros(len(edges) - 1, dtype=np.int64)
-    np.add.at(binned, places, counts)
+    np.add.at(binned, places, found.counts)
     return tuple(binned.tolist())
 
 
-def summary(values: np.ndarray, counts: np.ndarray, *, unknown: int, is_count: bool) -> Summary:
-    """Return where values lie, each given with how often it occurs, in rising order.
-
-    A percentile is the least value that so many percent of the documents do not exceed.
-    """
-    reached = np.cumsum(counts)
+def summary(found: Occurrences, *, is_count: bool) -> Summary:
+    """Return total, mean and percentiles (nearest rank: no interpolation) of values."""
+    reached = np.cumsum(found.counts)
     documents = int(reached[-1]) if len(reached) else 0
-    total = float(np.dot(values.astype(np.float64), counts)) if documents else 0.0
-    ranks = [int(np.searchsorted(reached, documents * share / 100)) for share in PERCENTILES]
+    total = float(np.dot(found.values.astype(np.float64), found.counts)) if documents else 0.0
+    ranks = np.searchsorted(reached, [documents * share / 100 for share in PERCENTILES])
     return Summary(
         documents=documents,
-        unknown=unknown,
+        unknown=found.unknown,
         total=int(total) if is_count else None,
         mean=round(total / documents, 6) if documents else None,
         percentiles={
-            str(share): float(values[rank])
+            str(share): float(found.values[rank])
             for share, rank in zip(PERCENTILES, ranks, strict=True)
             if documents
         },

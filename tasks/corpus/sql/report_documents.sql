@@ -1,6 +1,6 @@
 -- The documents of a corpus before and after its cleaning, as one table.
 --
--- report_place(file, row)  UBIGINT: evenly spread over files and rows, the same for ever; documents
+-- report_place(file, row)  UBIGINT: evenly spread over files and rows, and stable; documents
 --     with the lowest places are a random sample of any size.
 -- report_documents(raws, files, parts, removed): what the source holds, and what training gets.
 --

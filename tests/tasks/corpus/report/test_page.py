@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -32,7 +33,7 @@ from tasks.corpus.report.data import (
 )
 from tasks.corpus.report.examples import rejected_examples
 from tasks.corpus.report.make import KnownNumbers, make_report, write_report
-from tasks.corpus.report.measures import bin_counts, length_edges
+from tasks.corpus.report.measures import Occurrences, bin_counts, length_edges
 from tasks.corpus.report.page import page
 from tests.support.html_check import Page, read_page
 from tests.support.prepared_corpus import Document, SmallCorpus, document, make_corpus
@@ -88,7 +89,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> SmallCorpus:
     return make_corpus(tmp_path_factory.mktemp("corpus"), files, num_validation=10)
 
 
-def known(corpus: SmallCorpus, **counts: Mapping[str, int]) -> KnownNumbers:
+def known(corpus: SmallCorpus, **counts: dict[str, int]) -> KnownNumbers:
     """Return what manifests would say, counted here."""
     source = sum(len(rows) for rows in corpus.documents.values())
     reasons = Counter(
@@ -126,7 +127,7 @@ def known(corpus: SmallCorpus, **counts: Mapping[str, int]) -> KnownNumbers:
 
 def write(
     corpus: SmallCorpus, folder: Path, *, threads: int = 2, config: ReportConfig | None = None,
-    **counts: Mapping[str, int],
+    **counts: dict[str, int],
 ) -> Report:  # fmt: skip
     folder.mkdir(exist_ok=True, parents=True)
     return write_report(
@@ -483,9 +484,8 @@ def test_length_bins_hold_every_length_once() -> None:
     edges = length_edges()
     assert edges[:10] == (0, 1, 2, 3, 4, 5, 6, 7, 8, 10)
     assert list(edges) == sorted(set(edges))
-    counts = bin_counts(
-        pa.array([0, 9, 10, 2**31]).to_numpy(), pa.array([1, 2, 3, 4]).to_numpy(), edges
-    )
+    found = Occurrences(np.array([0, 9, 10, 2**31]), np.array([1, 2, 3, 4]))
+    counts = bin_counts(found, edges)
     assert counts[0] == 1
     assert counts[8] == 2
     assert counts[9] == 3
