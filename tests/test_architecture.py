@@ -53,11 +53,9 @@ ONLY_IN = {
     "duckdb": ("tasks.corpus",),
     "torch": ("model",),
     "huggingface_hub": ("tasks.corpus.sources",),
-    "lm_eval": ("model.eval.harness",),
 }
 LAZY = {  # the only imports inside functions
     "mlflow": ("model.train.events", "model.export.registry"),
-    "lm_eval": ("model.eval.harness",),
     "matplotlib": ("tasks.reporting.plots", "tasks.corpus.report.page"),  # few tasks draw
     "sklearn": ("tasks.corpus.classifier.training",),  # one stage of a flow trains with it
     "prefect": ("flows.server",),  # its server, where none is running
@@ -69,7 +67,6 @@ BARE_NODE = {  # what a GPU node needs for model/; others are imported lazily or
 }  # fmt: skip
 OPTIONAL = {  # and what one package needs beyond that
     "model.serve": {"fastapi", "starlette", "uvicorn", "prometheus_client"},
-    "model.eval.harness": {"lm_eval"},
 }
 
 

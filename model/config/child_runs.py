@@ -1,6 +1,6 @@
 """What the scoring, exporting and measuring processes are given, and how they end. No torch.
 
-    config.json   ScoreRun, ExportRun, HarnessRun or MeasureRun, written by whoever starts ``python
+    config.json   ScoreRun, ExportRun, TalkRun or MeasureRun, written by whoever starts ``python
                   -m model.eval``, ``model.export``, ... with ``--config <path>``
     result.json   ChildResult, beside the config, only if the process failed: when it succeeds, the
                   artifact's manifest, or the measurement, says so
@@ -101,16 +101,6 @@ class TalkRun(ChildRun):
     """A conversation with one exported model, whose folder holds its tokenizer, too."""
 
     talk: TalkConfig
-
-
-class HarnessRun(ChildRun):
-    """Scoring of one exported model by EleutherAI's harness."""
-
-    items: str = Field(description="directory with items.parquet")
-    scores: str | None = Field(
-        default=None, description="directory with item_scores.parquet, to compare with"
-    )
-    batch_rows: int = Field(default=16, gt=0)
 
 
 class MeasureRun(ConfigFile):

@@ -1,8 +1,7 @@
 """Items of evaluation sets: choices whose likelihoods a model is asked for. No torch.
 
 ``tasks.corpus.evalsets.items`` makes them from the files of well-known sets,
-``model.eval.loglikelihood`` scores them, ``model.eval.harness`` has EleutherAI's harness score the
-same ones.
+``model.eval.multiple_choice`` scores them.
 
     items.parquet   one row per item: task, category, subset, number, contexts, choices, gold
 

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from model.core.config import RUNTIME_ONLY, Config
+from model.core.errors import ConfigError
 
 
 def _say_what_checkpoints_are(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
@@ -74,10 +81,25 @@ class EvaluationConfig(Config):
     )
     harness: Literal["off", "on"] = Field(
         default="off",
-        description="on: EleutherAI's lm-evaluation-harness scores the exported model on the same "
-        "items, and both are compared",
+        description="only off: to score with EleutherAI's lm-evaluation-harness, run its own "
+        "command on the exported folder (docs/decisions/020-scoring.md)",
     )
     seed: int = Field(default=1, ge=0, lt=2**32, description="seed of the questions")
+
+    @field_validator("harness")
+    @classmethod
+    def _refuse_harness(cls, value: str) -> str:
+        if value == "on":
+            raise ConfigError(
+                "lm-evaluation-harness is no stage of a run",
+                expected="evaluation.harness=off",
+                found="evaluation.harness=on",
+                where="evaluation.harness",
+                fix="leave it out, and after the run score its export: lm_eval --model hf "
+                "--model_args pretrained=<data root>/runs/<run>/export_model/<name>/model,"
+                "dtype=float32 --tasks hellaswag,piqa (docs/decisions/020-scoring.md)",
+            )
+        return value
 
 
 class PinnedScore(Config):

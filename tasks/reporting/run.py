@@ -213,16 +213,6 @@ def report_checkpoints(
         )
 
 
-def report_harness(
-    tracked: TrackedPipeline, harness: Artifact | None, store: ArtifactStore
-) -> None:
-    """Report the scores of EleutherAI's evaluation harness for the same model."""
-    if harness:
-        rows = score_rows([store.read_manifest(harness)])
-        tracked.record_metrics({f"harness/{row['score']}": row["value"] for row in rows})
-        logger.info("the harness: %s", {row["score"]: row["value"] for row in rows})
-
-
 def report_summary(
     tracked: TrackedPipeline,
     manifests: Iterable[Manifest],

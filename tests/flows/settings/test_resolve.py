@@ -106,6 +106,7 @@ def test_resolve_full_is_ten_billion_tokens_at_1024_context() -> None:
             {"chat": {"kind": "sets", "sets": {"mine": "x"}, "weights": {"mine": -1}}},
             "cannot be read less than never",
         ),
+        ({"evaluation": {"harness": "on"}}, r"(?s)no stage.*evaluation\.harness.*lm_eval"),
         ({"model": {"size": "7b"}}, r"(?s)model.size cannot be '7b'.*'135m'"),
     ],
 )

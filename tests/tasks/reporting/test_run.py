@@ -42,7 +42,6 @@ from tasks.reporting.run import (
     read_samples,
     report_checkpoints,
     report_data,
-    report_harness,
     report_mlflow_run,
     report_page,
     report_published,
@@ -199,7 +198,6 @@ def test_report_scores_logs_every_measure_the_texts_and_checkpoints_at_their_ste
     with open_pipeline(experiment) as tracked:
         report_scores(tracked, [scores, judged.artifact], small.store)
         report_checkpoints(tracked, [early.artifact], small.store)
-        report_harness(tracked, None, small.store)
     assert tracked.problems == []
     assert "not measured: parser_accepted: none is here" in caplog.text
     client = MlflowClient(tracking_uri=local_mlflow_uri())
