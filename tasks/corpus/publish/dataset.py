@@ -1,11 +1,11 @@
 """Write the clean text of a corpus as a data set folder in the layout of the Hugging Face Hub.
 
-    README.md                                the card: source, settings, what went, licence
+    README.md                                the card: source, settings, funnel, licence
     data/train-00000-of-00003.parquet        kept documents of one source file, FineWeb's columns
     data/validation-00000-of-00001.parquet   held-out documents
 
 Rows keep their order, so the same corpus gives the same bytes. A file appears under its name only
-when it is whole: a killed attempt is taken up where it stopped.
+when it is complete, so an interrupted attempt resumes with the files it lacks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Output:
     """One file to write: the rows of a part that are not removed.
 
     Args:
-        masking: what is done to its text; None where that is done already.
+        masking: masking to apply to its text; None where the filter has applied it.
     """
 
     part: Path
@@ -60,8 +60,8 @@ def write_dataset(
         parts: ``part.parquet`` by source file.
         removed: tables of (file, row) to leave out; a document may be in several.
         validation: ``validation.parquet``, raw rows.
-        personal_data: what the filter did to the parts, and what is done here to the validation
-            rows, which no filter saw.
+        personal_data: masking that the filter applied to the parts; applied here to the validation
+            rows, which are not filtered.
 
     Raises:
         SourceError: a file cannot be read.
@@ -114,8 +114,8 @@ def _output(
 
 
 def _write(output: _Output, path: Path) -> Path:
-    if _is_whole(path, output.num_rows):
-        logging.getLogger(__name__).info("%s is there already", path.name)
+    if _is_complete(path, output.num_rows):
+        logging.getLogger(__name__).info("%s exists already", path.name)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
@@ -129,7 +129,7 @@ def _write(output: _Output, path: Path) -> Path:
     return path
 
 
-def _is_whole(path: Path, num_rows: int) -> bool:
+def _is_complete(path: Path, num_rows: int) -> bool:
     try:
         with pq.ParquetFile(path) as table:
             return table.metadata.num_rows == num_rows
@@ -165,5 +165,5 @@ def _reading(path: Path) -> Iterator[None]:
             expected="a complete parquet file",
             found=str(error).splitlines()[0],
             where=path,
-            fix="delete its artifact and run again: it is made anew",
+            fix="delete its artifact and run again: it is made again",
         ) from error

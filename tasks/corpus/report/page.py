@@ -14,17 +14,16 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from rich.filesize import decimal
 
 from tasks.corpus.report.data import Histogram, Pair, Report, Vocabulary
 from tasks.corpus.report.examples import ELLIPSIS
+from tasks.corpus.templates import render
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TEMPLATE = "report.html.jinja"
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
 WORD = re.compile(r"\s*\S+\s*|\s+")  # with the blanks around it
 UNSHOWABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff\ud800-\udfff]")
 
@@ -50,16 +49,8 @@ class Piece(NamedTuple):
 
 def page(report: Report) -> str:
     """Return the page of a report."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"number": number, "percent": percent, "size": decimal}
-    text = environment.get_template(TEMPLATE).render(
+    text = render(
+        TEMPLATE,
         report=report,
         num_before=report.funnel[0].documents,
         num_after=report.tokens.training_documents,
@@ -89,26 +80,6 @@ def differences(pair: Pair) -> tuple[list[Piece], list[Piece]]:
         removed.append(Piece("".join(words[0][start:end]), is_different))
         kept.append(Piece("".join(words[1][other_start:other_end]), is_different))
     return removed, kept
-
-
-def number(value: float | None, digits: int = 0) -> str:
-    """Return a number with thousands separated, a dash for none.
-
-    Example:
-        >>> number(12345.678, digits=1)
-        '12,345.7'
-    """
-    return "–" if value is None else f"{value:,.{digits}f}"
-
-
-def percent(part: float, whole: float) -> str:
-    """Return a share in percent.
-
-    Example:
-        >>> percent(1, 8), percent(0, 0)
-        ('12.5 %', '–')
-    """
-    return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
 def histogram_chart(histogram: Histogram) -> Markup | None:
