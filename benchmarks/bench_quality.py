@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -36,17 +35,18 @@ from tasks.config.corpus import FilterConfig
 from tasks.corpus.duckdb_connection import Limits
 from tasks.corpus.filters.filter_file import filter_file
 from tasks.corpus.filters.quality import apply_quality_rules
-from tasks.corpus.filters.quality_buffer import TextBuffer
-from tasks.corpus.filters.quality_documents import (
+from tasks.corpus.filters.quality_lines import SENTENCE_RULES, edit_lines
+from tasks.corpus.filters.quality_repetition import REPETITION_RULES, Repetition
+from tasks.corpus.filters.quality_rules import (
     FINEWEB_RULES,
     GOPHER_RULES,
-    fineweb,
-    gopher_quality,
+    FineWebQuality,
+    GopherQuality,
+    Measured,
+    Rule,
+    Verdicts,
 )
-from tasks.corpus.filters.quality_lines import SENTENCES, edit_lines, num_sentences
-from tasks.corpus.filters.quality_repetition import RULES as REPETITION_RULES
-from tasks.corpus.filters.quality_repetition import repetition
-from tasks.corpus.filters.quality_rules import Verdicts
+from tasks.corpus.filters.text_buffer import TextBuffer
 from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 
 PEER_SCRIPT = Path(__file__).with_name("quality_peer.py")
@@ -113,16 +113,22 @@ def texts_of(path: Path, count: int) -> list[str]:
 def our_drops(text: str) -> set[str]:
     """Return the rules that would drop a text, each alone, under the peer's names."""
     buffer, found = TextBuffer([text]), set[str]()
-    measured = repetition(buffer) | gopher_quality(buffer) | fineweb(buffer)
-    for rule in (*REPETITION_RULES, *GOPHER_RULES, *FINEWEB_RULES):
-        if rule.drops(measured[rule.reason])[0]:
-            found.add(PEER_NAMES.get(rule.reason, rule.reason))
+    for rules, measured in (
+        (REPETITION_RULES, Repetition(buffer)),
+        (GOPHER_RULES, GopherQuality(buffer)),
+        (FINEWEB_RULES, FineWebQuality(buffer)),
+    ):
+        found |= {PEER_NAMES.get(name, name) for name in _dropping(rules, measured)}
     verdicts = Verdicts.none_yet(1)
     edits = edit_lines(buffer, verdicts, terminal_punctuation=False)
     found |= {reason for reason in verdicts.reasons if reason not in (None, "c4_no_lines")}
-    if SENTENCES.drops(num_sentences(TextBuffer(edits.texts)).astype(np.float64))[0]:
-        found.add(SENTENCES.reason)
+    found |= _dropping(SENTENCE_RULES, TextBuffer(edits.texts))
     return found | wrong_length(text)
+
+
+def _dropping(rules: Sequence[Rule[Measured]], measured: Measured) -> set[str]:
+    """Return the rules that drop the only document of a batch, each alone."""
+    return {rule.reason for rule in rules if rule.drops(rule.measure(measured))[0]}
 
 
 def wrong_length(text: str) -> set[str]:

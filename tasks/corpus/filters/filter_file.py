@@ -1,63 +1,139 @@
-"""Filter one raw file: drop documents, each with one reason, edit others, and count both.
+"""Filter one raw file in a single pass: drop documents, each with one reason, and edit others.
+
+    raw -> batches -> missing languages -> light rules (SQL) -> quality rules and line edits
+        -> personal data -> part.parquet; dropped documents -> rejected.parquet
 
 Language and length always decide; the profiles ``fineweb`` and ``strict`` apply the quality rules
-as well, which also edit lines. Text streams through (``filter_stream``), rows keep their order, and
-the bytes written do not depend on threads.
+as well. Rows keep their order. Memory holds one batch and the rejected rows, which have no text.
+Row groups are cut by the rows kept, so the bytes written depend on neither threads nor timing.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Self
 
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 
 from model.core.errors import CorpusError
 from tasks.config.corpus import FilterConfig, PersonalDataConfig
-from tasks.corpus.duckdb_connection import Limits, fetch_one, parquet_path, reading
-from tasks.corpus.filters.filter_stream import Edits, stream_documents
+from tasks.corpus.duckdb_connection import (
+    TEXT_ROW_GROUP_ROWS,
+    Limits,
+    parquet_path,
+    read_sql,
+    reading,
+)
+from tasks.corpus.filters.language import score_missing_languages
+from tasks.corpus.filters.personal_data import edit_personal_data
 from tasks.corpus.filters.quality import REASONS as QUALITY_REASONS
+from tasks.corpus.filters.quality import QualityOutcome, apply_quality_rules
+from tasks.corpus.filters.quality_lines import LINE_REASONS
+from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 
 LIGHT_REASONS = ("null_text", "empty_text", "language", "language_score", "too_short", "too_long")
+LIGHT_RULES = ("language", "min_language_score", "min_words", "max_words")
+BATCH_DOCUMENTS = 2_048  # DuckDB's own unit
+ROW_GROUP_BYTES = 64_000_000
+PART_SCHEMA = pa.schema([*FINEWEB_SCHEMA, ("file", pa.string()), ("row", pa.int64())])
+REJECTED_SCHEMA = pa.schema(
+    [
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
 
-_COUNT_REASONS = """
-SELECT reason, count(*)
-FROM read_parquet($rejected, hive_partitioning = false)
-GROUP BY reason
+_DOCUMENTS = """
+SELECT
+    text, id, dump, url, date, file_path, language, language_score, token_count,
+    $file AS file,
+    file_row_number AS row
+FROM read_parquet($raw, file_row_number = true, hive_partitioning = false)
 """
-_COUNT_PART = """
-SELECT count(*)
-FROM read_parquet($part, hive_partitioning = false)
-"""
-_COUNT_RAW = """
-SELECT count(*), count(*) FILTER (WHERE language IS NULL OR language_score IS NULL)
-FROM read_parquet($raw, hive_partitioning = false)
-"""
-_MEASURE_TEXT = """
-SELECT coalesce(sum(total_uncompressed_size), 0)
-FROM parquet_metadata($raw)
-WHERE path_in_schema = 'text'
+_LIGHT_VERDICTS = """
+WITH verdicts AS (
+    SELECT
+        *,
+        light_reason(
+            text, language, language_score,
+            $language, $min_language_score, $min_words, $max_words
+        ) AS reason
+    FROM batch
+)
+SELECT
+    reason,
+    light_detail(
+        reason, text, language, language_score, $min_language_score, $min_words, $max_words
+    ) AS detail
+FROM verdicts
+ORDER BY row
 """
 
 
-@dataclass(frozen=True)
+@dataclass
+class Edits:
+    """Edits of the documents of one raw file.
+
+    Args:
+        num_documents: kept documents whose lines were edited.
+        num_citations: citation marks removed from them.
+        dropped_lines: lines removed from them, by reason of ``LINE_REASONS``.
+        num_languages: documents that came without language or score and got both.
+        personal_data: pieces found in kept documents, by kind.
+    """
+
+    num_documents: int = 0
+    num_citations: int = 0
+    dropped_lines: Counter[str] = field(default_factory=Counter)
+    num_languages: int = 0
+    personal_data: Counter[str] = field(default_factory=Counter)
+
+    def numbers(self) -> dict[str, int]:
+        """Return the edits by name, those that occurred."""
+        numbers = {
+            "documents": self.num_documents,
+            "citations": self.num_citations,
+            **{f"lines: {reason}": count for reason, count in self.dropped_lines.items()},
+        }
+        return {name: count for name, count in numbers.items() if count}
+
+    def add(self, outcome: QualityOutcome) -> None:
+        """Count the edits of the kept documents of a batch."""
+        is_kept = np.array([reason is None for reason in outcome.reasons], dtype=bool)
+        self.num_documents += int(np.sum(np.array(outcome.is_edited, dtype=bool) & is_kept))
+        self.num_citations += int(outcome.num_citations[is_kept].sum())
+        lines = outcome.dropped_lines[is_kept].sum(axis=0).tolist()
+        self.dropped_lines.update(dict(zip(LINE_REASONS, lines, strict=True)))
+
+
+@dataclass
 class FilterCounts:
-    """Where the documents of one raw file went.
+    """Where the documents of one raw file went; counted while they are written.
 
     Args:
         num_dropped: documents per reason, every reason of the profile present, in its order.
         num_language_unknown: raw documents that came without a language label or score.
         text_bytes: uncompressed text read, about.
-        edits: of the text of documents that were kept.
     """
 
-    num_in: int
-    num_kept: int
     num_dropped: dict[str, int]
-    num_language_unknown: int
-    text_bytes: int
+    num_in: int = 0
+    num_kept: int = 0
+    num_language_unknown: int = 0
+    text_bytes: int = 0
     edits: Edits = field(default_factory=Edits)
 
     def funnel(self) -> str:
@@ -76,7 +152,7 @@ class FilterCounts:
 
 
 def reasons_of(config: FilterConfig) -> tuple[str, ...]:
-    """Return the reasons that a profile may drop documents for, in the order they are judged."""
+    """Return the reasons that a profile may drop documents for, in the order of the rules."""
     return LIGHT_REASONS if config.profile == "light" else (*LIGHT_REASONS, *QUALITY_REASONS)
 
 
@@ -100,50 +176,174 @@ def filter_file(
     Raises:
         SourceError: the raw file cannot be read.
         CorpusError: a larger share than ``config.max_dropped_frac`` would be dropped.
+        OSError: the disk is full; whoever builds the artifact says so.
     """
     started = time.perf_counter()
-    edits = stream_documents(
-        raw,
-        file=file,
-        config=config,
-        personal_data=personal_data or PersonalDataConfig(),
-        destination=destination,
-        limits=limits,
-    )
-    with limits.connect() as connection, reading(raw):
-        counts = _count(connection, raw, config=config, destination=destination, edits=edits)
+    counts = FilterCounts(num_dropped=dict.fromkeys(reasons_of(config), 0))
+    personal_data = personal_data or PersonalDataConfig()
+    light_rules = config.model_dump(include=set(LIGHT_RULES))
+    half = replace(limits, memory_bytes=limits.memory_bytes // 2, threads=1)
+    with half.connect() as reader, half.connect() as rules, _Writer(destination, counts) as writer:
+        rules.execute(read_sql("light_rules"))
+        for batch in _documents(reader, raw, file):
+            _count_documents(batch, counts)
+            if config.score_language == "missing":
+                batch = _with_languages(batch, counts.edits)
+            batch = _drop_by_light_rules(rules, batch, light_rules, writer)
+            if config.profile != "light":
+                batch = _edit_by_quality(batch, config, writer)
+            writer.keep(_without_personal_data(batch, personal_data, counts.edits))
+    counts.text_bytes = _text_bytes(raw)
+    assert counts.num_in == counts.num_kept + sum(counts.num_dropped.values()), counts
     _log(counts, file=file, seconds=time.perf_counter() - started)
     _refuse_to_drop_too_much(counts, config=config, file=file, destination=destination)
     return counts
 
 
-def _count(
+def _documents(connection: DuckDBPyConnection, raw: Path, file: str) -> Iterator[pa.Table]:
+    with reading(raw):
+        values = {"raw": parquet_path(raw), "file": file}
+        stream = connection.sql(_DOCUMENTS, params=values).to_arrow_reader(BATCH_DOCUMENTS)
+        batches = iter(stream)
+        while (batch := _next_batch(batches)) is not None:
+            yield pa.Table.from_batches([batch]).cast(PART_SCHEMA)
+
+
+def _next_batch(batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
+    """Return the next batch; Arrow's error for a broken file becomes DuckDB's own again."""
+    try:
+        return next(batches, None)
+    except (OSError, pa.ArrowException) as error:
+        message = str(error)
+        if message.startswith("Out of Memory"):
+            raise duckdb.OutOfMemoryException(message) from error
+        raise duckdb.InvalidInputException(message) from error
+
+
+def _count_documents(batch: pa.Table, counts: FilterCounts) -> None:
+    is_unknown = pc.or_(batch["language"].is_null(), batch["language_score"].is_null())  # pyright: ignore[reportAttributeAccessIssue]
+    counts.num_in += batch.num_rows
+    counts.num_language_unknown += pc.sum(is_unknown).as_py() or 0  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _text_bytes(raw: Path) -> int:
+    metadata = pq.read_metadata(raw)
+    columns = (
+        metadata.row_group(group).column(column)
+        for group in range(metadata.num_row_groups)
+        for column in range(metadata.num_columns)
+    )
+    return sum(item.total_uncompressed_size for item in columns if item.path_in_schema == "text")
+
+
+# --- one step each ------------------------------------------------------------------------------
+
+
+def _with_languages(batch: pa.Table, edits: Edits) -> pa.Table:
+    """Return the batch with label and score where they were missing."""
+    text, language, score = (
+        batch.column(name).combine_chunks() for name in ("text", "language", "language_score")
+    )
+    found = score_missing_languages(text, language=language, language_score=score)
+    edits.num_languages += found.num_scored
+    batch = _replaced(batch, "language", found.language)
+    return _replaced(batch, "language_score", found.language_score)
+
+
+def _drop_by_light_rules(
     connection: DuckDBPyConnection,
-    raw: Path,
-    *,
-    config: FilterConfig,
-    destination: Path,
-    edits: Edits,
-) -> FilterCounts:
-    part, rejected = destination / "part.parquet", destination / "rejected.parquet"
-    values = {"raw": parquet_path(raw)}
-    found = dict(
-        connection.execute(_COUNT_REASONS, {"rejected": parquet_path(rejected)}).fetchall()
-    )
-    (num_kept,) = fetch_one(connection, _COUNT_PART, {"part": parquet_path(part)})
-    num_in, num_language_unknown = fetch_one(connection, _COUNT_RAW, values)
-    (text_bytes,) = fetch_one(connection, _MEASURE_TEXT, values)
-    reasons = reasons_of(config)
-    assert set(found) <= set(reasons), f"a reason is not declared: {sorted(found)}"
-    assert num_in == num_kept + sum(found.values()), f"{num_in} != {num_kept} + {found}"
-    return FilterCounts(
-        num_in=num_in,
-        num_kept=num_kept,
-        num_dropped={reason: found.get(reason, 0) for reason in reasons},
-        num_language_unknown=num_language_unknown,
-        text_bytes=int(text_bytes),
-        edits=edits,
-    )
+    batch: pa.Table,
+    rules: Mapping[str, Any],
+    writer: _Writer,
+) -> pa.Table:
+    """Return the documents of a batch that pass the rules of language and length."""
+    connection.register("batch", batch)
+    verdicts = connection.sql(_LIGHT_VERDICTS, params=dict(rules)).to_arrow_table()
+    connection.unregister("batch")
+    reasons = verdicts.column("reason")
+    writer.reject(batch, reasons.to_pylist(), verdicts.column("detail").to_pylist())
+    return batch.filter(reasons.is_null())
+
+
+def _edit_by_quality(batch: pa.Table, config: FilterConfig, writer: _Writer) -> pa.Table:
+    """Return the documents that pass the quality rules, their lines edited."""
+    texts = batch.column("text").to_pylist()
+    outcome = apply_quality_rules(texts, terminal_punctuation=config.profile == "strict")
+    writer.counts.edits.add(outcome)
+    writer.reject(batch, outcome.reasons, outcome.details)
+    is_kept = pa.array([reason is None for reason in outcome.reasons], pa.bool_())
+    return _replaced(batch, "text", pa.array(outcome.texts, pa.string())).filter(is_kept)
+
+
+def _without_personal_data(batch: pa.Table, config: PersonalDataConfig, edits: Edits) -> pa.Table:
+    if config.action == "keep":
+        return batch
+    found = edit_personal_data(batch.column("text").combine_chunks(), config)
+    edits.personal_data.update(found.num_spans)
+    return _replaced(batch, "text", found.texts)
+
+
+def _replaced(batch: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    place = batch.schema.get_field_index(name)
+    return batch.set_column(place, PART_SCHEMA.field(name), column)
+
+
+# --- output -------------------------------------------------------------------------------------
+
+
+class _Writer:
+    """Writes part.parquet as documents come and rejected.parquet at the end, and counts both."""
+
+    def __init__(self, destination: Path, counts: FilterCounts) -> None:
+        self.counts = counts
+        self._destination = destination
+        self._pending: list[pa.Table] = []
+        self._rejected: list[pa.Table] = []
+
+    def __enter__(self) -> Self:
+        path = self._destination / "part.parquet"
+        self._part = pq.ParquetWriter(path, PART_SCHEMA, compression="zstd")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._flush()
+                self._write_rejected()
+        finally:
+            self._part.close()
+
+    def keep(self, batch: pa.Table) -> None:
+        """Append documents."""
+        self.counts.num_kept += batch.num_rows
+        self._pending.append(batch)
+        num_rows = sum(table.num_rows for table in self._pending)
+        num_bytes = sum(table.nbytes for table in self._pending)
+        if num_rows >= TEXT_ROW_GROUP_ROWS or num_bytes >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def reject(self, batch: pa.Table, reasons: list[str | None], details: list[str | None]) -> None:
+        """Record the documents of a batch that have a reason."""
+        for reason, count in Counter(filter(None, reasons)).items():
+            self.counts.num_dropped[reason] += count
+        columns = {
+            **{name: batch.column(name) for name in ("file", "row", "id")},
+            "reason": pa.array(reasons, pa.string()),
+            "detail": pa.array(details, pa.string()),
+        }
+        table = pa.table(columns, schema=REJECTED_SCHEMA)
+        self._rejected.append(table.filter(table.column("reason").is_valid()))
+
+    def _flush(self) -> None:
+        table = pa.concat_tables([PART_SCHEMA.empty_table(), *self._pending]).combine_chunks()
+        if table.num_rows:
+            self._part.write_table(table, row_group_size=table.num_rows)
+        self._pending = []
+
+    def _write_rejected(self) -> None:
+        table = pa.concat_tables([REJECTED_SCHEMA.empty_table(), *self._rejected])
+        table = table.sort_by("row").combine_chunks()
+        pq.write_table(table, self._destination / "rejected.parquet", compression="zstd")
 
 
 def _refuse_to_drop_too_much(

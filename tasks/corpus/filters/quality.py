@@ -1,9 +1,9 @@
-"""The published quality rules, in the order of the FineWeb recipe, over a list of texts.
+"""Apply the published quality rules to texts, in the order of the FineWeb recipe.
 
     Gopher repetition -> Gopher quality -> C4 (lines, then document) -> FineWeb
 
 The first rule that drops a document names its reason. C4 rewrites the text, and the rules after it
-see what it left. Language and the number of words are judged before, in SQL, by filters.py.
+see what it left. Language and the number of words are checked before, in SQL (``light_rules.sql``).
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.corpus.filters.quality_buffer import Ints, TextBuffer
-from tasks.corpus.filters.quality_documents import (
-    FINEWEB_RULES,
-    GOPHER_RULES,
-    fineweb,
-    gopher_quality,
-)
 from tasks.corpus.filters.quality_lines import (
     DOCUMENT_REASONS,
     LINE_REASONS,
+    SENTENCE_RULES,
     edit_lines,
-    require_sentences,
 )
-from tasks.corpus.filters.quality_repetition import RULES as REPETITION_RULES
-from tasks.corpus.filters.quality_repetition import repetition
-from tasks.corpus.filters.quality_rules import Verdicts
+from tasks.corpus.filters.quality_repetition import REPETITION_RULES, Repetition
+from tasks.corpus.filters.quality_rules import (
+    FINEWEB_RULES,
+    GOPHER_RULES,
+    FineWebQuality,
+    GopherQuality,
+    Verdicts,
+)
+from tasks.corpus.filters.text_buffer import Ints, TextBuffer
 from tasks.corpus.shingles import batches
 
 REASONS = (
     *(rule.reason for rule in REPETITION_RULES),
     *(rule.reason for rule in GOPHER_RULES),
     *DOCUMENT_REASONS,
+    *(rule.reason for rule in SENTENCE_RULES),
     *(rule.reason for rule in FINEWEB_RULES),
 )
 BATCH_CHARS = 500_000  # of one buffer: its arrays take about 100 bytes a character
@@ -42,13 +42,13 @@ BATCH_CHARS = 500_000  # of one buffer: its arrays take about 100 bytes a charac
 
 @dataclass(frozen=True)
 class QualityOutcome:
-    """What the rules say of each text of a list, and what they made of it.
+    """The verdict of the rules on each text of a list, and the edited text.
 
     Args:
-        reasons: why it goes, None where it stays.
+        reasons: why it is dropped, None where it is kept.
         details: the offending value.
         texts: edited.
-        is_edited: the text is not what it was.
+        is_edited: the edits changed the text.
         dropped_lines: one row a text, one column a reason of ``LINE_REASONS``.
         num_citations: removed citation marks.
     """
@@ -88,13 +88,13 @@ _NO_LINES = np.zeros((0, len(LINE_REASONS)), np.int64)
 def _apply_to_batch(texts: Sequence[str], *, terminal_punctuation: bool) -> QualityOutcome:
     verdicts = Verdicts.none_yet(len(texts))
     buffer = TextBuffer(texts)
-    verdicts.apply(REPETITION_RULES, repetition(buffer))
-    verdicts.apply(GOPHER_RULES, gopher_quality(buffer))
+    verdicts.apply(REPETITION_RULES, Repetition(buffer))
+    verdicts.apply(GOPHER_RULES, GopherQuality(buffer))
     edits = edit_lines(buffer, verdicts, terminal_punctuation=terminal_punctuation)
     left = np.flatnonzero(verdicts.kept).tolist()
     edited = TextBuffer([edits.texts[doc] for doc in left])
-    require_sentences(edited, verdicts, left)
-    verdicts.apply(FINEWEB_RULES, fineweb(edited), left)
+    verdicts.apply(SENTENCE_RULES, edited, left)
+    verdicts.apply(FINEWEB_RULES, FineWebQuality(edited), left)
     pairs = zip(texts, edits.texts, strict=True)
     return QualityOutcome(
         verdicts.reasons,

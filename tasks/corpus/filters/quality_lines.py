@@ -1,4 +1,4 @@
-"""C4's rules: lines are taken out of a document, citation marks out of lines, documents dropped.
+"""C4's rules: they drop lines, citation marks and documents.
 
 Source: Raffel et al. 2020 (JMLR 21(140), section 2.2), as FineWeb applies them: for each line, in
 this order, a word too long, no terminal punctuation (optional), too few words, "lorem ipsum" (the
@@ -14,10 +14,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.corpus.filters.quality_buffer import Ints, Spans, TextBuffer
-from tasks.corpus.filters.quality_characters import PUNCTUATION, SENTENCE_ENDS, Flags, is_any
-from tasks.corpus.filters.quality_documents import ends_in_ellipsis, stripped
-from tasks.corpus.filters.quality_rules import C4, Rule, Verdicts
+from tasks.corpus.filters.quality_rules import (
+    C4,
+    Rule,
+    Values,
+    Verdicts,
+    ends_in_ellipsis,
+    stripped,
+)
+from tasks.corpus.filters.text_buffer import (
+    PUNCTUATION,
+    SENTENCE_ENDS,
+    Flags,
+    Ints,
+    Spans,
+    TextBuffer,
+    is_any,
+)
 
 MAX_WORD_CHARS = 1000  # tensorflow/datasets, text/c4_utils.py
 MIN_LINE_WORDS = 3  # C4, JMLR 21(140), section 2.2
@@ -32,7 +45,6 @@ POLICIES = (  # tensorflow/datasets, text/c4_utils.py
     "use of cookies",
     "use cookies",
 )
-SENTENCES = Rule("c4_few_sentences", C4, below=5)
 
 LINE_REASONS = (
     "c4_blank",
@@ -42,18 +54,18 @@ LINE_REASONS = (
     "c4_javascript",
     "c4_policy",
 )
-DOCUMENT_REASONS = ("c4_lorem_ipsum", "c4_curly_bracket", "c4_no_lines", SENTENCES.reason)
+DOCUMENT_REASONS = ("c4_lorem_ipsum", "c4_curly_bracket", "c4_no_lines")
 _KEPT = -1
 
 
 @dataclass(frozen=True)
 class LineEdits:
-    """What is left of each document when its lines have been judged.
+    """The documents after the line rules.
 
     Args:
-        texts: the lines that stay, joined by newlines.
-        dropped_lines: of each document, by reason in the order of ``LINE_REASONS``.
-        num_citations: removed citation marks, of each document.
+        texts: the kept lines of each document, joined by newlines.
+        dropped_lines: one row a document, one column a reason of ``LINE_REASONS``.
+        num_citations: removed citation marks of each document.
     """
 
     texts: list[str]
@@ -81,7 +93,7 @@ def edit_lines(buffer: TextBuffer, verdicts: Verdicts, *, terminal_punctuation: 
     return LineEdits(texts, counts, num_citations)
 
 
-def num_sentences(buffer: TextBuffer) -> Ints:
+def num_sentences(buffer: TextBuffer) -> Values:
     """Return the number of sentences of each document; none goes beyond its line.
 
     A sentence begins with the line, and with the first word after its end mark that is not
@@ -101,7 +113,10 @@ def num_sentences(buffer: TextBuffer) -> Ints:
     )
     later = buffer.per_doc(words.docs[np.unique(begins[same_line])])
     inner = stripped(buffer, buffer.lines)
-    return later + buffer.per_doc(inner.docs[inner.chars > 0])
+    return (later + buffer.per_doc(inner.docs[inner.chars > 0])).astype(np.float64)
+
+
+SENTENCE_RULES = (Rule("c4_few_sentences", C4, num_sentences, below=5),)
 
 
 def _line_reasons(
@@ -192,8 +207,3 @@ def _rewritten(buffer: TextBuffer, kept: Spans, citations: Spans) -> tuple[list[
 def _line_counts(counts: Sequence[int]) -> str:
     found = zip(LINE_REASONS, counts, strict=True)
     return "; ".join(f"{count} {reason}" for reason, count in found if count) or "0 lines"
-
-
-def require_sentences(buffer: TextBuffer, verdicts: Verdicts, docs: Sequence[int]) -> None:
-    """Drop the edited documents that have too few sentences."""
-    verdicts.apply([SENTENCES], {SENTENCES.reason: num_sentences(buffer).astype(np.float64)}, docs)

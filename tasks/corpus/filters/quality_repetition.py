@@ -1,4 +1,4 @@
-"""Gopher's repetition rules: lines, paragraphs and word n-grams that a document says again.
+"""Gopher's repetition rules: duplicate lines, paragraphs and word n-grams of a document.
 
 Source: table A1 of arXiv 2112.11446, counted as datatrove's GopherRepetitionFilter does: every
 occurrence after the first is a duplicate, the most frequent n-gram counts all its occurrences, and
@@ -12,64 +12,122 @@ duplicates of all longer ones. Only documents that these bounds cannot clear are
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 
-from tasks.corpus.filters.quality_buffer import Ints, Spans, TextBuffer
-from tasks.corpus.filters.quality_characters import Flags
-from tasks.corpus.filters.quality_rules import GOPHER_REPETITION, Rule, Values, share
+from tasks.corpus.filters.quality_rules import (
+    DOC_BASE,
+    GOPHER_REPETITION,
+    Rule,
+    Values,
+    duplicates,
+    filled_lines,
+    share,
+)
+from tasks.corpus.filters.text_buffer import Flags, Ints, Spans, TextBuffer
 from tasks.corpus.span_hashes import Hashes, mix
 
 TOP_N_GRAMS = {2: 0.20, 3: 0.18, 4: 0.16}  # arXiv 2112.11446, table A1
 DUPLICATE_N_GRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}  # the same table
-
-RULES = (
-    Rule("gopher_duplicate_paragraphs", GOPHER_REPETITION, above=0.30),
-    Rule("gopher_duplicate_paragraph_text", GOPHER_REPETITION, above=0.20),
-    Rule("gopher_duplicate_lines", GOPHER_REPETITION, above=0.30),
-    Rule("gopher_duplicate_line_text", GOPHER_REPETITION, above=0.20),
-    *(Rule(f"gopher_top_{n}_gram", GOPHER_REPETITION, above=f) for n, f in TOP_N_GRAMS.items()),
-    *(
-        Rule(f"gopher_duplicate_{n}_grams", GOPHER_REPETITION, above=f)
-        for n, f in DUPLICATE_N_GRAMS.items()
-    ),
-)
 # Four words are two pairs and a blank: they cannot hold more characters than twice the best pair
 # and one blank for each occurrence, and a pair has three characters at least.
 TOP_BOUND = 2 + 1 / 3
 _N_GRAM_BASE = np.uint64(0x8CB92BA72F3D8DD7)
-_DOC_BASE = np.uint64(0xA0761D6478BD642F)
 
 
-def repetition(buffer: TextBuffer) -> dict[str, Values]:
-    """Return the measure of every rule in ``RULES`` for each document."""
-    text_chars = buffer.doc_chars
-    found: dict[str, Values] = {}
-    for name, pieces in (("paragraph", paragraphs(buffer)), ("line", filled_lines(buffer))):
-        again, again_chars = duplicates(buffer, pieces)
-        found[f"gopher_duplicate_{name}s"] = share(again, buffer.per_doc(pieces.docs))
-        found[f"gopher_duplicate_{name}_text"] = share(again_chars, text_chars)
-    words = WordRows.of(buffer)
-    top, bound = words.top_chars(2)
-    found["gopher_top_2_gram"] = share(top, text_chars)
-    suspects = TOP_BOUND * bound > min(TOP_N_GRAMS.values()) * text_chars
-    some = words.of_docs(suspects)
-    for n in (3, 4):
-        found[f"gopher_top_{n}_gram"] = share(some.top_chars(n)[0], text_chars)
-    least = min(DUPLICATE_N_GRAMS.values())
-    suspects = words.chars_in_repeats(min(DUPLICATE_N_GRAMS)) > least * text_chars
-    for n in DUPLICATE_N_GRAMS:
-        chars = words.duplicate_chars(n, suspects)
-        found[f"gopher_duplicate_{n}_grams"] = share(chars, text_chars)
-    return found
+class Repetition:
+    """Measures of Gopher's repetition rules."""
+
+    def __init__(self, buffer: TextBuffer) -> None:
+        self._buffer = buffer
+        self._text_chars = buffer.doc_chars
+        self._words = WordRows.of(buffer)
+
+    def duplicate_paragraphs(self) -> Values:
+        """Return the share of paragraphs that occurred before."""
+        return self._paragraphs[0]
+
+    def duplicate_paragraph_text(self) -> Values:
+        """Return the share of characters in paragraphs that occurred before."""
+        return self._paragraphs[1]
+
+    def duplicate_lines(self) -> Values:
+        """Return the share of lines that occurred before."""
+        return self._lines[0]
+
+    def duplicate_line_text(self) -> Values:
+        """Return the share of characters in lines that occurred before."""
+        return self._lines[1]
+
+    def top_gram(self, n: int) -> Values:
+        """Return the share of characters in the most frequent n-gram; 0 where bounds clear it."""
+        top = self._top_pairs[0] if n == 2 else self._words_to_count.top_chars(n)[0]
+        return share(top, self._text_chars)
+
+    def duplicate_grams(self, n: int) -> Values:
+        """Return the share of characters in duplicate n-grams; 0 where bounds clear it."""
+        return share(self._words.duplicate_chars(n, self._has_repeats), self._text_chars)
+
+    @cached_property
+    def _paragraphs(self) -> tuple[Values, Values]:
+        return self._duplicate_shares(paragraphs(self._buffer))
+
+    @cached_property
+    def _lines(self) -> tuple[Values, Values]:
+        return self._duplicate_shares(filled_lines(self._buffer))
+
+    def _duplicate_shares(self, pieces: Spans) -> tuple[Values, Values]:
+        num, num_chars = duplicates(self._buffer, pieces)
+        return share(num, self._buffer.per_doc(pieces.docs)), share(num_chars, self._text_chars)
+
+    @cached_property
+    def _top_pairs(self) -> tuple[Ints, Ints]:
+        return self._words.top_chars(2)
+
+    @cached_property
+    def _words_to_count(self) -> WordRows:
+        """The words of documents that the counts of word pairs cannot clear."""
+        most = min(TOP_N_GRAMS.values()) * self._text_chars
+        return self._words.of_docs(TOP_BOUND * self._top_pairs[1] > most)
+
+    @cached_property
+    def _has_repeats(self) -> Flags:
+        """The documents that the words in repeated n-grams cannot clear."""
+        most = min(DUPLICATE_N_GRAMS.values()) * self._text_chars
+        return self._words.chars_in_repeats(min(DUPLICATE_N_GRAMS)) > most
 
 
-def filled_lines(buffer: TextBuffer) -> Spans:
-    """Return the lines between newlines, and only newlines, without the empty ones."""
-    ends = np.flatnonzero(buffer.codes == ord("\n"))
-    starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
-    is_filled = ends > starts
-    return Spans(starts[is_filled], ends[is_filled], buffer.docs_at(ends[is_filled]))
+def _top_rule(n: int, above: float) -> Rule[Repetition]:
+    measure = partial(Repetition.top_gram, n=n)
+    return Rule(f"gopher_top_{n}_gram", GOPHER_REPETITION, measure, above=above)
+
+
+def _duplicate_rule(n: int, above: float) -> Rule[Repetition]:
+    measure = partial(Repetition.duplicate_grams, n=n)
+    return Rule(f"gopher_duplicate_{n}_grams", GOPHER_REPETITION, measure, above=above)
+
+
+REPETITION_RULES: tuple[Rule[Repetition], ...] = (
+    Rule(
+        "gopher_duplicate_paragraphs",
+        GOPHER_REPETITION,
+        Repetition.duplicate_paragraphs,
+        above=0.30,
+    ),
+    Rule(
+        "gopher_duplicate_paragraph_text",
+        GOPHER_REPETITION,
+        Repetition.duplicate_paragraph_text,
+        above=0.20,
+    ),
+    Rule("gopher_duplicate_lines", GOPHER_REPETITION, Repetition.duplicate_lines, above=0.30),
+    Rule(
+        "gopher_duplicate_line_text", GOPHER_REPETITION, Repetition.duplicate_line_text, above=0.20
+    ),
+    *(_top_rule(n, above) for n, above in TOP_N_GRAMS.items()),
+    *(_duplicate_rule(n, above) for n, above in DUPLICATE_N_GRAMS.items()),
+)
 
 
 def paragraphs(buffer: TextBuffer) -> Spans:
@@ -81,16 +139,6 @@ def paragraphs(buffer: TextBuffer) -> Spans:
     firsts = np.flatnonzero(begins)
     lasts = np.append(firsts[1:], len(begins))[: len(firsts)] - 1
     return Spans(lines.starts[firsts], lines.ends[lasts], lines.docs[firsts])
-
-
-def duplicates(buffer: TextBuffer, pieces: Spans) -> tuple[Ints, Ints]:
-    """Return of each document the number and characters of pieces that it has said before."""
-    keys = mix(buffer.hashes(pieces) + pieces.docs.astype(np.uint64) * _DOC_BASE)
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    again = order[1:][keys[1:] == keys[:-1]]
-    docs = pieces.docs[again]
-    return buffer.per_doc(docs), buffer.per_doc(docs, weights=pieces.chars[again])
 
 
 @dataclass(frozen=True)
@@ -202,7 +250,7 @@ class WordRows:
             keys *= _N_GRAM_BASE
             keys += self.hashes[offset : offset + num_grams]
         docs = self.docs[:num_grams]
-        keys += docs.astype(np.uint64) * _DOC_BASE
+        keys += docs.astype(np.uint64) * DOC_BASE
         is_whole = docs == self.docs[n - 1 :][:num_grams]
         bits = np.uint64(max(1, len(self.docs).bit_length()))
         keys = (mix(keys) >> bits) << bits

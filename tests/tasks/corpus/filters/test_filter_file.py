@@ -11,7 +11,7 @@ import pytest
 from model.core.errors import CorpusError, SourceError
 from tasks.config.corpus import FilterConfig, PersonalDataConfig
 from tasks.corpus.duckdb_connection import Limits, fetch_one
-from tasks.corpus.filters import filter_stream
+from tasks.corpus.filters import filter_file as filtering
 from tasks.corpus.filters.filter_file import LIGHT_REASONS, filter_file, reasons_of
 from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 from tests.support.plain_text import GOOD
@@ -322,7 +322,7 @@ def test_filter_file_quality_profile_long_and_one_word_documents(tmp_path, limit
 def test_filter_file_quality_profile_any_threads_and_memory_give_the_same_bytes(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(filter_stream, "TEXT_ROW_GROUP_ROWS", 1000)
+    monkeypatch.setattr(filtering, "TEXT_ROW_GROUP_ROWS", 1000)
     names = random.Random(7)
     documents = [document(f"{GOOD} {names.getrandbits(40):x}") for _ in range(3_000)]
     raw = write_raw(tmp_path / "raw.parquet", documents, row_group_rows=500)

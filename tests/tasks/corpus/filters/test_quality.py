@@ -9,11 +9,22 @@ import pytest
 
 from tasks.corpus.filters import quality
 from tasks.corpus.filters.quality import REASONS, apply_quality_rules
-from tasks.corpus.filters.quality_buffer import Spans, TextBuffer, text_hash
-from tasks.corpus.filters.quality_documents import STOP_WORDS, fineweb, gopher_quality
 from tasks.corpus.filters.quality_lines import LINE_REASONS, edit_lines, num_sentences
-from tasks.corpus.filters.quality_repetition import DUPLICATE_N_GRAMS, TOP_N_GRAMS, repetition
-from tasks.corpus.filters.quality_rules import Verdicts
+from tasks.corpus.filters.quality_repetition import (
+    DUPLICATE_N_GRAMS,
+    REPETITION_RULES,
+    TOP_N_GRAMS,
+    Repetition,
+)
+from tasks.corpus.filters.quality_rules import (
+    FINEWEB_RULES,
+    GOPHER_RULES,
+    STOP_WORDS,
+    FineWebQuality,
+    GopherQuality,
+    Verdicts,
+)
+from tasks.corpus.filters.text_buffer import Spans, TextBuffer, text_hash
 from tasks.reporting.funnel import UNITS
 from tests.support.plain_text import GOOD, SENTENCES
 
@@ -22,14 +33,19 @@ def pieces(buffer: TextBuffer, spans: Spans) -> list[str]:
     return [buffer.joined[a:b] for a, b in zip(spans.starts, spans.ends, strict=True)]
 
 
+def measures(rules, measured) -> dict[str, np.ndarray]:
+    """Return the values of each rule by its reason."""
+    return {rule.reason: rule.measure(measured) for rule in rules}
+
+
 def words_of(text: str) -> list[str]:
     buffer = TextBuffer([text])
     return pieces(buffer, buffer.words)
 
 
 def verdict(text: str, *, terminal_punctuation: bool = False) -> tuple[str | None, str | None]:
-    judged = apply_quality_rules([text], terminal_punctuation=terminal_punctuation)
-    return judged.reasons[0], judged.details[0]
+    outcome = apply_quality_rules([text], terminal_punctuation=terminal_punctuation)
+    return outcome.reasons[0], outcome.details[0]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +142,8 @@ def test_repetition_random_texts_agree_with_plain_python():
         random_text(chance, ["oak ", "elm ", "a ", ", ", "\n", "\n\n"], 120) for _ in range(150)
     ]
     texts += [" ".join(f"w{chance.randrange(size)}" for _ in range(90)) for size in (2, 9, 30, 900)]
-    found, limits = repetition(TextBuffer(texts)), {**TOP_N_GRAMS, **DUPLICATE_N_GRAMS}
+    found = measures(REPETITION_RULES, Repetition(TextBuffer(texts)))
+    limits = {**TOP_N_GRAMS, **DUPLICATE_N_GRAMS}
     for doc, text in enumerate(texts):
         for reason, expected in plain_repetition(text).items():
             value = float(found[reason][doc])
@@ -166,9 +183,13 @@ def plain_fineweb(text: str) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("measure", "plain"), [(gopher_quality, plain_quality), (fineweb, plain_fineweb)]
+    ("rules", "measured", "plain"),
+    [
+        (GOPHER_RULES, GopherQuality, plain_quality),
+        (FINEWEB_RULES, FineWebQuality, plain_fineweb),
+    ],
 )
-def test_document_rules_random_texts_agree_with_plain_python(measure, plain):
+def test_document_rules_random_texts_agree_with_plain_python(rules, measured, plain):
     chance = random.Random(5)
     parts = [
         *ALPHABET[:32],
@@ -183,7 +204,7 @@ def test_document_rules_random_texts_agree_with_plain_python(measure, plain):
         *SENTENCES,
     ]
     texts = ["", *(random_text(chance, parts, 60) for _ in range(300))]
-    found = measure(TextBuffer(texts))
+    found = measures(rules, measured(TextBuffer(texts)))
     for doc, text in enumerate(texts):
         values = {reason: float(values[doc]) for reason, values in found.items()}
         assert values == pytest.approx(plain(text)), repr(text)
@@ -271,9 +292,9 @@ def test_num_sentences_counts_marks_that_words_follow(text, count):
     assert num_sentences(TextBuffer(["Out. In", text])).tolist() == [2, count]
 
 
-def test_judge_good_text_stays_as_it_is():
-    judged = apply_quality_rules([GOOD], terminal_punctuation=True)
-    assert (judged.reasons, judged.texts, judged.is_edited) == ([None], [GOOD], [False])
+def test_apply_quality_rules_good_text_stays_as_it_is():
+    outcome = apply_quality_rules([GOOD], terminal_punctuation=True)
+    assert (outcome.reasons, outcome.texts, outcome.is_edited) == ([None], [GOOD], [False])
 
 
 def varied(count: int, form: str = "{}") -> str:
@@ -312,42 +333,42 @@ def varied(count: int, form: str = "{}") -> str:
         ("fineweb_duplicate_lines", "\n".join([*SENTENCES, *["The wind did rise."] * 2])),
     ],
 )  # fmt: skip
-def test_judge_document_beyond_one_limit_names_it(reason, text):
+def test_apply_quality_rules_document_beyond_one_limit_names_it(reason, text):
     found, detail = verdict(text)
     assert found == reason, detail
     assert detail
 
 
-def test_judge_many_short_lines_are_too_many_newlines():
+def test_apply_quality_rules_many_short_lines_are_too_many_newlines():
     lines = [line for i in range(6) for line in (f"{SENTENCES[i]}", f"see note {i}")]
     buffer = TextBuffer(["\n\n\n\n".join(lines)])
-    assert fineweb(buffer)["fineweb_newlines"][0] > 0.3
+    assert FineWebQuality(buffer).newlines()[0] > 0.3
     assert "fineweb_newlines" in REASONS
 
 
-def test_judge_several_limits_broken_first_of_recipe_is_the_reason():
+def test_apply_quality_rules_several_limits_broken_first_of_recipe_is_the_reason():
     text = "\n".join([*SENTENCES, "Lorem ipsum {dolor} sit."])
     assert verdict(text) == ("c4_lorem_ipsum", "line 9")
     assert verdict("# - {\n" * 30 + text)[0] == "gopher_duplicate_lines"
     assert verdict(f"- {text}".replace(".", "…"))[0] == "gopher_ellipsis_lines"
 
 
-def test_judge_rules_after_the_line_edits_see_the_edited_text():
+def test_apply_quality_rules_rules_after_the_line_edits_see_the_edited_text():
     menu = "\n".join(f"Menu {word}" for word in GOOD.split()[:30])
-    judged = apply_quality_rules([f"{menu}\n{GOOD}"], terminal_punctuation=False)
-    assert judged.reasons == [None]  # with its menu, most lines would be short
-    assert judged.texts == [GOOD]
-    assert judged.is_edited == [True]
-    assert judged.dropped_lines[0, LINE_REASONS.index("c4_few_words")] == 30
+    outcome = apply_quality_rules([f"{menu}\n{GOOD}"], terminal_punctuation=False)
+    assert outcome.reasons == [None]  # with its menu, most lines would be short
+    assert outcome.texts == [GOOD]
+    assert outcome.is_edited == [True]
+    assert outcome.dropped_lines[0, LINE_REASONS.index("c4_few_words")] == 30
 
 
-def test_judge_terminal_punctuation_is_only_asked_for_when_told():
+def test_apply_quality_rules_terminal_punctuation_is_only_asked_for_when_told():
     text = f"{GOOD}\nthe end of this line is open"
     assert apply_quality_rules([text], terminal_punctuation=False).texts == [text]
     assert apply_quality_rules([text], terminal_punctuation=True).texts == [GOOD]
 
 
-def test_judge_batches_of_any_size_give_the_same(monkeypatch):
+def test_apply_quality_rules_batches_of_any_size_give_the_same(monkeypatch):
     chance = random.Random(8)
     parts = [*SENTENCES, "\n", "\n", "[1] ", "Menu\n", "{", "oak oak oak oak "]
     texts = [random_text(chance, parts, 40) for _ in range(200)]
@@ -355,26 +376,26 @@ def test_judge_batches_of_any_size_give_the_same(monkeypatch):
     assert len(set(whole.reasons)) > 5
     for size in (1, 3000):
         monkeypatch.setattr(quality, "BATCH_CHARS", size)
-        parted = apply_quality_rules(texts, terminal_punctuation=False)
-        assert (parted.reasons, parted.details, parted.texts) == (
+        in_batches = apply_quality_rules(texts, terminal_punctuation=False)
+        assert (in_batches.reasons, in_batches.details, in_batches.texts) == (
             whole.reasons, whole.details, whole.texts,
         )  # fmt: skip
-        assert np.array_equal(parted.dropped_lines, whole.dropped_lines)
+        assert np.array_equal(in_batches.dropped_lines, whole.dropped_lines)
 
 
-def test_judge_strange_texts_have_verdicts():
+def test_apply_quality_rules_strange_texts_have_verdicts():
     texts = ["", " \n ", "w" * 400_000, "\n" * 5000, "日本語" * 500, "😀 " * 300, "." * 3000]
     texts += ["a " * 150_000, "\u0301\u200b\x00", GOOD.replace(" ", "\u00a0"), "word"]
-    judged = apply_quality_rules(texts, terminal_punctuation=False)
-    stays = [text for text, reason in zip(texts, judged.reasons, strict=True) if reason is None]
+    outcome = apply_quality_rules(texts, terminal_punctuation=False)
+    stays = [text for text, reason in zip(texts, outcome.reasons, strict=True) if reason is None]
     assert stays == [GOOD.replace(" ", "\u00a0")]
-    assert set(judged.reasons) - {None} <= set(REASONS)
+    assert set(outcome.reasons) - {None} <= set(REASONS)
 
 
-def test_judge_no_texts_gives_nothing():
-    judged = apply_quality_rules([], terminal_punctuation=False)
-    assert (judged.reasons, judged.texts) == ([], [])
-    assert judged.dropped_lines.shape == (0, len(LINE_REASONS))
+def test_apply_quality_rules_no_texts_gives_nothing():
+    outcome = apply_quality_rules([], terminal_punctuation=False)
+    assert (outcome.reasons, outcome.texts) == ([], [])
+    assert outcome.dropped_lines.shape == (0, len(LINE_REASONS))
 
 
 def test_reasons_are_distinct_and_read_as_losses_by_the_funnel():

@@ -1,16 +1,16 @@
-"""Many documents as one flat buffer of characters, with lines and words as index arrays.
+"""A batch of documents as one array of code points, with lines and words as index arrays.
 
-The quality rules count words, lines and repeats of documents. Here a whole batch is one array of
-code points, so that every count is a few array operations for all documents together. A newline
-ends each document in the buffer, so no word or line reaches into the next.
+The quality rules count words, lines and repeats with a few array operations for all documents
+together. A newline ends each document in the buffer, so no word or line reaches into the next.
 
-Words follow the English tokenizer that the published pipelines count with (spaCy's): white space
+Words follow spaCy's English tokenizer, with which the published pipelines count: white space
 separates; then punctuation stands alone, except inside a word where it belongs to it. Unlike that
 tokenizer it knows no addresses, emoticons, units after digits or contractions without apostrophe.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -18,24 +18,17 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.corpus.filters.quality_characters import (
-    DIGIT,
-    LETTER,
-    LINE_END,
-    PUNCTUATION,
-    SIGN,
-    SPACE,
-    UPPER,
-    WORD,
-    Classes,
-    Codes,
-    Flags,
-    classes_of,
-    is_any,
-)
 from tasks.corpus.span_hashes import Hashes, prefix_sums, span_hashes
 
 Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Codes = NDArray[np.uint32]
+Classes = NDArray[np.uint8]
+
+SPACE, LINE_END, LETTER, DIGIT, WORD, PUNCTUATION, SIGN, UPPER = (1 << bit for bit in range(8))
+LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # what str.splitlines() splits at
+SENTENCE_ENDS = ".?!‼‽⁇⁈⁉。．！？｡﹒﹖﹗։؟۔।॥"  # Unicode Sentence_Terminal, of common scripts
+_HIGHEST = 0x10000  # one class for all characters above the Basic Multilingual Plane: signs
 
 DASHES = "-–—~"  # part words between letters
 RELATIONS = ":<>=/"  # part what is before them from a letter
@@ -192,13 +185,13 @@ def _cut_at_punctuation(buffer: TextBuffer, begins: Flags) -> None:
     cut |= inside & _parts_word(code, before, after)
     cut |= ((classes[at] & SIGN) != 0) | (code == ord("…"))
     stops = code == ord(".")
-    goes_on = stops & (codes[at - 1] == ord(".")) & (at > 0)
-    continues = stops & (codes[at + 1] == ord("."))
-    cut |= goes_on | continues
-    stops &= cut & ~inside & ~goes_on & ((before & LETTER) != 0)
+    follows_stop = stops & (codes[at - 1] == ord(".")) & (at > 0)
+    precedes_stop = stops & (codes[at + 1] == ord("."))
+    cut |= follows_stop | precedes_stop
+    stops &= cut & ~inside & ~follows_stop & ((before & LETTER) != 0)
     stops[stops] = _ends_abbreviation(buffer, at[stops])
-    begins[at[cut & ~goes_on & ~stops]] = True
-    begins[at[cut & ~continues] + 1] = True
+    begins[at[cut & ~follows_stop & ~stops]] = True
+    begins[at[cut & ~precedes_stop] + 1] = True
     _cut_dashes(buffer, at[(code == ord("-")) & ((before & LETTER) != 0)], begins)
     _cut_contractions(buffer, at[is_any(code, APOSTROPHES) & inside], begins)
 
@@ -278,3 +271,43 @@ def _cut_contractions(buffer: TextBuffer, at: Ints, begins: Flags) -> None:
 @lru_cache(maxsize=1)
 def _abbreviation_hashes() -> Hashes:
     return np.array([text_hash(word) for word in ABBREVIATIONS.split()], dtype=np.uint64)
+
+
+# --- classes of characters ----------------------------------------------------------------------
+
+
+def classes_of(codes: Codes) -> Classes:
+    """Return the class bits of each code point."""
+    return np.take(_class_table(), codes, mode="clip")
+
+
+def is_any(codes: Codes, characters: str) -> Flags:
+    """Return which code points are among a few characters."""
+    found = np.zeros(len(codes), dtype=bool)
+    for character in characters:
+        found |= codes == ord(character)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _class_table() -> Classes:
+    table = np.zeros(_HIGHEST + 1, dtype=np.uint8)
+    for code in range(_HIGHEST):
+        table[code] = _class_of(chr(code))
+    table[_HIGHEST] = SIGN
+    return table
+
+
+def _class_of(character: str) -> int:
+    if character.isspace():
+        return SPACE | (LINE_END if character in LINE_ENDS else 0)
+    category = unicodedata.category(character)
+    if category[0] == "L":
+        return WORD | LETTER | (UPPER if category in ("Lu", "Lt") else 0)
+    if category[0] == "N":
+        return WORD | DIGIT
+    if category[0] == "P":
+        return PUNCTUATION
+    if category[0] == "S":
+        return SIGN if category == "So" else PUNCTUATION
+    return WORD  # marks, and what cannot be seen, belong to the word around them
