@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from flows.settings.config import ChatModelConfig
 from model.core.artifact import Artifact
-from tasks.config.chat import LessonLayout
-from tasks.engine.lesson_shards import VALIDATION
+from tasks.config.chat import RecordShardLayout
 from tasks.engine.pipeline import Pipeline
+from tasks.engine.record_sets import VALIDATION
 from tasks.planning.base_checkpoint import BaseModel
 from tasks.stages.read_chats import chat_sets, read_chats
 from tasks.stages.read_preferences import preference_sets, read_preferences
@@ -90,8 +90,8 @@ def _read_preferences(pipeline: Pipeline, config: ChatModelConfig) -> dict[str, 
     }
 
 
-def _layout(config: ChatModelConfig, base: BaseModel, name: str) -> LessonLayout:
-    return LessonLayout(
+def _layout(config: ChatModelConfig, base: BaseModel, name: str) -> RecordShardLayout:
+    return RecordShardLayout(
         split="validation" if name == VALIDATION else "training",
         context_tokens=base.model.context_tokens,
         shard_tokens=config.shards.shard_tokens,

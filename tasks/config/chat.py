@@ -220,12 +220,12 @@ def _check_sets(group: str, sets: Mapping[str, str], weights: Mapping[str, float
         )
 
 
-class LessonLayout(Config):
+class RecordShardLayout(Config):
     """Which side of the sets becomes shards, and how they are cut; from other groups of settings.
 
     Args:
         context_tokens: a row has one token more.
-        shard_tokens: tokens per shard, about: a lesson is never cut.
+        shard_tokens: tokens per shard, about: a conversation is never cut.
         seed: for the header.
     """
 

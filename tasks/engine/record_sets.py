@@ -1,6 +1,8 @@
 """Sets of records for the stages read_chats and read_preferences: listed, keyed and read.
 
-The stages differ in the kind of their records and in what the demo generates for them.
+The stages differ in the kind of their records and in what the demo generates for them. Shards are
+written of the tables of a set: one artifact per set for training, so that a mixture can weigh them,
+and one of all sets for validation.
 """
 
 from __future__ import annotations
@@ -13,15 +15,23 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 from model.core.config import Config
 from model.core.store import ArtifactStore, Work
 from tasks.config.chat import ChatConfig, PreferenceConfig
-from tasks.corpus.chat_data.checked_sets import Split, write_generated, write_set
+from tasks.corpus.chat_data.checked_sets import (
+    HELD_OUT_NAME,
+    TRAINING_NAME,
+    Split,
+    write_generated,
+    write_set,
+)
 from tasks.corpus.chat_data.records import Fields, RecordKind
 from tasks.corpus.demo.chats import DEMO_CHATS_VERSION
 from tasks.corpus.sources.columns import OnBroken
 from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
 from tasks.corpus.sources.named_sets import ListedSet, list_sets, pinned, set_files
 from tasks.corpus.sources.raw_file import sweep
+from tasks.tokens.record_shards import RecordTable
 
 DEMO_SET: Final = "demo"
+VALIDATION: Final = "validation"  # name of the artifact with the shards of all sets
 
 SetsConfigT = TypeVar("SetsConfigT", ChatConfig, PreferenceConfig)
 
@@ -145,3 +155,12 @@ def build_set(work: Work, config: ReadSet, *, kind: RecordKind, demo: DemoRecord
         )
         shutil.rmtree(downloads, ignore_errors=True)
     work.counts = counts.of_stage()
+
+
+def input_tables(work: Work, role: str, *, split: str) -> list[RecordTable]:
+    """Return the table of one split of each set that is an input."""
+    name = HELD_OUT_NAME if split == "validation" else TRAINING_NAME
+    return [
+        RecordTable(item.name, work.store.path(item) / name)
+        for item in work.derivation.inputs[role]
+    ]

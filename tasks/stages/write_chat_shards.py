@@ -1,22 +1,26 @@
-"""Stage write_chat_shards: conversations as token shards with a loss mask, and rows of whole ones.
-
-Its artifacts are those that ``tasks.engine.lesson_shards`` tells of.
-"""
+"""Stage write_chat_shards: SFT examples as token shards with a loss mask, rows of whole ones."""
 
 from __future__ import annotations
 
 from model.core.store import Work
-from tasks.config.chat import LessonLayout
-from tasks.engine.lesson_shards import build_lessons
+from tasks.config.chat import RecordShardLayout
+from tasks.engine.record_sets import input_tables
 from tasks.engine.stage import Share, Stage
-from tasks.tokens.chat_shards import CHAT_LESSONS
+from tasks.tokens.sft import write_sft_shards
 
 STEP_VERSION = 1
 
 
-def build(work: Work, config: LessonLayout, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: RecordShardLayout, share: Share) -> None:  # noqa: ARG001
     """Write shard-*.arrow and rows.arrow."""
-    build_lessons(work, config, kind=CHAT_LESSONS, role="chats")
+    counts = write_sft_shards(
+        input_tables(work, "chats", split=config.split),
+        layout=config,
+        tokenizer_directory=work.input("tokenizer"),
+        destination=work.path,
+    )
+    work.counts = counts.of_stage(truncated="num_cut")
+    work.facts = {"context_tokens": config.context_tokens}
 
 
 write_chat_shards = Stage("write_chat_shards", version=STEP_VERSION, build=build, scope="corpus")

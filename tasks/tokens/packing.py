@@ -76,6 +76,31 @@ def pack_best_fit(shard_lengths: Sequence[Int32Array], context_tokens: int) -> S
     return _with_ends(pieces, documents, shard_tokens=shard_tokens)
 
 
+def whole_document_rows(shard_lengths: Sequence[Int32Array], row: Int32Array) -> Segments:
+    """Return rows of whole documents, each a segment of its own.
+
+    Args:
+        shard_lengths: tokens of each document of each shard.
+        row: number of the row that takes each document of all shards.
+
+    Example:
+        >>> lengths = [np.array([5, 3, 7, 2], dtype=np.int32)]
+        >>> rows = whole_document_rows(lengths, np.array([1, 0, 0, 1], dtype=np.int32))
+        >>> rows.row_offsets.tolist(), rows.start.tolist()
+        ([0, 2, 4], [5, 8, 0, 15])
+    """
+    numbers = np.arange(len(shard_lengths), dtype=np.int32)
+    shard = np.repeat(numbers, [len(item) for item in shard_lengths])
+    starts = [np.cumsum(item, dtype=np.int64) - item for item in shard_lengths]
+    by_row = np.argsort(row, kind="stable")
+    return Segments(
+        row_offsets=np.append(0, np.cumsum(np.bincount(row), dtype=np.int64)),
+        shard=shard[by_row],
+        start=np.concatenate(starts)[by_row],
+        length=np.concatenate(shard_lengths)[by_row],
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class _Documents:
     """All documents of all shards, and how each is cut."""

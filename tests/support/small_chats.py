@@ -43,7 +43,7 @@ def spoken(*contents: str, system: str = "") -> list[Message]:
 
 
 def example_of(messages: Sequence[Message], tokenizer: Tokenizer) -> SFTExample:
-    """Return what messages teach."""
+    """Return the SFT example of messages."""
     words = tokenizer.encode_batch([turn_text(message) for message in messages])
     return ChatEncoder(tokenizer).encode(messages, words)
 

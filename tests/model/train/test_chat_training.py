@@ -28,11 +28,10 @@ from model.train.events import read_events
 from model.train.loader import BatchReader
 from model.train.setup import build_model, build_reader
 from model.train.trainer import Trainer
-from tasks.config.chat import LessonLayout
+from tasks.config.chat import RecordShardLayout
 from tasks.corpus.chat_data.conversations import CONVERSATION_SCHEMA
-from tasks.tokens.chat_shards import CHAT_LESSONS
-from tasks.tokens.lessons import write_lessons
-from tasks.tokens.record_tables import RecordTable
+from tasks.tokens.record_shards import RecordTable
+from tasks.tokens.sft import write_sft_shards
 from tests.support.small_tokenizer import train_small_tokenizer
 from tests.support.small_training import small_run
 
@@ -51,10 +50,9 @@ def write_chats(directory: Path, tokenizer: Path, *, num: int, answer: str) -> N
     directory.mkdir(parents=True)
     table = directory / "chats.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=CONVERSATION_SCHEMA), table)
-    write_lessons(
+    write_sft_shards(
         [RecordTable(directory.name, table)],
-        kind=CHAT_LESSONS,
-        layout=LessonLayout(
+        layout=RecordShardLayout(
             split="training", context_tokens=MODEL.context_tokens, shard_tokens=10**6, seed=1
         ),
         tokenizer_directory=tokenizer,

@@ -1,4 +1,4 @@
-"""tasks.tokens.record_tables: batches of tables, the files behind them, and what is no table."""
+"""tasks.tokens.record_shards: batches of tables, names of their files, and unreadable tables."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.core.errors import ArtifactError
-from tasks.tokens.chats import COLUMNS as CHAT_COLUMNS
-from tasks.tokens.pairs import COLUMNS as PAIR_COLUMNS
-from tasks.tokens.record_tables import BATCH_RECORDS, RecordTable, file_names, table_batches
+from tasks.tokens.dpo import COLUMNS as PAIR_COLUMNS
+from tasks.tokens.record_shards import BATCH_RECORDS, RecordTable, file_names, table_batches
+from tasks.tokens.sft import COLUMNS as CHAT_COLUMNS
 
 FIX = "delete the artifact and let its stage run again"
 
@@ -42,7 +42,7 @@ def test_file_names_are_those_of_all_sets_sorted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", [CHAT_COLUMNS, PAIR_COLUMNS], ids=["chats", "pairs"])
-def test_table_that_is_none_is_named_with_the_columns_wanted(
+def test_unreadable_table_is_named_with_the_columns_wanted(
     tmp_path: Path, columns: list[str]
 ) -> None:
     path = tmp_path / "training.parquet"

@@ -1,4 +1,4 @@
-"""tasks.tokens.lessons and chats: shards of conversations, their loss masks and their rows."""
+"""tasks.tokens.sft: shards of conversations, their loss masks and their rows."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from model.core.errors import ArtifactError, CorpusError, SourceRecordError
 from model.data.shards import ShardSet, open_shard
 from model.text.chat_template import Message
 from model.text.tokenizer import IM_END, Tokenizer
-from tasks.config.chat import LessonLayout
+from tasks.config.chat import RecordShardLayout
 from tasks.corpus.chat_data.conversations import CONVERSATION_SCHEMA
 from tasks.tokens.best_fit import best_fit_rows
-from tasks.tokens.chat_shards import CHAT_LESSONS
-from tasks.tokens.lessons import LessonCounts, whole_segments, write_lessons
-from tasks.tokens.record_tables import RecordTable
+from tasks.tokens.packing import whole_document_rows
+from tasks.tokens.record_shards import RecordShardCounts, RecordTable
+from tasks.tokens.sft import write_sft_shards
 from tests.support.small_chats import example_of, spoken
 from tests.support.small_tokenizer import train_small_tokenizer
 
@@ -50,7 +50,7 @@ def write_table(path: Path, conversations: Sequence[Sequence[Message]]) -> Path:
 
 def write_set(
     root: Path, directory: Path, *sets: Sequence[Sequence[Message]], shard_tokens: int = 10**6
-) -> LessonCounts:
+) -> RecordShardCounts:
     tables = [
         RecordTable(f"set{number}", write_table(root / f"{number}.parquet", conversations))
         for number, conversations in enumerate(sets)
@@ -60,11 +60,10 @@ def write_set(
 
 def write_tables(
     tables: Sequence[RecordTable], directory: Path, destination: Path, *, shard_tokens: int
-) -> LessonCounts:
-    return write_lessons(
+) -> RecordShardCounts:
+    return write_sft_shards(
         tables,
-        kind=CHAT_LESSONS,
-        layout=LessonLayout(
+        layout=RecordShardLayout(
             split="training", context_tokens=CONTEXT_TOKENS, shard_tokens=shard_tokens, seed=1
         ),
         tokenizer_directory=directory,
@@ -74,7 +73,7 @@ def write_tables(
 
 SHORT = [spoken(f"Hi{number}", "Yes" + "." * (number % 9 * 3)) for number in range(40)]
 LONG = spoken(*["The cat sat on the mat."] * 20)
-HOPELESS = spoken("cats " * 100, "Yes.")
+TOO_LONG = spoken("cats " * 100, "Yes.")
 
 
 @pytest.mark.parametrize("shard_tokens", [100, 10**6])
@@ -112,8 +111,8 @@ def test_targets_of_rows_are_what_the_assistant_says(tmp_path, directory, tokeni
 def test_long_conversations_are_cut_to_whole_turns_or_left_out_and_counted(
     tmp_path, directory, tokenizer
 ) -> None:
-    counts = write_set(tmp_path, directory, [SHORT[0], LONG, HOPELESS])
-    assert (counts.num_in, counts.num_kept, counts.too_long, counts.num_shortened) == (3, 2, 1, 1)
+    counts = write_set(tmp_path, directory, [SHORT[0], LONG, TOO_LONG])
+    assert (counts.num_in, counts.num_kept, counts.too_long, counts.num_truncated) == (3, 2, 1, 1)
     shard = open_shard(tmp_path / "shards" / "shard-00000.arrow")
     second = shard.tokens[shard.offsets[1] :].tolist()
     assert len(second) <= CONTEXT_TOKENS + 1
@@ -130,19 +129,19 @@ def test_conversation_that_ends_with_a_question_loses_it(tmp_path, directory, to
     counts = write_set(tmp_path, directory, [asked])
     shard = open_shard(tmp_path / "shards" / "shard-00000.arrow")
     assert shard.tokens.tolist() == example_of(asked[:2], tokenizer).ids.tolist()
-    assert (counts.num_kept, counts.num_shortened) == (1, 1)
+    assert (counts.num_kept, counts.num_truncated) == (1, 1)
 
 
 @pytest.mark.parametrize(
     ("conversations", "words"),
-    [([HOPELESS], r"(?s)at least one whose first exchange fits 65 tokens.*1 conv"), ([], "none")],
+    [([TOO_LONG], r"(?s)at least one whose first exchange fits 65 tokens.*1 conv"), ([], "none")],
 )
 def test_nothing_that_fits_is_an_error(tmp_path, directory, conversations, words) -> None:
     with pytest.raises(CorpusError, match=words):
         write_set(tmp_path, directory, conversations)
 
 
-def test_table_that_is_none_is_named(tmp_path, directory) -> None:
+def test_unreadable_table_is_named(tmp_path, directory) -> None:
     path = tmp_path / "chats.parquet"
     path.write_bytes(b"no table")
     with pytest.raises(ArtifactError, match=r"(?s)records cannot be read.*chats\.parquet"):
@@ -159,9 +158,9 @@ def test_table_with_an_unchecked_record_is_refused(tmp_path, directory) -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.lists(st.integers(1, 20), min_size=1, max_size=30), min_size=1, max_size=4))
-def test_whole_segments_give_each_document_a_place_in_one_row(sizes) -> None:
+def test_whole_document_rows_give_each_document_a_place_in_one_row(sizes) -> None:
     lengths = [np.array(item, dtype=np.int32) for item in sizes]
-    rows = whole_segments(lengths, best_fit_rows(np.concatenate(lengths), capacity=20))
+    rows = whole_document_rows(lengths, best_fit_rows(np.concatenate(lengths), capacity=20))
     expected = {
         (shard, int(start), int(size))
         for shard, item in enumerate(lengths)

@@ -1,4 +1,4 @@
-"""tasks.tokens.pairs and preference_shards: rows of pairs, what is learned, what is trimmed."""
+"""tasks.tokens.dpo: rows of pairs, their loss masks, and truncation."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from model.core.errors import CorpusError
 from model.data.shards import PAD_ID, ShardSet
 from model.text.chat_template import render
 from model.text.tokenizer import IM_END, Tokenizer
-from tasks.config.chat import LessonLayout
+from tasks.config.chat import RecordShardLayout
 from tasks.corpus.chat_data.preferences import PAIR_SCHEMA
-from tasks.tokens.lessons import write_lessons
-from tasks.tokens.preference_shards import PAIR_LESSONS
-from tasks.tokens.record_tables import RecordTable
+from tasks.tokens.dpo import write_dpo_shards
+from tasks.tokens.record_shards import RecordTable
 from tests.support.small_chats import spoken, turns
 from tests.support.small_tokenizer import train_small_tokenizer
 
@@ -48,10 +47,9 @@ def write_shards(tmp_path: Path, directory: Path, pairs: list[tuple[list[str], s
     ]
     table = tmp_path / "pairs.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=PAIR_SCHEMA), table)
-    counts = write_lessons(
+    counts = write_dpo_shards(
         [RecordTable("pairs", table)],
-        kind=PAIR_LESSONS,
-        layout=LessonLayout(
+        layout=RecordShardLayout(
             split="training", context_tokens=CONTEXT_TOKENS, shard_tokens=60, seed=1
         ),
         tokenizer_directory=directory,
@@ -97,7 +95,7 @@ def test_long_prompts_lose_their_oldest_turns_in_both_rows_or_go(
     ]
     counts, shards = write_shards(tmp_path, directory, pairs)
     assert (counts.num_in, counts.num_kept, counts.too_long) == (4, 2, 2)
-    assert counts.num_shortened == 1
+    assert counts.num_truncated == 1
     block = shards.rows(range(4))
     texts = [tokenizer.decode(row[row != PAD_ID].tolist()) for row in block.ids]
     assert all("The cat?" in text and "friends" not in text for text in texts[:2])
