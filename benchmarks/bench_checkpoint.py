@@ -24,7 +24,8 @@ import torch
 from benchmarks.machine import describe
 from model.config.network import ModelConfig
 from model.config.train import TrainConfig
-from model.network.gpt import GPT, next_token_loss
+from model.network.gpt import GPT
+from model.network.losses import next_token_loss
 from model.optim.optimizer import Optimizer, build_optimizer
 from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import compute_dtype

@@ -30,7 +30,8 @@ from model.data.rows import Segments, write_rows
 from model.data.shards import ShardHeader, ShardSet, write_shard
 from model.network.attention import backend_name
 from model.network.compiling import compile_model
-from model.network.gpt import GPT, next_token_loss
+from model.network.gpt import GPT
+from model.network.losses import next_token_loss
 from model.optim.optimizer import build_optimizer, clip_gradients
 from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import (

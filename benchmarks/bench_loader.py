@@ -27,7 +27,8 @@ import torch
 from benchmarks.machine import describe
 from model.config.network import ModelConfig, ModelSize
 from model.data.shards import ShardSet, open_shard
-from model.network.gpt import GPT, next_token_loss
+from model.network.gpt import GPT
+from model.network.losses import next_token_loss
 from model.runtime.distributed import DistributedContext
 from model.train.loader import Batch, BatchReader, Part
 

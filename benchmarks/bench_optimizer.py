@@ -43,7 +43,8 @@ from model.core.config import Config
 from model.core.store import ArtifactStore
 from model.data.shards import ShardSet
 from model.eval.validation import evaluate
-from model.network.gpt import GPT, next_token_loss
+from model.network.gpt import GPT
+from model.network.losses import next_token_loss
 from model.optim.optimizer import build_optimizer, clip_gradients, set_learning_rate
 from model.optim.schedule import learning_rate_factor
 from model.runtime.distributed import DistributedContext

@@ -1,7 +1,7 @@
 """A model of GPT-2's shape with its usual optimizer: the baseline of ``bench_optimizer``.
 
 Learned positions, LayerNorm, GELU, biases, a tied head; AdamW on everything, with decay of all
-matrices. It offers what ``model.network.gpt.next_token_loss`` asks of a model, so that both have
+matrices. It offers what ``model.network.losses.next_token_loss`` asks of a model, so that both have
 one loss. Source: "Language Models are Unsupervised Multitask Learners", 2019, section 2.3; the
 optimizer's settings are those of nanoGPT's ``train.py`` (betas 0.9 and 0.95, decay 0.1, clipping at
 1).
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.network.gpt import score_logits
+from model.network.losses import score_logits
 
 INITIAL_STD = 0.02  # GPT-2's initializer_range
 

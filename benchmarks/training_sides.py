@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from model.config.network import Architecture, ModelConfig
 from model.config.train import TrainConfig
 from model.network.compiling import compile_model
-from model.network.gpt import GPT, next_token_loss
+from model.network.gpt import GPT
+from model.network.losses import next_token_loss
 from model.optim.optimizer import build_optimizer, clip_gradients
 from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import compute_dtype, keep_freed_memory

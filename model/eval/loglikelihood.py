@@ -21,7 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.core.errors import TokenizerError
-from model.network.gpt import CHUNK_LOGITS, GPT
+from model.network.gpt import GPT
+from model.network.losses import CHUNK_LOGITS
 from model.text.tokenizer import Tokenizer
 
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 131_072}  # of one pass; on CPUs more leave the caches

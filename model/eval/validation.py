@@ -17,7 +17,8 @@ import torch
 from model.config.network import AttentionScope
 from model.core.errors import TrainingError
 from model.data.shards import ShardSet
-from model.network.gpt import GPT, next_token_loss
+from model.network.gpt import GPT
+from model.network.losses import next_token_loss
 
 
 def bits_per_byte(nll_nats: float, *, num_bytes: int) -> float:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from model.config.train import CompileMode
 from model.network.attention import Scope
-from model.network.gpt import GPT, Block, next_token_loss, score_logits
+from model.network.gpt import GPT, Block
+from model.network.losses import next_token_loss, score_logits
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def compile_model(
     Returns:
         ``compiled``, or ``eager`` with the reason.
     """
-    model.model.training_block, model.score_chunk = None, score_logits
+    model.model.training_block, model.score_chunk = None, None
     if mode == "off":
         return f"{EAGER}: train.compile=off"
     if mode == "auto" and device.type != "cuda" and planned_flops < MIN_CPU_FLOPS:
@@ -65,7 +66,7 @@ def compile_model(
     except torch.OutOfMemoryError:  # no fault of the compiler's: the first step will meet it
         return "compiled, not tried out: out of memory"
     except Exception as error:  # compilers fail in many ways, and training goes on
-        model.model.training_block, model.score_chunk = None, score_logits
+        model.model.training_block, model.score_chunk = None, None
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         logger.warning("compiling failed, training goes on uncompiled: %s", reason)
         logger.debug("compiling failed", exc_info=error)

@@ -6,8 +6,8 @@
 * no biases, no dropout; the head shares the embedding table or has its own
 
 Parameters carry the names Hugging Face gives them, so that a finished model loads in stock
-runtimes with equal logits. No optimizer, no sampling and no files here: see
-``model.optim.optimizer``, ``model.inference.generate`` and ``model.network.weights``.
+runtimes with equal logits. See ``model.network.losses`` for the loss, ``model.optim.optimizer``,
+``model.inference.generate`` for sampling and ``model.network.weights`` for files.
 
 Dimensions in shapes: B batch, T time, C width, H heads, D head width, V vocabulary, N = B * T.
 """
@@ -15,13 +15,11 @@ Dimensions in shapes: B batch, T time, C width, H heads, D head width, V vocabul
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from model.config.network import Architecture
 from model.core.errors import ConfigError
@@ -29,7 +27,6 @@ from model.network.attention import Scope, attend, scope_of
 
 TIED_EMBEDDING_STD = 0.02  # Qwen3's initializer_range (its public config.json); also GPT-2's
 EMBEDDING_STD = 1.0  # unit scale, like what blocks add: docs/decisions/011-small-sizes-untied.md
-CHUNK_LOGITS = {"cpu": 2**23, "cuda": 2**28}  # logits that stand at once in the loss
 
 RunBlock = Callable[..., Tensor]
 ScoreChunk = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -204,9 +201,7 @@ class GPT(nn.Module):
             if architecture.tied
             else nn.Linear(architecture.width, architecture.vocab_size, bias=False)
         )
-        self.score_chunk: ScoreChunk = (
-            score_logits  # model.network.compiling may set a compiled one
-        )
+        self.score_chunk: ScoreChunk | None = None  # set by model.network.compiling
 
     @property
     def head_weight(self) -> Float[Tensor, "V C"]:
@@ -259,120 +254,6 @@ class GPT(nn.Module):
         """Count all parameters; a tied table counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def num_matmul_params(self) -> int:
-        """Count the weights every token is multiplied by."""
-        return self.architecture.num_matmul_params()
-
     def flops_per_token(self) -> int:
         """Count floating-point operations per training token, forward and backward."""
         return self.architecture.flops_per_token()
-
-
-def next_token_loss(
-    model: GPT,
-    ids: Int[Tensor, "B T1"],
-    mask: Bool[Tensor, "B T1"],
-    documents: Int[Tensor, "B T1"] | None = None,
-) -> Float[Tensor, ""]:
-    """Return the summed negative log-likelihood of the unmasked targets.
-
-    Args:
-        ids: rows of context + 1 tokens; inputs are all but the last, targets all but the first.
-        mask: true where a token counts as a target; its first column is not looked at.
-        documents: as for ``GPT.hidden``; its last column is not looked at.
-
-    Returns:
-        Units: nats, fp32, a sum: divide by ``mask[:, 1:].sum()`` for a mean.
-    """
-    hidden = model.hidden(ids[:, :-1], None if documents is None else documents[:, :-1])
-    return chunked_cross_entropy(
-        hidden.flatten(0, 1),
-        model.head_weight,
-        ids[:, 1:].flatten(),
-        mask[:, 1:].flatten(),
-        model.score_chunk,
-    )
-
-
-def chunked_cross_entropy(
-    hidden: Float[Tensor, "N C"],
-    weight: Float[Tensor, "V C"],
-    targets: Int[Tensor, " N"],
-    mask: Bool[Tensor, " N"],
-    score_chunk: ScoreChunk | None = None,
-) -> Float[Tensor, ""]:
-    """Return the summed cross-entropy of ``hidden @ weight.T`` over unmasked targets, in fp32.
-
-    Logits stand for one chunk of tokens at a time. Their gradient is taken while they do, in the
-    forward pass, so that nothing is computed twice; under autocast they are made in its type.
-    """
-    needs_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    loss: Tensor = _ChunkedCrossEntropy.apply(  # pyright: ignore[reportAssignmentType]
-        hidden, weight, targets, mask, logits_dtype(hidden), needs_gradient, score_chunk
-    )
-    return loss
-
-
-def logits_dtype(hidden: Float[Tensor, "N C"]) -> torch.dtype:
-    """Return the type that logits of hidden states are made in: autocast's, or else their own."""
-    device = hidden.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-
-
-def logit_chunks(hidden: Float[Tensor, "N C"], weight: Float[Tensor, "V C"]) -> list[slice]:
-    """Return the tokens whose logits stand at once, chunk by chunk."""
-    size = max(1, CHUNK_LOGITS[hidden.device.type] // weight.shape[0])
-    return [slice(start, start + size) for start in range(0, hidden.shape[0], size)]
-
-
-def score_logits(
-    logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"], counts: Float[Tensor, " N"]
-) -> tuple[Float[Tensor, ""], Float[Tensor, "N V"]]:
-    """Return the weighted, summed cross-entropy in fp32, and its gradient in the logits' type.
-
-    Works in place, so not under autograd.
-    """
-    log_probs = logits.float().log_softmax(dim=-1)
-    picked = log_probs.gather(1, targets[:, None])
-    of_picked = picked.expm1() * counts[:, None]
-    gradient = log_probs.exp_().mul_(counts[:, None]).scatter_(1, targets[:, None], of_picked)
-    return -(picked.squeeze(1) * counts).sum(), gradient.to(logits.dtype)
-
-
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Loss and its gradients chunk by chunk; the backward pass only scales them."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        targets: Tensor,
-        mask: Tensor,
-        compute_dtype: torch.dtype,
-        needs_gradient: bool,
-        score_chunk: ScoreChunk | None,
-    ) -> Tensor:
-        score = score_chunk if score_chunk and needs_gradient else score_logits
-        matrix = weight.to(compute_dtype)
-        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        hidden_gradient = torch.empty_like(hidden) if needs_gradient else None
-        weight_gradient = torch.zeros_like(weight) if needs_gradient else None
-        for chunk in logit_chunks(hidden, weight):
-            inputs = hidden[chunk].to(compute_dtype)
-            nll, gradient = score(inputs @ matrix.T, targets[chunk].long(), mask[chunk].float())
-            loss += nll
-            if hidden_gradient is not None and weight_gradient is not None:
-                hidden_gradient[chunk] = gradient @ matrix
-                weight_gradient += gradient.T @ inputs
-        ctx.save_for_backward(hidden_gradient, weight_gradient)
-        return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        (scale,) = grad_outputs
-        hidden_gradient, weight_gradient = ctx.saved_tensors
-        return hidden_gradient * scale, weight_gradient * scale, *(None,) * 5

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from model.network.gpt import GPT
-from model.network.token_losses import token_losses
+from model.network.losses import token_losses
 
 ROWS_PER_PAIR: Final = 2
 

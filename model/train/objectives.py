@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from model.config.network import AttentionScope
 from model.data.shards import ShardSet
 from model.eval.validation import Evaluation, evaluate
-from model.network.gpt import GPT, next_token_loss
+from model.network.gpt import GPT
+from model.network.losses import next_token_loss
 from model.train.dpo import ROWS_PER_PAIR, PreferenceLoss, answer_log_probs, reward_margins
 
 

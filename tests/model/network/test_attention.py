@@ -9,7 +9,7 @@ from torch.nn.attention.flex_attention import create_mask
 
 import model.network.attention
 from model.network.attention import attend, backend_name, blockwise, scope_of, visible
-from model.network.gpt import next_token_loss
+from model.network.losses import next_token_loss
 from tests.support.small_model import random_ids, random_model
 
 DOCUMENTS = torch.tensor([[0] * 9 + [1] * 2 + [2] * 15, [0] * 26])

@@ -11,7 +11,8 @@ import torch._inductor.config
 
 from model.config.train_run import TrainRun
 from model.network.compiling import MIN_CPU_FLOPS, compile_model
-from model.network.gpt import GPT, next_token_loss, score_logits
+from model.network.gpt import GPT
+from model.network.losses import next_token_loss
 from model.runtime.distributed import DistributedContext, StopRequest
 from model.train.trainer import Trainer, TrainingInterruptedError
 from tests.support.small_model import random_ids, random_model
@@ -30,7 +31,7 @@ def _gradients(model: GPT) -> dict[str, torch.Tensor]:
 
 
 def _is_eager(model: GPT) -> bool:
-    return model.model.training_block is None and model.score_chunk is score_logits
+    return model.model.training_block is None and model.score_chunk is None
 
 
 @pytest.mark.parametrize(

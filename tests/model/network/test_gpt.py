@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import model.network.gpt
+import model.network.losses
 from model.core.errors import ConfigError
-from model.network.gpt import GPT, chunked_cross_entropy, next_token_loss, rotary_table, rotate
+from model.network.gpt import GPT, rotary_table, rotate
+from model.network.losses import chunked_cross_entropy, next_token_loss
 from tests.support.small_model import random_ids, random_model, reference_of, small_architecture
 
 
@@ -113,7 +114,7 @@ def test_next_token_loss_of_untied_model_starts_at_log_vocabulary():
     assert loss.item() == pytest.approx(32 * math.log(96), rel=1e-6)
 
 
-def test_next_token_loss_counts_marked_tokens_only():
+def test_next_token_loss_counts_unmasked_targets_only():
     ours = random_model()
     ids = random_ids(2, 17)
     mask = torch.zeros(2, 17, dtype=torch.bool)
@@ -127,7 +128,7 @@ def test_next_token_loss_counts_marked_tokens_only():
 
 @pytest.mark.parametrize("chunk_logits", [1, 96 * 7, 2**20])
 def test_chunked_cross_entropy_any_chunk_equals_torch(chunk_logits, monkeypatch):
-    monkeypatch.setattr(model.network.gpt, "CHUNK_LOGITS", {"cpu": chunk_logits})
+    monkeypatch.setattr(model.network.losses, "CHUNK_LOGITS", {"cpu": chunk_logits})
     generator = torch.Generator().manual_seed(1)
     hidden = torch.randn(20, 8, generator=generator, requires_grad=True)
     weight = torch.randn(96, 8, generator=generator, requires_grad=True)

@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 
 from model.config.train import TrainConfig
 from model.core.errors import CheckpointError, DiskSpaceError
-from model.network.gpt import GPT, next_token_loss
+from model.network.gpt import GPT
+from model.network.losses import next_token_loss
 from model.network.weights import load_model
 from model.optim.optimizer import Optimizer, build_optimizer
 from model.runtime.distributed import DistributedContext
