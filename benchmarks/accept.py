@@ -1,4 +1,4 @@
-"""Acceptance of a training preset: interrupted in the middle, resumed, held against an anchor.
+"""Acceptance test of a training preset: interrupted, resumed, and compared with an anchor.
 
     python -m benchmarks.accept gpu-hour
     python -m benchmarks.accept demo [--set group.field=value ...]

@@ -1,4 +1,4 @@
-"""Time that a checkpoint takes from training: ours, written meanwhile, against ``torch.save``.
+"""Training time lost to a checkpoint: ours, asynchronous, against ``torch.save``.
 
     python -m benchmarks.bench_checkpoint [--sizes 10m 49m] [--repeat 5] [--steps 6]
 

@@ -51,7 +51,7 @@ def row(folder: Path, *, batch: int, num_tokens: int, rounds: int) -> str:
     """Return one row of the table: medians over the rounds."""
     decoder = Decoder(load_pretrained(folder).model)
     peer = AutoModelForCausalLM.from_pretrained(folder)
-    # Nothing of what the folder recommends: no repetition penalty, no end before the last token.
+    # Not the sampling defaults of the folder: no repetition penalty, no end before the last token.
     greedy = GenerationConfig(max_new_tokens=num_tokens, do_sample=False, use_cache=True)
     peer.generation_config = greedy
     generator = torch.Generator().manual_seed(2)

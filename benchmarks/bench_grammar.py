@@ -1,4 +1,4 @@
-"""What an exported model scores: evaluation sets, a real parser, the demo's grammar and questions.
+"""Scores of an exported model: evaluation sets, a real parser, the demo's grammar and questions.
 
     python -m benchmarks.bench_grammar <exported folder> [--sets <folder>] [--documents <parquet>]
         [--texts 100] [--questions 500] [--style text|chat] [--max-items N] [--threads N]

@@ -6,7 +6,7 @@ SHARDS is a directory that write_shards made. Both sides hand out equal numbers 
 tensors, on one thread, from files that lie in the page cache, and take turns. The plain loader maps
 one flat file of the same tokens and takes windows at random places: some tokens are read twice and
 some never, documents are cut anywhere, and it can neither go on where it stopped nor mask anything.
-Ours reads every row once an epoch, masks, and says where it stands. Then a model is trained with
+Ours reads every row once an epoch, masks, and keeps its position. Then a model is trained with
 our loader, as the trainer reads it: `waits` is the time the training waits for a batch, `reads` the
 time that reading one takes when nothing else runs, both as a share of a step.
 """

@@ -1,4 +1,4 @@
-"""How many near-duplicates are found, and whether anything else goes: against brute force.
+"""Recall and precision of near-duplicate removal, against brute force.
 
     python -m benchmarks.bench_near_accuracy [--planted FOLDER] [--families 1500]
 

@@ -1,4 +1,4 @@
-"""Steps to the loss at which a GPT-2 with AdamW ends: our shape and optimizer against it.
+"""Steps to reach the final loss of a GPT-2 with AdamW, with our shape and optimizer.
 
     python -m benchmarks.bench_optimizer FOLDER [--seeds 3] [--steps 300] [--batch-tokens 8192]
         [--horizon 0.75] [--data-root DIRECTORY]

@@ -1,4 +1,4 @@
-"""What learning preferences does to a chat model of the demo: the same questions before and after.
+"""Effect of preference training on a chat model of the demo: answers before and after.
 
     python -m benchmarks.bench_preferences STORE [--questions 500] [--seed 1]
 

@@ -36,7 +36,7 @@ HERE = Path(__file__).parent
 
 
 class Side:
-    """One side in its own process, which measures when it is told to."""
+    """One side in a process of its own, which measures on request."""
 
     def __init__(self, name: str, size: str, options: argparse.Namespace) -> None:
         command = [sys.executable, "-m", "benchmarks.training_sides", name, size]

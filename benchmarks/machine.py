@@ -1,4 +1,4 @@
-"""What a measurement was made on, as the head of its table."""
+"""Description of the measuring machine, as the head of a results table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What benchmarks measure themselves against runs in an interpreter of its own, .venv/peers."""
+"""Runner of peer libraries, in an interpreter of their own, .venv/peers."""
 
 from __future__ import annotations
 

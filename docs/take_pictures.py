@@ -1,8 +1,9 @@
-"""Take the README's pictures from a running local stack, and from a running server of a model.
+"""Take the README's screenshots: a running local stack, a chat server, a corpus report.
 
 make local                          # and at least two finished pretrain runs
 make serve                          # the demo's chat model
-.venv/bin/python docs/take_pictures.py --chromium /usr/bin/chromium [--only chat]
+.venv/bin/python docs/take_pictures.py --report data/report_corpus/<artifact>/report.html
+.venv/bin/python docs/take_pictures.py --only chat
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def comparison_page(mlflow: str) -> str:
 
 
 def take_chat(page: Page, url: str) -> None:
-    """Save a picture of the chat page after two questions."""
+    """Save a screenshot of the chat page after two questions."""
     page.set_viewport_size({"width": 900, "height": 700})
     page.goto(url)
     for number, question in enumerate(QUESTIONS, start=1):
@@ -82,7 +83,7 @@ def take_chat(page: Page, url: str) -> None:
 
 
 def take_comparison(page: Page, url: str) -> None:
-    """Save a picture of what differs between two runs: their settings, then their metrics."""
+    """Save a screenshot of two compared runs: settings that differ, then metrics."""
     page.set_viewport_size({"width": 1400, "height": 1190})
     page.goto(url)
     page.get_by_text("Run details", exact=True).wait_for()
@@ -95,21 +96,29 @@ def take_comparison(page: Page, url: str) -> None:
     page.screenshot(path=PICTURES / "mlflow-compare.png")
 
 
+def take_report(page: Page, report: Path) -> None:
+    """Save a screenshot of the top of a corpus report."""
+    page.set_viewport_size({"width": 1100, "height": 1500})
+    page.goto(report.absolute().as_uri())
+    page.screenshot(path=PICTURES / "corpus-report.png")
+
+
 def take(page: Page, name: str, url: str) -> None:
-    """Save a picture of one page."""
+    """Save a screenshot of one page."""
     page.goto(url)
     page.wait_for_timeout(SETTLE_MILLISECONDS)
     page.screenshot(path=PICTURES / f"{name}.png")
 
 
 def main() -> None:
-    """Take all pictures."""
+    """Take all screenshots, or those of one part."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("--prefect", default="http://127.0.0.1:4200")
     parser.add_argument("--mlflow", default="http://127.0.0.1:5000")
     parser.add_argument("--chat", default="http://127.0.0.1:8000")
-    parser.add_argument("--only", choices=("stack", "chat"))
+    parser.add_argument("--report", type=Path, help="page of a corpus report")
+    parser.add_argument("--only", choices=("stack", "chat", "report"))
     options = parser.parse_args()
     PICTURES.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
@@ -117,12 +126,14 @@ def main() -> None:
             executable_path=options.chromium, args=["--no-sandbox", "--disable-gpu"]
         )
         page = browser.new_page(viewport={"width": 1400, "height": 900})
-        if options.only != "chat":
+        if options.only in (None, "stack"):
             for name, url in prefect_pages(options.prefect).items():
                 take(page, name, url)
             take_comparison(page, comparison_page(options.mlflow))
-        if options.only != "stack":
+        if options.only in (None, "chat"):
             take_chat(page, options.chat)
+        if options.report:
+            take_report(page, options.report)
         browser.close()
 
 
