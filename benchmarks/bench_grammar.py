@@ -25,7 +25,7 @@ import torch
 from benchmarks.machine import describe
 from model.config.evaluation import ScoreConfig
 from model.data.prompts import Generation, Prompt
-from model.eval.generations import answer_prompts
+from model.eval.generations import generate_texts
 from model.eval.multiple_choice import TaskScore, score_items, summarise
 from model.export.hf_reader import load_pretrained
 from tasks.config.evaluation import EvaluationConfig
@@ -111,7 +111,7 @@ def print_texts(folder: Path, prompts: list[Prompt], *, config: ScoreConfig, is_
     """Print what texts are worth, one measure a row."""
     loaded = load_pretrained(folder)
     written, wall, cpu = timed(
-        lambda: answer_prompts(loaded.model, loaded.tokenizer, prompts, config=config)
+        lambda: generate_texts(loaded.model, loaded.tokenizer, prompts, config=config)
     )
     judged = score_texts(written, has_parser=parser_version() is not None, is_demo=is_demo)
     print(f"\n{len(written)} texts in {wall:.0f} s ({cpu:.0f} s of CPU)\n")

@@ -1,4 +1,4 @@
-"""Texts a model writes after prompts, for others to judge: at will, or one line of answer."""
+"""Generation of texts for judging: sampled continuations, and greedy one-line answers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from model.text.tokenizer import IM_END, Tokenizer
 NUM_SLOTS = 64
 
 
-def answer_prompts(
+def generate_texts(
     model: GPT, tokenizer: Tokenizer, prompts: Sequence[Prompt], *, config: ScoreConfig
 ) -> list[Generation]:
-    """Return what a model writes after each prompt, in their order.
+    """Return a text for each prompt, in their order.
 
-    Of a prompt longer than the context, the last tokens are read: no story is judged by half of it
-    because of room kept for an answer, and none stops the scoring.
+    A prompt longer than the context is truncated to its last tokens.
     """
     sampling = Sampling(
         temperature=config.temperature,
@@ -33,14 +32,14 @@ def answer_prompts(
         seed=config.seed,
     )
     decoder = Decoder(model)
-    openings = _write(
+    openings = _generate(
         decoder,
         tokenizer,
         _of_kind("opening", prompts),
         num_tokens=config.generation_tokens,
         sampling=sampling,
     )
-    questions = _write(
+    questions = _generate(
         decoder,
         tokenizer,
         _of_kind("question", prompts),
@@ -48,15 +47,15 @@ def answer_prompts(
         sampling=GREEDY,
         until=_first_line_ends(tokenizer),
     )
-    made = {"opening": iter(openings), "question": iter(questions)}
-    return [next(made[prompt.kind]) for prompt in prompts]
+    by_kind = {"opening": iter(openings), "question": iter(questions)}
+    return [next(by_kind[prompt.kind]) for prompt in prompts]
 
 
 def _of_kind(kind: Kind, prompts: Sequence[Prompt]) -> list[Prompt]:
     return [prompt for prompt in prompts if prompt.kind == kind]
 
 
-def _write(
+def _generate(
     decoder: Decoder,
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
@@ -65,7 +64,7 @@ def _write(
     sampling: Sampling,
     until: Callable[[Sequence[int]], bool] | None = None,
 ) -> list[Generation]:
-    texts = generate_batch(
+    outputs = generate_batch(
         decoder,
         [_ids(prompt, tokenizer) for prompt in prompts],
         num_tokens=num_tokens,
@@ -79,21 +78,21 @@ def _write(
             kind=prompt.kind,
             style=prompt.style,
             prompt=prompt.messages[-1].content if prompt.messages else prompt.text,
-            text=tokenizer.decode(written),
+            text=tokenizer.decode(output_ids),
             expected=prompt.expected,
-            num_tokens=len(written),
-            finish=_finish(len(written), num_tokens),
+            num_tokens=len(output_ids),
+            finish=_finish_reason(len(output_ids), num_tokens),
         )
-        for prompt, written in zip(prompts, texts, strict=True)
+        for prompt, output_ids in zip(prompts, outputs, strict=True)
     ]
 
 
 def _first_line_ends(tokenizer: Tokenizer) -> Callable[[Sequence[int]], bool]:
-    """Return what tells that a line with words in it has ended: an answer is one line."""
-    breaks = {index for index, token in enumerate(tokenizer.token_bytes) if b"\n" in token}
+    """Return a check whether a line with words in it has ended: an answer is one line."""
+    newline_ids = {index for index, token in enumerate(tokenizer.token_bytes) if b"\n" in token}
 
-    def ends(written: Sequence[int]) -> bool:
-        return written[-1] in breaks and "\n" in tokenizer.decode(written).lstrip()
+    def ends(output_ids: Sequence[int]) -> bool:
+        return output_ids[-1] in newline_ids and "\n" in tokenizer.decode(output_ids).lstrip()
 
     return ends
 
@@ -104,5 +103,5 @@ def _ids(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
     return prompt_ids(prompt.text, tokenizer, style="text")
 
 
-def _finish(num_written: int, num_tokens: int) -> Literal["stop", "length"]:
-    return "stop" if num_written < num_tokens else "length"
+def _finish_reason(num_generated: int, num_tokens: int) -> Literal["stop", "length"]:
+    return "stop" if num_generated < num_tokens else "length"

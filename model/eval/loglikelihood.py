@@ -1,14 +1,14 @@
-"""Log-likelihoods of continuations, many at once.
+"""Log-likelihoods of continuations, in batches.
 
-Requests are sorted by length, padded at their ends, where nothing sees the padding, and run through
-the whole network; only the positions that score a continuation reach the head. fp32 throughout.
+Requests are sorted by length and padded at their ends, where causal attention masks the padding.
+The head sees only the positions that predict a continuation. fp32 throughout.
 
 Source: EleutherAI lm-evaluation-harness 0.4.13, ``TemplateLM._encode_pair`` and ``loglikelihood``,
-``HFLM._loglikelihood_tokens``: the continuation's ids are those of the whole text beyond as many as
-the context has alone; white space at the context's end counts as the continuation's; an empty
-context is the end-of-text token, and no other gets one; a text too long for the model loses its
-beginning. One deviation: where the continuation alone is too long, the harness stops, and here its
-last tokens are scored.
+``HFLM._loglikelihood_tokens``: the continuation's ids are those of the whole text beyond the
+length of the encoded context; white space at the context's end belongs to the continuation; an
+empty context is the end-of-text token, and no other gets one; a text longer than the context of the
+model is truncated from the left. One deviation: where the continuation alone is too long, the
+harness fails, and here its last tokens are scored.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from model.network.gpt import GPT
 from model.network.losses import CHUNK_LOGITS
 from model.text.tokenizer import Tokenizer
 
-BATCH_TOKENS = {"cpu": 4_096, "cuda": 131_072}  # of one pass; on CPUs more leave the caches
+BATCH_TOKENS = {"cpu": 4_096, "cuda": 131_072}  # per batch; on CPUs more leave the caches
 
 
 @dataclass(frozen=True)
 class Loglikelihood:
-    """What a model makes of a continuation.
+    """Score of a continuation.
 
     Args:
-        nats: its log-likelihood, of all its tokens together.
-        is_greedy: each of its tokens is the likeliest one.
+        nats: log-likelihood, summed over its tokens.
+        is_greedy: each of its tokens is the most likely one.
     """
 
     nats: float
@@ -43,7 +43,7 @@ class Loglikelihood:
 
 @dataclass(frozen=True)
 class LoglikelihoodRequest:
-    """A text as ids, the last of which are the continuation."""
+    """A text as ids, the last ``num_targets`` of which are the continuation."""
 
     ids: list[int]
     num_targets: int
@@ -78,7 +78,7 @@ def encode_requests(
 
 @torch.inference_mode()
 def loglikelihoods(model: GPT, requests: Sequence[LoglikelihoodRequest]) -> list[Loglikelihood]:
-    """Return the likelihood of each request's continuation, in their order."""
+    """Return the log-likelihood of each request's continuation, in their order."""
     limit = model.architecture.context_tokens + 1
     windows = [_window(request, limit=limit) for request in requests]
     found: list[Loglikelihood | None] = [None] * len(windows)
@@ -95,7 +95,7 @@ def _window(request: LoglikelihoodRequest, *, limit: int) -> LoglikelihoodReques
 
 
 def _batches(windows: Sequence[LoglikelihoodRequest], *, max_tokens: int) -> Iterator[list[int]]:
-    """Yield indices of requests of about equal length, the longest first."""
+    """Yield batches of indices, the longest requests first."""
     order = sorted(range(len(windows)), key=lambda index: -len(windows[index].ids))
     start = 0
     while start < len(order):
@@ -118,28 +118,28 @@ def _score(model: GPT, batch: Sequence[LoglikelihoodRequest]) -> list[Loglikelih
         positions += range(row * num_positions + last - num, row * num_positions + last)
         targets += request.ids[-num:]
     picked = hidden[torch.tensor(positions, device=device)]
-    log_probs, is_likeliest = _of_targets(model, picked, torch.tensor(targets, device=device))
+    log_probs, is_top = _target_log_probs(model, picked, torch.tensor(targets, device=device))
     index = torch.tensor(rows, device=device)
     sums = torch.zeros(len(batch), dtype=torch.float64, device=device)
     sums.index_add_(0, index, log_probs.double())
     misses = torch.zeros(len(batch), dtype=torch.int64, device=device)
-    misses.index_add_(0, index, (~is_likeliest).long())
+    misses.index_add_(0, index, (~is_top).long())
     return [
         Loglikelihood(nats, num_misses == 0)
         for nats, num_misses in zip(sums.tolist(), misses.tolist(), strict=True)
     ]
 
 
-def _of_targets(
+def _target_log_probs(
     model: GPT, hidden: Float[Tensor, "N C"], targets: Int[Tensor, " N"]
 ) -> tuple[Tensor, Tensor]:
-    """Return each target's log-probability, and whether no token is likelier."""
+    """Return each target's log-probability, and whether it is the most likely token."""
     weight = model.head_weight
     num_rows = max(1, CHUNK_LOGITS[weight.device.type] // weight.shape[0])
-    log_probs, is_likeliest = [], []
-    for part, wanted in zip(hidden.split(num_rows), targets.split(num_rows), strict=True):
+    log_probs, is_top = [], []
+    for part, ids in zip(hidden.split(num_rows), targets.split(num_rows), strict=True):
         logits = torch.nn.functional.linear(part, weight).float()
-        of_wanted = logits.gather(1, wanted[:, None]).squeeze(1)
-        log_probs.append(of_wanted - logits.logsumexp(dim=-1))
-        is_likeliest.append(logits.argmax(dim=-1) == wanted)
-    return torch.cat(log_probs), torch.cat(is_likeliest)
+        of_targets = logits.gather(1, ids[:, None]).squeeze(1)
+        log_probs.append(of_targets - logits.logsumexp(dim=-1))
+        is_top.append(logits.argmax(dim=-1) == ids)
+    return torch.cat(log_probs), torch.cat(is_top)

@@ -1,8 +1,8 @@
-"""What a model scores on items: per item, per subset, per task.
+"""Scores on items of evaluation sets: per item, per subset, per task.
 
-``acc``, ``acc_norm`` and ``perplexity`` mean what EleutherAI's lm-evaluation-harness 0.4.13 means
-by them (``ConfigurableTask.process_results``): the likeliest answer is right; the answer of the
-greatest log-likelihood per character is right; exp of the mean negative log-likelihood of the one
+``acc``, ``acc_norm`` and ``perplexity`` are defined as in EleutherAI's lm-evaluation-harness 0.4.13
+(``ConfigurableTask.process_results``): accuracy of the most likely answer; accuracy of the answer
+with the highest log-likelihood per character; exp of the mean negative log-likelihood of the only
 answer. A task with subsets scores the mean of its subsets (the harness's group ``blimp``).
 """
 
@@ -33,24 +33,24 @@ NORMED_TASKS = ("hellaswag", "piqa", "arc_easy")  # for which the harness has ac
 
 @dataclass(frozen=True)
 class ItemScore:
-    """One item, and what a model makes of each of its answers."""
+    """One item and the log-likelihood of each of its answers."""
 
     item: Item
     answers: tuple[Loglikelihood, ...]
 
     @property
     def is_correct(self) -> bool:
-        """Whether the likeliest answer is the right one; of a single one, whether it is written."""
+        """Whether the most likely answer is right; of a single answer, whether it is greedy."""
         if len(self.answers) == 1:
             return self.answers[0].is_greedy
-        return self._likeliest(lambda index: self.answers[index].nats) == self.item.gold
+        return self._argmax(lambda index: self.answers[index].nats) == self.item.gold
 
     @property
     def is_correct_normed(self) -> bool:
-        """Whether the answer that is likeliest per character is the right one."""
-        return self._likeliest(self._nats_per_char) == self.item.gold
+        """Whether the answer with the highest log-likelihood per character is right."""
+        return self._argmax(self._nats_per_char) == self.item.gold
 
-    def _likeliest(self, key: Callable[[int], float]) -> int:
+    def _argmax(self, key: Callable[[int], float]) -> int:
         return max(range(len(self.answers)), key=key)
 
     def _nats_per_char(self, index: int) -> float:
@@ -58,7 +58,7 @@ class ItemScore:
 
 
 class TaskScore(Config):
-    """What a model scores on one evaluation set."""
+    """Scores on one evaluation set."""
 
     task: str
     num_items: int
@@ -71,14 +71,14 @@ class TaskScore(Config):
     subsets: dict[str, float] = Field(default_factory=dict, description="acc of each subset")
 
     def facts(self) -> dict[str, float | str]:
-        """Return the numbers that manifests, MLflow and model cards show, under their names."""
+        """Return the scores by their names in manifests, MLflow and model cards."""
         named = {"acc": self.acc, "acc_norm": self.acc_norm, "perplexity": self.perplexity}
         named |= {f"{category}_acc": acc for category, acc in self.categories.items()}
         return {f"{self.task}_{name}": value for name, value in named.items() if value is not None}
 
 
 def score_items(model: GPT, tokenizer: Tokenizer, items: Sequence[Item]) -> list[ItemScore]:
-    """Return what a model makes of each item, in their order.
+    """Return the scores of items, in their order.
 
     Raises:
         TokenizerError: a continuation has no token of its own.
@@ -95,7 +95,7 @@ def score_items(model: GPT, tokenizer: Tokenizer, items: Sequence[Item]) -> list
 
 
 def summarise(scores: Iterable[ItemScore]) -> tuple[TaskScore, ...]:
-    """Return the score of each task, in the order in which tasks come."""
+    """Return the scores of each task, in order of first appearance."""
     tasks: dict[str, list[ItemScore]] = {}
     for score in scores:
         tasks.setdefault(score.item.task, []).append(score)
@@ -129,7 +129,7 @@ def _means(scores: Sequence[ItemScore], group_of: Callable[[Item], str]) -> dict
 
 
 def write_item_scores(path: Path, scores: Sequence[ItemScore]) -> None:
-    """Write one row per item: who it is, each answer's log-likelihood, whether it is right."""
+    """Write one row per item: identity, log-likelihood of each answer, correctness."""
     columns = {
         "task": [score.item.task for score in scores],
         "subset": [score.item.subset for score in scores],

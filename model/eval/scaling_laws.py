@@ -1,11 +1,11 @@
-"""Scaling laws: the validation score a model of some size should reach after so many tokens.
+"""Scaling laws: predicted validation loss of a model size after a number of tokens.
 
-Two sources, never mixed. A *ladder* of trainings on the same validation rows gives a curve of bits
-per byte over compute (``tasks.stages.fit_scaling`` fits it). Without one, published constants give
-a rough figure, made for other text, another tokenizer and larger models: it is always marked as
-stated.
+Two sources, never mixed: a curve of bits per byte over compute, fitted by
+``tasks.stages.fit_scaling`` to a *ladder* of trainings on the same validation rows; or published
+constants, which are rough, as they are for other text, another tokenizer and larger models. Their
+predictions are marked as stated.
 
-    fit.json   ScalingFit, written by the fit_scaling stage, read by whoever predicts
+    fit.json   ScalingFit, written by the fit_scaling stage
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Prediction:
 
     Args:
         bits_per_byte: the figure itself.
-        low: lower end of what the source allows, ``None`` where it says nothing of its spread.
+        low: lower end of the range, ``None`` where the source has no spread.
         high: upper end.
-        kind: from a ladder trained on the same validation rows, or from published constants.
-        source: in words, for whoever reads the figure.
+        kind: fitted to a ladder, or from published constants.
+        source: description for readers.
     """
 
     bits_per_byte: float
@@ -57,24 +57,24 @@ class LadderPoint(Config):
     tokens: int = Field(description="training tokens")
     flops: float = Field(description="floating-point operations of the whole training")
     bits_per_byte: float = Field(description="validation score at the end")
-    is_on_frontier: bool = Field(description="no training of less compute scored as low")
+    is_on_frontier: bool = Field(description="no training with less compute scored as low")
 
 
 class ScalingCurve(Config):
     """Bits per byte over compute: ``floor + factor * (flops / reference_flops) ** -exponent``."""
 
-    floor: float = Field(ge=0, description="bits per byte that no compute gets below")
-    factor: float = Field(ge=0, description="bits per byte above the floor at the reference")
+    floor: float = Field(ge=0, description="irreducible bits per byte")
+    factor: float = Field(ge=0, description="reducible bits per byte at the reference")
     exponent: float = Field(gt=0)
     reference_flops: float = Field(gt=0)
 
     def at(self, flops: float) -> float:
-        """Return the bits per byte that so much compute buys."""
+        """Return the bits per byte at a compute budget."""
         return self.floor + self.factor * (flops / self.reference_flops) ** -self.exponent
 
 
 class NextRung(Config):
-    """The training after the last of a ladder, and what it should reach."""
+    """The training after the last of a ladder, and its predicted score."""
 
     size: ModelSize
     tokens: int
@@ -85,7 +85,7 @@ class NextRung(Config):
 
 
 class ScalingFit(Config):
-    """A curve through the trainings of a ladder, and how far it can be trusted."""
+    """A curve through the trainings of a ladder, with its uncertainty."""
 
     form: str = Field(description="the fitted formula; C is compute in FLOPs")
     why: str = Field(description="why this form, or why there is no curve")
@@ -98,26 +98,26 @@ class ScalingFit(Config):
     degrees_of_freedom: int = Field(description="trainings on the frontier less fitted constants")
     residual_bits_per_byte: float | None = Field(
         description="root mean square of what the curve leaves, per degree of freedom; null where "
-        "the curve goes through all points because it must"
+        "the curve interpolates all points"
     )
     next_rung: NextRung | None
 
     def predict(self, flops: float, *, source: str) -> Prediction | None:
-        """Return what so much compute should reach, or ``None`` without a curve.
+        """Return the prediction for a compute budget, or ``None`` without a curve.
 
         Args:
-            source: names the ladder.
+            source: name of the ladder.
         """
         if self.curve is None:
             return None
         value = self.curve.at(flops)
         low, high = self.span(flops)
-        reach = _reach(flops, [point.flops for point in self.points])
-        text = f"{source}: {self.form} through {self._num_used()} trainings{reach}"
+        extrapolation = _extrapolation(flops, [point.flops for point in self.points])
+        text = f"{source}: {self.form} through {self._num_used()} trainings{extrapolation}"
         return Prediction(value, low, high, "fitted", text)
 
     def span(self, flops: float) -> tuple[float | None, float | None]:
-        """Return the least and the most that the curve and its alternatives say."""
+        """Return the lowest and highest prediction of the curve and its alternatives."""
         if self.curve is None or not self.alternatives:
             return None, None
         values = [curve.at(flops) for curve in (self.curve, *self.alternatives)]
@@ -127,8 +127,8 @@ class ScalingFit(Config):
         return sum(point.is_on_frontier for point in self.points)
 
 
-def _reach(flops: float, known: list[float]) -> str:
-    """Say how far outside of the ladder a prediction lies."""
+def _extrapolation(flops: float, known: list[float]) -> str:
+    """Describe the distance of a prediction outside of the ladder's range."""
     least, most = min(known), max(known)
     if flops > most:
         return f", {flops / most:.1f}x the compute of the largest"
@@ -148,14 +148,14 @@ class PublishedLaw:
     beta: float
 
     def nats_per_token(self, *, num_params: int, num_tokens: int) -> float:
-        """Return the loss of a model of so many parameters after so many tokens."""
+        """Return the loss for a number of parameters and training tokens."""
         return self.floor + self.a / num_params**self.alpha + self.b / num_tokens**self.beta
 
 
 # Hoffmann et al., arXiv 2203.15556, approach 3: models of 70M to 16B parameters on 5B to 500B
-# tokens of MassiveText. Besiroglu et al., arXiv 2404.10102, fitted the same runs again.
+# tokens of MassiveText. Besiroglu et al., arXiv 2404.10102, refitted the same runs.
 CHINCHILLA = PublishedLaw(floor=1.69, a=406.4, alpha=0.34, b=410.7, beta=0.28)
-CHINCHILLA_AGAIN = PublishedLaw(floor=1.8172, a=482.01, alpha=0.3478, b=2085.43, beta=0.3658)
+CHINCHILLA_REFIT = PublishedLaw(floor=1.8172, a=482.01, alpha=0.3478, b=2085.43, beta=0.3658)
 CHINCHILLA_LEAST_PARAMS = 70_000_000
 CHINCHILLA_LEAST_TOKENS = 5_000_000_000
 
@@ -163,16 +163,16 @@ CHINCHILLA_LEAST_TOKENS = 5_000_000_000
 def stated_prediction(
     *, num_params: int, num_tokens: int, vocab_size: int, bytes_per_token: float
 ) -> Prediction | None:
-    """Return what published constants say, or ``None`` where they say nothing of use.
+    """Return the prediction of published constants, or ``None`` where they are useless.
 
     They are nats per token of another tokenizer on other text. The figure is that of the second
-    fit, the range is what the two fits of the same runs make of it: outside of the sizes they were
-    made on, they drift apart. Far below, both claim more than a uniform guess costs.
+    fit, the range that of both: they diverge outside of the fitted sizes. Far below those, both
+    predict a loss above that of a uniform distribution, which is the ``None`` case.
 
     Args:
-        bytes_per_token: of the own tokenizer, by which nats per token become bits per byte.
+        bytes_per_token: of our tokenizer, to convert nats per token to bits per byte.
     """
-    laws = (CHINCHILLA_AGAIN, CHINCHILLA)
+    laws = (CHINCHILLA_REFIT, CHINCHILLA)
     nats = [law.nats_per_token(num_params=num_params, num_tokens=num_tokens) for law in laws]
     if max(nats) >= math.log(vocab_size):
         return None

@@ -1,7 +1,7 @@
-"""Validation: what a model's surprise at held-out text amounts to.
+"""Validation: cross-entropy of held-out text, in nats per token and bits per byte.
 
-Only targets that stand for bytes of text count, in the loss as in bits per byte: special tokens are
-no text. Sums are kept, so that processes, or parts, can be added before anything is divided.
+Targets without bytes of text, such as special tokens, are masked in both metrics. Sums are kept, so
+that parts of several processes can be added before the division.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Evaluation:
     def _require_text(self) -> None:
         if not self.num_bytes:
             raise TrainingError(
-                "there is nothing to evaluate on",
+                "there is nothing to evaluate",
                 expected="validation rows with at least one token of text",
                 found=f"{self.num_targets} targets, {self.num_bytes} bytes",
                 fix="hold out more documents (validation.num_documents)",
@@ -80,15 +80,15 @@ def evaluate(
     rank: int = 0,
     world_size: int = 1,
 ) -> Evaluation:
-    """Return one process's share of an evaluation; add the shares of all.
+    """Return this process's part of an evaluation; the sum over all ranks is the whole.
 
-    The rows are the first of the set, always the same ones. The caller's autocast applies.
+    The rows are always the first of the set. The caller's autocast applies.
 
     Args:
         bytes_per_token: of the tokenizer that made the shards, 0 for special tokens.
-        attention: as the model was trained with; by document, a token sees its own document only.
-        max_tokens: rows are taken while they fit, at least one; unset = all.
-        rank: this process evaluates every ``world_size``-th row, from this one on.
+        attention: scope of the training; ``document``: a token attends to its own document only.
+        max_tokens: limit of the rows' tokens, at least one row; unset = all rows.
+        rank: this process evaluates every ``world_size``-th row from here.
     """
     num_rows = shards.num_rows
     if max_tokens is not None:

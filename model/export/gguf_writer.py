@@ -1,12 +1,12 @@
-"""The exported model as one GGUF file, which llama.cpp and what is built on it load as it is.
+"""Write the exported model as one GGUF file, for llama.cpp and runtimes built on it.
 
     general.*            name, size, sampling defaults
     qwen3.*              geometry and constants
     tokenizer.ggml.*     vocabulary, merges, special ids, chat template; pre-tokenizer "qwen2"
-    tensors              matrices in the type asked for, norms in float32
+    tensors              matrices in the requested type, norms in float32
 
-llama.cpp's own converter knows tokenizers by a hash of their ids and refuses every vocabulary it
-has not met; this file names the pre-tokenizer itself. Called by ``model.export``.
+llama.cpp's converter identifies tokenizers by a hash of their ids and refuses unknown vocabularies;
+this writer names the pre-tokenizer itself. Called by ``model.export``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TYPES: Final = {
     "float16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
     "bfloat16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
 }
-PENALTY_WINDOW: Final = -1  # repetition counts over the whole context, as elsewhere
+PENALTY_WINDOW: Final = -1  # the whole context
 GENERATION_MARKS: Final = re.compile(r"\{%-? *(?:end)?generation *-?%\}")
 
 
@@ -53,12 +53,12 @@ def write_gguf(
     """Write a model and its tokenizer as one file.
 
     Args:
-        tensors: under the names of transformers' Qwen3, without a head if it is tied.
-        chat_template: Jinja text; transformers' generation marks are taken out of it.
+        tensors: named as in transformers' Qwen3, without a head if it is tied.
+        chat_template: Jinja text; transformers' generation marks are removed.
         dtype: of the matrices.
 
     Raises:
-        ConfigError: a tensor has a name that a Qwen3 model has not.
+        ConfigError: a tensor has no name in a Qwen3 model.
     """
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.QWEN3])
     writer.add_type(gguf.GGUFType.MODEL)
@@ -119,8 +119,8 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, *, chat_templa
     writer.add_eos_token_id(tokenizer.end_of_text_id)
     writer.add_eot_token_id(tokenizer.special_id(IM_END))
     writer.add_pad_token_id(tokenizer.pad_id)
-    # Every document and conversation the model learned from began with it. A runtime that renders
-    # the template, which begins with it too, takes one of the two away.
+    # Every training document and conversation begins with it. A runtime that renders the template,
+    # which begins with it too, removes one of the two.
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(False)
@@ -128,7 +128,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, *, chat_templa
 
 
 def without_generation_marks(chat_template: str) -> str:
-    """Return a template that renders the same without the tags that plain Jinja does not know.
+    """Return a template without transformers' generation tags, which plain Jinja lacks.
 
     Example:
         >>> without_generation_marks("{%- generation %}{{- text }}{%- endgeneration %}")
@@ -145,14 +145,14 @@ def read_chat_template(tokenizer_config: Path) -> str:
 def _as_array(
     tensor: Tensor, dtype: GgufType
 ) -> tuple[npt.NDArray[np.generic], gguf.GGMLQuantizationType]:
-    """Return a tensor as the file holds it; vectors, which are norms, stay float32."""
+    """Return a tensor in the file's type; vectors, which are norms, stay float32."""
     kind = TYPES[dtype][0] if tensor.ndim > 1 else gguf.GGMLQuantizationType.F32
     values = tensor.detach().to("cpu", torch.float32).numpy()
     return gguf.quants.quantize(values, kind), kind
 
 
 def _size_label(num_params: int) -> str:
-    """Return a parameter count as model files name it.
+    """Return a parameter count in the form of model file names.
 
     Example:
         >>> _size_label(1_091_712), _size_label(24_000)

@@ -1,15 +1,15 @@
-"""Export a model to the folder that stock runtimes load, with no code of ours.
+"""Export a model to a folder that stock runtimes load without custom code.
 
     python -m model.export --config <work>/config.json
 
     model.safetensors, config.json, generation_config.json    a Qwen3ForCausalLM
     tokenizer.json, tokenizer_config.json                     as the tokenizer stage wrote them
     model.gguf                                                the same for llama.cpp
-    README.md                                                 the model card, where there is one
+    README.md                                                 the model card, if any
 
-``config.json`` is also the name of this process's own config, so the folder lies one level down, in
-``model/`` of the artifact. One process; the config is an ``ExportRun``. ``exported_tensors`` is the
-one place that turns the parameters of our model into those of a Qwen3.
+``config.json`` is also the name of this process's own config, so the folder is ``model/`` in the
+artifact. One process; the config is an ``ExportRun``. ``exported_tensors`` alone maps our
+parameters to those of a Qwen3.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def export(
 
     Raises:
         TokenizerError: the tokenizer is missing or broken.
-        ConfigError: the tokenizer is of another vocabulary than the model.
+        ConfigError: tokenizer and model differ in vocabulary.
     """
     tokenizer = Tokenizer.load(tokenizer_directory)
     _require_same_vocabulary(model, tokenizer, where=tokenizer_directory)
@@ -91,7 +91,7 @@ def export(
 
 
 def exported_tensors(model: GPT) -> dict[str, Tensor]:
-    """Return a model's parameters as a Qwen3 of transformers has them; tied ones once."""
+    """Return the parameters under transformers' Qwen3 names; tied ones once."""
     return model.state_dict()
 
 
@@ -111,8 +111,8 @@ def network_settings(
 ) -> dict[str, Any]:
     """Return the ``config.json`` of a Qwen3 model.
 
-    The rotary base and the type stand there twice: transformers 5 reads the newer names, older
-    releases and converters the others.
+    Rotary base and dtype are given twice: transformers 5 reads the newer names, older releases and
+    converters the others.
     """
     return {
         "architectures": ["Qwen3ForCausalLM"],
@@ -144,7 +144,7 @@ def network_settings(
 
 
 def generation_settings(tokenizer: Tokenizer, sampling: SamplingConfig) -> dict[str, Any]:
-    """Return the ``generation_config.json``: stop at the end of a text or of a turn; sample."""
+    """Return the ``generation_config.json``: stop ids of text and turn, and sampling."""
     return {
         "bos_token_id": tokenizer.end_of_text_id,
         "eos_token_id": [tokenizer.special_id(IM_END), tokenizer.end_of_text_id],

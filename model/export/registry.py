@@ -1,11 +1,11 @@
-"""Finished models by name and alias: which version that is, and its folder on this machine.
+"""Registry client: the version of a registered model, and its folder on this machine.
 
     models:/llm-chat@champion  ->  RegisteredVersion(version=7, …)
                                ->  <cache>/llm-chat-7-<digest12>/
 
-``find_version`` is one small question to the MLflow store, cheap enough to ask every few seconds;
-``fetch`` copies files at most once for each version and compares every byte with the manifest the
-version was registered with. Needs neither torch nor Prefect. MLflow is imported when first used.
+``find_version`` is one small request to the MLflow store, cheap enough for every few seconds;
+``fetch`` copies the files of a version at most once and verifies every byte against the manifest it
+was registered with. Needs neither torch nor Prefect. MLflow is imported when first used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PREVIOUS: Final = "previous"
 DIGEST_TAG: Final = "llm.content_digest"
 VALIDATION_TAG: Final = "data.validation_digest"
 SHORT_DIGEST_CHARS: Final = 12
-CHECKED_NAME: Final = ".checked"  # the folder is whole and was compared with its manifest
+CHECKED_NAME: Final = ".checked"  # marks a whole folder, verified against its manifest
 HTTP_LIMITS: Final = {  # MLflow's own defaults wait for minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -50,7 +50,7 @@ class RegisteredVersion(Config):
 
     @property
     def uri(self) -> str:
-        """The address of this version, whatever the alias says later."""
+        """The address of this version, independent of aliases."""
         return f"models:/{self.name}/{self.version}"
 
 
@@ -61,7 +61,7 @@ def tracking_uri() -> str:
 
 
 def find_version(name: str, *, alias: str = CHAMPION, uri: str | None = None) -> RegisteredVersion:
-    """Return the version that a registered model's alias points to now.
+    """Return the version that a registered model's alias points to.
 
     Args:
         uri: of the MLflow store; unset = ``tracking_uri()``.
@@ -71,17 +71,15 @@ def find_version(name: str, *, alias: str = CHAMPION, uri: str | None = None) ->
     """
     uri = uri or tracking_uri()
     _require_store(uri)
-    from mlflow import MlflowClient  # seconds to import, and seldom wanted
+    from mlflow import MlflowClient  # takes seconds to import
 
     for variable, value in HTTP_LIMITS.items():
         os.environ.setdefault(variable, value)
     try:
         found = MlflowClient(tracking_uri=uri).get_model_version_by_alias(name, alias)
-    except (
-        Exception
-    ) as exc:  # an alias, a model, a store that is not there: MLflow's, or a driver's
+    except Exception as exc:  # missing alias, model or store: MLflow's errors, or a driver's
         raise RegistryError(
-            f"no model answers to models:/{name}@{alias}",
+            f"there is no models:/{name}@{alias}",
             expected=f"a registered model {name} with the alias {alias}",
             found=str(exc).partition("\n")[0],
             where=uri.rpartition("@")[2],
@@ -92,15 +90,15 @@ def find_version(name: str, *, alias: str = CHAMPION, uri: str | None = None) ->
 
 
 def fetch(found: RegisteredVersion, *, cache: Path, uri: str | None = None) -> Path:
-    """Return the folder of a version: what ``model.export`` wrote, every byte as it wrote it.
+    """Return the exported folder of a version, verified byte for byte.
 
     Args:
         cache: directory for the folders of versions; made if missing.
         uri: of the MLflow store; unset = ``tracking_uri()``.
 
     Raises:
-        RegistryError: the files cannot be had.
-        ArtifactError: the files are not all there.
+        RegistryError: the files cannot be read.
+        ArtifactError: a file is missing.
         TamperedArtifactError: a file holds other bytes than were registered.
     """
     folder = cache / f"{found.name}-{found.version}-{found.digest[:SHORT_DIGEST_CHARS]}"
@@ -108,18 +106,18 @@ def fetch(found: RegisteredVersion, *, cache: Path, uri: str | None = None) -> P
         return folder
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".fetching-") as temporary:
-        arriving = Path(temporary) / "folder"
-        _copy_files(found, arriving, uri=uri or tracking_uri())
-        verify_folder(arriving, digest=found.digest)
-        (arriving / CHECKED_NAME).touch()
-        _settle(arriving, folder)
+        copied = Path(temporary) / "folder"
+        _copy_files(found, copied, uri=uri or tracking_uri())
+        verify_folder(copied, digest=found.digest)
+        (copied / CHECKED_NAME).touch()
+        _move_into_cache(copied, folder)
     return folder
 
 
-def _settle(arriving: Path, folder: Path) -> None:
-    """Put a whole folder in its place, unless another process was faster."""
+def _move_into_cache(copied: Path, folder: Path) -> None:
+    """Rename a whole folder, unless another process was faster."""
     try:
-        arriving.rename(folder)
+        copied.rename(folder)
     except OSError:
         if not (folder / CHECKED_NAME).exists():
             raise
@@ -131,15 +129,15 @@ def load(
     """Return the version that an alias points to, and its folder.
 
     Raises:
-        RegistryError: there is no such model or alias, or its files cannot be had.
-        ArtifactError: the files are not all there, or not as they were registered.
+        RegistryError: there is no such model or alias, or its files cannot be read.
+        ArtifactError: a file is missing or differs from the registered one.
     """
     found = find_version(name, alias=alias, uri=uri)
     return found, fetch(found, cache=cache, uri=uri)
 
 
 class AliasSource:
-    """What an alias points at now, for whoever asks again and again, such as a server.
+    """Model source of a registry alias, for servers that poll it.
 
     Args:
         name: registered model.
@@ -159,15 +157,15 @@ class AliasSource:
         """Return the version and its folder; files are copied only when it is a new one.
 
         Raises:
-            RegistryError: the alias points at nothing, or the files cannot be had.
-            ArtifactError: the files are not all there, or not as they were registered.
+            RegistryError: there is no such model or alias, or its files cannot be read.
+            ArtifactError: a file is missing or differs from the registered one.
         """
         found, folder = load(self.name, alias=self.alias, cache=self._cache, uri=self._uri)
         return str(found.version), folder
 
 
 def verify_folder(folder: Path, *, digest: str) -> Manifest:
-    """Compare an exported folder with the manifest in it, and that with a digest.
+    """Verify an exported folder against its manifest, and the manifest against a digest.
 
     Raises:
         ArtifactError: a file, or the manifest, is missing.
@@ -177,7 +175,7 @@ def verify_folder(folder: Path, *, digest: str) -> Manifest:
     found = content_digest(manifest.files)
     if found != digest:
         raise TamperedArtifactError(
-            "a registered model's manifest is of other content than its version says",
+            "the manifest of a registered model does not match its version",
             expected=digest,
             found=found,
             where=folder / MANIFEST_NAME,
@@ -188,7 +186,7 @@ def verify_folder(folder: Path, *, digest: str) -> Manifest:
         if entry.role == "content":
             path = folder / entry.path.removeprefix(prefix)
             if not path.exists():
-                raise _gone(path)
+                raise _missing(path)
             check_sha256(path, entry)
     return manifest
 
@@ -213,7 +211,7 @@ def _known_version(found: Any, *, alias: str) -> RegisteredVersion:
 
 
 def _require_store(uri: str) -> None:
-    """Refuse a database file that is not there: a client would make an empty one."""
+    """Refuse a missing database file: a client would create an empty one."""
     path = Path(uri.removeprefix(SQLITE_PREFIX))
     if uri.startswith(SQLITE_PREFIX) and not path.exists():
         raise RegistryError(
@@ -233,24 +231,24 @@ def _copy_files(found: RegisteredVersion, destination: Path, *, uri: str) -> Non
             return
         from mlflow.artifacts import download_artifacts
 
-        arrived = download_artifacts(
+        downloaded = download_artifacts(
             artifact_uri=found.source, dst_path=str(destination.parent), tracking_uri=uri
         )
-        Path(arrived).rename(destination)  # it comes under the name it has in the store
-    except Exception as exc:  # whatever a store of files, local or not, raises
+        Path(downloaded).rename(destination)  # it keeps its name in the store
+    except Exception as exc:  # any error of a local or remote file store
         raise RegistryError(
-            f"the files of {found.uri} cannot be had",
+            f"the files of {found.uri} cannot be read",
             expected="the folder that was registered",
             found=str(exc).partition("\n")[0],
             where=found.source,
-            fix="see that the store answers and holds them, or run the model's pipeline with "
+            fix="check that the store answers and has them, or run the model's pipeline with "
             "another MLflow store: it registers the model there",
         ) from exc
 
 
-def _gone(path: Path) -> ArtifactError:
+def _missing(path: Path) -> ArtifactError:
     return ArtifactError(
-        f"{path.name} of a registered model is gone",
+        f"{path.name} of a registered model is missing",
         expected="every file that was registered",
         found="no such file",
         where=path,

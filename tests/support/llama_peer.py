@@ -1,4 +1,4 @@
-"""llama.cpp, asked about one GGUF file: run as a script, in a process of its own.
+"""llama.cpp on one GGUF file, as a script in a process of its own.
 
     python tests/support/llama_peer.py <folder of its libraries> <file> < request.json > answer.json
 
@@ -6,8 +6,8 @@ The libraries are those that ``make llama`` fetches. Called through ctypes: llam
 passes its settings by value, in structures whose first fields are known here and whose rest stays
 as llama.cpp set it. The template engine has only a C++ interface; its strings are laid out by hand.
 
-A request holds any of ``texts`` to encode, ``ids`` to compute logits for, ``prompt`` ids to go on
-with greedily for ``num_tokens``; every answer holds the rendered ``example`` conversation.
+A request holds any of ``texts`` to encode, ``ids`` to compute logits for, ``prompt`` ids to
+continue greedily for ``num_tokens``; every answer holds the rendered ``example`` conversation.
 """
 
 from __future__ import annotations
@@ -135,13 +135,13 @@ class Llama:
     def last_logits(self, ids: list[int]) -> list[float]:
         return self.step(self.start(), ids)
 
-    def go_on(self, ids: list[int], num_tokens: int) -> list[int]:
-        context, written = self.start(), []
+    def greedy(self, ids: list[int], num_tokens: int) -> list[int]:
+        context, output = self.start(), []
         logits = self.step(context, ids)
-        while len(written) < num_tokens:
-            written.append(max(range(len(logits)), key=logits.__getitem__))
-            logits = self.step(context, written[-1:])
-        return written
+        while len(output) < num_tokens:
+            output.append(max(range(len(logits)), key=logits.__getitem__))
+            logits = self.step(context, output[-1:])
+        return output
 
     def example(self) -> str:
         """Return llama.cpp's example conversation, rendered with the file's template."""
@@ -191,7 +191,7 @@ def main() -> None:
         answer["logits"] = llama.logits(request["ids"])
         answer["last_logits"] = llama.last_logits(request["ids"])
     if "prompt" in request:
-        answer["written"] = llama.go_on(request["prompt"], request["num_tokens"])
+        answer["written"] = llama.greedy(request["prompt"], request["num_tokens"])
     json.dump(answer, sys.stdout)
 
 

@@ -1,4 +1,4 @@
-"""A small exported model for tests of what writes and serves, and the server around it."""
+"""A small exported model, and a server of it, for tests of generation and serving."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from model.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 from tests.support.small_model import random_model
 from tests.support.small_tokenizer import VOCAB_SIZE, train_small_tokenizer
 
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
 
 
 def write_export(
@@ -31,7 +31,7 @@ def write_export(
     context_tokens: int = 256,
     sampling: SamplingConfig | None = None,
 ) -> GPT:
-    """Export a model that at temperature 0 writes printable ASCII and never ends by itself."""
+    """Export a model whose greedy output is printable ASCII without end."""
     tokenizer = folder.parent / "tokenizer"
     if not tokenizer.exists():
         train_small_tokenizer(tokenizer)
@@ -44,7 +44,7 @@ def write_export(
     ]
     with torch.no_grad():
         assert model.lm_head is not None
-        model.lm_head.weight[unwanted] = 0  # the likeliest token's logit is above
+        model.lm_head.weight[unwanted] = 0  # below the top logit
     config = ExportConfig(gguf="none", sampling=sampling or SamplingConfig())
     export(model, tokenizer, destination=folder, config=config)
     return model
@@ -86,9 +86,9 @@ def chat_server(
 
 
 def eventually(is_so: Callable[[], bool]) -> None:
-    """Wait until something is so that other threads bring about."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    """Wait until a condition that other threads bring about is true."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     pause = threading.Event()
     while not is_so():
-        assert time.monotonic() < deadline, "it never came to be so"
+        assert time.monotonic() < deadline, "the condition never became true"
         pause.wait(0.01)

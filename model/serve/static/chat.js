@@ -1,15 +1,15 @@
-// The page: one conversation, kept in this browser, with the model of the server it came from.
+// Chat page: one conversation with the server's model, kept in this browser.
 //
-// state.turns is the conversation as the API takes it; it is stored after every change, an answer
-// under way included, so that a reload loses nothing. Text from the model is only ever set as text.
+// state.turns has the messages of the API; it is stored after every change, also while an answer
+// streams, so that a reload loses nothing. Text of the model is set as text, never as HTML.
 
 const STORE = "llm-from-scratch";
 const NUMBERS = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "seed"];
 const $ = (id) => document.getElementById(id);
 
 const state = restored();
-let served = null; // the model as /v1/models describes it
-let writing = null; // the AbortController of the answer under way
+let model = null; // entry of /v1/models
+let pending = null; // AbortController of the streaming answer
 
 function restored() {
   const fresh = { turns: [], settings: {} };
@@ -28,7 +28,7 @@ function store() {
   }
 }
 
-// ---- what is seen
+// ---- rendering
 
 function turnElement(turn) {
   const element = document.createElement("article");
@@ -58,10 +58,10 @@ function show() {
   $("log").scrollTop = $("log").scrollHeight;
 }
 
-function showWriting(isWriting) {
-  $("send").hidden = isWriting;
-  $("stop").hidden = !isWriting;
-  $("log").setAttribute("aria-busy", String(isWriting));
+function showPending(isPending) {
+  $("send").hidden = isPending;
+  $("stop").hidden = !isPending;
+  $("log").setAttribute("aria-busy", String(isPending));
 }
 
 function fitInput() {
@@ -69,14 +69,14 @@ function fitInput() {
   $("input").style.height = `${$("input").scrollHeight + 2}px`;
 }
 
-// ---- the server
+// ---- API
 
 function headers() {
   const key = state.settings.key;
   return { "content-type": "application/json", ...(key ? { authorization: `Bearer ${key}` } : {}) };
 }
 
-async function failure(response) {
+async function errorMessage(response) {
   try {
     return (await response.json()).error.message;
   } catch {
@@ -87,29 +87,29 @@ async function failure(response) {
 async function connect() {
   try {
     const response = await fetch("v1/models", { headers: headers() });
-    if (!response.ok) throw new Error(await failure(response));
-    served = (await response.json()).data[0];
-    $("model").textContent = `${served.id} · ${served.context_tokens} tokens of context`;
-    showUsual();
+    if (!response.ok) throw new Error(await errorMessage(response));
+    model = (await response.json()).data[0];
+    $("model").textContent = `${model.id} · ${model.context_tokens} tokens of context`;
+    showDefaults();
   } catch (error) {
-    served = null;
+    model = null;
     $("model").textContent = `not connected: ${error.message}`;
   }
 }
 
-function question() {
-  // Turns without text (a stopped or failed answer) tell the model nothing.
+function requestBody() {
+  // Turns without text (stopped or failed answers) are left out.
   const turns = state.turns
     .filter((turn) => turn.content)
     .map(({ role, content }) => ({ role, content }));
   const system = state.settings.system?.trim();
-  const chosen = NUMBERS.map((name) => [name, state.settings[name]]);
+  const settings = NUMBERS.map((name) => [name, state.settings[name]]);
   return {
-    model: served.id,
+    model: model.id,
     stream: true,
     stream_options: { include_usage: true },
     messages: [...(system ? [{ role: "system", content: system }] : []), ...turns],
-    ...Object.fromEntries(chosen.filter(([, value]) => value !== undefined && value !== "")),
+    ...Object.fromEntries(settings.filter(([, value]) => value !== undefined && value !== "")),
   };
 }
 
@@ -138,22 +138,22 @@ async function ask(text) {
 
 async function answer() {
   const turn = { role: "assistant", content: "" };
-  writing = new AbortController();
-  showWriting(true);
+  pending = new AbortController();
+  showPending(true);
   let element = null;
   try {
-    if (!served) await connect();
-    if (!served) throw new Error("the server does not answer; is it running?");
-    const body = JSON.stringify(question());
+    if (!model) await connect();
+    if (!model) throw new Error("no connection to the server; is it running?");
+    const body = JSON.stringify(requestBody());
     state.turns.push(turn);
     element = turnElement(turn);
-    element.classList.add("writing");
+    element.classList.add("streaming");
     $("log").append(element);
-    const options = { method: "POST", headers: headers(), body, signal: writing.signal };
+    const options = { method: "POST", headers: headers(), body, signal: pending.signal };
     const response = await fetch("v1/chat/completions", options);
     if (!response.ok) {
-      if (response.status === 404) served = null; // another model is served now: ask which
-      throw new Error(await failure(response));
+      if (response.status === 404) model = null; // another model is loaded now: ask which
+      throw new Error(await errorMessage(response));
     }
     await receive(response, turn, element.querySelector(".text"));
   } catch (error) {
@@ -161,8 +161,8 @@ async function answer() {
     if (!element) state.turns.push(turn);
     turn.note = wasStopped ? { text: "stopped" } : { text: error.message, fault: true };
   } finally {
-    writing = null;
-    showWriting(false);
+    pending = null;
+    showPending(false);
     store();
     show();
     $("input").focus();
@@ -188,16 +188,16 @@ async function receive(response, turn, element) {
     if (isAtEnd) log.scrollTop = log.scrollHeight;
     store();
   }
-  if (!finish) throw new Error("the connection broke; this answer is not complete");
+  if (!finish) throw new Error("connection lost; this answer is incomplete");
   const seconds = (performance.now() - started) / 1000;
   const speed = usage ? `${usage.completion_tokens} tokens, ${(usage.completion_tokens / seconds).toFixed(0)}/s` : "";
-  turn.note = { text: finish === "length" ? `${speed}; cut at its longest` : speed };
+  turn.note = { text: finish === "length" ? `${speed}; max tokens reached` : speed };
 }
 
 // ---- settings
 
-function showUsual() {
-  for (const [name, value] of Object.entries(served?.sampling ?? {})) {
+function showDefaults() {
+  for (const [name, value] of Object.entries(model?.sampling ?? {})) {
     const input = $("settings").querySelector(`[name=${name}]`);
     if (input) input.placeholder = value;
   }
@@ -218,19 +218,19 @@ function takeSetting({ target }) {
   store();
 }
 
-// ---- what the user does
+// ---- user actions
 
 function send(event) {
   event?.preventDefault();
   const text = $("input").value.trim();
-  if (!text || writing) return;
+  if (!text || pending) return;
   $("input").value = "";
   fitInput();
   ask(text);
 }
 
-function startAnew() {
-  writing?.abort();
+function newConversation() {
+  pending?.abort();
   state.turns = [];
   store();
   show();
@@ -238,8 +238,8 @@ function startAnew() {
 }
 
 function onKey(event) {
-  if (event.key === "Escape" && writing && !$("settings").open) writing.abort();
-  else if (event.altKey && event.code === "KeyN") startAnew();
+  if (event.key === "Escape" && pending && !$("settings").open) pending.abort();
+  else if (event.altKey && event.code === "KeyN") newConversation();
   else if (event.altKey && event.code === "KeyS") $("settings").showModal();
   else return;
   event.preventDefault();
@@ -252,12 +252,12 @@ function onInputKey(event) {
 $("compose").addEventListener("submit", send);
 $("input").addEventListener("keydown", onInputKey);
 $("input").addEventListener("input", fitInput);
-$("stop").addEventListener("click", () => writing?.abort());
+$("stop").addEventListener("click", () => pending?.abort());
 $("new").addEventListener("click", startAnew);
 $("open-settings").addEventListener("click", () => $("settings").showModal());
 $("settings").addEventListener("input", takeSetting);
-$("settings").addEventListener("close", connect); // the key may be another one now
-$("usual").addEventListener("click", () => {
+$("settings").addEventListener("close", connect); // the key may have changed
+$("defaults").addEventListener("click", () => {
   for (const name of NUMBERS) delete state.settings[name];
   store();
   showSettings();
@@ -265,7 +265,7 @@ $("usual").addEventListener("click", () => {
 document.addEventListener("keydown", onKey);
 
 for (const turn of state.turns) {
-  if (turn.role === "assistant" && !turn.note) turn.note = { text: "cut by leaving the page" };
+  if (turn.role === "assistant" && !turn.note) turn.note = { text: "interrupted by leaving the page" };
 }
 showSettings();
 show();

@@ -104,7 +104,7 @@ def test_evaluate_more_processes_than_rows_leaves_some_with_nothing(held_out):
 
 def test_evaluation_without_text_has_no_bits_per_byte():
     empty = Evaluation(nll_nats=0.0, num_targets=0, num_bytes=0)
-    with pytest.raises(TrainingError, match="nothing to evaluate on") as caught:
+    with pytest.raises(TrainingError, match="nothing to evaluate") as caught:
         _ = empty.bits_per_byte
     assert "validation.num_documents" in str(caught.value)
     with pytest.raises(TrainingError):

@@ -72,14 +72,14 @@ def test_fetch_of_tampered_files_is_refused_and_leaves_nothing(
     with pytest.raises(TamperedArtifactError, match="sha256 mismatch"):
         fetch(found, cache=tmp_path / "cache")
     weights.unlink()
-    with pytest.raises(ArtifactError, match="is gone"):
+    with pytest.raises(ArtifactError, match="is missing"):
         fetch(found, cache=tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
 
 def test_fetch_of_another_manifest_is_refused(two: Registered, tmp_path: Path) -> None:
     found = find_version(two.name, alias="candidate")
-    with pytest.raises(TamperedArtifactError, match="other content than its version"):
+    with pytest.raises(TamperedArtifactError, match="does not match its version"):
         fetch(found.model_copy(update={"digest": "0" * 64}), cache=tmp_path / "cache")
 
 
@@ -107,7 +107,7 @@ def test_server_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch
 def test_files_that_are_gone_are_an_error(two: Registered, tmp_path: Path) -> None:
     found = find_version(two.name, alias="candidate")
     gone = found.model_copy(update={"source": (tmp_path / "nowhere").as_uri()})
-    with pytest.raises(RegistryError, match="cannot be had"):
+    with pytest.raises(RegistryError, match="cannot be read"):
         fetch(gone, cache=tmp_path / "cache")
 
 

@@ -1,4 +1,4 @@
-"""model.inference.decoder: logits of the whole forward pass, whoever joins and leaves."""
+"""model.inference.decoder: logits of the whole forward pass, with rows prefilled and evicted."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def _expected(model, rows: list[list[int]]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_decoder_rows_that_join_and_leave_have_the_logits_of_the_whole_pass(tied):
+def test_decoder_prefilled_and_evicted_rows_have_the_logits_of_the_whole_pass(tied):
     model = random_model(tied=tied, context_tokens=48)
     decoder = Decoder(model)
     rows = [random_ids(length, seed=length).tolist() for length in (5, 3, 9)]
     logits = decoder.prefill(rows)
     for step in range(30):
         torch.testing.assert_close(logits, _expected(model, rows), atol=2e-5, rtol=0)
-        if step == 4:  # the first leaves: the last takes its place
+        if step == 4:  # the first is evicted: the last takes its place
             decoder.evict(0)
             rows, logits = [rows[2], rows[1]], logits[[2, 1]]
-        if step == 6:  # the last leaves: the others stay where they are
+        if step == 6:  # the last is evicted: the others stay
             decoder.evict(1)
             rows, logits = rows[:1], logits[:1]
         if step == 8:

@@ -63,22 +63,22 @@ def test_generate_no_tokens_are_none():
     assert generate(random_model(), [1, 2], num_tokens=0, **PLAIN) == []
 
 
-def test_generate_beyond_the_context_goes_on_from_the_last_window():
+def test_generate_beyond_the_context_continues_from_the_last_window():
     ours = random_model()  # a context of 16
     for length in (3, 16, 40):
         prompt = random_ids(length).tolist()
         assert generate(ours, prompt, num_tokens=25, **PLAIN) == _whole_pass(ours, prompt, 25)
 
 
-def test_batch_of_different_lengths_writes_what_each_prompt_gets_alone():
+def test_batch_of_different_lengths_equals_each_prompt_alone():
     ours = random_model(context_tokens=24)
     prompts = [random_ids(length, seed=length).tolist() for length in (1, 9, 30, 4, 2)]
-    for rows in (1, 2, 16):  # fewer rows than prompts: the others join when one ends
-        texts = generate_batch(ours, prompts, num_tokens=30, sampling=GREEDY, num_slots=rows)
+    for num_slots in (1, 2, 16):  # fewer slots than prompts: the others wait
+        texts = generate_batch(ours, prompts, num_tokens=30, sampling=GREEDY, num_slots=num_slots)
         assert texts == [_whole_pass(ours, prompt, 30) for prompt in prompts]
 
 
-def test_batch_draws_are_those_of_each_prompt_alone():
+def test_batch_samples_are_those_of_each_prompt_alone():
     ours = random_model(context_tokens=32)
     prompts = [random_ids(length, seed=length).tolist() for length in (3, 7, 5)]
     sampling = Sampling(temperature=1.0, seed=10)
@@ -88,7 +88,7 @@ def test_batch_draws_are_those_of_each_prompt_alone():
         assert texts[index] == list(stream_ids(ours, prompt, num_tokens=20, sampling=own))
 
 
-def test_engine_text_that_leaves_frees_its_row_and_disturbs_nobody():
+def test_evicted_request_frees_its_slot_and_changes_no_other():
     ours = random_model(context_tokens=32)
     engine = BatchEngine(Decoder(ours), num_slots=2)
     prompts = [[1, 2], [3], [4, 5, 6]]
@@ -105,7 +105,7 @@ def test_engine_text_that_leaves_frees_its_row_and_disturbs_nobody():
     assert not engine.is_busy
 
 
-def test_stream_can_be_left_and_the_decoder_used_again():
+def test_closed_stream_leaves_the_decoder_usable():
     decoder = Decoder(random_model())
     stream = stream_ids(decoder, [1, 2], num_tokens=10, sampling=GREEDY)
     first = next(stream)
@@ -142,7 +142,7 @@ def test_generate_batch_until_ends_each_text_by_itself():
     whole = generate_batch(ours, prompts, num_tokens=8, sampling=GREEDY)
     stops = {text[2] for text in whole}
     cut = generate_batch(
-        ours, prompts, num_tokens=8, sampling=GREEDY, until=lambda written: written[-1] in stops
+        ours, prompts, num_tokens=8, sampling=GREEDY, until=lambda ids: ids[-1] in stops
     )
     for text, expected in zip(cut, whole, strict=True):
         end = next(index for index, token in enumerate(expected) if token in stops)

@@ -17,7 +17,14 @@ from transformers import (
 )
 
 from model.inference import sampling as sampling_module
-from model.inference.sampling import GREEDY, Sampler, Sampling, _find, penalised, pick_tokens
+from model.inference.sampling import (
+    GREEDY,
+    Sampler,
+    Sampling,
+    _candidate_finder,
+    penalised,
+    pick_tokens,
+)
 
 SETTINGS = [
     {"top_k": 5},
@@ -50,7 +57,7 @@ def _reference(logits: torch.Tensor, sampling: Sampling, ids: list[int]) -> torc
 
 def _dense(logits: torch.Tensor, sampling: Sampling, ids: list[int]) -> torch.Tensor:
     logits = penalised(logits, [Sampler(sampling, ids)])
-    found = _find(sampling)(logits, [sampling])
+    found = _candidate_finder(sampling)(logits, [sampling])
     return torch.zeros_like(logits).scatter(1, found.ids, found.probabilities)
 
 

@@ -101,7 +101,7 @@ def test_question_is_answered_by_keyboard_alone_and_survives_a_reload(page):
 
 @pytest.fixture
 def steps_allowed(monkeypatch) -> Iterator[threading.Semaphore]:
-    """A model that writes as many tokens as it is allowed to, so that no answer ends too soon."""
+    """Engine steps are allowed one by one, so that no answer ends too soon."""
     allowed = threading.Semaphore(0)
     step = BatchEngine.step
 
@@ -115,7 +115,7 @@ def steps_allowed(monkeypatch) -> Iterator[threading.Semaphore]:
 
 
 @pytest.mark.parametrize("by", ["button", "key"])
-def test_answer_streams_and_stops_when_told(page, server, steps_allowed, by):
+def test_answer_streams_and_stops_on_request(page, server, steps_allowed, by):
     _set(page, **LONG)
     _ask(page, "Go on for long")
     text = page.locator(".assistant .text")
@@ -141,13 +141,13 @@ def test_answer_streams_and_stops_when_told(page, server, steps_allowed, by):
     assert _stored(page)["turns"][1]["content"].startswith(first)
 
 
-def test_reload_while_an_answer_streams_keeps_what_came(page, server):
+def test_reload_during_an_answer_keeps_its_text(page, server):
     _set(page, **LONG)
     _ask(page, "Go on for long")
     text = page.locator(".assistant .text")
     expect(text).not_to_be_empty()
     page.reload()
-    expect(page.locator(".assistant .note")).to_have_text("cut by leaving the page")
+    expect(page.locator(".assistant .note")).to_have_text("interrupted by leaving the page")
     expect(text).not_to_be_empty()
     eventually(lambda: server.num_open == 0)
 
@@ -165,12 +165,12 @@ def test_settings_reach_the_server_and_are_kept(page):
     page.get_by_role("button", name="Settings").click()
     assert page.locator("[name=max_tokens]").input_value() == "5"
     assert page.locator("[name=top_p]").get_attribute("placeholder") == "0.9"
-    page.get_by_role("button", name="Model's own values").click()
+    page.get_by_role("button", name="Model's defaults").click()
     assert page.locator("[name=max_tokens]").input_value() == ""
     assert page.locator("[name=system]").input_value() == "Be brief."
 
 
-def test_page_is_dark_or_light_as_the_system_or_the_user_wants(page):
+def test_theme_follows_the_system_or_the_setting(page):
     shade = "parseInt(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0])"
     page.emulate_media(color_scheme="dark")
     assert page.evaluate(shade) < 60
@@ -183,7 +183,7 @@ def test_page_is_dark_or_light_as_the_system_or_the_user_wants(page):
     assert page.evaluate(shade) < 60
 
 
-def test_fault_of_the_server_is_shown_and_the_conversation_goes_on(page):
+def test_error_of_the_server_is_shown_and_the_conversation_continues(page):
     _set(page, max_tokens=100_000)
     _ask(page, "Hi")
     expect(page.get_by_role("alert")).to_contain_text("context of 8192 tokens")
@@ -192,12 +192,12 @@ def test_fault_of_the_server_is_shown_and_the_conversation_goes_on(page):
     expect(page.locator(".assistant .note").last).to_contain_text("5 tokens")
 
 
-def test_key_is_asked_for_and_sent(browser, folder):
+def test_missing_key_is_reported_and_a_set_one_is_sent(browser, folder):
     context = browser.new_context()
     with chat_server(folder, api_key="secret") as server:
         page = context.new_page()
         page.goto(server.url)
-        expect(page.locator("#model")).to_contain_text("this server wants its key")
+        expect(page.locator("#model")).to_contain_text("this server requires its key")
         _set(page, key="secret", max_tokens=5)
         expect(page.locator("#model")).to_contain_text("tiny")
         _ask(page, "Hi")

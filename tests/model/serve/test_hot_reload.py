@@ -20,7 +20,7 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def test_folder_keeps_its_version_until_its_files_are_written_anew(tmp_path):
+def test_folder_keeps_its_version_until_its_files_are_rewritten(tmp_path):
     source = FolderSource(_folder(tmp_path / "tiny"))
     assert source.name == "tiny"
     version, folder = source.resolve()
@@ -30,7 +30,7 @@ def test_folder_keeps_its_version_until_its_files_are_written_anew(tmp_path):
     assert source.resolve()[0] != version
 
 
-def test_folder_inside_an_artifact_goes_by_the_artifacts_name(tmp_path):
+def test_folder_inside_an_artifact_has_the_artifacts_name(tmp_path):
     assert FolderSource(_folder(tmp_path / "base-123" / "model")).name == "base-123"
 
 

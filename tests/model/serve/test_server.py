@@ -1,4 +1,4 @@
-"""model.serve, driven by OpenAI's client: answers, streams, counts, faults, changing models."""
+"""model.serve, driven by OpenAI's client: completions, streams, counts, errors, hot reload."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def _expected_text(folder: Path, prompt: str | list[Message], num_tokens: int) -
         )
     model = AutoModelForCausalLM.from_pretrained(folder)
     greedy = GenerationConfig(max_new_tokens=num_tokens, do_sample=False, repetition_penalty=1.0)
-    written = model.generate(**ids, generation_config=greedy)
-    return tokenizer.decode(written[0, ids["input_ids"].shape[1] :])
+    output = model.generate(**ids, generation_config=greedy)
+    return tokenizer.decode(output[0, ids["input_ids"].shape[1] :])
 
 
-def test_chat_answer_is_the_models_with_its_counts(client, folder):
+def test_chat_completion_equals_transformers_and_counts_tokens(client, folder):
     answer = client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=20, **GREEDY)
     (choice,) = answer.choices
     assert choice.message.role == "assistant"
@@ -71,11 +71,11 @@ def test_chat_answer_is_the_models_with_its_counts(client, folder):
     assert answer.model == "tiny"
 
 
-def test_chat_stream_is_the_same_text_in_pieces(client):
-    asked = {"model": "tiny", "messages": CHAT, "max_tokens": 20, **GREEDY}
-    whole = client.chat.completions.create(**asked)
+def test_chat_stream_has_the_text_of_the_whole_response(client):
+    body = {"model": "tiny", "messages": CHAT, "max_tokens": 20, **GREEDY}
+    whole = client.chat.completions.create(**body)
     options = {"include_usage": True}
-    events = list(client.chat.completions.create(**asked, stream=True, stream_options=options))
+    events = list(client.chat.completions.create(**body, stream=True, stream_options=options))
     assert len({event.id for event in events}) == 1
     assert events[0].choices[0].delta.role == "assistant"
     assert events[-1].choices == []
@@ -87,26 +87,26 @@ def test_chat_stream_is_the_same_text_in_pieces(client):
     assert finishes == [None] * (len(finishes) - 1) + ["length"]
 
 
-def test_completion_goes_on_from_the_raw_text(client, folder):
+def test_completion_continues_the_raw_text(client, folder):
     text = "In 1984 there were"
-    asked = {"model": "tiny", "prompt": text, "max_tokens": 12, **GREEDY}
-    answer = client.completions.create(**asked)
+    body = {"model": "tiny", "prompt": text, "max_tokens": 12, **GREEDY}
+    answer = client.completions.create(**body)
     assert answer.choices[0].text == _expected_text(folder, text, 12)
-    pieces = [event.choices[0].text for event in client.completions.create(**asked, stream=True)]
+    pieces = [event.choices[0].text for event in client.completions.create(**body, stream=True)]
     assert "".join(pieces) == answer.choices[0].text
 
 
 def test_completion_of_ids_and_of_several_prompts(client, folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    asked = {"model": "tiny", "max_tokens": 8, **GREEDY}
+    body = {"model": "tiny", "max_tokens": 8, **GREEDY}
     ids = tokenizer("<|endoftext|>The dog")["input_ids"]
-    by_ids = client.completions.create(prompt=ids, **asked)
-    both = client.completions.create(prompt=["The dog", "The cat"], n=2, **asked)
+    by_ids = client.completions.create(prompt=ids, **body)
+    both = client.completions.create(prompt=["The dog", "The cat"], n=2, **body)
     assert [choice.index for choice in both.choices] == [0, 1, 2, 3]
     assert both.choices[0].text == both.choices[1].text == by_ids.choices[0].text
     assert both.choices[2].text == both.choices[3].text
     assert both.usage.completion_tokens == 32
-    stream = client.completions.create(prompt=["The dog", "The cat"], n=2, stream=True, **asked)
+    stream = client.completions.create(prompt=["The dog", "The cat"], n=2, stream=True, **body)
     texts = [""] * 4
     for event in stream:
         texts[event.choices[0].index] += event.choices[0].text
@@ -114,19 +114,19 @@ def test_completion_of_ids_and_of_several_prompts(client, folder):
 
 
 def test_seed_repeats_an_answer_and_choices_differ(client):
-    asked = {"model": "tiny", "messages": CHAT, "max_tokens": 20, "n": 2, "temperature": 1.5}
-    first = client.chat.completions.create(seed=1, **asked)
-    again = client.chat.completions.create(seed=1, **asked)
+    body = {"model": "tiny", "messages": CHAT, "max_tokens": 20, "n": 2, "temperature": 1.5}
+    first = client.chat.completions.create(seed=1, **body)
+    again = client.chat.completions.create(seed=1, **body)
     texts = [choice.message.content for choice in first.choices]
     assert texts == [choice.message.content for choice in again.choices]
     assert texts[0] != texts[1]
 
 
-def test_stop_string_ends_an_answer(client):
-    asked = {"model": "tiny", "messages": CHAT, "max_tokens": 30, **GREEDY}
-    text = client.chat.completions.create(**asked).choices[0].message.content
+def test_stop_string_ends_the_output(client):
+    body = {"model": "tiny", "messages": CHAT, "max_tokens": 30, **GREEDY}
+    text = client.chat.completions.create(**body).choices[0].message.content
     stop = text[10:13]
-    choice = client.chat.completions.create(stop=[stop], **asked).choices[0]
+    choice = client.chat.completions.create(stop=[stop], **body).choices[0]
     assert choice.message.content == text.partition(stop)[0]
     assert choice.finish_reason == "stop"
 
@@ -145,13 +145,13 @@ def test_answer_longer_than_the_context_ends_there(client):
     assert answer.choices[0].finish_reason == "length"
 
 
-def test_long_conversation_loses_its_oldest_turns(client):
+def test_long_conversation_drops_its_oldest_turns(client):
     turns = [{"role": "user", "content": f"number {index}"} for index in range(200)]
     answer = client.chat.completions.create(model="tiny", messages=turns, max_tokens=64, **GREEDY)
     assert 150 < answer.usage.prompt_tokens <= 192
 
 
-def test_raw_text_longer_than_the_context_is_read_from_its_last_window(client):
+def test_prompt_longer_than_the_context_is_truncated_to_its_end(client):
     answer = client.completions.create(model="tiny", prompt="word " * 900, max_tokens=16, **GREEDY)
     assert answer.usage.prompt_tokens == 240
 
@@ -217,7 +217,7 @@ def test_field_that_is_not_supported_is_named_as_the_param(server):
     assert error["param"] == "frequency_penalty"
 
 
-def test_misspelt_field_is_refused_with_the_one_that_was_meant(server):
+def test_misspelt_field_is_refused_with_the_nearest_one(server):
     chat = {"model": "tiny", "messages": CHAT}
     for misspelt, meant in [
         ("max_token", "max_tokens"),
@@ -238,7 +238,7 @@ def test_request_with_very_many_unknown_fields_is_refused(server):
     assert "at most 100 fields" in answer.json()["error"]["message"]
 
 
-def test_fields_of_other_servers_are_passed_over(server):
+def test_fields_of_other_servers_are_ignored(server):
     others = {"min_tokens": 1, "user": "me", "store": False, "metadata": {}, "models": ["tiny"]}
     body = {"model": "tiny", "messages": CHAT, "max_tokens": 2, "repetition_penalty_range": 9}
     body |= others
@@ -255,7 +255,7 @@ def test_standard_fields_with_neutral_values_are_accepted(server):
 
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
-def test_body_that_is_not_sent_as_json_says_which_header_is_missing(server, kind):
+def test_body_without_json_content_type_is_refused(server, kind):
     body = json.dumps({"model": "tiny", "messages": CHAT, "max_tokens": 2}).encode()
     headers = {"content-type": kind} if kind else {}
     answer = httpx.post(f"{server.url}/v1/chat/completions", content=body, headers=headers)
@@ -286,7 +286,7 @@ def test_malformed_body_is_refused(server, body):
         assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_body_of_10_mb_is_refused_told_or_not(server):
+def test_body_of_10_mb_is_refused_with_and_without_content_length(server):
     text = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "a" * 10**7}]})
     for content in (text.encode(), iter([text.encode()])):  # an iterator is sent without a length
         answer = httpx.post(f"{server.url}/v1/chat/completions", content=content)
@@ -303,7 +303,7 @@ def test_unknown_model_path_and_method_are_answered_in_openais_form(server, clie
     assert httpx.get(f"{server.url}/v1/completions").status_code in (404, 405)
 
 
-def test_health_and_metrics_tell_what_happened(folder):
+def test_health_and_metrics_count_requests(folder):
     with chat_server(folder) as server, _client(server) as client:
         client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=7, **GREEDY)
         health = httpx.get(f"{server.url}/health").json()
@@ -336,23 +336,23 @@ def test_key_guards_the_api_and_nothing_else(folder):
 
 
 @pytest.fixture(scope="module")
-def patient_folder(tmp_path_factory) -> Path:
-    """A model whose answers take long: thousands of tokens fit its context."""
-    directory = tmp_path_factory.mktemp("patient") / "tiny"
+def long_context_folder(tmp_path_factory) -> Path:
+    """A model with slow answers: thousands of tokens fit its context."""
+    directory = tmp_path_factory.mktemp("long") / "tiny"
     write_export(directory, context_tokens=8192)
     return directory
 
 
-def test_full_queue_answers_429_and_goes_on_when_there_is_room(patient_folder):
-    asked = {"model": "tiny", "messages": CHAT, "max_tokens": 8000, **GREEDY}
+def test_full_queue_answers_429_until_a_slot_is_free(long_context_folder):
+    body = {"model": "tiny", "messages": CHAT, "max_tokens": 8000, **GREEDY}
     with (
-        chat_server(patient_folder, max_rows=1, max_waiting=1) as server,
+        chat_server(long_context_folder, max_rows=1, max_waiting=1) as server,
         _client(server) as client,
     ):
-        running = client.chat.completions.create(stream=True, **asked)
-        waiting = client.chat.completions.create(stream=True, **asked)
+        running = client.chat.completions.create(stream=True, **body)
+        waiting = client.chat.completions.create(stream=True, **body)
         with pytest.raises(openai.RateLimitError) as caught:
-            client.chat.completions.create(**asked)
+            client.chat.completions.create(**body)
         assert caught.value.code == "rate_limit_exceeded"
         assert caught.value.response.headers["retry-after"] == "1"
         running.close()
@@ -360,15 +360,15 @@ def test_full_queue_answers_429_and_goes_on_when_there_is_room(patient_folder):
         assert next(iter(waiting)).choices
         waiting.close()
         eventually(lambda: server.num_open == 0)
-        short = asked | {"max_tokens": 2}
+        short = body | {"max_tokens": 2}
         assert client.chat.completions.create(**short).usage.completion_tokens == 2
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_client_that_goes_away_frees_its_row(patient_folder, stream):
+def test_disconnected_client_frees_its_slot(long_context_folder, stream):
     body = {"model": "tiny", "messages": CHAT, "max_tokens": 8000, "temperature": 0}
     data = json.dumps(body | {"stream": stream}).encode()
-    with chat_server(patient_folder) as server:
+    with chat_server(long_context_folder) as server:
         port = int(server.url.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port)) as connection:
             head = (
@@ -383,11 +383,11 @@ def test_client_that_goes_away_frees_its_row(patient_folder, stream):
         numbers = httpx.get(f"{server.url}/metrics").text
         assert "llm_cancelled_answers_total 1.0" in numbers
         (steps,) = [line for line in numbers.splitlines() if line.startswith("llm_steps_total")]
-        assert float(steps.split()[1]) < 8000  # it did not write to the end
+        assert float(steps.split()[1]) < 8000  # it did not generate to the end
 
 
 class Alias:
-    """A source that a test points elsewhere."""
+    """A model source whose version a test changes."""
 
     name = "alias"
 
@@ -396,23 +396,23 @@ class Alias:
 
     def resolve(self) -> tuple[str, Path]:
         if self.folder is None:
-            raise ArtifactError("the alias points nowhere", fix="set it")
+            raise ArtifactError("the alias has no version", fix="set it")
         return self.folder.name, self.folder
 
 
 def _greedy_text(client: openai.OpenAI) -> str:
-    asked = {"model": "alias", "messages": CHAT, "max_tokens": 20, **GREEDY}
-    return client.chat.completions.create(**asked).choices[0].message.content
+    body = {"model": "alias", "messages": CHAT, "max_tokens": 20, **GREEDY}
+    return client.chat.completions.create(**body).choices[0].message.content
 
 
-def test_alias_that_moves_changes_the_model_and_running_answers_end(tmp_path):
+def test_moved_alias_loads_another_model_and_running_requests_end(tmp_path):
     write_export(tmp_path / "one", seed=1, context_tokens=2048)
     write_export(tmp_path / "two", seed=2, context_tokens=2048)
     source = Alias(tmp_path / "one")
     with chat_server(source, poll_seconds=0.01) as server, _client(server) as client:
         first = _greedy_text(client)
-        asked = {"model": "alias", "messages": CHAT, "max_tokens": 500, "stream": True}
-        running = client.chat.completions.create(**asked, **GREEDY)
+        body = {"model": "alias", "messages": CHAT, "max_tokens": 500, "stream": True}
+        running = client.chat.completions.create(**body, **GREEDY)
         next(iter(running))
         source.folder = tmp_path / "two"
         eventually(lambda: server.host.loaded.version == "two")
@@ -423,12 +423,12 @@ def test_alias_that_moves_changes_the_model_and_running_answers_end(tmp_path):
         assert text.startswith(first)
 
 
-def test_alias_that_points_nowhere_is_told_and_the_loaded_model_goes_on(tmp_path):
+def test_unresolved_alias_is_reported_and_the_loaded_model_stays(tmp_path):
     write_export(tmp_path / "one")
     source = Alias(tmp_path / "one")
     with chat_server(source, poll_seconds=0.01) as server, _client(server) as client:
         before = _greedy_text(client)
-        for problem, folder in (("points nowhere", None), ("cannot be read", tmp_path / "gone")):
+        for problem, folder in (("has no version", None), ("cannot be read", tmp_path / "gone")):
             source.folder = folder
             eventually(lambda words=problem: words in (server.host.problem or ""))
             health = httpx.get(f"{server.url}/health")
@@ -447,18 +447,18 @@ def test_model_directory_deleted_under_the_server(tmp_path):
         shutil.rmtree(folder)
         eventually(lambda: server.host.problem is not None)
         assert "there is no model to serve" in httpx.get(f"{server.url}/health").json()["problem"]
-        asked = {"model": "tiny", "messages": CHAT, "max_tokens": 3, **GREEDY}
-        assert client.chat.completions.create(**asked).usage.completion_tokens == 3
+        body = {"model": "tiny", "messages": CHAT, "max_tokens": 3, **GREEDY}
+        assert client.chat.completions.create(**body).usage.completion_tokens == 3
 
 
-def test_step_that_fails_ends_its_answers_and_the_server_goes_on(folder, monkeypatch):
+def test_failed_step_ends_its_requests_and_the_server_continues(folder, monkeypatch):
     with chat_server(folder) as server, _client(server) as client:
-        asked = {"model": "tiny", "messages": CHAT, "max_tokens": 3, **GREEDY}
+        body = {"model": "tiny", "messages": CHAT, "max_tokens": 3, **GREEDY}
         engine = server.host.loaded.worker._engine
         monkeypatch.setattr(engine.decoder, "prefill", None)  # as when memory runs out
         with pytest.raises(openai.InternalServerError, match="the model failed during generation"):
-            client.chat.completions.create(**asked)
-        assert client.chat.completions.create(**asked).usage.completion_tokens == 3
+            client.chat.completions.create(**body)
+        assert client.chat.completions.create(**body).usage.completion_tokens == 3
 
 
 def test_page_and_its_files_are_served_and_refer_to_nothing_outside(server):

@@ -32,16 +32,16 @@ async def _stream(client: openai.AsyncOpenAI, index: int, num_tokens: int) -> tu
         stream=True,
         stream_options={"include_usage": True},
     )
-    text, num_written = "", 0
+    text, num_tokens_out = "", 0
     async for event in events:
         if event.choices:
             text += event.choices[0].delta.content or ""
         if event.usage:
-            num_written = event.usage.completion_tokens
-    return text, num_written
+            num_tokens_out = event.usage.completion_tokens
+    return text, num_tokens_out
 
 
-def _all_at_once(server: RunningServer, num_tokens: int) -> list[tuple[str, int]]:
+def _concurrently(server: RunningServer, num_tokens: int) -> list[tuple[str, int]]:
     async def run() -> list[tuple[str, int]]:
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
             clients = (_stream(client, index, num_tokens) for index in range(NUM_CLIENTS))
@@ -50,7 +50,7 @@ def _all_at_once(server: RunningServer, num_tokens: int) -> list[tuple[str, int]
     return asyncio.run(run())
 
 
-def _one_after_the_other(server: RunningServer, num_tokens: int) -> list[tuple[str, int]]:
+def _sequentially(server: RunningServer, num_tokens: int) -> list[tuple[str, int]]:
     async def run() -> list[tuple[str, int]]:
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
             return [await _stream(client, index, num_tokens) for index in range(NUM_CLIENTS)]
@@ -59,19 +59,19 @@ def _one_after_the_other(server: RunningServer, num_tokens: int) -> list[tuple[s
 
 
 @pytest.mark.parametrize("max_rows", [16, 3])
-def test_sixteen_clients_at_once_get_what_each_gets_alone(tmp_path, max_rows):
+def test_sixteen_clients_at_once_get_the_outputs_each_gets_alone(tmp_path, max_rows):
     write_export(tmp_path / "tiny")
     with chat_server(tmp_path / "tiny", max_rows=max_rows) as server:
-        together = _all_at_once(server, 40)
-        assert [num_written for _, num_written in together] == [40] * NUM_CLIENTS
-        assert together == _one_after_the_other(server, 40)
+        together = _concurrently(server, 40)
+        assert [num_tokens_out for _, num_tokens_out in together] == [40] * NUM_CLIENTS
+        assert together == _sequentially(server, 40)
         eventually(lambda: server.num_open == 0)
         numbers = httpx.get(f"{server.url}/metrics").text
         assert f"llm_written_tokens_total {2.0 * 40 * NUM_CLIENTS}" in numbers
 
 
 @pytest.mark.slow
-def test_killed_clients_free_their_rows_for_those_who_wait(tmp_path):
+def test_killed_clients_free_their_slots(tmp_path):
     write_export(tmp_path / "tiny", context_tokens=16_384)
     with chat_server(tmp_path / "tiny", max_rows=4) as server:
         command = [sys.executable, "-c", KILLED_CLIENT, f"{server.url}/v1"]
@@ -84,5 +84,5 @@ def test_killed_clients_free_their_rows_for_those_who_wait(tmp_path):
             client.kill()
             client.communicate()
         eventually(lambda: server.num_open == 0)
-        together = _all_at_once(server, 20)
-        assert [num_written for _, num_written in together] == [20] * NUM_CLIENTS
+        together = _concurrently(server, 20)
+        assert [num_tokens_out for _, num_tokens_out in together] == [20] * NUM_CLIENTS

@@ -43,14 +43,14 @@ def _talk(pretrained: PretrainedModel, *lines: str) -> tuple[ChatTerminal, str]:
     return terminal, out.getvalue()
 
 
-def test_answers_are_the_models_and_turns_are_remembered(pretrained):
+def test_answers_equal_generate_and_turns_are_kept(pretrained):
     terminal, shown = _talk(pretrained, "Hello", "", "And then?")
     tokenizer = pretrained.tokenizer
     assert [turn.role for turn in terminal.turns] == ["user", "assistant"] * 2
     for last in (1, 3):
         ids = conversation_ids(terminal.turns[:last], tokenizer)
-        written = generate(pretrained.model, ids, num_tokens=12, temperature=0, top_k=0, seed=1)
-        assert terminal.turns[last].content == tokenizer.decode(written)
+        output_ids = generate(pretrained.model, ids, num_tokens=12, temperature=0, top_k=0, seed=1)
+        assert terminal.turns[last].content == tokenizer.decode(output_ids)
         assert terminal.turns[last].content in shown
 
 
@@ -103,7 +103,7 @@ def test_save_writes_the_layout_of_chat_data(pretrained, tmp_path):
         ("word " * 300, "longer than the model can read"),
     ],
 )
-def test_command_answers_and_the_conversation_goes_on(pretrained, line, words):
+def test_command_answers_and_the_conversation_continues(pretrained, line, words):
     terminal, shown = _talk(pretrained, line, "Hello")
     assert words in shown
     assert len(terminal.turns) == 2
@@ -116,7 +116,7 @@ def test_quit_and_exit_end_before_the_next_line(pretrained, line):
     assert "there is no" not in shown
 
 
-def test_every_setting_says_what_it_takes():
+def test_every_setting_has_its_allowed_values():
     assert set(ALLOWED) == set(Sampling.model_fields)
 
 

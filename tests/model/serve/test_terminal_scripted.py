@@ -23,7 +23,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> PretrainedModel:
     return load_pretrained(folder)
 
 
-def test_conversation_is_that_of_the_terminal(pretrained: PretrainedModel) -> None:
+def test_scripted_conversation_equals_that_of_the_terminal(pretrained: PretrainedModel) -> None:
     messages = scripted_conversation(pretrained, TALK)
     terminal = ChatTerminal(pretrained, out=io.StringIO())
     terminal.run(iter(["/temperature 0", "/max_tokens 12", *TALK.turns]))
@@ -32,7 +32,7 @@ def test_conversation_is_that_of_the_terminal(pretrained: PretrainedModel) -> No
     assert all(turn["content"] for turn in messages)
 
 
-def test_conversation_is_the_same_again_and_another_with_another_seed(
+def test_conversation_is_reproducible_and_depends_on_the_seed(
     pretrained: PretrainedModel,
 ) -> None:
     warm = TALK.model_copy(update={"temperature": 2.0})

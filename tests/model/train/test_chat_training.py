@@ -17,7 +17,7 @@ from model.config.train import MixturePart
 from model.config.train_run import TrainRun
 from model.core.errors import ConfigError
 from model.data.shards import ShardSet
-from model.eval.score import score
+from model.eval.__main__ import score
 from model.inference.generate import prompt_ids
 from model.network.weights import load_model, save_model
 from model.runtime.distributed import DistributedContext, StopRequest

@@ -20,8 +20,8 @@ from model.core.store import ArtifactStore
 from model.data.items import Item, write_items
 from model.data.prompts import Prompt, read_generations, write_prompts
 from model.data.shards import ShardSet
+from model.eval.__main__ import Scores, generate_samples, main, score, weights_directory
 from model.eval.multiple_choice import score_items, summarise
-from model.eval.score import Scores, main, score, weights_directory, write_samples
 from model.eval.validation import evaluate
 from model.inference.generate import generate
 from model.network.weights import load_model, save_model
@@ -74,10 +74,10 @@ def test_score_holds_the_evaluation_and_a_text_per_prompt(data_root):
     assert [sample.prompt for sample in scores.samples] == ["The baker", ""]
 
 
-def test_write_samples_continue_the_prompt_as_a_document(data_root):
+def test_generate_samples_continue_the_prompt_as_a_document(data_root):
     network, tokenizer, _ = _parts(data_root)
     greedy = CONFIG.model_copy(update={"temperature": 0.0, "prompts": ("The",)})
-    (sample,) = write_samples(network, tokenizer, config=greedy)
+    (sample,) = generate_samples(network, tokenizer, config=greedy)
     ids = [tokenizer.end_of_text_id, *tokenizer.encode("The")]
     text = []
     for _ in range(greedy.sample_tokens):
@@ -92,7 +92,7 @@ def test_score_shards_of_another_tokenizer_are_refused(data_root):
         data_root / "foreign", tokenizer, context_tokens=CONTEXT_TOKENS, fingerprint="f" * 64
     )
     foreign = ShardSet(data_root / "foreign", context_tokens=CONTEXT_TOKENS)
-    with pytest.raises(ConfigError, match="shards were made by another tokenizer") as caught:
+    with pytest.raises(ConfigError, match="shards were made with another tokenizer") as caught:
         score(network, tokenizer, foreign, config=CONFIG)
     assert tokenizer.fingerprint in str(caught.value)
 
@@ -128,7 +128,7 @@ def test_main_makes_the_artifact_once(data_root):
     assert store.read_manifest(DERIVATION.artifact) == manifest
 
 
-def test_main_scores_items_and_writes_after_prompts(data_root):
+def test_main_scores_items_and_generates_texts(data_root):
     tokenizer = Tokenizer.load(data_root / "tokenizer")
     items = [
         Item("piqa", "", "", 0, ("The cat",), ("sat", "barked"), 0),
@@ -175,10 +175,10 @@ def test_weights_directory_names_kept_checkpoints(tmp_path):
     assert weights_directory(model, "best") == (tmp_path / "checkpoints/step-00000020", 20)
     assert weights_directory(model, "last")[1] == 30
     assert weights_directory(model, 10)[1] == 10
-    with pytest.raises(ConfigError, match="checkpoint to score is not there") as caught:
+    with pytest.raises(ConfigError, match="checkpoint to score does not exist") as caught:
         weights_directory(model, 15)
     assert "10, 20, 30" in str(caught.value)
-    with pytest.raises(ConfigError, match="there is none"):
+    with pytest.raises(ConfigError, match="a kept step: none"):
         weights_directory(tmp_path / "elsewhere" / "model", "best")
 
 
@@ -193,7 +193,7 @@ def test_main_scores_a_checkpoint_beside_the_model(data_root):
     assert facts["checkpoint_step"] == 7
 
 
-def test_main_failure_is_reported_beside_the_config_and_mended_by_another_run(data_root):
+def test_main_failure_is_reported_beside_the_config_and_fixed_by_another_run(data_root):
     config_path = _write_config(data_root, model="gone")
     assert main(["--config", str(config_path)]) == 1
     result = json.loads((config_path.parent / "result.json").read_bytes())
