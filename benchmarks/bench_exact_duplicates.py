@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.machine import describe
 from model.core.processes import num_cores
-from tasks.corpus.dedup.exact import remove_copies
+from tasks.corpus.dedup.clusters import remove_copies
 from tasks.corpus.duckdb_connection import Limits, parquet_path, write_parquet
 
 MEMORY_BYTES = 8_000_000_000

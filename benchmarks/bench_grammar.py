@@ -32,7 +32,7 @@ from tasks.config.evaluation import EvaluationConfig
 from tasks.corpus.evalsets.items import LAYOUTS, read_items
 from tasks.corpus.evalsets.link_grammar import accepted, parser_version
 from tasks.corpus.evalsets.prompts import chat_openings, demo_questions, document_openings
-from tasks.corpus.evalsets.set_texts import EvaluationFile
+from tasks.corpus.evalsets.sets import EvaluationFile
 from tasks.corpus.evalsets.text_quality import score_texts, written_sentences
 
 Made = TypeVar("Made")

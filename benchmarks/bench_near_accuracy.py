@@ -27,7 +27,7 @@ from benchmarks.machine import describe
 from model.core.processes import num_cores
 from tasks.config.corpus import DedupConfig, SignatureConfig
 from tasks.corpus.dedup.clusters import cluster_duplicates
-from tasks.corpus.dedup.near import SignedFile
+from tasks.corpus.dedup.near_duplicates import SignedFile
 from tasks.corpus.dedup.signatures import BANDS_NAME, SIGNATURES_NAME, write_signatures
 from tasks.corpus.duckdb_connection import Limits
 from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA

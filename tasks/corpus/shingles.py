@@ -1,8 +1,8 @@
-"""Words and word n-grams of documents as 64-bit hashes: what documents are compared by.
+"""Words and word n-grams (shingles) of documents as 64-bit hashes.
 
 A word is what ``re.findall(r"\\w+", text.lower())`` returns; a shingle is a window of ``size``
 words, or all words of a document that has fewer. MinHash, the exact Jaccard index and
-decontamination all read texts through this module, so they mean the same words.
+decontamination all read texts through this module, so their words are the same.
 """
 
 from __future__ import annotations

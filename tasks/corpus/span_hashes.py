@@ -1,9 +1,8 @@
-"""Hashes of many pieces of one long text at once.
+"""Polynomial hashes of many pieces of one long text at once.
 
 A prefix sum of ``code * BASE**position`` over the characters gives the polynomial hash of any piece
-by one subtraction; its position is divided out, so equal pieces have equal hashes wherever they
-stand. Callers: ``shingles`` (kept, so ``VERSION`` there covers this) and the quality rules (not
-kept).
+by one subtraction; its position is divided out, so equal pieces have equal hashes at any
+position. Callers: ``shingles`` (stored, so ``VERSION`` there covers this) and the quality rules.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # splitmix64, Steele et al. 201
 
 
 def prefix_sums(codes: npt.NDArray[np.unsignedinteger]) -> Hashes:
-    """Return what ``span_hashes`` reads, one entry more than there are characters."""
+    """Return the sums that ``span_hashes`` takes, one more than there are characters."""
     powers, _ = _powers(_next_power_of_two(len(codes)))
     sums = np.zeros(len(codes) + 1, dtype=np.uint64)
     np.cumsum(codes * powers[: len(codes)], out=sums[1:])

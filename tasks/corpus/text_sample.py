@@ -1,8 +1,8 @@
 """Stream a bounded, seeded sample of kept text, for training the tokenizer.
 
-Two passes: the first sees sizes and draws a line in a seeded order of documents, the second
-streams the texts before the line, file by file in row order. Memory holds one small record for each
-document, and a batch of texts.
+Two passes: the first reads sizes and cuts off a seeded order of documents where the sample is full,
+the second streams the texts before the cut, file by file in row order. Memory holds one small
+record for each document, and a batch of texts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ INSERT INTO sizes
 SELECT sample_order($seed, file, row), least(strlen(text), $max_document_bytes)
 FROM read_parquet($part, hive_partitioning = false)
 """
-_LEAVE_OUT_VALIDATION = """
+_EXCLUDE_VALIDATION = """
 DELETE FROM sizes
 WHERE place IN (
     SELECT sample_order($seed, file, row)
@@ -55,19 +55,19 @@ def sample_text(
 
     Args:
         part_files: ``part.parquet`` of the filter, in the order in which texts are wanted.
-        validation: ``validation.parquet``, whose rows are left out.
+        validation: ``validation.parquet``, whose rows are excluded.
         sample_bytes: most UTF-8 bytes in all.
         max_document_bytes: most UTF-8 bytes of one document; cut between characters.
 
     Raises:
         SourceError: a file cannot be read.
-        CorpusError: no document is there, or fits.
+        CorpusError: there is no document, or none fits.
     """
     rule = {"seed": seed, "max_document_bytes": max_document_bytes}
     with limits.connect() as connection:
         connection.execute(read_sql("sample_order"))
         held_out = _collect_sizes(connection, part_files, validation, rule)
-        last_place = _draw_line(connection, sample_bytes)
+        last_place = _find_cut(connection, sample_bytes)
         for part in part_files:
             values = {"part": parquet_path(part), "last_place": last_place, **rule}
             with reading(part):
@@ -86,11 +86,11 @@ def _collect_sizes(
             connection.execute(_ADD_SIZES, {"part": parquet_path(part), **rule})
     values = {"validation": parquet_path(validation)}
     with reading(validation):
-        connection.execute(_LEAVE_OUT_VALIDATION, {"seed": rule["seed"], **values})
+        connection.execute(_EXCLUDE_VALIDATION, {"seed": rule["seed"], **values})
         return set(connection.execute(_VALIDATION_ROWS, values).fetchall())
 
 
-def _draw_line(connection: DuckDBPyConnection, sample_bytes: int) -> UUID:
+def _find_cut(connection: DuckDBPyConnection, sample_bytes: int) -> UUID:
     last_place, num_documents, num_bytes = fetch_one(
         connection, read_sql("sample_threshold"), {"sample_bytes": sample_bytes}
     )

@@ -1,9 +1,9 @@
-"""Choose the fixed documents that every model of a source is measured on.
+"""Select the held-out documents that every model of a source is evaluated on.
 
-The choice looks at raw documents, before any filter, and orders texts by a seeded hash of their
-words, so filter and deduplication settings leave it alone and a new document displaces a chosen
-one only by hashing lower. Texts that came without a language are judged by the language model when
-their turn comes. ``dedup`` keeps their near-duplicates out of training.
+The selection reads raw documents, before any filter, and orders texts by a seeded hash of their
+words: it does not depend on filter and deduplication settings, and a new document displaces a
+selected one only by hashing lower. Texts without a language label are checked by the language
+identification model when they are due. ``dedup`` keeps near-duplicates of them out of training.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from tasks.corpus.filters.language import detect_language
 
 # FineWeb's own (arXiv 2406.17557). Not the filter's setting: changing that leaves the rows alone.
 MIN_LANGUAGE_SCORE = 0.65
-WINDOW_PER_CHOICE = 2  # places looked at at once for each document still wanted
-MIN_CANDIDATES_PER_CHOICE = 2  # at least half of the different texts stay for training
+WINDOW_PER_CHOICE = 2  # places read at once for each document still wanted
+MIN_CANDIDATES_PER_CHOICE = 2  # at least half of the distinct texts are left for training
 
 _COUNT_CANDIDATES = "SELECT count(*), count(DISTINCT key) FROM candidates"
 _PLACES = """
@@ -45,12 +45,12 @@ _COUNT_RAW = "SELECT count(*) FROM read_parquet($raws, hive_partitioning = false
 
 @dataclass(frozen=True)
 class ValidationCounts:
-    """How the held-out documents were found.
+    """Counts of the selection of held-out documents.
 
     Args:
-        num_in: raw documents looked at.
+        num_in: raw documents.
         num_eligible: of these, documents with text and in the language, or of unknown language.
-        num_distinct: different texts among the eligible.
+        num_distinct: distinct texts among the eligible.
         num_kept: documents chosen.
     """
 
@@ -80,7 +80,7 @@ def select_validation(
 
     Raises:
         SourceError: a raw file cannot be read.
-        CorpusError: there are fewer than two different eligible texts for each one to hold out.
+        CorpusError: there are fewer than two distinct eligible texts for each one to hold out.
     """
     ordered = sorted(raw_files, key=lambda named: named[0])
     with limits.connect() as connection:

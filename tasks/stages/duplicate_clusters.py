@@ -7,7 +7,7 @@ from dataclasses import asdict
 from model.core.store import Work
 from tasks.config.corpus import DedupConfig
 from tasks.corpus.dedup.clusters import cluster_duplicates
-from tasks.corpus.dedup.near import SignedFile
+from tasks.corpus.dedup.near_duplicates import SignedFile
 from tasks.corpus.dedup.signatures import BANDS_NAME, SIGNATURES_NAME
 from tasks.corpus.duckdb_connection import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
 from tasks.engine.stage import Share, Stage

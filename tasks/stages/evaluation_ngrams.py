@@ -9,8 +9,8 @@ from typing import Annotated
 from model.core.config import RUNTIME_ONLY, Config
 from model.core.store import ArtifactStore, Work
 from tasks.config.corpus import DecontaminationConfig
-from tasks.corpus.decontamination.contamination import write_ngrams
-from tasks.corpus.evalsets.set_files import EvaluationSet, evaluation_files, list_sets
+from tasks.corpus.decontamination import write_ngrams
+from tasks.corpus.evalsets.sets import EvaluationSet, evaluation_files, list_sets
 from tasks.corpus.shingles import ALGORITHM as WORDS_ALGORITHM
 from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
 from tasks.corpus.sources.raw_file import sweep

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from model.core.store import Work
 from tasks.config.corpus import DecontaminationConfig
-from tasks.corpus.decontamination.contamination import NgramIndex, find_contaminated
+from tasks.corpus.decontamination import NgramIndex, find_contaminated
 from tasks.corpus.shingles import ALGORITHM as WORDS_ALGORITHM
 from tasks.engine.stage import Share, Stage
 

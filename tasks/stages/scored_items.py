@@ -11,7 +11,7 @@ from model.core.store import ArtifactStore, Work
 from model.data.items import ITEMS_NAME, by_task, items_digest, write_items
 from tasks.config.evaluation import EvaluationConfig
 from tasks.corpus.evalsets.items import read_items, require_known
-from tasks.corpus.evalsets.set_files import EvaluationSet, evaluation_files, list_sets
+from tasks.corpus.evalsets.sets import EvaluationSet, evaluation_files, list_sets
 from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
 from tasks.corpus.sources.raw_file import sweep
 from tasks.engine.stage import Share, Stage

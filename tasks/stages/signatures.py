@@ -6,8 +6,7 @@ from dataclasses import asdict
 
 from model.core.store import Work
 from tasks.config.corpus import SignatureConfig
-from tasks.corpus.dedup.minhash import ALGORITHM as MINHASH_ALGORITHM
-from tasks.corpus.dedup.signatures import write_signatures
+from tasks.corpus.dedup.signatures import MINHASH_ALGORITHM, write_signatures
 from tasks.corpus.duckdb_connection import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
 from tasks.engine.stage import Share, Stage
 

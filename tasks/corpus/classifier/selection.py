@@ -1,8 +1,8 @@
-"""Score kept documents with the quality model, and choose among them.
+"""Score kept documents with the quality model, and select documents by their scores.
 
-``score_file`` reads the text of one filtered file; ``select_documents`` sees only scores, of all
-files at once, after duplicates are gone. First quality decides, then no domain may make up more
-than its share of what is left: its highest scores stay.
+``score_file`` reads the text of one filtered file; ``select_documents`` reads only scores, of all
+files at once, after duplicates are removed. It drops documents of low quality, then caps the share
+of each domain, of which the highest scores are kept.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ LIMIT 1 OFFSET $num_before
 """
 _DOMAIN_SIZES = """
 SELECT size, count(*)
-FROM (SELECT count(*) AS size FROM judged WHERE passed AND domain IS NOT NULL GROUP BY domain)
+FROM (SELECT count(*) AS size FROM scored WHERE passed AND domain IS NOT NULL GROUP BY domain)
 GROUP BY size
 """
 _TOP_DOMAINS = """
@@ -81,12 +81,12 @@ GROUP BY reason
 
 @dataclass(frozen=True)
 class QualityCounts:
-    """What the choice by quality decided.
+    """Documents that the selection by quality removed.
 
     Args:
         num_removed: documents per reason, every reason of ``REASONS`` present, in that order.
-        cut_score: the least score that stayed, before domains were capped.
-        most_of_domain: documents of one domain that may stay; None without a cap.
+        cut_score: the lowest score kept, before domains were capped.
+        most_of_domain: documents of one domain that are kept at most; None without a cap.
         domains_before: the largest domains and their documents; ``domains_after`` the same.
     """
 
@@ -164,7 +164,7 @@ def select_documents(
 
     Args:
         score_files: ``scores.parquet`` of every file.
-        removed: tables of (file, row) that are gone already.
+        removed: tables of (file, row) of documents removed before.
         destination: an existing directory.
 
     Raises:
@@ -197,7 +197,7 @@ def select_documents(
 
 
 def domain_cap(num_free: int, sizes: dict[int, int], max_frac: float) -> int:
-    """Return how many documents a domain may keep, so that none has more than ``max_frac`` of all.
+    """Return how many documents to keep per domain, so that none has more than ``max_frac``.
 
     The largest ``most`` with ``most <= max_frac * (documents left when each domain keeps at most
     ``most``)``; the right side grows ever slower, so all smaller numbers hold too.
@@ -238,7 +238,7 @@ def _most_of_domain(connection: DuckDBPyConnection, config: QualityModelConfig) 
         return None
     sizes = dict(connection.execute(_DOMAIN_SIZES).fetchall())
     (num_free,) = fetch_one(
-        connection, "SELECT count(*) FROM judged WHERE passed AND domain IS NULL"
+        connection, "SELECT count(*) FROM scored WHERE passed AND domain IS NULL"
     )
     most = domain_cap(num_free, sizes, config.max_domain_frac)
     if sizes and not most:
@@ -276,7 +276,7 @@ def _refuse_to_remove_too_much(counts: QualityCounts, config: QualityModelConfig
         return
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.num_removed.items())
     raise CorpusError(
-        f"the choice by quality removes {num_removed / counts.num_in:.1%} of the documents",
+        f"the selection by quality removes {num_removed / counts.num_in:.1%} of the documents",
         expected=f"at most {config.max_removed_frac:.1%} (quality_model.max_removed_frac)",
         found=f"{num_removed:,} of {counts.num_in:,} documents ({reasons})",
         fix="lower quality_model.min_score, raise top_frac or max_domain_frac, "

@@ -1,8 +1,8 @@
-"""Decide over all files which documents go because another one says the same.
+"""Decide over all files which documents are removed as duplicates of others.
 
-In this order, each step seeing only what the one before left: copies of validation rows,
-documents that hold text of an evaluation set, copies, near-duplicates. ``removed.parquet`` gets one
-row for each, which names what it goes in favour of.
+In this order, each step on what the one before left: copies of validation rows, documents that
+contain text of an evaluation set, other copies, near-duplicates (``near_duplicates``, of validation
+rows too). ``removed.parquet`` gets one row for each, with the document kept in its place.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from duckdb import DuckDBPyConnection
 
 from model.core.errors import CorpusError
 from tasks.config.corpus import DedupConfig
-from tasks.corpus.dedup.exact import remove_copies, remove_copies_of_validation
-from tasks.corpus.dedup.near import NearCounts, SignedFile, remove_near_duplicates
+from tasks.corpus.dedup.near_duplicates import NearCounts, SignedFile, remove_near_duplicates
 from tasks.corpus.duckdb_connection import (
     Limits,
     fetch_one,
@@ -36,12 +35,12 @@ _REMOVED_IN_ORDER = "SELECT * FROM removed ORDER BY file, row"
 
 @dataclass(frozen=True)
 class DuplicateCounts:
-    """What deduplication decided over all files.
+    """Documents that deduplication removed from all files.
 
     Args:
         num_removed: documents per kind, every kind of ``KINDS`` present, in that order.
-        num_clusters: groups of two or more documents, the survivor included.
-        near: how near-duplicates were found.
+        num_clusters: groups of two or more documents, the kept one included.
+        near: the work of finding near-duplicates.
     """
 
     num_in: int
@@ -62,11 +61,11 @@ def cluster_duplicates(
 ) -> DuplicateCounts:
     """Write ``removed.parquet`` and ``clusters.parquet`` of all files together.
 
-    A document is removed in favour of a validation row whose text or words it has or that is its
-    near-duplicate, whatever ``config.match`` says: numbers of models of one source stay comparable.
-    Else it is removed in favour of the first document in keep order that it matches: highest
-    language score, most characters, latest date (unknown ones last), then file and row. Neither
-    the order of the files nor the number of threads changes a byte.
+    A copy or near-duplicate of a validation row is removed whatever ``config.match`` says, so that
+    scores of models of one source are comparable. Another document is removed in favour of the
+    first one in keep order that it matches: highest language score, most characters, latest date
+    (unknown ones last), then file and row. Neither the order of the files nor the number of
+    threads changes a byte.
 
     Args:
         files: every filtered file with its signatures.
@@ -95,6 +94,38 @@ def cluster_duplicates(
     _log(counts)
     _refuse_to_remove_too_much(counts, config, destination)
     return counts
+
+
+def remove_copies_of_validation(
+    connection: DuckDBPyConnection, signature_files: Sequence[Path], validation: Path
+) -> None:
+    """Create the table ``removed`` with the documents of equal text or words to a validation row.
+
+    Raises:
+        SourceError: one of the files cannot be read.
+    """
+    with reading(validation):
+        connection.execute(read_sql("validation_keys"), {"validation": parquet_path(validation)})
+    with reading(*signature_files):
+        signatures = [parquet_path(path) for path in signature_files]
+        connection.execute(read_sql("validation_copies"), {"signatures": signatures})
+
+
+def remove_copies(
+    connection: DuckDBPyConnection, signature_files: Sequence[Path], *, match: str
+) -> None:
+    """Add to the table ``removed`` all copies of a text but the first in keep order.
+
+    Args:
+        match: the key to compare, ``exact`` or ``normalised``.
+
+    Raises:
+        SourceError: one of the files cannot be read.
+    """
+    with reading(*signature_files):
+        signatures = [parquet_path(path) for path in signature_files]
+        connection.execute(read_sql("copies"), {"signatures": signatures, "match": match})
+    connection.execute(read_sql("removed_copies"))
 
 
 def _remove_contaminated(connection: DuckDBPyConnection, contaminated: Sequence[Path]) -> None:

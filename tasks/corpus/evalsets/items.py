@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from model.core.errors import ConfigError, SourceError, SourceRecordError, SourceSchemaError
 from model.data.items import Item
-from tasks.corpus.evalsets.set_texts import EvaluationFile
+from tasks.corpus.evalsets.sets import EvaluationFile
 
 Row = Mapping[str, Any]
 

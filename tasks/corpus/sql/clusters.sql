@@ -1,5 +1,5 @@
--- Groups of documents with one survivor, numbered by it. A validation row that nothing else looks
--- like is no group, and what an evaluation set removes makes none.
+-- Groups of duplicates, numbered by their kept document. A validation row without a duplicate is no
+-- group, nor are documents removed for an evaluation set.
 --
 -- Input:  table removed.
 -- Output: cluster BIGINT (from 0), kind VARCHAR (of its least alike member),

@@ -1,8 +1,8 @@
--- Documents that share their key, ranked in keep order within it: place 1 stays.
--- Only keys are grouped; what else is known of a document is fetched for members of a group alone.
+-- Documents that share their key, ranked in keep order within it: place 1 is kept.
+-- Only keys are grouped; other columns are fetched for members of a group alone.
 --
 -- Parameters: signatures (list of paths), match ('exact' or 'normalised').
--- Input:  signatures.parquet files; table removed (these are gone already).
+-- Input:  signatures.parquet files; table removed (these are excluded).
 -- Output: table copies: key UUID, place BIGINT, file VARCHAR, row BIGINT, id VARCHAR,
 --         exact_key UUID.
 CREATE OR REPLACE TEMP TABLE copies AS

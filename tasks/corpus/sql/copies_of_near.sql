@@ -1,4 +1,4 @@
--- Copies whose kept text went as a near-duplicate itself go in favour of what that one matches.
+-- Copies of a document that was then removed as a near-duplicate point at the document it matches.
 --
 -- Input:  table removed.
 -- Output: table removed, in which every kept document is kept; such rows take kind and Jaccard index

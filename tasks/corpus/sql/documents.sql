@@ -1,4 +1,4 @@
--- Plain facts about one document, for the filter and for the choice of validation rows.
+-- Properties of one document, for the filter and for the selection of validation rows.
 --
 -- White space is what Python's str.split() splits at, ASCII and not; a word is what it returns.
 --
@@ -9,8 +9,8 @@
 --     of their own. 10 characters per wanted word decide nearly every English document.
 -- exceeds_words(text, most)   BOOLEAN: word_count(text) > most; n words take at least 2 n - 1
 --     characters.
--- has_language(language, wanted)              BOOLEAN: an unknown label (NULL) is not judged.
--- has_language_score(language, score, least)  BOOLEAN: nor is a score that is NULL or has no label.
+-- has_language(language, wanted)              BOOLEAN: an unknown label (NULL) passes.
+-- has_language_score(language, score, least)  BOOLEAN: so does a score that is NULL or without label.
 
 SET VARIABLE word_pattern =
     '[^\x09-\x0D\x1C-\x20\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}'

@@ -1,6 +1,6 @@
--- The cheap rules of the filter: is there text, is it the wanted language, has it enough words.
+-- The light rules of the filter: text is present, in the wanted language, and of a fitting length.
 --
--- light_reason(...)     VARCHAR: why a document goes, the first rule that applies; NULL = it stays.
+-- light_reason(...)     VARCHAR: why a document is dropped, the first rule that applies; NULL = kept.
 -- light_detail(...)     VARCHAR: the offending value of that reason.
 
 CREATE OR REPLACE TEMP MACRO light_reason(

@@ -1,4 +1,4 @@
--- Every document of a bucket, in keep order: validation rows first, which nothing displaces.
+-- Every document of a bucket, in keep order: validation rows, which are always kept, come first.
 --
 -- Parameters: signatures (list of paths, in the order of the bands).
 -- Input:  signatures.parquet files; table members; table validation_bands, table validation_rows

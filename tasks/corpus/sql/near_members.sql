@@ -1,4 +1,4 @@
--- Documents that share their key in one band with another one, removed ones left out.
+-- Documents that share their key in one band with another one, removed ones excluded.
 --
 -- Parameters: bands (list of paths), column (name of the band's column).
 -- Input:  bands.parquet files; table validation_bands (document BIGINT, one column per band); table

@@ -1,4 +1,4 @@
--- What the selection decided, as rows of the table of removals.
+-- Near-duplicates that the selection found, as rows of the table of removals.
 --
 -- Input:  table matches: place BIGINT, kept_place BIGINT, jaccard DOUBLE; table candidates.
 -- Output: rows added to table removed, with kind 'validation' or 'near'.

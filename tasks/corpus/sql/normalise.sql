@@ -16,7 +16,7 @@
 --     exact key: "..." and "?!" are not copies of one another. No normalised form can equal such a
 --     text.
 --
--- Raise NORMALISATION_VERSION in duck.py when a key would change.
+-- Raise NORMALISATION_VERSION in duckdb_connection.py when a key would change.
 
 SET VARIABLE not_word_characters = (
     SELECT string_agg(chr(code), '' ORDER BY code)

@@ -1,4 +1,4 @@
--- Documents that the choice by quality is about: scored, and no copy of another one.
+-- Documents to select from by quality: scored, and not removed as copies.
 --
 -- Parameters: $scores (paths), $removed (paths of tables with file and row).
 -- Input:  scores.parquet: file, row, id, domain, score; removed tables: file, row.

@@ -1,10 +1,10 @@
--- Whether each candidate is good enough by itself.
+-- Whether the score of each candidate is high enough.
 --
 -- Parameters: $cut_score, $cut_file, $cut_row: the last document that passes. Of those with its
 --             score, later ones by file and row do not; $cut_file NULL lets all of them pass.
 -- Input:  table candidates.
--- Output: table judged: the columns of candidates, and passed BOOLEAN.
-CREATE OR REPLACE TEMP TABLE judged AS
+-- Output: table scored: the columns of candidates, and passed BOOLEAN.
+CREATE OR REPLACE TEMP TABLE scored AS
 SELECT
     *,
     score > $cut_score

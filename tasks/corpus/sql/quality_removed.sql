@@ -1,12 +1,12 @@
--- Documents that go, with their reason.
+-- Documents that are removed, with their reason.
 --
--- Parameters: $most (documents of one domain that stay).
--- Input:  table judged. A document without a domain is under no cap.
+-- Parameters: $most (documents of one domain that are kept).
+-- Input:  table scored. A document without a domain is under no cap.
 -- Output: file VARCHAR, row BIGINT, id VARCHAR, score DOUBLE, reason VARCHAR: low_quality, or
 --         domain_cap for the lower-scored ones of a domain that has too many.
 WITH crowded AS (
     SELECT domain
-    FROM judged
+    FROM scored
     WHERE passed AND domain IS NOT NULL
     GROUP BY domain
     HAVING count(*) > $most
@@ -15,12 +15,12 @@ ranked AS (
     SELECT
         file, row, id, score,
         row_number() OVER (PARTITION BY domain ORDER BY score DESC, file, row) AS place
-    FROM judged
+    FROM scored
     SEMI JOIN crowded USING (domain)
     WHERE passed
 )
 SELECT file, row, id, score, 'low_quality' AS reason
-FROM judged
+FROM scored
 WHERE NOT passed
 UNION ALL
 SELECT file, row, id, score, 'domain_cap' AS reason

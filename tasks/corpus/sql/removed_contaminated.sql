@@ -1,4 +1,4 @@
--- Documents that hold text of an evaluation set; copies of validation rows are gone already.
+-- Documents that contain text of an evaluation set, but for those removed before.
 --
 -- Parameters: contaminated (path).
 -- Input:  contaminated.parquet: file VARCHAR, row BIGINT, id VARCHAR, evaluation_set VARCHAR,

@@ -1,4 +1,4 @@
--- The keys of the documents of one filtered file, in row order; text is read once and left behind.
+-- The keys of the documents of one filtered file, in row order; text is read once.
 --
 -- Parameters: part (path).
 -- Input:  part.parquet of the filter.

@@ -1,4 +1,4 @@
--- Training documents whose text a validation row has, the validation rows themselves included.
+-- Training documents with the text or words of a validation row, validation rows included.
 -- Equal exact keys imply equal normalised keys, so one join finds both.
 --
 -- Parameters: signatures (list of paths).

@@ -16,7 +16,7 @@ from model.export.hf_writer import export
 from model.network.weights import load_model, save_model
 from model.text.tokenizer import Tokenizer
 from tasks.corpus.evalsets.items import read_items
-from tasks.corpus.evalsets.set_texts import EvaluationFile
+from tasks.corpus.evalsets.sets import EvaluationFile
 from tests.support.lm_eval_peer import PeerScores, lm_eval_scores
 from tests.support.small_model import random_model
 from tests.support.small_tokenizer import VOCAB_SIZE, train_small_tokenizer

@@ -20,7 +20,7 @@ from model.core.store import ArtifactStore
 from model.data.items import by_task, items_digest, read_items, write_items
 from tasks.config.evaluation import EvaluationConfig
 from tasks.corpus.evalsets.items import read_items as read_sets
-from tasks.corpus.evalsets.set_texts import EvaluationFile
+from tasks.corpus.evalsets.sets import EvaluationFile
 from tasks.engine.stage import Share
 from tasks.stages.scored_items import build, listed_items, scored_items
 

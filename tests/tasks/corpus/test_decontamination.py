@@ -16,9 +16,8 @@ from model.core.errors import ConfigError, SourceError, TransientDownloadError
 from model.core.files import file_sha256
 from model.core.store import ArtifactStore
 from tasks.config.corpus import DecontaminationConfig
-from tasks.corpus.decontamination.contamination import NgramIndex, find_contaminated, write_ngrams
-from tasks.corpus.evalsets.set_files import evaluation_files, list_sets
-from tasks.corpus.evalsets.set_texts import EvaluationFile, read_items
+from tasks.corpus.decontamination import NgramIndex, find_contaminated, write_ngrams
+from tasks.corpus.evalsets.sets import EvaluationFile, evaluation_files, list_sets, read_item_texts
 from tasks.corpus.sources.hub_retries import TRIES
 from tasks.engine.stage import Share
 from tasks.stages.evaluation_ngrams import EvaluationNgrams, build, evaluation_ngrams, listed_sets
@@ -148,7 +147,7 @@ def test_strings_of_structs_and_nested_lists_are_read(tmp_path: Path) -> None:
         "number": [1, 2],
         "pairs": [[{"key": "k", "id": 1}], None],
     }
-    items = read_items(EvaluationFile("s", write_set(tmp_path / "s.parquet", columns)))
+    items = read_item_texts(EvaluationFile("s", write_set(tmp_path / "s.parquet", columns)))
     assert items.columns == ["question", "choices.text", "choices.label", "turns", "pairs.key"]
     strings = ["Who?", "A cow", "x", "y", "one", "two", "k"]
     assert list(items.texts) == [

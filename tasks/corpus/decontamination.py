@@ -1,8 +1,8 @@
-"""Training documents that hold text of an evaluation set, word for word.
+"""Find training documents that contain text of an evaluation set, word for word.
 
-A document is contaminated if it shares a run of so many words with an item of a set. Words are
-those of ``shingles``: case and punctuation make no difference. What an item's texts are is said in
-``evaluation_items``.
+A document is contaminated if it shares a run of ``ngram_words`` words with an item of a set. Words
+are those of ``shingles``: case and punctuation make no difference. ``evalsets.sets`` defines the
+texts of an item.
 
 ``ngrams.npy`` holds the sorted hashes of the items' n-grams, one row for each set that an n-gram is
 in; ``items.npy`` the set and the item of each row, by number; ``sets.json`` the names of the sets.
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from model.core.errors import ConfigError
 from tasks.config.corpus import DecontaminationConfig
-from tasks.corpus.evalsets.set_texts import EvaluationFile, read_items
+from tasks.corpus.evalsets.sets import EvaluationFile, read_item_texts
 from tasks.corpus.shingles import Hashes, Ragged, batches, shingle_hashes, word_hashes
 from tasks.corpus.sources.raw_file import read_batches
 
@@ -42,7 +42,7 @@ CONTAMINATED_SCHEMA = pa.schema(
         ("num_ngrams", pa.int64()),
     ]
 )
-FILTER_BITS = 24  # one byte each: most n-grams of ordinary text are ruled out by one look
+FILTER_BITS = 24  # one byte each: rules out most n-grams of ordinary text by one lookup
 READ_ROWS = 1_024
 
 Owners = npt.NDArray[np.int64]  # [rows, 2]: the number of a set, and of an item in it
@@ -50,12 +50,12 @@ Owners = npt.NDArray[np.int64]  # [rows, 2]: the number of a set, and of an item
 
 @dataclass(frozen=True)
 class NgramCounts:
-    """What the index of n-grams holds.
+    """Size of the index of n-grams.
 
     Args:
         num_items: rows per set.
-        num_ngrams: different ones, over all sets.
-        columns: those that were read, per set.
+        num_ngrams: distinct n-grams of all sets.
+        columns: the columns read, per set.
     """
 
     num_items: dict[str, int]
@@ -65,10 +65,10 @@ class NgramCounts:
 
 @dataclass(frozen=True)
 class ContaminationCounts:
-    """What one file of documents shares with evaluation sets.
+    """Contaminated documents of one file.
 
     Args:
-        num_by_set: documents per set; one that meets several sets counts in each.
+        num_by_set: documents per set; one that overlaps several sets counts in each.
     """
 
     num_in: int
@@ -85,12 +85,12 @@ class Owner(NamedTuple):
 
 @dataclass(frozen=True)
 class Overlap:
-    """What one document shares with evaluation sets.
+    """N-grams that one document shares with evaluation sets.
 
     Args:
         document: its place among those that were looked up.
-        num_ngrams: windows of words that some set holds as well.
-        owners: how many of them each item holds; one window may count for an item of every set.
+        num_ngrams: windows of words that occur in some set.
+        owners: how many of them occur in each item; a window may count for an item of every set.
     """
 
     document: int
@@ -101,14 +101,14 @@ class Overlap:
 def write_ngrams(
     files: Sequence[EvaluationFile], *, ngram_words: int, destination: Path
 ) -> NgramCounts:
-    """Write the n-grams of all items, with the first item of each set that holds them.
+    """Write the n-grams of all items, each with the first item of each set that contains it.
 
     Args:
         files: in the order in which sets and their items are numbered.
         destination: an existing directory.
 
     Raises:
-        SourceError: a file cannot be read or holds no text.
+        SourceError: a file cannot be read or has no text.
         ConfigError: no item has so many words.
     """
     sets = list(dict.fromkeys(file.evaluation_set for file in files))
@@ -118,7 +118,7 @@ def write_ngrams(
     owners: list[Owners] = [np.empty((0, 2), dtype=np.int64)]
     for file in files:
         name = file.evaluation_set
-        items = read_items(file)
+        items = read_item_texts(file)
         columns[name] = list(dict.fromkeys([*columns[name], *items.columns]))
         for texts in items.texts:
             found = _long_shingles(word_hashes(texts), size=ngram_words)
@@ -137,7 +137,7 @@ def write_ngrams(
 
 
 def _first_of_each_set(ngrams: Hashes, owners: Owners) -> tuple[Hashes, Owners]:
-    """Sort n-grams by hash and set, and leave the first item of each set."""
+    """Sort n-grams by hash and set, and keep the first item of each set."""
     in_order = np.lexsort((owners[:, 0], ngrams))  # stable, so the first item stays the first
     ngrams, owners = ngrams[in_order], owners[in_order]
     is_first = np.ones(len(ngrams), dtype=np.bool_)
@@ -158,18 +158,18 @@ def _all_too_short(
 
 
 class NgramIndex:
-    """The n-grams of evaluation sets, to be looked up."""
+    """Index of the n-grams of evaluation sets."""
 
     def __init__(self, directory: Path) -> None:
         self.ngrams: Hashes = np.load(directory / NGRAMS_NAME)
         self.items: Owners = np.load(directory / ITEMS_NAME)
         self.sets: list[str] = json.loads((directory / SETS_NAME).read_text(encoding="utf-8"))
-        self._may_hold = np.zeros(2**FILTER_BITS, dtype=np.bool_)
-        self._may_hold[self._bucket(self.ngrams)] = True
+        self._may_contain = np.zeros(2**FILTER_BITS, dtype=np.bool_)
+        self._may_contain[self._bucket(self.ngrams)] = True
 
     def find(self, shingles: Ragged) -> Iterator[Overlap]:
-        """Yield what each document shares with the sets, of those that share anything."""
-        maybe = np.flatnonzero(self._may_hold[self._bucket(shingles.hashes)])
+        """Yield the overlap of each document that shares an n-gram with a set."""
+        maybe = np.flatnonzero(self._may_contain[self._bucket(shingles.hashes)])
         first = np.searchsorted(self.ngrams, shingles.hashes[maybe])
         first[first == len(self.ngrams)] = 0
         is_hit = self.ngrams[first] == shingles.hashes[maybe]
@@ -233,7 +233,7 @@ def _overlaps(texts: list[str], index: NgramIndex, *, size: int) -> Iterator[Ove
 
 
 def _long_shingles(words: Ragged, *, size: int) -> Hashes:
-    """Return the windows of texts that have so many words; shorter texts would match anywhere."""
+    """Return the windows of texts of at least ``size`` words; shorter ones would match anywhere."""
     shingles = shingle_hashes(words, size=size)
     is_long = np.repeat(words.lengths >= size, shingles.lengths)
     return shingles.hashes[is_long]

@@ -1,12 +1,12 @@
-"""Find documents that share most of their shingles with a better one, and prove it before removal.
+"""Find near-duplicates: candidates by MinHash bands, decided by the exact Jaccard index.
 
-Documents that agree in a MinHash band form a bucket. In keep order, each member of a bucket is
-compared with what was kept of it so far, by the exact Jaccard index of their shingles: it goes if
-one matches, and else is kept. So every removed document points at a kept one it really matches, and
-a chain of similar documents is not removed as a whole.
+Documents that agree in a MinHash band form a bucket. ``Selection`` decides: in keep order, each
+member of a bucket is compared with the members kept so far, by the Jaccard index of their word
+5-grams; it is removed if one reaches ``min_jaccard`` and kept otherwise. So every removed document
+points at a kept one that it matches, and a chain of similar documents is not removed as a whole.
 
 Keys are grouped one band at a time; the text of bucket members alone is read, once, and their
-shingles lie in a file. Memory grows with the number of bucket members, not with the corpus.
+shingles are stored in a file. Memory grows with the number of bucket members, not with the corpus.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tasks.corpus.shingles import Hashes, batches, jaccard, shingle_sets
 logger = logging.getLogger(__name__)
 
 MAX_KEPT_COMPARED = 32  # of one bucket: template pages that share a band, yet are no duplicates
-GIANT_BUCKET = 5_000  # said in the log
+GIANT_BUCKET = 5_000  # a larger one is logged as a warning
 READ_ROWS = 1_024
 READ_MEMBERS = 65_536
 
@@ -81,7 +81,7 @@ class SignedFile:
 
 @dataclass(frozen=True)
 class NearCounts:
-    """How much work finding near-duplicates was."""
+    """The work of finding near-duplicates."""
 
     num_candidates: int
     num_compared: int
@@ -99,9 +99,8 @@ def remove_near_duplicates(
 ) -> NearCounts:
     """Add near-duplicates to the table ``removed`` of a connection.
 
-    Documents that the table already holds are left out of all comparisons; validation rows are kept
-    whatever they match. Unless ``config.match`` is ``near``, documents are compared with validation
-    rows alone.
+    Documents already in the table are not compared; validation rows are always kept. Unless
+    ``config.match`` is ``near``, documents are compared with validation rows alone.
 
     Raises:
         SourceError: one of the files cannot be read.
@@ -127,7 +126,7 @@ def remove_near_duplicates(
 
 
 class ShingleFile:
-    """The shingle sets of candidates, in a file that memory maps: sets are found by place."""
+    """The shingle sets of candidates by place, in a memory-mapped file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -156,7 +155,7 @@ class ShingleFile:
         self._end += len(shingles)
 
     def end_writing(self) -> None:
-        """Make the sets readable."""
+        """Map the file, so that the sets can be read."""
         assert self._file
         self._file.close()
         if self._end:  # an empty file cannot be mapped
@@ -173,11 +172,12 @@ class ShingleFile:
 
 
 class Selection:
-    """Which candidates stay, decided in keep order.
+    """Decides in keep order which candidates are near-duplicates of a kept one.
 
     Args:
-        num_first: so many places are kept whatever they match.
-        compares_all: others are compared with all that was kept, not only with these first ones.
+        min_jaccard: two documents match from this Jaccard index of their shingles on.
+        num_first: the first places, of validation rows, which are always kept.
+        compares_all: others are compared with all kept documents, not only with these first ones.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ class Selection:
                 self._keep(place, buckets)
 
     def matches(self) -> pa.Table:
-        """Return each removed place with the place it matches and their Jaccard index."""
+        """Return the place of each near-duplicate, the kept place it matches and their index."""
         columns = list(zip(*self.found, strict=True)) or [(), (), ()]
         types = {"place": pa.int64(), "kept_place": pa.int64(), "jaccard": pa.float64()}
         return pa.table(
@@ -216,11 +216,12 @@ class Selection:
         )
 
     def _match(self, place: int, buckets: list[int]) -> tuple[int, float] | None:
+        """Return the first kept document of the buckets that is similar enough, and the index."""
         own = self.shingles[place]
         for kept in sorted({kept for bucket in buckets for kept in self.kept.get(bucket, ())}):
             sizes = len(own), self.shingles.size(kept)
             if not min(sizes) or min(sizes) / max(sizes) < self.min_jaccard:
-                continue  # even if one held all of the other; divided as ``jaccard`` does
+                continue  # too few even if one is a subset; divided as ``jaccard`` does
             self.num_compared += 1
             index = jaccard(own, self.shingles[kept])
             if index >= self.min_jaccard:

@@ -15,9 +15,13 @@ import pytest
 
 from model.core.errors import SourceError
 from tasks.config.corpus import DedupConfig, SignatureConfig
-from tasks.corpus.dedup.minhash import ALGORITHM, band_keys
-from tasks.corpus.dedup.near import GIANT_BUCKET, MAX_KEPT_COMPARED, Selection, ShingleFile
-from tasks.corpus.dedup.signatures import _write_bands
+from tasks.corpus.dedup.near_duplicates import (
+    GIANT_BUCKET,
+    MAX_KEPT_COMPARED,
+    Selection,
+    ShingleFile,
+)
+from tasks.corpus.dedup.signatures import MINHASH_ALGORITHM, _write_bands, band_keys
 from tasks.corpus.duckdb_connection import Limits
 from tasks.stages.filter_documents import filter_documents
 from tests.support.small_corpus import cluster, decide, document, planted_files, sign, write_part
@@ -272,7 +276,7 @@ def test_cut_bands_file_is_named(tmp_path: Path, limits: Limits) -> None:
 def test_band_keys_are_the_same_for_ever() -> None:
     """Keys of another kernel or hash would match nothing: then the algorithm's name changes."""
     unicode = unicodedata.unidata_version  # of the interpreter: part of the name, yet no promise
-    assert ALGORITHM.split("-unicode-") == ["rensa-2-seed-1-words-1", unicode]
+    assert MINHASH_ALGORITHM.split("-unicode-") == ["rensa-2-seed-1-words-1", unicode]
     assert filter_documents.algorithms["unicode"] == unicode
     keys = band_keys(["The cat sat on the mat."], bands=2, band_rows=8, shingle_words=5)
     assert keys.tolist() == [[15786738708054935148, 15219608906956356636]]

@@ -1,13 +1,13 @@
-"""The texts of an evaluation set's items: every string of a parquet file, however deep it lies.
+"""Evaluation sets: parquet files here, or on the hub at a pinned commit, and the texts of items.
 
-An item's texts are each of its strings, and its first string followed by each other one, so that a
-question together with one of its answers is found as well.
+An item's texts are all strings of a row, nested ones too, and its first string followed by each
+other one, so that a question together with one of its answers is found as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.core.errors import SourceError
+from tasks.corpus.sources import named_sets
+from tasks.corpus.sources.named_sets import ListedSet, Purpose
+
+EvaluationSet = ListedSet
+PURPOSE = Purpose(
+    noun="evaluation set",
+    setting="decontamination.sets",
+    suffixes=(".parquet",),
+    needs_commit=True,
+)
 
 
 @dataclass(frozen=True)
@@ -26,8 +36,8 @@ class EvaluationFile:
 
 
 @dataclass(frozen=True)
-class Items:
-    """The items of one file.
+class ItemTexts:
+    """The texts of the items of one file.
 
     Args:
         columns: those that hold strings; a field of a struct is named after a dot.
@@ -38,7 +48,28 @@ class Items:
     texts: Iterator[list[str]]
 
 
-def read_items(file: EvaluationFile) -> Items:
+def list_sets(
+    sets: Mapping[str, str], *, cache: Path, setting: str = PURPOSE.setting
+) -> dict[str, EvaluationSet]:
+    """Return the files of each set; errors are those of ``named_sets.list_sets``.
+
+    Args:
+        setting: that the addresses come from, for errors.
+    """
+    purpose = replace(PURPOSE, setting=setting)
+    return named_sets.list_sets(sets, purpose=purpose, cache=cache)
+
+
+def evaluation_files(sets: Mapping[str, EvaluationSet], *, downloads: Path) -> list[EvaluationFile]:
+    """Return the files of all sets, in the order of their names; those of the hub are fetched.
+
+    Args and errors are those of ``named_sets.set_files``.
+    """
+    files = named_sets.set_files(sets, downloads=downloads)
+    return [EvaluationFile(item.set_name, item.path) for item in files]
+
+
+def read_item_texts(file: EvaluationFile) -> ItemTexts:
     """Return the texts of each item of a file.
 
     Raises:
@@ -53,7 +84,7 @@ def read_items(file: EvaluationFile) -> Items:
     if not wanted:
         raise _unusable(file, found=f"columns {', '.join(table.schema.names)}")
     fields = [field for name in wanted for field in by_column[name]]
-    return Items(fields, _texts(table.select(wanted)))
+    return ItemTexts(fields, _texts(table.select(wanted)))
 
 
 def _texts(table: pa.Table) -> Iterator[list[str]]:

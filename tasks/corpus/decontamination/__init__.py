@@ -1,1 +1,0 @@
-"""Training documents that contain text of evaluation sets."""

@@ -1,1 +1,0 @@
-"""Tests of tasks.corpus.decontamination."""
