@@ -131,7 +131,7 @@ def test_registered_chat_model_answers_over_the_api(finished: Home, tmp_path: Pa
     said = "Tom had a red kite."
     with chat_server(folder) as server:
         body = {
-            "model": server.host.served.name,
+            "model": server.host.loaded.name,
             "messages": [{"role": "user", "content": said}],
             "max_tokens": 8,
             "temperature": 0,
