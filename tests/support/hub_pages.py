@@ -35,7 +35,7 @@ def hub_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     pauses: list[float] = []
     library = SimpleNamespace(sleep=lambda _: None)
     monkeypatch.setattr("huggingface_hub.utils._http.time", library)
-    monkeypatch.setattr("tasks.corpus.sources.hub_retries._sleep", pauses.append)
+    monkeypatch.setattr("tasks.corpus.sources.hub_client._sleep", pauses.append)
     yield pauses
     close_session()
 

@@ -1,6 +1,6 @@
-"""Bring the columns of a parquet file to FineWeb's: names mapped, types cast, absent ones NULL.
+"""Map the columns of a parquet file to FineWeb's: renamed, cast, NULL where absent.
 
-Only `text` is required. Called for local files, and for hub files that are not FineWeb's own.
+Only `text` is required. Called for local files, and for hub files without FineWeb's schema.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from model.core.errors import ConfigError, SourceRecordError, SourceSchemaError
-from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
+from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA, ROW_GROUP_ROWS, RawWriter
 from tasks.corpus.sources.raw_file import unreadable
-from tasks.corpus.sources.raw_writer import ROW_GROUP_ROWS, RawWriter
 
 OnBroken = Literal["fail", "skip"]
 
 
 def is_fineweb(schema: pa.Schema, *, columns: Mapping[str, str]) -> bool:
-    """Tell whether a file can stay as it is: all FineWeb columns, by name and type."""
+    """Return whether a file has all FineWeb columns, by name and type, and needs no rewrite."""
     renamed = any(name != found for name, found in columns.items())
     return not renamed and all(
         schema.get_field_index(field.name) >= 0 and schema.field(field.name).type == field.type

@@ -1,7 +1,7 @@
 """Files of a Hugging Face data set: listed at a pinned commit, fetched whole, or sampled by ranges.
 
-What is learned about a commit never changes, so listings and row counts are kept under the cache
-folder and answer without a network from then on.
+Listings and row counts of a commit never change: they are kept under the cache folder and need no
+network from then on.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from model.core.errors import DownloadError, SourceError
 from tasks.config.corpus import SourceConfig
 from tasks.corpus.sources import hub_client
 from tasks.corpus.sources.columns import copy_rows, is_fineweb, match_columns
-from tasks.corpus.sources.hub_bytes import RangeReader
+from tasks.corpus.sources.fineweb_schema import RawWriter
 from tasks.corpus.sources.hub_client import HubFile
-from tasks.corpus.sources.hub_whole_file import obtain
+from tasks.corpus.sources.hub_files import RangeReader, fetch_verified
 from tasks.corpus.sources.licences import LICENCES
 from tasks.corpus.sources.raw_file import (
     RAW_NAME,
@@ -32,7 +32,6 @@ from tasks.corpus.sources.raw_file import (
     open_parquet,
     remembered,
 )
-from tasks.corpus.sources.raw_writer import RawWriter
 
 CARD_NAME = "README.md"
 DOWNLOAD_FOLDER = ".download"
@@ -68,7 +67,7 @@ def list_hub_files(source: SourceConfig, *, cache: Path) -> list[SourceFile]:
             "the data set has no file that matches",
             expected=f"parquet files like {source.files}",
             found=", ".join(sorted(hub_files)[:5]) or "an empty folder",
-            where=hub_client.page(pinned.repo, pinned.revision, folder),
+            where=hub_client.page_url(pinned.repo, pinned.revision, folder),
             fix="check source.files and source.revision",
         )
 
@@ -83,15 +82,14 @@ def list_hub_files(source: SourceConfig, *, cache: Path) -> list[SourceFile]:
 def fetch_hub_file(source: SourceConfig, file: SourceFile, *, destination: Path) -> FetchedFile:
     """Put one listed file, or its first rows, into `destination` as raw.parquet.
 
-    A whole file is downloaded, compared with the sha256 that the hub keeps for it, and stays as it
-    is if it has FineWeb's columns. What of it arrived before a kill, a lost network or a full disk
-    stays in `destination`/.download, and the next call with that destination fetches the rest.
-    Bytes that are proven wrong are deleted and fetched once more. Of a file that is cut short only
-    the needed row groups are read, which no digest covers; a data set card beside them says where
-    they are from.
+    A whole file is downloaded, verified against the hub's sha256, and kept as it is if it has
+    FineWeb's columns. An interrupted download stays in `destination`/.download and is resumed by
+    the next call. Wrong bytes are deleted and fetched once more. Of a file of which only the first
+    rows are wanted, only the needed row groups are read, which no digest covers; a data set card
+    names their origin.
 
     Raises:
-        TransientDownloadError: another try may do: time-outs, 429, 5xx, a body cut off.
+        TransientDownloadError: worth a retry: time-outs, 429, 5xx, a body cut off.
         CorruptDownloadError: the hub sent other bytes than it promised, twice.
         DownloadError: the hub refused.
         SourceError: the file is no parquet file, although it is what the hub holds.
@@ -127,7 +125,7 @@ def _fetch_whole(
 ) -> FetchedFile:
     folder = destination / DOWNLOAD_FOLDER
     raw = destination / RAW_NAME
-    got, sha256 = obtain(hub_file, folder)
+    got, sha256 = fetch_verified(hub_file, folder)
     try:
         with _open_whole(got, hub_file) as parquet:
             _require_rows(parquet.metadata.num_rows, file, where=hub_file.url)
@@ -137,7 +135,7 @@ def _fetch_whole(
                 shutil.rmtree(folder)
                 return describe(raw, partial=False, num_skipped_records=num_skipped)
     except SourceError:
-        shutil.rmtree(folder)  # the same bytes would be of no use the next time
+        shutil.rmtree(folder)  # the same bytes are of no use the next time
         raise
     got.replace(raw)
     shutil.rmtree(folder)
@@ -194,7 +192,7 @@ def _count_rows(hub_file: HubFile) -> int:
 
 
 def _listing(source: SourceConfig, folder: str) -> list[dict[str, Any]]:
-    # Asked first: it answers, or fails, at once, where the listing would go on trying for long.
+    # First, as it fails at once without a network, where the listing would be retried for long.
     hub_client.find_commit(source.repo, source.revision)
     files = hub_client.list_folder(source.repo, source.revision, folder)
     return [file.model_dump() for file in files]
@@ -225,8 +223,8 @@ def _card(hub_file: HubFile, fetched: FetchedFile, *, num_rows: int | None) -> s
     )
 
 
-def _memo(folder: Path, what: str) -> Path:
-    return folder / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"
+def _memo(folder: Path, subject: str) -> Path:
+    return folder / f"{hashlib.sha256(subject.encode()).hexdigest()[:32]}.json"
 
 
 def _fixed_folder(pattern: str) -> str:

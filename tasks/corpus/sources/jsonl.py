@@ -1,4 +1,4 @@
-"""Read jsonl files, plain, gzip or zstd, a line at a time, into FineWeb's columns.
+"""JSON Lines files, plain, gzip or zstd, read line by line into FineWeb's columns.
 
 A record is a line that holds a JSON object with a string `text`; blank lines are no records. Memory
 stays bounded by one batch and by the longest line taken.
@@ -17,9 +17,8 @@ import pyarrow as pa
 
 from model.core.errors import SourceRecordError
 from tasks.corpus.sources.columns import OnBroken, check_mapping
-from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
+from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA, ROW_GROUP_ROWS, RawWriter
 from tasks.corpus.sources.raw_file import unreadable
-from tasks.corpus.sources.raw_writer import ROW_GROUP_ROWS, RawWriter
 
 JSONL_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 MAX_LINE_BYTES = 64 * 2**20
@@ -28,7 +27,7 @@ Row = dict[str, Any]
 
 
 class _BrokenLineError(Exception):
-    """A line is no record; says what was expected, and what was found."""
+    """A line is not a valid record."""
 
     def __init__(self, expected: str, found: str) -> None:
         super().__init__(f"expected {expected}, found {found}")
@@ -112,9 +111,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
 
 
 def json_fault(error: ValueError | RecursionError) -> str:
-    """Return what is wrong with a line that is no JSON, and at which of its characters.
+    """Return why a line is not valid JSON, and at which character.
 
-    The words of the error itself name line 1, whichever line of the file it is.
+    The message of the error itself names line 1, whichever line of the file it is.
     """
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}: character {error.pos + 1}"
@@ -153,7 +152,7 @@ def _parse(line: bytes | None, *, columns: Mapping[str, str]) -> Row:
 
 
 def _convert(value: Any, field: pa.Field) -> Any:
-    """Return a JSON value as the column's type, or raise: nothing is bent silently."""
+    """Return a JSON value as the column's type, or raise; lossy conversions are errors."""
     if value is None:
         return None
     if isinstance(value, str) and field.type == pa.string():

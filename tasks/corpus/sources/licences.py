@@ -1,4 +1,4 @@
-"""The licences of known sources, as the Hugging Face Hub calls them, for cards of data sets."""
+"""Licences of known data sets, by their identifiers on the Hugging Face Hub, for data set cards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Licence(NamedTuple):
-    """A licence: its identifier on the Hub, and what a card says of it."""
+    """A licence: its identifier on the Hub, and its terms in the words of a card."""
 
     identifier: str
     terms: str
@@ -21,7 +21,7 @@ APACHE = Licence(
     "apache-2.0",
     "Apache License 2.0; the conversations were written by language models",
 )
-LICENCES = {  # Hub repository -> what its card says
+LICENCES = {  # by Hub repository
     "HuggingFaceFW/fineweb": ODC_BY,
     "HuggingFaceFW/fineweb-edu": ODC_BY,
     "HuggingFaceTB/smol-smoltalk": APACHE,

@@ -1,6 +1,6 @@
-"""Documents in files on this machine: parquet and jsonl, found, hashed, and read.
+"""Local files as a source: parquet and jsonl files are listed, hashed and read.
 
-A file is known by its path inside the source and its sha256, never by where it lies.
+A file is identified by its path inside the source and its sha256, never by its folder.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from model.core.errors import SourceError
 from model.core.files import file_sha256
 from tasks.config.corpus import SourceConfig
 from tasks.corpus.sources.columns import copy_rows, is_fineweb, match_columns
+from tasks.corpus.sources.fineweb_schema import RawWriter
 from tasks.corpus.sources.jsonl import JSONL_SUFFIXES, copy_records, count_records
 from tasks.corpus.sources.raw_file import (
     RAW_NAME,
@@ -27,7 +28,6 @@ from tasks.corpus.sources.raw_file import (
     open_parquet,
     remembered,
 )
-from tasks.corpus.sources.raw_writer import RawWriter
 
 SUFFIXES = (".parquet", *JSONL_SUFFIXES)
 NOT_DOCUMENTS = ("truth.parquet",)  # labels beside a corpus, as the demo source writes them
@@ -77,7 +77,7 @@ def fetch_local_file(source: SourceConfig, file: SourceFile, *, destination: Pat
 
 
 def local_path(source: SourceConfig, file: SourceFile) -> Path:
-    """Return where a listed file lies.
+    """Return the path of a listed file.
 
     Raises:
         SourceError: it is gone.
@@ -160,13 +160,6 @@ def _find(pattern: str) -> tuple[Path, list[Path]]:
 
 def _base(pattern: str) -> tuple[Path, Path]:
     """Return the folder that file paths are relative to, and the absolute path or glob."""
-    if not pattern:
-        raise SourceError(
-            "the local source has no path",
-            expected="a file, a folder or a glob of parquet or jsonl files",
-            found="an empty source.path",
-            fix="set source.path",
-        )
     expanded = Path(pattern).expanduser().absolute()
     if expanded.is_dir():
         return expanded, expanded
@@ -199,8 +192,8 @@ def _count_rows(path: Path) -> int:
         return parquet.metadata.num_rows
 
 
-def _remembered(path: Path, what: str, compute: Callable[[Path], Any], *, cache: Path) -> Any:
+def _remembered(path: Path, subject: str, compute: Callable[[Path], Any], *, cache: Path) -> Any:
     stat = path.stat()
-    identity = (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino, what)
+    identity = (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino, subject)
     name = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
     return remembered(cache / "local" / f"{name}.json", lambda: compute(path))

@@ -1,10 +1,9 @@
-"""Named sets of files: here, or on the hub at a commit. One language of addresses for all settings.
+"""Named sets of files, local or on the hub at a commit, by addresses that all settings share.
 
     path/to/file.parquet   a folder   a glob          files on this machine
     hub:owner/name@<revision>:<glob>                  parquet files of a Hugging Face data set
 
-What a set is for, and so which files it may have, is a ``Purpose``. Whether a
-revision may be a branch, it says too.
+A ``Purpose`` restricts the file types, and whether a revision may be a branch.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Purpose:
-    """What sets are for.
+    """Restrictions on sets and the words of their errors.
 
     Args:
-        noun: what one is called in an error.
-        setting: that names the sets.
+        noun: name of a set in an error.
+        setting: the setting that names the sets.
         suffixes: of the files that count.
         needs_commit: a branch of a hub set is refused, not looked up.
     """
@@ -52,14 +51,14 @@ class Purpose:
 
 
 class ListedSet(Config):
-    """Where one set lies, and its files as they were listed."""
+    """A set: its source, and its files as they were listed."""
 
     source: SourceConfig
     files: tuple[SourceFile, ...]
 
     @property
     def digests(self) -> list[str]:
-        """What identifies the content: digests of files here, or commit and path on the hub."""
+        """Identity of the content: digests of local files, or commit and path on the hub."""
         return [file.digest for file in self.files]
 
 
@@ -68,7 +67,7 @@ class SetFile:
     """One file of a set, on this machine.
 
     Args:
-        where: what errors name: its path here, or its address on the hub.
+        where: its local path, or its address on the hub, for errors.
     """
 
     set_name: str
@@ -82,7 +81,7 @@ def list_sets(sets: Mapping[str, str], *, purpose: Purpose, cache: Path) -> dict
 
     Args:
         sets: name -> address.
-        cache: folder for what need not be asked or hashed twice.
+        cache: folder for hub listings and hashes.
 
     Raises:
         SourceError: a set has no file.
@@ -96,7 +95,7 @@ def list_sets(sets: Mapping[str, str], *, purpose: Purpose, cache: Path) -> dict
 
 
 def pinned(sets: Mapping[str, str], *, purpose: Purpose) -> dict[str, str]:
-    """Return the addresses of sets with each branch or tag of the hub as its commit of now.
+    """Return the addresses of sets with each hub branch or tag replaced by its current commit.
 
     Raises:
         DownloadError: the hub names no commit.
@@ -116,7 +115,7 @@ def set_files(sets: Mapping[str, ListedSet], *, downloads: Path) -> list[SetFile
     """Return the files of all sets, in the order of their names; those of the hub are fetched.
 
     Args:
-        downloads: folder that keeps what arrived, for the next call to go on.
+        downloads: folder for interrupted downloads, which the next call resumes.
 
     Raises:
         SourceError: a file is not the one that was listed.
@@ -165,6 +164,14 @@ def _list_set(name: str, address: str, *, purpose: Purpose, cache: Path) -> List
 
 
 def _source(address: str, purpose: Purpose) -> SourceConfig:
+    if not address:
+        raise ConfigError(
+            f"{purpose.noun}: the address is empty",
+            expected="a file, a folder or a glob, or hub:owner/name@<revision>:<glob>",
+            found="an empty string",
+            where=purpose.setting,
+            fix=f"give the {purpose.kinds} files, or leave the set out",
+        )
     if not address.startswith(HUB_PREFIX):
         return SourceConfig(kind="local", path=address)
     match = _HUB_SET.fullmatch(address)
@@ -173,7 +180,7 @@ def _source(address: str, purpose: Purpose) -> SourceConfig:
         source = SourceConfig(kind="hub", repo=repo, revision=revision, files=files)
         return resolve_revision(source)
     revision = "commit, 40 hex digits" if purpose.needs_commit else "commit or branch"
-    fix = "name the commit, so that the set is the same for ever"
+    fix = "name the commit, so that the set never changes"
     raise ConfigError(
         f"{purpose.noun}: the address on the hub is incomplete",
         expected=f"hub:owner/name@<{revision}>:<glob of parquet files>",

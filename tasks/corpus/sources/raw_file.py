@@ -1,8 +1,7 @@
-"""One raw file: its identity, and the small tools that every kind of source shares.
+"""Raw files: identity, reading, disk space, and memoised facts, shared by all kinds of source.
 
-Every kind ends in a `raw.parquet` with the columns of `FINEWEB_SCHEMA`; from here on a row is known
-by (file, row): `SourceFile.path` and the 0-based row of `raw.parquet`. Used by the hub, local and
-jsonl readers; what a source offers as a whole is in `sources`.
+Every kind of source ends in a `raw.parquet` with the columns of `FINEWEB_SCHEMA`. A row is
+identified by (file, row): `SourceFile.path` and the 0-based row of `raw.parquet`.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _MAX_NAME_CHARS = 120
 
 
 class SourceFile(Config):
-    """One file of a source: which bytes, and how many of its rows are wanted."""
+    """One file of a source: identity of its bytes, and the number of rows to take."""
 
     name: str = Field(description="path without '.parquet', safe as the name of a directory")
     path: str = Field(description="path inside the source, '/'-separated: the `file` column")
@@ -55,13 +54,13 @@ class SourceFile(Config):
 
 @dataclass(frozen=True)
 class FetchedFile:
-    """What lies in a fetched directory.
+    """The raw.parquet of a fetched file.
 
     Args:
         num_rows: rows of raw.parquet.
         num_bytes: size of raw.parquet.
         sha256: of raw.parquet.
-        partial: it holds fewer rows than its origin, because a number of documents was asked for.
+        partial: it holds fewer rows than its origin, because of source.max_documents.
         num_skipped_records: broken records left out.
     """
 
@@ -116,7 +115,7 @@ def remembered(path: Path, compute: Callable[[], Any]) -> Any:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
-            logger.warning("%s is not JSON any more: computed again", path)
+            logger.warning("%s is not valid JSON: computed again", path)
     value = compute()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
@@ -128,7 +127,7 @@ def remembered(path: Path, compute: Callable[[], Any]) -> Any:
 def describe(
     raw: Path, *, partial: bool, num_skipped_records: int = 0, sha256: str | None = None
 ) -> FetchedFile:
-    """Return what lies at `raw`; its sha256 is computed unless the caller just did."""
+    """Return the facts of a raw.parquet; its sha256 is computed unless given."""
     with open_parquet(raw, where=raw, pre_buffer=False) as parquet:
         num_rows = parquet.metadata.num_rows
     return FetchedFile(
@@ -141,7 +140,7 @@ def describe(
 
 
 def link_or_copy(path: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the disk or the file system forbids that."""
+    """Hard-link a file, or copy it where the file system forbids that."""
     temporary = target.with_name(f".{target.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -153,7 +152,7 @@ def link_or_copy(path: Path, target: Path) -> None:
 
 
 def sweep(folder: Path, *, keep: str) -> None:
-    """Delete all that a folder holds but one name: what killed attempts left."""
+    """Delete all entries of a folder but one: leftovers of killed attempts."""
     for orphan in folder.iterdir():
         if orphan.name == keep:
             continue
@@ -198,7 +197,7 @@ def open_parquet(source: Path | Any, *, where: object, pre_buffer: bool) -> pq.P
 
 
 def read_batches(path: Path, *, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a parquet file, some columns of so many at a time.
+    """Yield record batches of some columns of a parquet file.
 
     Raises:
         SourceError: it is cut off, damaged, or no parquet file.
@@ -211,7 +210,7 @@ def read_batches(path: Path, *, columns: list[str], batch_rows: int) -> Iterator
 
 
 def unreadable(error: Exception, *, where: object) -> SourceError:
-    """Return the error for a file whose bytes make no sense."""
+    """Return the error for a file that cannot be parsed."""
     return SourceError(
         "a source file cannot be read; is it cut off?",
         expected="a complete file of its format",

@@ -1,7 +1,7 @@
 """Where raw documents come from: list a source's files, fetch one of them.
 
 Three kinds (hub, local, demo) end alike: a folder per file with a `raw.parquet` in FineWeb's
-columns. Called by the download stage and the flow that plans it; nothing here knows of artifacts.
+columns. Called by the download stage and the flow that plans it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from model.core.errors import DiskSpaceError, SourceError, is_disk_full
 from tasks.config.corpus import SourceConfig
 from tasks.corpus.demo.corpus import DEMO_CORPUS_VERSION, generate_shard
 from tasks.corpus.sources.hub import address, fetch_hub_file, list_hub_files, resolve_revision
-from tasks.corpus.sources.hub_whole_file import obtain
+from tasks.corpus.sources.hub_files import fetch_verified
 from tasks.corpus.sources.local import (
     fetch_local_file,
     list_local_files,
@@ -39,7 +39,7 @@ def list_files(source: SourceConfig, *, data_seed: int, cache: Path) -> list[Sou
 
     Args:
         data_seed: seed of the demo corpus; other kinds ignore it.
-        cache: folder for what need not be asked or counted twice: hub listings, hashes, row counts.
+        cache: folder for hub listings, hashes and row counts.
 
     Raises:
         SourceError: the source has no file, or cannot be read.
@@ -98,7 +98,7 @@ def original_file(source: SourceConfig, file: SourceFile, *, downloads: Path) ->
 
     Args:
         source: of kind local or hub.
-        downloads: folder of this file alone; what of it arrives stays, for the next call to go on.
+        downloads: folder of this file alone; an interrupted download is resumed by the next call.
 
     Raises:
         SourceError: the file is gone, or not the one that was listed.
@@ -106,7 +106,7 @@ def original_file(source: SourceConfig, file: SourceFile, *, downloads: Path) ->
         DiskSpaceError: the disk cannot hold it.
     """
     if source.kind == "hub":
-        return obtain(address(source, file), downloads)[0]
+        return fetch_verified(address(source, file), downloads)[0]
     path = local_path(source, file)
     require_unchanged(path, file, where=path)
     return path

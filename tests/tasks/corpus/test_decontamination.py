@@ -18,7 +18,7 @@ from model.core.store import ArtifactStore
 from tasks.config.corpus import DecontaminationConfig
 from tasks.corpus.decontamination import NgramIndex, find_contaminated, write_ngrams
 from tasks.corpus.evalsets.sets import EvaluationFile, evaluation_files, list_sets, read_item_texts
-from tasks.corpus.sources.hub_retries import TRIES
+from tasks.corpus.sources.hub_client import MAX_ATTEMPTS
 from tasks.engine.stage import Share
 from tasks.stages.evaluation_ngrams import EvaluationNgrams, build, evaluation_ngrams, listed_sets
 from tasks.stages.find_contamination import find_contamination
@@ -325,7 +325,7 @@ def test_hub_set_goes_on_after_an_outage_with_what_is_missing(
 ) -> None:
     store = ArtifactStore(tmp_path / "data")
     config = listed_sets(DecontaminationConfig(sets=HUB_SETS), store=store)
-    hub.faults["data/b.parquet"] = ["truncate", *[503] * TRIES]
+    hub.faults["data/b.parquet"] = ["truncate", *[503] * MAX_ATTEMPTS]
     with pytest.raises(TransientDownloadError):
         make(store, config)
     [work] = store.root.glob("evaluation_ngrams/*.work")

@@ -16,7 +16,7 @@ from prefect import flow
 from model.core.errors import DownloadError
 from model.core.store import ArtifactStore
 from tasks.config.corpus import RunConfig
-from tasks.corpus.sources.hub_retries import TRIES
+from tasks.corpus.sources.hub_client import MAX_ATTEMPTS
 from tasks.engine.pipeline import Pipeline, task_runner
 from tasks.engine.stage import Share
 from tasks.stages.download import Download, build, download, source_files
@@ -163,7 +163,7 @@ def test_download_is_retried_by_its_task_after_a_long_outage(
     hub: HubServer, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = first_file(store)
-    hub.faults[PATH] = ["truncate", *[503] * TRIES, *[503] * 2]
+    hub.faults[PATH] = ["truncate", *[503] * MAX_ATTEMPTS, *[503] * 2]
     run_in_flow(store, config, monkeypatch)
     assert_whole(hub, store)
     assert hub.bytes_sent[PATH] == (hub.root / PATH).stat().st_size

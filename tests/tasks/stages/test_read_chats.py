@@ -16,7 +16,7 @@ from model.core.artifact import Manifest
 from model.core.errors import ConfigError, LLMError, SourceError, TransientDownloadError
 from model.core.store import ArtifactStore
 from tasks.config.chat import ChatConfig
-from tasks.corpus.sources.hub_retries import TRIES
+from tasks.corpus.sources.hub_client import MAX_ATTEMPTS
 from tasks.corpus.sources.named_sets import ListedSet
 from tasks.engine.pipeline import Pipeline
 from tasks.engine.record_sets import ReadSet
@@ -217,7 +217,7 @@ def test_hub_set_goes_on_after_an_outage_with_what_is_missing(
     hub: HubServer, store: ArtifactStore
 ) -> None:
     config = listed(hub_chat(REVISION), store)["chats"]
-    hub.faults["data/train-1.parquet"] = ["truncate", *[503] * TRIES]
+    hub.faults["data/train-1.parquet"] = ["truncate", *[503] * MAX_ATTEMPTS]
     with pytest.raises(TransientDownloadError):
         make(store, "chats", config)
     assert make(store, "chats", config).counts["num_in"] == len(CHATS)

@@ -51,7 +51,7 @@ from tasks.corpus.classifier.selection import (
 )
 from tasks.corpus.classifier.training import train_and_measure, train_quality_model
 from tasks.corpus.duckdb_connection import Limits, fetch_one, read_sql
-from tasks.corpus.sources.hub_retries import TRIES
+from tasks.corpus.sources.hub_client import MAX_ATTEMPTS
 from tasks.engine.pipeline import Pipeline
 from tasks.engine.stage import Share, Stage
 from tasks.reporting.funnel import funnel
@@ -539,7 +539,7 @@ def test_read_labelled_of_a_hub_checks_the_file_and_leaves_nothing_behind(tmp_pa
 
 
 def test_training_goes_on_after_an_outage_with_what_is_missing(tmp_path, hub, monkeypatch):
-    monkeypatch.setattr("tasks.corpus.sources.hub_retries._sleep", lambda _: None)
+    monkeypatch.setattr("tasks.corpus.sources.hub_client._sleep", lambda _: None)
     names = ["data/train.parquet", "data/zoo.parquet"]
     for seed, name in enumerate(names):
         make_labelled(hub.root / name, count=700, seed=seed)
@@ -555,7 +555,7 @@ def test_training_goes_on_after_an_outage_with_what_is_missing(tmp_path, hub, mo
             resume=training_stage.resume,
         )
 
-    hub.faults[names[1]] = ["truncate", *[503] * TRIES]
+    hub.faults[names[1]] = ["truncate", *[503] * MAX_ATTEMPTS]
     with pytest.raises(TransientDownloadError):
         train()
     [work] = store.root.glob("train_quality_model/*.work")

@@ -22,10 +22,9 @@ from model.core.errors import (
     TransientDownloadError,
 )
 from model.core.files import file_sha256
-from tasks.corpus.sources import hub_bytes
-from tasks.corpus.sources.hub_client import HubFile
-from tasks.corpus.sources.hub_retries import LONGEST_PAUSE_SECONDS, TRIES
-from tasks.corpus.sources.hub_whole_file import SPACE_MARGIN_BYTES, obtain
+from tasks.corpus.sources import hub_files
+from tasks.corpus.sources.hub_client import MAX_ATTEMPTS, MAX_BACKOFF_SECONDS, HubFile
+from tasks.corpus.sources.hub_files import SPACE_MARGIN_BYTES, fetch_verified
 from tasks.corpus.sources.raw_file import SourceFile
 from tasks.corpus.sources.source_files import FetchedFile, fetch_file, list_files, resolve_revision
 from tests.support.hub_pages import REPO, REVISION, hub_environment, hub_source, pages_hub
@@ -119,11 +118,11 @@ def test_bodies_cut_off_again_and_again_are_continued_not_repeated(
     hub: HubServer, tmp_path: Path, got: Path
 ) -> None:
     file = listed(hub, tmp_path)
-    hub.faults[PATH] = ["truncate"] * 2 * TRIES  # each brings half of what is missing
+    hub.faults[PATH] = ["truncate"] * 2 * MAX_ATTEMPTS  # each brings half of what is missing
     fetch(file, got)
     assert_whole(hub, got)
     assert hub.bytes_sent[PATH] == num_bytes(hub)
-    assert hub.num_requests[f"GET {PATH}"] == 2 * TRIES + 1
+    assert hub.num_requests[f"GET {PATH}"] == 2 * MAX_ATTEMPTS + 1
 
 
 def test_body_without_length_that_ends_early_is_continued(
@@ -161,13 +160,13 @@ def test_503_on_get_is_asked_again_with_growing_scattered_pauses(
     hub: HubServer, tmp_path: Path, got: Path, pauses: list[float]
 ) -> None:
     file = listed(hub, tmp_path)
-    hub.faults[PATH] = [503] * (TRIES - 1)
+    hub.faults[PATH] = [503] * (MAX_ATTEMPTS - 1)
     fetch(file, got)
     assert_whole(hub, got)
-    assert len(pauses) == TRIES - 1
+    assert len(pauses) == MAX_ATTEMPTS - 1
     for number, pause in enumerate(pauses):
-        assert 2**number <= pause <= 2 * min(2**number, LONGEST_PAUSE_SECONDS)
-    assert len({pause / 2**number for number, pause in enumerate(pauses)}) == TRIES - 1
+        assert 2**number <= pause <= 2 * min(2**number, MAX_BACKOFF_SECONDS)
+    assert len({pause / 2**number for number, pause in enumerate(pauses)}) == MAX_ATTEMPTS - 1
 
 
 def test_503_on_head_does_not_matter_as_none_is_asked(
@@ -265,7 +264,7 @@ def test_partial_file_of_other_bytes_is_found_out_and_fetched_anew(
     hub: HubServer, tmp_path: Path, got: Path
 ) -> None:
     file = listed(hub, tmp_path)
-    hub.faults[PATH] = ["truncate", *[503] * TRIES]
+    hub.faults[PATH] = ["truncate", *[503] * MAX_ATTEMPTS]
     with pytest.raises(TransientDownloadError):
         fetch(file, got)
     [partial] = (got / ".download").iterdir()
@@ -304,7 +303,7 @@ def test_branch_that_moves_after_listing_changes_neither_bytes_nor_partial(
     branch = hub_source(revision="main")
     before = list_files(branch, data_seed=1, cache=tmp_path / "cache")[0]
     old_root = hub.root
-    hub.faults[PATH] = ["truncate", *[503] * TRIES]
+    hub.faults[PATH] = ["truncate", *[503] * MAX_ATTEMPTS]
     with pytest.raises(TransientDownloadError):
         fetch_file(branch, before, data_seed=1, destination=got)
     write_parquet(tmp_path / "moved" / PATH, make_rows(900))
@@ -331,10 +330,10 @@ def test_partial_of_one_file_without_digest_is_not_gone_on_with_for_another(
         )
         for path in paths
     )
-    hub.faults[one.path] = ["truncate", *[503] * TRIES]
+    hub.faults[one.path] = ["truncate", *[503] * MAX_ATTEMPTS]
     with pytest.raises(TransientDownloadError):
-        obtain(one, got)
-    path, _ = obtain(other, got)
+        fetch_verified(one, got)
+    path, _ = fetch_verified(other, got)
     assert path.read_bytes() == (hub.root / other.path).read_bytes()
 
 
@@ -385,7 +384,7 @@ def test_disk_full_in_the_middle_keeps_what_arrived(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(hub_bytes, "_write", write_until_full)
+        patch.setattr(hub_files, "_write", write_until_full)
         with pytest.raises(DiskSpaceError, match=r"what arrived is kept") as caught:
             fetch(file, got)
     assert f"after {limit:,} bytes" in str(caught.value.found)
@@ -409,17 +408,17 @@ def test_disk_that_others_fill_meanwhile_is_named_and_the_rest_fetched_later(
     )
     if done.returncode:
         pytest.skip("this machine lets nobody mount a small disk")
-    monkeypatch.setattr("tasks.corpus.sources.hub_whole_file.SPACE_MARGIN_BYTES", 0)
-    real_complete = hub_bytes.complete
+    monkeypatch.setattr("tasks.corpus.sources.hub_files.SPACE_MARGIN_BYTES", 0)
+    real_download = hub_files.download
 
-    def fill_then_complete(*arguments: object) -> None:
+    def fill_then_download(*arguments: object) -> None:
         with (got / "of others").open("wb") as filler:
             os.posix_fallocate(filler.fileno(), 0, 4 * 2**20 - 32_768)
-        real_complete(*arguments)  # type: ignore[arg-type]
+        real_download(*arguments)  # type: ignore[arg-type]
 
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(hub_bytes, "complete", fill_then_complete)
+            patch.setattr(hub_files, "download", fill_then_download)
             with pytest.raises(DiskSpaceError, match="No space left on device"):
                 fetch(file, got)
         assert 0 < partial_bytes(got) <= 32_768

@@ -204,7 +204,6 @@ def test_local_cut_off_file_raises_naming_it(tmp_path: Path, suffix: str) -> Non
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("", "empty source.path"),
         ("nowhere", "not there"),
         ("nowhere/*.parquet", "no files to read"),
         ("empty", "no files to read"),
@@ -214,7 +213,12 @@ def test_local_path_without_files_is_refused(tmp_path: Path, path: str, words: s
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("none")
     with pytest.raises(SourceError, match=words):
-        list_files(local(tmp_path / path if path else ""), data_seed=1, cache=tmp_path / "cache")
+        list_files(local(tmp_path / path), data_seed=1, cache=tmp_path / "cache")
+
+
+def test_local_source_without_path_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"needs a path[\s\S]*no source.path"):
+        local("")
 
 
 def test_local_folder_is_searched_below_without_hidden_or_label_files(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
-"""Bytes of a file on the hub: all of them, going on where an earlier try broke off, or a part.
+"""Bytes of a file on the hub: whole and verified against its digest, or ranges of it.
 
-Plain HTTP ranges rather than the hub library's download: that begins again from the start after a
-kill, and takes any body of the right length for the file.
+A download is resumed with HTTP range requests: what arrived before a kill, a lost network or a full
+disk stays. The hub library's own download starts again after a kill, and takes any body of the
+right length for the file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
@@ -14,10 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
+from typing import Final
 
 import httpx2
 from huggingface_hub import constants
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+from rich.filesize import decimal
 
 from model.core.errors import (
     CorruptDownloadError,
@@ -26,43 +30,98 @@ from model.core.errors import (
     TransientDownloadError,
     is_disk_full,
 )
-from tasks.corpus.sources.hub_client import HubFile
-from tasks.corpus.sources.hub_errors import our_errors
-from tasks.corpus.sources.hub_retries import with_patience
+from model.core.files import file_sha256
+from tasks.corpus.sources.hub_client import HubFile, cached_path, hub_errors, with_retries
+from tasks.corpus.sources.raw_file import link_or_copy, require_space, sweep
+
+SPACE_MARGIN_BYTES: Final = 32 * 2**20  # for logs, databases and manifests written meanwhile
 
 logger = logging.getLogger(__name__)
 
 
-def complete(file: HubFile, partial: Path) -> None:
-    """Bring `partial` to the full length of the file; what it holds is not asked for again.
-
-    Bytes are written as they come, so a kill loses none. Its content is not verified.
+def fetch_verified(file: HubFile, folder: Path) -> tuple[Path, str]:
+    """Return a file and its sha256, from the user's hub cache or from the network, in `folder`.
 
     Raises:
-        TransientDownloadError: no bytes came in several tries; those that came before stay.
+        TransientDownloadError: worth a retry; what arrived stays in `folder`.
+        CorruptDownloadError: the hub sent other bytes than it promised, twice; they are deleted.
+        DownloadError: the hub refused.
+        DiskSpaceError: the disk cannot hold the file, or filled up; what arrived stays.
+    """
+    cached = cached_path(file)
+    if cached is not None:
+        copy = folder / "cached.parquet"
+        folder.mkdir(parents=True, exist_ok=True)
+        link_or_copy(cached, copy)
+        try:
+            return copy, _verified_sha256(copy, file)
+        except CorruptDownloadError:
+            logger.warning("%s is damaged: the file is fetched from the hub instead", cached)
+    try:
+        return _fetch(file, folder)
+    except CorruptDownloadError as error:
+        logger.warning("%s: fetched once more (found %s)", error.problem, error.found)
+        return _fetch(file, folder)
+
+
+def _fetch(file: HubFile, folder: Path) -> tuple[Path, str]:
+    """Download a file, resuming a partial one of an earlier process; wrong bytes are deleted."""
+    identity = hashlib.sha256(f"{file.revision}:{file.path}".encode()).hexdigest()
+    partial = folder / f"{identity[:16]}.partial"
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder, keep=partial.name)
+    left, whole = file.num_bytes - _num_bytes_at(partial), file.num_bytes
+    require_space(folder, left + SPACE_MARGIN_BYTES)
+    logger.info("fetching %s of %s: %s", decimal(left), decimal(whole), file.url)
+    try:
+        download(file, partial)
+        return partial, _verified_sha256(partial, file)
+    except CorruptDownloadError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _verified_sha256(path: Path, file: HubFile) -> str:
+    found = file_sha256(path)
+    num_bytes = path.stat().st_size
+    if found == (file.sha256 or found) and num_bytes == file.num_bytes:
+        return found
+    raise CorruptDownloadError(
+        "the hub sent other bytes than it promised; they were thrown away",
+        expected=f"{file.num_bytes:,} bytes with sha256 {file.sha256}",
+        found=f"{num_bytes:,} bytes with sha256 {found}",
+        where=file.url,
+        fix="run again later; if it stays so, a proxy or a mirror behind HF_ENDPOINT is damaged",
+    )
+
+
+def download(file: HubFile, partial: Path) -> None:
+    """Append to `partial` what it lacks of the file, as it comes; the content is not verified.
+
+    Raises:
+        TransientDownloadError: several attempts in a row brought no bytes; what arrived stays.
         CorruptDownloadError: the hub sends a file of another length than it listed.
         DownloadError: the hub refused.
-        DiskSpaceError: the disk filled up; what it took stays.
+        DiskSpaceError: the disk filled up; what arrived stays.
     """
-    with_patience(lambda: _go_on(file, partial), progress=lambda: num_bytes_at(partial))
+    with_retries(lambda: _request_rest(file, partial), progress=lambda: _num_bytes_at(partial))
 
 
-def num_bytes_at(partial: Path) -> int:
-    """Return how many bytes are there, 0 without a file."""
+def _num_bytes_at(partial: Path) -> int:
     return partial.stat().st_size if partial.exists() else 0
 
 
-def _go_on(file: HubFile, partial: Path) -> None:
-    start = num_bytes_at(partial)
+def _request_rest(file: HubFile, partial: Path) -> None:
+    start = _num_bytes_at(partial)
     if start < file.num_bytes:
-        asked = f"bytes={start}-" if start else None
-        with _answer(file, asked) as response:
+        byte_range = f"bytes={start}-" if start else None
+        with _response(file, byte_range) as response:
             appends = response.status_code == HTTPStatus.PARTIAL_CONTENT
             _require_length(response, file, start=start if appends else 0)
             if start and not appends:
                 logger.info("%s: sent from its start, ranges are not served", file.url)
             _receive(response, partial, appends=appends)
-    found = num_bytes_at(partial)
+    found = _num_bytes_at(partial)
     if found > file.num_bytes:
         raise _other_length(file, f"{found:,} bytes or more")
     if found < file.num_bytes:  # a body that promised no length
@@ -95,7 +154,7 @@ def _receive(response: httpx2.Response, partial: Path, *, appends: bool) -> None
 
 def _write(sink: io.FileIO, chunk: bytes) -> None:
     rest = memoryview(chunk)
-    while rest:  # a disk that is nearly full takes a part and says no the next time
+    while rest:  # a nearly full disk takes a part and fails the next time
         rest = rest[os.write(sink.fileno(), rest) :]
 
 
@@ -115,14 +174,18 @@ def _require_length(response: httpx2.Response, file: HubFile, *, start: int) -> 
 
 
 @contextmanager
-def _answer(file: HubFile, asked: str | None) -> Iterator[httpx2.Response]:
-    """Yield the hub's answer to one request, its body not read yet."""
+def _response(file: HubFile, byte_range: str | None) -> Iterator[httpx2.Response]:
+    """Yield the response to one request, its body not read yet.
+
+    Args:
+        byte_range: value of the header Range.
+    """
     headers = build_hf_headers() | {"Accept-Encoding": "identity"}
-    if asked is not None:
-        headers["Range"] = asked
+    if byte_range is not None:
+        headers["Range"] = byte_range
     seconds = constants.HF_HUB_DOWNLOAD_TIMEOUT
     with (
-        our_errors(file.url),
+        hub_errors(file.url),
         get_session().stream("GET", file.url, headers=headers, timeout=seconds) as response,
     ):
         if response.status_code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -138,11 +201,11 @@ class RangeReader(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """Answer yes."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Answer yes."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
@@ -162,13 +225,13 @@ class RangeReader(io.RawIOBase):
         if num_bytes == 0:
             return b""
         first, last = self._position, self._position + num_bytes - 1
-        body = with_patience(lambda: self._request(first, last))
+        body = with_retries(lambda: self._request(first, last))
         self._position += num_bytes
         return body
 
     def _request(self, first: int, last: int) -> bytes:
         expected = f"bytes {first}-{last}/{self.file.num_bytes}"
-        with _answer(self.file, f"bytes={first}-{last}") as response:
+        with _response(self.file, f"bytes={first}-{last}") as response:
             found = response.headers.get("Content-Range", "no range")
             if response.status_code != HTTPStatus.PARTIAL_CONTENT or found != expected:
                 raise _wrong_part(self.file, expected, f"status {response.status_code}, {found}")
@@ -194,5 +257,5 @@ def _other_length(file: HubFile, found: str) -> CorruptDownloadError:
         expected=f"{file.num_bytes:,} bytes",
         found=found,
         where=file.url,
-        fix="check what HF_ENDPOINT stands for: a proxy or a mirror holds another file",
+        fix="check HF_ENDPOINT: a proxy or a mirror holds another file",
     )
