@@ -253,7 +253,7 @@ $("compose").addEventListener("submit", send);
 $("input").addEventListener("keydown", onInputKey);
 $("input").addEventListener("input", fitInput);
 $("stop").addEventListener("click", () => pending?.abort());
-$("new").addEventListener("click", startAnew);
+$("new").addEventListener("click", newConversation);
 $("open-settings").addEventListener("click", () => $("settings").showModal());
 $("settings").addEventListener("input", takeSetting);
 $("settings").addEventListener("close", connect); // the key may have changed
