@@ -40,7 +40,7 @@ READ_ERRORS = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What one call of a corpus library may use of the machine; changes no result.
+    """Resources that one call of a corpus library may use; they change no result.
 
     Args:
         memory_bytes: limit of DuckDB's buffers; beyond it, work spills to disk.
@@ -151,10 +151,10 @@ def fetch_one(
 
 @contextmanager
 def reading(*paths: Path) -> Iterator[None]:
-    """Turn DuckDB's complaint about one of ``paths`` into an error that names the file.
+    """Turn DuckDB's errors about one of ``paths`` into one that names the file.
 
     Raises:
-        SourceError: a file is missing, cut off, damaged, or holds text that is not UTF-8.
+        SourceError: a file is missing, cut off, damaged, or has text that is not UTF-8.
     """
     try:
         yield

@@ -179,7 +179,7 @@ def _too_few_in_the_language(num_chosen: int, *, wanted: int, paths: list[Path])
     return CorpusError(
         "the source holds too few documents in the language",
         expected=f"{wanted:,} documents to hold out (validation.num_documents)",
-        found=f"{num_chosen:,} that are labelled so, or that the language model finds to be so",
+        found=f"{num_chosen:,} that are labelled so or identified as such",
         where=", ".join(map(str, paths)),
         fix="lower validation.num_documents, or give the source more documents in filter.language",
     )

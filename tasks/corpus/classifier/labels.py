@@ -63,18 +63,18 @@ def read_labelled(
 ) -> LabelledDocuments:
     """Read at most ``config.max_labelled`` documents, evenly spread over the files.
 
-    Rows without text or label are left out. A document is held out by the hash of its text, so
-    that copies of it are on one side. Memory holds features, never texts.
+    Rows without text or label are skipped. A document is held out by the hash of its text, so that
+    copies of it are in one part. Memory holds features, never texts.
 
     Args:
         seed: of the choice of held-out documents.
-        scratch: an existing directory; files of a hub lie in its ``DOWNLOAD_FOLDER`` until all are
-            read, so that another try need not fetch them again.
+        scratch: an existing directory; files of a hub are in its ``DOWNLOAD_FOLDER`` until all are
+            read, so that a retry need not fetch them again.
 
     Raises:
         SourceError: a file is missing or damaged.
-        SourceSchemaError: a file has no such columns, or labels that are no numbers.
-        DownloadError: the hub refused, or sent other bytes than it promised.
+        SourceSchemaError: a file has no such columns, or labels that are not numbers.
+        DownloadError: the hub refused, or sent other bytes than its listing says.
     """
     featurizer = Featurizer(config.feature_bits)
     documents: list[Features] = []

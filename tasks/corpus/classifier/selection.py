@@ -200,7 +200,7 @@ def domain_cap(num_free: int, sizes: dict[int, int], max_frac: float) -> int:
     """Return how many documents to keep per domain, so that none has more than ``max_frac``.
 
     The largest ``most`` with ``most <= max_frac * (documents left when each domain keeps at most
-    ``most``)``; the right side grows ever slower, so all smaller numbers hold too.
+    ``most``)``; the right side is concave in ``most``, so all smaller numbers satisfy it too.
 
     Args:
         num_free: documents under no cap.

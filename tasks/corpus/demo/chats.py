@@ -25,10 +25,10 @@ Turn = dict[str, str]
 
 Conversation = tuple[Turn, ...]
 Preference = tuple[Conversation, str, str]
-"""What was said so far, the better answer and the worse one."""
+"""The conversation so far, the better answer and the worse one."""
 
-_MAX_WORDS = 195  # of a conversation, its marks included: within 256 tokens of the demo's
-_MARKS_WORDS = 7  # that the marks of a turn take the place of
+_MAX_WORDS = 195  # of a conversation, its special tokens included: within 256 tokens of the demo's
+_SPECIALS_WORDS = 7  # that the special tokens of a turn take the place of
 _NUM_FOLLOW_UPS_WEIGHTS = (0.1, 0.1, 0.2, 0.2, 0.2, 0.2)  # of asking 0, 1, … 5 more
 _PASSAGE_CHANCE = 0.5  # of a preference to be about a passage, not a story
 _GREETED_CHANCE = 0.15
@@ -165,7 +165,7 @@ def _shortened(turns: Sequence[Turn]) -> Conversation:
 
 
 def _num_words(turns: Sequence[Turn]) -> int:
-    return sum(len(turn["content"].split()) + _MARKS_WORDS for turn in turns)
+    return sum(len(turn["content"].split()) + _SPECIALS_WORDS for turn in turns)
 
 
 # --- questions with a known answer ------------------------------------------------------------
@@ -192,7 +192,7 @@ def _preference_about(drawn: Story | Passage, rng: Random, *, num_questions: int
 
 
 def _wrong_answer(asked: Question, *, text: str, facts: Mapping[str, str], rng: Random) -> str:
-    """Say the right answer's sentence of another entry than the one that was asked for."""
+    """Return the right answer's sentence with another entry than the one asked for."""
     named = {facts[slot.variable] for slot in slots_of(asked.pattern)}
     others = [
         (slot.variable, entry)

@@ -1,8 +1,8 @@
 """The demo corpus: shards of English stories in FineWeb's schema, with known faults planted.
 
 It stands in for web shards where there is no network, and gives every stage of the pipeline
-something to find. Each fault is listed in a truth table beside the shard, so what a filter or a
-deduplication found can be checked against what is there. It is not a sample of web text.
+something to find. Each fault is listed in a truth table beside the shard, so that the findings of a
+filter or of deduplication can be checked against it. It is not a sample of web text.
 
 Truth table, one line a row: `row`, `id`, `kind` (see `DocumentKind`) and, where another row is
 repeated, `original_shard` and `original_row`. An original's language score is above that of its
@@ -50,7 +50,7 @@ TRUTH_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class DemoShardCounts:
-    """What a shard holds; `num_by_kind` names every kind and adds up to `num_documents`."""
+    """Documents of a shard; `num_by_kind` has every kind and adds up to `num_documents`."""
 
     shard: int
     num_documents: int

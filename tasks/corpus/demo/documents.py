@@ -41,7 +41,7 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 class DocumentKind(StrEnum):
-    """What is special about a row."""
+    """Kind of a row: clean, or the fault planted in it."""
 
     CLEAN = "clean"
     EXACT_DUPLICATE = "exact_duplicate"  # other id, address and dump
@@ -59,7 +59,7 @@ class DocumentKind(StrEnum):
 class PlantedRates:
     """Share of rows of each planted kind; together at most a half.
 
-    The repeated id has no rate: every shard that is long enough holds exactly one.
+    The repeated id has no rate: every shard that is long enough has exactly one.
 
     Raises:
         ConfigError: a rate is not between 0 and 1, or their sum is above a half.
@@ -189,7 +189,7 @@ def _draw_original(
 
 
 def _repeated(original: Record, *, text: str) -> Record:
-    """Return what a duplicate takes over; its lower score makes the original the better copy."""
+    """Return the changed columns of a duplicate; its lower score makes the original better."""
     score = round(original["language_score"] - _DUPLICATE_SCORE_GAP, 4)
     return {"text": text, "language_score": score, "token_count": _num_tokens(text)}
 

@@ -1,4 +1,4 @@
-"""The grammar of the demo corpus: fills sentence patterns, and recognises what they can say.
+"""The grammar of the demo corpus: fills sentence patterns, and recognises their sentences.
 
 One set of templates is read both ways. A sentence is in the language iff some pattern can produce
 it with entries in its slots that agree: the forms of a slot belong to one entry ("Anna ... her"),
@@ -67,7 +67,7 @@ def _replies() -> Iterator[str]:
 
 @cache
 def fillers(variable: str) -> tuple[dict[str, str], ...]:
-    """List what may fill a variable: for each entry, slot text ("thing2.a") -> words."""
+    """List the fillings of a variable: for each entry, slot text ("thing2.a") -> words."""
     return tuple(
         {f"{variable}.{form}".rstrip("."): words for form, words in forms.items()}
         for forms in templates().kinds[kind_of(variable)]
@@ -187,7 +187,7 @@ def _agree(slots: tuple[Slot, ...], words: tuple[str, ...]) -> bool:
 
 @cache
 def _entries_by_words(slot: Slot) -> dict[str, frozenset[int]]:
-    """Map what may stand in a slot to the numbers of the entries that say it so."""
+    """Map each filling of a slot to the numbers of the entries that have it."""
     entries: dict[str, frozenset[int]] = {}
     for number, forms in enumerate(templates().kinds[slot.kind]):
         words = forms[slot.form]

@@ -201,10 +201,10 @@ def _exercise_text(rng: Random) -> str:
 
 @cache
 def _standing_alone(plot: Plot) -> tuple[tuple[tuple[str, Move], ...], ...]:
-    """List, for each step that answers a question, how each of its moves is told by itself.
+    """List, for each step that answers a question, one self-contained telling of each move.
 
-    Of the tellings that need no other sentence, it is the one closest to an answer: so a model
-    learns to copy first, and to look for what is told in other words from the stories.
+    Of the tellings that need no other sentence, it is the one closest to an answer: a model learns
+    copying from these, and looking up paraphrases from the stories.
     """
     steps = (step for paragraph in plot.paragraphs for step in paragraph)
     options = (tuple(filter(None, map(_told_alone, moves))) for moves in steps)
@@ -225,7 +225,7 @@ def _num_shared(words: Sequence[str], answers: Sequence[Sequence[str]]) -> int:
 
 
 def _refers_back(telling: str) -> bool:
-    """Tell whether a pronoun in it stands for what another sentence names; "they" may be anyone."""
+    """Tell whether a pronoun in it refers to another sentence; "they" may be anyone."""
     named: set[str] = set()
     for slot in slots_of(telling):
         if slot.form in _PRONOUNS and slot.variable not in named:

@@ -1,7 +1,7 @@
 """The sentence templates and words of the demo corpus, read from TOML files beside this module.
 
-``stories.toml`` holds plots, ``chats.toml`` exchanges, ``words.toml`` the entries that fill slots;
-each says at its top how it is written. They are read once a process, and checked: an unknown key,
+``stories.toml`` has plots, ``chats.toml`` exchanges, ``words.toml`` the entries that fill slots;
+each explains its format at its top. They are read once a process, and checked: an unknown key,
 step, word or form is an error that names its place.
 """
 
@@ -78,7 +78,7 @@ class Plot:
 
 
 class Exchange(Config):
-    """Something a person may say, and what may be answered."""
+    """Something a person may say, and the answers to it."""
 
     said: Texts
     answers: Texts
@@ -99,7 +99,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Templates:
-    """What the files hold.
+    """Content of the files.
 
     Args:
         kinds: kind of slot -> its entries.
@@ -298,7 +298,7 @@ def _plot(written: _Plot, *, shared: Mapping[str, Move], where: str) -> Plot:
 def _check_patterns(
     patterns: Iterable[str], kinds: Mapping[str, tuple[Forms, ...]], *, where: str
 ) -> None:
-    """Refuse a pattern whose slots no entry fills, or that holds more than slots and text."""
+    """Refuse a pattern with a slot that no entry fills, or with a stray brace or percent sign."""
     for pattern in patterns:
         for slot in slots_of(pattern):
             if slot.kind not in kinds:

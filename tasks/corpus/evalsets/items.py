@@ -1,4 +1,4 @@
-"""Well-known evaluation sets as items: their own columns in, one normalised form out.
+"""Items of well-known evaluation sets, from their own columns to one form.
 
 Each set may come in the columns its publisher gives it on the hub, or in the plainer ones of
 llm-foundry's local data (``query, choices, gold`` and the like). Wording follows the task
@@ -25,7 +25,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Asked:
-    """What one row asks."""
+    """Contexts and choices of one row, and the right one."""
 
     contexts: tuple[str, ...]
     choices: tuple[str, ...]
@@ -36,7 +36,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a set's columns come."""
+    """One choice of columns in which a set is published."""
 
     columns: tuple[str, ...]
     ask: Callable[[Row], Asked]
@@ -88,7 +88,7 @@ def _arc_hub(row: Row) -> Asked:
 
 
 def _asked_local(row: Row) -> Asked:
-    """Read ``query``, which holds the question with its prefix and may end in a line break."""
+    """Read ``query``, which has the question with its prefix and may end in a line break."""
     query = row["query"].removesuffix("\n")
     return Asked((f"{query}\nAnswer:",), tuple(row["choices"]), int(row["gold"]))
 
@@ -136,7 +136,7 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
 
 
 def require_known(sets: Mapping[str, str]) -> None:
-    """Refuse a set that nothing here can read.
+    """Refuse a set without a known layout.
 
     Raises:
         ConfigError: its name is not one of ``LAYOUTS``.

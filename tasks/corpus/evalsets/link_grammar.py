@@ -1,4 +1,4 @@
-"""A real parser of English: the program link-parser, of the Debian package link-grammar.
+"""Grammaticality by the program link-parser, of the Debian package link-grammar.
 
 A sentence is accepted iff it has a complete linkage: one without null links, so that every word has
 its place. Spelling is not guessed at. Unknown words may be of any class, so made-up words do not
@@ -17,12 +17,12 @@ from typing import Final
 from model.core.errors import ChildError
 
 PROGRAM: Final = "link-parser"
-MAX_WORDS: Final = 100  # longer sentences take minutes, and are taken for not accepted
-MAX_BYTES: Final = 1900  # link-parser 5.12 neither judges nor repeats a line from 2,046 bytes on
+MAX_WORDS: Final = 100  # longer sentences take minutes, and are not accepted
+MAX_BYTES: Final = 1900  # link-parser 5.12 neither parses nor repeats a line from 2,046 bytes on
 SENTENCE_SECONDS: Final = 10
 OPTIONS: Final = ("-batch=1", "-echo=1", "-null=0", "-spell=0", f"-timeout={SENTENCE_SECONDS}")
 _REFUSED: Final = "+++++ error"
-_COMMANDS: Final = "!%*:"  # what a line that is no sentence begins with
+_COMMANDS: Final = "!%*:"  # first characters of the program's commands
 
 
 def parser_version() -> str | None:
@@ -37,15 +37,15 @@ def parser_version() -> str | None:
 def accepted(sentences: Sequence[str]) -> list[bool]:
     """Tell of each sentence whether the parser finds a complete linkage.
 
-    What the parser cannot read, or not in reasonable time, is not accepted.
+    A sentence that the parser cannot read, or not in time, is not accepted.
 
     Raises:
-        ChildError: the program failed, or answered otherwise than it does.
+        ChildError: the program failed, or gave unexpected output.
     """
     lines = [_one_line(sentence) for sentence in sentences]
     asked = [line for line in lines if _can_be_read(line)]
-    judged = _parse(list(dict.fromkeys(asked)))
-    return [judged.get(line, False) for line in lines]
+    found = _parse(list(dict.fromkeys(asked)))
+    return [found.get(line, False) for line in lines]
 
 
 def _one_line(sentence: str) -> str:
@@ -54,7 +54,7 @@ def _one_line(sentence: str) -> str:
 
 
 def _can_be_read(line: str) -> bool:
-    """Tell whether the program would judge a line: it stops reading one at a NUL character."""
+    """Tell whether the program would parse a line: it stops reading one at a NUL character."""
     return (
         0 < len(line.encode(errors="replace")) <= MAX_BYTES
         and len(line.split()) <= MAX_WORDS
@@ -63,27 +63,27 @@ def _can_be_read(line: str) -> bool:
 
 
 def _parse(lines: Sequence[str]) -> dict[str, bool]:
-    """Ask about each line; the program repeats it, and says so below if it refuses it."""
+    """Parse each line; the program repeats it, and a following line says if it refuses it."""
     if not lines:
         return {}
     output = _run(["en", *OPTIONS], "\n".join(lines) + "\n").splitlines()
-    judged: dict[str, bool] = {}
+    found: dict[str, bool] = {}
     waiting = iter(lines)
     expected, last = next(waiting, None), None
     for said in output:
         if said == expected:
-            judged[said] = True
+            found[said] = True
             expected, last = next(waiting, None), said
         elif last is not None and (said.startswith(_REFUSED) or "Timer is expired" in said):
-            judged[last] = False
+            found[last] = False
     if expected is not None:
         raise ChildError(
             f"{PROGRAM} did not answer every sentence",
             expected=f"{len(lines)} lines, as they were asked",
-            found=f"{len(judged)}; then not {expected!r}",
-            fix="report the sentence; evaluation.parser=off goes on without the parser",
+            found=f"{len(found)}; then not {expected!r}",
+            fix="report the sentence; evaluation.parser=off does without the parser",
         )
-    return judged
+    return found
 
 
 def _run(arguments: Sequence[str], text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a model is asked to write, for others to judge: openings, and questions with one answer.
+"""Prompts for generated texts: openings, and questions with one answer.
 
 Openings are the first words of held-out documents, or, for a model that chats, messages from the
 settings. Questions are the demo corpus's own, about stories that training never contains; elsewhere
@@ -27,7 +27,7 @@ def document_openings(documents: Path, *, num: int, num_words: int) -> list[Prom
     Args:
         documents: a parquet file with a column ``text``.
         num: at most this many; fewer where the file has fewer.
-        num_words: of each; the white space between them stays as it is.
+        num_words: of each; the white space between them is kept.
     """
     opening = re.compile(rf"(?:\S+\s+){{0,{num_words - 1}}}\S+")
     texts = pq.read_table(documents, columns=["text"])["text"].to_pylist()
@@ -38,10 +38,10 @@ def document_openings(documents: Path, *, num: int, num_words: int) -> list[Prom
 
 
 def chat_openings(messages: Sequence[str], *, num: int) -> list[Prompt]:
-    """Return a user's first messages, over and over: each is answered with another seed.
+    """Return a user's first messages in rotation; each is answered with another seed.
 
     Raises:
-        ConfigError: there is no message, and one is wanted.
+        ConfigError: there is no message, but one is needed.
     """
     if num and not messages:
         raise ConfigError(

@@ -40,7 +40,7 @@ class ItemTexts:
     """The texts of the items of one file.
 
     Args:
-        columns: those that hold strings; a field of a struct is named after a dot.
+        columns: the columns of strings; a field of a struct is named after a dot.
         texts: of each item, in row order.
     """
 
@@ -73,7 +73,7 @@ def read_item_texts(file: EvaluationFile) -> ItemTexts:
     """Return the texts of each item of a file.
 
     Raises:
-        SourceError: the file cannot be read or holds no strings.
+        SourceError: the file cannot be read or has no strings.
     """
     try:
         table = pq.read_table(file.path)

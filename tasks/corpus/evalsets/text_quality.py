@@ -1,4 +1,4 @@
-"""How good texts are that a model wrote: grammar, repetition, variety, endings, right answers.
+"""Scores of generated texts: grammar, repetition, diversity, endings, right answers.
 
     grammar_accepted   share of sentences that the demo's own grammar can produce
     parser_accepted    share of sentences that link-parser finds a complete linkage for
@@ -9,7 +9,7 @@
     mean_tokens        written per text
     answer_accuracy    share of questions whose first line of answer is the right one, exactly
 
-All but the last are of openings. A last sentence that was cut off is not judged.
+All but the last are of openings. A last sentence that was cut off is not counted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Prof|Rev|Gen|Col|Capt|No|vs|[A
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence of a text, and what the parser makes of it."""
+    """One sentence of a text, and whether the parser accepts it."""
 
     text_number: int
     sentence: str
@@ -55,8 +55,8 @@ def score_texts(
     """Return the scores of texts that a model wrote.
 
     Args:
-        has_parser: link-parser is asked.
-        is_demo: the demo's grammar is asked.
+        has_parser: link-parser checks the sentences.
+        is_demo: the demo's grammar checks them.
 
     Raises:
         ChildError: the parser failed.
@@ -122,7 +122,7 @@ def _by_demo_grammar(item: Generation) -> Acceptance:
 
 
 def _whole(item: Generation) -> str:
-    """Return a text with the opening it goes on from; an answer stands for itself."""
+    """Return a text after its opening; an answer without the question."""
     return item.prompt + item.text if item.style == "text" else item.text
 
 
@@ -140,7 +140,7 @@ def _sentences(openings: Sequence[Generation], *, has_parser: bool) -> list[Sent
 
 
 def written_sentences(item: Generation) -> list[str]:
-    """Return the sentences of a text that the model had a hand in, but for a last one cut off."""
+    """Return the sentences that the model wrote or completed, without a last one cut off."""
     whole = _whole(item)
     num_given = len(whole) - len(item.text)
     spans = [span for span in _spans(whole) if span[1] > num_given]

@@ -1,1 +1,1 @@
-"""Which documents stay, and what is edited in them: language, quality rules, personal data."""
+"""Filters of documents and edits of their text: language, quality rules, personal data."""

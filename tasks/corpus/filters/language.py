@@ -1,4 +1,4 @@
-"""Label the language of texts that came without a label, with the same quantities as FineWeb's.
+"""Identify the language of unlabelled texts, with the same quantities as FineWeb's.
 
 ``language`` is the most likely of fastText's 176 languages, ``language_score`` its probability, of
 the whole text: for a text labelled ``en`` that is P(English). FineWeb used ``lid.176.bin``; the
@@ -53,8 +53,8 @@ class Languages:
 def detect_language(text: str) -> Language | None:
     """Return the most likely language of the whole text, or None for white space.
 
-    Newlines are read as blanks, since fastText stops at the first one. What UTF-8 cannot write
-    (halves of surrogate pairs) is read as question marks.
+    Newlines are read as blanks, since fastText stops at the first one, and halves of surrogate
+    pairs as question marks.
 
     Raises:
         ConfigError: the installed model is not the one that scores are made with.
@@ -90,12 +90,12 @@ def score_missing_languages(
 
 
 @cache
-def _model() -> Any:  # fasttext is not typed, and what is read from its source is too narrow
+def _model() -> Any:  # fasttext is not typed, and the types inferred from its source are too narrow
     path = _package() / "resources" / MODEL_NAME
     found = file_sha256(path) if path.is_file() else "none"
     if found != MODEL_SHA256:
         raise ConfigError(
-            "the installed language model is another one",
+            "the installed language model is a different one",
             expected=f"sha256 {MODEL_SHA256}",
             found=f"sha256 {found}",
             where=path,

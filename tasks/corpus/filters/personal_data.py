@@ -1,12 +1,12 @@
-"""Find personal data in text, and put readable placeholders in its place.
+"""Find personal data in text and replace it with readable placeholders.
 
 Rules and checks, no model: e-mail addresses, public IP addresses, payment cards (Luhn), US social
 security numbers, telephone numbers, secret keys. Called by the document filter, batch by batch.
 
 E-mail and IP addresses follow FineWeb (datatrove ``pipeline/formatters/pii.py``, arXiv 2406.17557)
-with its placeholders, which count as nothing here: its texts hold them already. Deviations: capital
-letters are letters too, numbers need a boundary, and each kind has one placeholder in place of a
-rotation, so that a text's result depends on that text alone.
+with its placeholders, which are not counted as personal data: its texts contain them already.
+Deviations: capital letters are letters too, numbers need a boundary, and each kind has one
+placeholder instead of a rotation, so that a text's result depends on that text alone.
 
     email         email@example.com
     ip_address    22.214.171.124, or 2001:db8::1 for version 6
@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from tasks.config.corpus import PersonalDataConfig, PersonalDataKind
 from tasks.corpus.arrow_columns import with_rows
-from tasks.corpus.filters.personal_data_rules import ADDRESSES, MAY_HOLD, RULES, is_placeholder
+from tasks.corpus.filters.personal_data_rules import ADDRESSES, MAY_CONTAIN, RULES, is_placeholder
 
 KINDS: tuple[PersonalDataKind, ...] = get_args(PersonalDataKind)
 PLACEHOLDERS: dict[PersonalDataKind, str] = {
@@ -39,7 +39,7 @@ PLACEHOLDERS: dict[PersonalDataKind, str] = {
     "secret_key": "[secret key]",
 }
 IPV6_PLACEHOLDER = "2001:db8::1"
-_BLANK = "\x00"  # takes part in no rule, so it parts what it stands between
+_BLANK = "\x00"  # matches no rule, so it separates its neighbours
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Span:
 
 @dataclass(frozen=True)
 class PersonalData:
-    """What a batch of texts held, and the texts as they go on.
+    """Personal data of a batch of texts, and the edited texts.
 
     Args:
-        texts: of the type and length that came in; NULL stays NULL.
-        spans: number in the batch -> what that text held, in order; texts without any are absent.
+        texts: of the type and length of the input; NULL stays NULL.
+        spans: number in the batch -> its personal data in order; texts without any are absent.
         num_spans: kind -> how many, every wanted kind present.
     """
 
@@ -69,8 +69,8 @@ class PersonalData:
 def find_personal_data(text: str, kinds: Collection[PersonalDataKind] = KINDS) -> list[Span]:
     """Return the personal data of a text, in order, none overlapping another.
 
-    What was found is blanked and the text searched again until nothing is left, so that a number
-    which only now stands alone is found too, and masked text holds nothing more to find.
+    Findings are blanked and the text is searched again until nothing is left, so that a number
+    whose neighbour was blanked is found too, and masked text has nothing more to find.
 
     Example:
         >>> find_personal_data("Call 312-555-0165 or write to 192.168.0.1.")
@@ -102,10 +102,10 @@ def mask(text: str, spans: Sequence[Span]) -> str:
 
 
 def edit_personal_data(texts: pa.Array, config: PersonalDataConfig) -> PersonalData:
-    """Look through one batch of texts, and mask what is found if ``config.action`` is mask.
+    """Find personal data in a batch of texts, and mask it if ``config.action`` is mask.
 
-    One pass of a linear automaton (RE2) over the batch picks the few texts that may hold something;
-    only these are read by the exact rules.
+    One pass of a linear automaton (RE2) selects the few texts that may contain some; only these are
+    read by the exact rules.
 
     Args:
         texts: a string or large_string array, as the ``text`` column of a record batch.
@@ -130,8 +130,8 @@ def edit_personal_data(texts: pa.Array, config: PersonalDataConfig) -> PersonalD
 
 
 def _candidates(texts: pa.Array) -> Iterator[int]:
-    may_hold = pc.match_substring_regex(texts, pattern=MAY_HOLD)  # pyright: ignore[reportAttributeAccessIssue]
-    for row in pc.indices_nonzero(may_hold):  # pyright: ignore[reportAttributeAccessIssue]
+    may_contain = pc.match_substring_regex(texts, pattern=MAY_CONTAIN)  # pyright: ignore[reportAttributeAccessIssue]
+    for row in pc.indices_nonzero(may_contain):  # pyright: ignore[reportAttributeAccessIssue]
         yield row.as_py()
 
 

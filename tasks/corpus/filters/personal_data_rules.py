@@ -1,8 +1,7 @@
-"""The rules of ``tasks.corpus.filters.personal_data``: where a text may hold what, one function a
-kind.
+"""Rules that find personal data, one function for each kind.
 
-A rule is a pattern that runs in linear time, and a check of what it matched. ``MAY_HOLD`` is one
-cheap pattern, for RE2, that fires on every text in which some rule finds something.
+A rule is a pattern that runs in linear time, and a check of its matches. ``MAY_CONTAIN`` is one
+cheap pattern, for RE2, that matches every text in which some rule finds something.
 """
 
 from __future__ import annotations
@@ -95,7 +94,7 @@ _NAMED_KEY = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 
-MAY_HOLD = "|".join(
+MAY_CONTAIN = "|".join(
     (
         "@",
         r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]",
@@ -114,7 +113,7 @@ MAY_HOLD = "|".join(
 
 
 def is_placeholder(address: str) -> bool:
-    """Say whether an address already stands for one that was taken out.
+    """Say whether an address is the placeholder of a removed one.
 
     A domain may run on into the next sentence where its blank is missing: ``….com.Thanks``.
     """
@@ -226,7 +225,7 @@ def _first_and_longest(spans: list[tuple[int, int]]) -> Found:
 
 
 ADDRESSES: tuple[Callable[[str], Found], ...] = (find_emails, find_ip_literals)
-# In this order: what one rule finds is out of the next one's reach.
+# Applied in this order; findings of one rule are blanked before the next.
 RULES: dict[PersonalDataKind, Callable[[str], Found]] = {
     "secret_key": _find_keys,
     "email": _find_personal_emails,

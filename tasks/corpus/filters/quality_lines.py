@@ -1,9 +1,9 @@
 """C4's rules: they drop lines, citation marks and documents.
 
 Source: Raffel et al. 2020 (JMLR 21(140), section 2.2), as FineWeb applies them: for each line, in
-this order, a word too long, no terminal punctuation (optional), too few words, "lorem ipsum" (the
-document goes), "javascript", a curly bracket (the document goes), a phrase of policies. Words of a
-line are counted before citation marks are removed from it. White space around lines goes, too.
+this order, a word too long, no terminal punctuation (optional), too few words, "lorem ipsum" (drops
+the document), "javascript", a curly bracket (drops the document), a phrase of policies. Words of a
+line are counted before citation marks are removed from it. White space around lines is removed.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def edit_lines(buffer: TextBuffer, verdicts: Verdicts, *, terminal_punctuation: 
 
 
 def num_sentences(buffer: TextBuffer) -> Values:
-    """Return the number of sentences of each document; none goes beyond its line.
+    """Return the number of sentences of each document; none crosses the end of a line.
 
     A sentence begins with the line, and with the first word after its end mark that is not
     punctuation, as in spaCy's sentencizer.
@@ -156,7 +156,7 @@ def _drop_forbidden(buffer: TextBuffer, reasons: Ints, verdicts: Verdicts) -> No
 
 
 def _has(buffer: TextBuffer, positions: Ints) -> Flags:
-    """Return which lines hold one of the positions."""
+    """Return which lines contain one of the positions."""
     found = np.zeros(len(buffer.lines.starts), dtype=bool)
     found[np.searchsorted(buffer.lines.starts, positions, side="right") - 1] = True
     return found
@@ -190,14 +190,14 @@ def _rewritten(buffer: TextBuffer, kept: Spans, citations: Spans) -> tuple[list[
     steps = np.zeros(len(buffer.codes) + 1, np.int8)
     steps[kept.starts] += 1
     steps[kept.ends + 1] -= 1  # with the white space after the line, which becomes a newline
-    stays = np.cumsum(steps[:-1], dtype=np.int8) > 0
-    removed = citations.where(stays[citations.starts])
+    is_kept = np.cumsum(steps[:-1], dtype=np.int8) > 0
+    removed = citations.where(is_kept[citations.starts])
     for start, end in zip(removed.starts.tolist(), removed.ends.tolist(), strict=True):
-        stays[start:end] = False
+        is_kept[start:end] = False
     codes = buffer.codes.copy()
     codes[kept.ends] = ord("\n")
-    text = codes[stays].tobytes().decode("utf-32-le")
-    totals = np.concatenate([[0], np.cumsum(stays)])
+    text = codes[is_kept].tobytes().decode("utf-32-le")
+    totals = np.concatenate([[0], np.cumsum(is_kept)])
     edges = zip(
         totals[buffer.doc_starts].tolist(), totals[buffer.doc_ends + 1].tolist(), strict=True
     )

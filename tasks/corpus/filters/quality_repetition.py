@@ -30,7 +30,7 @@ from tasks.corpus.span_hashes import Hashes, mix
 
 TOP_N_GRAMS = {2: 0.20, 3: 0.18, 4: 0.16}  # arXiv 2112.11446, table A1
 DUPLICATE_N_GRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}  # the same table
-# Four words are two pairs and a blank: they cannot hold more characters than twice the best pair
+# Four words are two pairs and a blank: they cannot have more characters than twice the best pair
 # and one blank for each occurrence, and a pair has three characters at least.
 TOP_BOUND = 2 + 1 / 3
 _N_GRAM_BASE = np.uint64(0x8CB92BA72F3D8DD7)

@@ -1,8 +1,8 @@
 """Quality rules: the class ``Rule``, Gopher's quality rules and FineWeb's own.
 
 A rule owns the reason it gives, the measure it takes of every document of a batch, and the
-published limit. Rules of one source share what they count: their measures are methods of one class.
-The limits on the number of words are settings of the filter and not among these rules.
+published limit. Rules of one source share intermediate counts: their measures are methods of one
+class. The limits on the number of words are settings of the filter and not among these rules.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ FINEWEB_RULES: tuple[Rule[FineWebQuality], ...] = (
 )
 
 
-# --- what measures share ------------------------------------------------------------------------
+# --- shared by measures --------------------------------------------------------------------------
 
 
 def share(part: NDArray[np.number], whole: NDArray[np.number]) -> Values:

@@ -30,9 +30,9 @@ LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # what str.splitlines() spli
 SENTENCE_ENDS = ".?!‼‽⁇⁈⁉。．！？｡﹒﹖﹗։؟۔।॥"  # Unicode Sentence_Terminal, of common scripts
 _HIGHEST = 0x10000  # one class for all characters above the Basic Multilingual Plane: signs
 
-DASHES = "-–—~"  # part words between letters
-RELATIONS = ":<>=/"  # part what is before them from a letter
-BOUND = "-/@\\^~|+"  # stay with the word they begin or end
+DASHES = "-–—~"  # split words between letters
+RELATIONS = ":<>=/"  # separate a letter from what is before them
+BOUND = "-/@\\^~|+"  # belong to the word they begin or end
 APOSTROPHES = "'’"
 ENDINGS = ("s", "re", "ve", "ll", "d", "m")  # words of their own after an apostrophe
 ABBREVIATIONS = (  # keep their full stop
@@ -182,7 +182,7 @@ def _cut_at_punctuation(buffer: TextBuffer, begins: Flags) -> None:
     after = classes[at + 1]  # a newline ends each text
     inside = ((before & WORD) != 0) & ((after & WORD) != 0)
     cut = _at_an_edge(buffer, at, ~is_any(code, BOUND))
-    cut |= inside & _parts_word(code, before, after)
+    cut |= inside & _splits_word(code, before, after)
     cut |= ((classes[at] & SIGN) != 0) | (code == ord("…"))
     stops = code == ord(".")
     follows_stop = stops & (codes[at - 1] == ord(".")) & (at > 0)
@@ -213,8 +213,8 @@ def _at_an_edge(buffer: TextBuffer, at: Ints, strippable: Flags) -> Flags:
     return found
 
 
-def _parts_word(code: Codes, before: Classes, after: Classes) -> Flags:
-    """Return which punctuation between two characters of words parts them."""
+def _splits_word(code: Codes, before: Classes, after: Classes) -> Flags:
+    """Return which punctuation between two characters of words separates them."""
     to_letter = (after & LETTER) != 0
     letters = ((before & LETTER) != 0) & to_letter
     digits = ((before & DIGIT) != 0) & ((after & DIGIT) != 0)

@@ -133,7 +133,7 @@ def test_select_validation_only_the_language_or_unlabelled_is_eligible(tmp_path,
     assert (counts.num_in, counts.num_eligible, counts.num_distinct) == (11, 6, 5)
 
 
-def test_select_validation_unlabelled_texts_are_judged_by_the_language_model(tmp_path, limits):
+def test_select_validation_unlabelled_texts_are_checked_by_the_language_model(tmp_path, limits):
     english, german = (
         "This is a plain sentence about a small house and its garden, number",
         "Dies ist ein einfacher Satz über ein kleines Haus und seinen Garten, Nummer",

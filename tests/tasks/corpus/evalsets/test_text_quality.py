@@ -79,9 +79,9 @@ def test_measures_worked_example() -> None:
 def test_demo_grammar_judges_the_whole_text() -> None:
     good = wrote(" a kind boy.", prompt="Tom was")
     bad = wrote(" a kind. Boy lake the.", prompt="Tom was")
-    judged = score_texts([good, bad], has_parser=False, is_demo=True)
-    assert judged.metrics["grammar_accepted"] == pytest.approx(1 / 3)
-    assert judged.counts["num_grammar_sentences"] == 3
+    scores = score_texts([good, bad], has_parser=False, is_demo=True)
+    assert scores.metrics["grammar_accepted"] == pytest.approx(1 / 3)
+    assert scores.counts["num_grammar_sentences"] == 3
 
 
 def test_answers_are_right_to_the_letter() -> None:
@@ -89,10 +89,10 @@ def test_answers_are_right_to_the_letter() -> None:
     assert asked.expected
     question = {"kind": "question", "prompt": asked.text, "expected": asked.expected}
     texts = [f" {asked.expected}\nQuestion: Who", f" {asked.expected} Yes.", " Nobody."]
-    judged = score_texts(
+    scores = score_texts(
         [wrote(text, **question) for text in texts], has_parser=False, is_demo=True
     )
-    assert judged.metrics == {"answer_accuracy": pytest.approx(1 / 3)}
+    assert scores.metrics == {"answer_accuracy": pytest.approx(1 / 3)}
 
 
 def test_demo_questions_are_held_out_ones_in_both_styles() -> None:
@@ -169,9 +169,9 @@ def test_parser_reads_lines_up_to_the_limit() -> None:
 @needs_parser
 def test_parser_shares_are_of_whole_sentences() -> None:
     texts = [wrote(" ".join([*GOOD, BAD[0]]), style="chat"), wrote("He ra", finish="length")]
-    judged = score_texts(texts, has_parser=True, is_demo=False)
-    assert judged.metrics["parser_accepted"] == pytest.approx(3 / 4)
-    assert [item.parser_accepted for item in judged.sentences] == [True, True, True, False]
+    scores = score_texts(texts, has_parser=True, is_demo=False)
+    assert scores.metrics["parser_accepted"] == pytest.approx(3 / 4)
+    assert [item.parser_accepted for item in scores.sentences] == [True, True, True, False]
 
 
 def test_stage_without_a_parser_says_so_and_its_key_is_another(tmp_path: Path) -> None:

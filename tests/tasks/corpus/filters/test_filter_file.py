@@ -389,7 +389,7 @@ def test_filter_file_real_text_agrees_with_plain_python_and_keeps_clean_rows(
     assert clean.isdisjoint(row["id"] for row in rejected)
 
 
-def test_filter_file_missing_languages_are_found_and_judged(tmp_path, limits):
+def test_filter_file_missing_languages_are_found_and_filtered(tmp_path, limits):
     german = "Der Hund lief schnell nach Hause, weil es im Wald schon dunkel und kalt wurde. " * 3
     english = "The dog ran home quickly, for it was already dark and cold in the wood. " * 3
     unknown = {"language": None, "language_score": None}

@@ -1,4 +1,4 @@
-"""Personal data: each kind, what only looks like it, masking, batches, the planted documents."""
+"""Personal data: each kind, decoys, masking, batches, the planted documents."""
 
 import ipaddress
 import json
@@ -24,7 +24,7 @@ from tasks.corpus.filters.personal_data import (
 )
 from tasks.corpus.filters.personal_data_rules import (
     FINEWEB_PLACEHOLDERS,
-    MAY_HOLD,
+    MAY_CONTAIN,
     SPECIAL_NETWORKS,
     is_public_ip,
     passes_luhn,
@@ -148,7 +148,7 @@ def test_mask_twice_changes_nothing_more(text):
     masked = mask(text, spans)
     assert find_personal_data(masked) == []
     if spans:  # the cheap pattern of the batch may never miss what the rules find
-        assert pc.match_substring_regex(pa.array([text]), pattern=MAY_HOLD)[0].as_py()
+        assert pc.match_substring_regex(pa.array([text]), pattern=MAY_CONTAIN)[0].as_py()
 
 
 UNITS = ["a", "a.", "a-", "1", "1 ", "12:", "2001:", "+1", "key=a", "1.", "'", "gh", "-----BEGIN "]
