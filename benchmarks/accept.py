@@ -37,9 +37,10 @@ from flows.settings.config import PretrainConfig
 from flows.settings.overrides import parse_settings, single_settings
 from flows.settings.presets import PRESETS
 from flows.settings.resolve import resolve
+from model.config.outputs import TrainModelOutputs
 from model.core.artifact import Manifest
 from model.core.store import ArtifactStore
-from model.train.events import EVENTS_NAME, Event, read_events
+from model.train.events import Event, read_events
 from tasks.engine.launchers import num_gpus
 from tasks.engine.pipeline import Step, project_root
 from tasks.engine.stage import data_root
@@ -118,7 +119,7 @@ def main() -> int:
         print(f"FAIL  the second run ended with exit code {code.returncode}")
         return 1
     manifest = store.read_manifest(step.artifact)
-    events = read_events(store.path(step.artifact) / EVENTS_NAME)
+    events = read_events(TrainModelOutputs(store.path(step.artifact)).events)
     anchor = ANCHORS[options.preset]
     bits, source = anchor_bits_per_byte(anchor, _validation_file(store, manifest), options.gpt2)
     checks = [
@@ -138,7 +139,7 @@ def interrupt(step: Step, store: ArtifactStore, preset: str, settings: Sequence[
     """Run the flow until half of the steps are done, ask it to stop, and return that step."""
     assert isinstance(step.config, TrainModel)
     assert step.config.train.steps
-    tail = EventTail(store.work_path(step.artifact) / EVENTS_NAME)
+    tail = EventTail(TrainModelOutputs(store.work_path(step.artifact)).events)
     done = 0
     process = subprocess.Popen(_command(preset, settings), cwd=project_root())
     try:
@@ -155,7 +156,7 @@ def interrupt(step: Step, store: ArtifactStore, preset: str, settings: Sequence[
 
 def raw_events(directory: Path) -> list[Event]:
     """Return every event ever recorded, those of repeated steps too."""
-    return EventTail(directory / EVENTS_NAME).read()
+    return EventTail(TrainModelOutputs(directory).events).read()
 
 
 def resume_checks(raw: Sequence[Event], events: Sequence[Event], *, stopped_at: int) -> list[Check]:

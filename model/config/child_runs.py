@@ -27,6 +27,7 @@ from model.core.artifact import Derivation
 from model.core.config import Config
 from model.core.errors import ConfigError, LLMError
 from model.core.files import write_synced
+from model.core.outputs import Facts
 from model.core.store import ArtifactStore, Work, check_sha256, check_sizes
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ class MeasureRun(ConfigFile):
     destination: str = Field(description="file that takes the Speed, written by rank 0")
 
 
-class Speed(Config):
+class Speed(Facts):
     """How fast a model trains."""
 
     tokens_per_second: float = Field(description="over whole optimizer steps, all processes")

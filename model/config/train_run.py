@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, ValidationError
 
 from model.config.evaluation import Style
 from model.config.network import ModelConfig
+from model.config.outputs import TrainModelCounts, TrainModelFacts
 from model.config.train import DirectPreference, MixturePart, TrackingConfig, TrainConfig
 from model.core.artifact import Artifact, Derivation
 from model.core.config import Config
@@ -148,11 +149,9 @@ class TrainResult(Config):
         return self.state != "failed" or (self.error is not None and self.error.is_lasting)
 
     @classmethod
-    def complete(cls, artifact: Artifact, counts: dict[str, int], facts: dict[str, Any]) -> Self:
+    def complete(cls, artifact: Artifact, counts: TrainModelCounts, facts: TrainModelFacts) -> Self:
         """Return the result of a finished training, from the counts and facts of its manifest."""
-        return cls(
-            state="complete", step=counts["steps"], artifact=artifact, metrics=facts["metrics"]
-        )
+        return cls(state="complete", step=counts.steps, artifact=artifact, metrics=facts.metrics)
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -110,6 +110,10 @@ class ArtifactStore:
         path = self.path(artifact)
         return path.with_name(f"{path.name}.work")
 
+    def relative(self, path: Path) -> str:
+        """Return where a path below the root lies from there."""
+        return path.relative_to(self.root).as_posix()
+
     def read_manifest(self, artifact: Artifact) -> Manifest:
         """Return the manifest of a finished artifact.
 

@@ -22,7 +22,6 @@ from model.core.errors import ArtifactError
 from model.text.chat_template import Message
 
 PROMPTS_NAME: Final = "prompts.parquet"
-GENERATIONS_NAME: Final = "generations.parquet"
 
 Kind = Literal["opening", "question"]
 

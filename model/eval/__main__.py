@@ -28,16 +28,22 @@ from model.config.child_runs import (
 )
 from model.config.evaluation import ScoreConfig, Style
 from model.config.network import AttentionScope
+from model.config.outputs import (
+    ITEMS_SUFFIX,
+    ScoreModelCounts,
+    ScoreModelFacts,
+    ScoreModelOutputs,
+    TrainModelOutputs,
+)
 from model.core.config import Config
 from model.core.errors import ConfigError
 from model.core.files import write_synced
 from model.core.store import Work
 from model.data.items import ITEMS_NAME, read_items
-from model.data.prompts import GENERATIONS_NAME, PROMPTS_NAME, read_prompts, write_generations
+from model.data.prompts import PROMPTS_NAME, read_prompts, write_generations
 from model.data.shards import ShardSet
 from model.eval.generations import generate_texts
 from model.eval.multiple_choice import (
-    ITEM_SCORES_NAME,
     TaskScore,
     score_items,
     summarise,
@@ -49,9 +55,6 @@ from model.network.gpt import GPT
 from model.network.weights import load_model
 from model.text.tokenizer import IM_END, Tokenizer
 from model.train.checkpoint import Checkpoints
-from model.train.trainer import CHECKPOINTS_DIRECTORY
-
-SCORES_NAME = "scores.json"
 
 
 class GeneratedSample(Config):
@@ -165,34 +168,44 @@ def make_scores(config_path: Path) -> None:
             style=run.style,
             attention=run.attention,
         )
+        outputs = ScoreModelOutputs(work.path)
         if run.items:
-            tasks = _score_items(run.path(run.items), model, tokenizer, work)
-            scores = scores.model_copy(update={"tasks": tasks})
+            items = read_items(run.path(run.items) / ITEMS_NAME)
+            scored = score_items(model, tokenizer, items)
+            write_item_scores(outputs.item_scores, scored)
+            scores = scores.model_copy(update={"tasks": summarise(scored)})
+        num_written = None
         if run.prompts:
             prompts = read_prompts(run.path(run.prompts) / PROMPTS_NAME)
-            generations = generate_texts(model, tokenizer, prompts, config=run.score)
-            write_generations(work.path / GENERATIONS_NAME, generations)
-            work.counts["generations"] = len(generations)
-        write_synced(work.path / SCORES_NAME, scores.model_dump_json(indent=1).encode())
-        work.counts |= {"tokens": scores.num_tokens, "bytes": scores.num_bytes}
-        work.facts |= scores.model_dump(include={"validation_loss", "bits_per_byte"})
-        if step is not None:
-            work.facts["checkpoint_step"] = step
+            written = generate_texts(model, tokenizer, prompts, config=run.score)
+            write_generations(outputs.generations, written)
+            num_written = len(written)
+        write_synced(outputs.scores, scores.model_dump_json(indent=1).encode())
+        _record(work, scores, num_written=num_written, step=step)
 
     make_artifact(run, body)
 
 
-def _score_items(
-    directory: Path, model: GPT, tokenizer: Tokenizer, work: Work
-) -> tuple[TaskScore, ...]:
-    scored = score_items(model, tokenizer, read_items(directory / ITEMS_NAME))
-    write_item_scores(work.path / ITEM_SCORES_NAME, scored)
-    tasks = summarise(scored)
-    for task in tasks:
-        work.facts |= task.facts()
-        work.facts[f"{task.task}_items"] = task.items_digest
-        work.counts[f"{task.task}_items"] = task.num_items
-    return tasks
+def _record(work: Work, scores: Scores, *, num_written: int | None, step: int | None) -> None:
+    """Record the scores; what was not asked for is absent."""
+    num_items = {f"{task.task}{ITEMS_SUFFIX}": task.num_items for task in scores.tasks}
+    of_sets: dict[str, float | str] = {}
+    for task in scores.tasks:
+        of_sets |= task.facts() | {f"{task.task}{ITEMS_SUFFIX}": task.items_digest}
+    ScoreModelOutputs.record(
+        work,
+        ScoreModelCounts(
+            **num_items,
+            **({} if num_written is None else {"generations": num_written}),
+            tokens=scores.num_tokens,
+            bytes=scores.num_bytes,
+        ),
+        ScoreModelFacts.model_validate(
+            of_sets
+            | scores.model_dump(include={"validation_loss", "bits_per_byte"})
+            | ({} if step is None else {"checkpoint_step": step})
+        ),
+    )
 
 
 def weights_directory(model: Path, checkpoint: Checkpoint) -> tuple[Path, int | None]:
@@ -206,7 +219,7 @@ def weights_directory(model: Path, checkpoint: Checkpoint) -> tuple[Path, int | 
     """
     if checkpoint == "final":
         return model, None
-    kept = Checkpoints(model.parent / CHECKPOINTS_DIRECTORY, derivation_key="", keep=0)
+    kept = Checkpoints(TrainModelOutputs(model.parent).checkpoints, derivation_key="", keep=0)
     steps = kept.steps()
     step = {"best": kept.best(), "last": max(steps, default=None)}.get(str(checkpoint), checkpoint)
     if step not in steps:

@@ -27,7 +27,6 @@ from model.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-ITEM_SCORES_NAME = "item_scores.parquet"
 NORMED_TASKS = ("hellaswag", "piqa", "arc_easy")  # for which the harness has acc_norm
 
 

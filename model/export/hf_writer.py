@@ -33,6 +33,7 @@ from model.config.child_runs import (
 )
 from model.config.export import ExportConfig, SamplingConfig
 from model.config.network import Architecture
+from model.config.outputs import ExportModelCounts, ExportModelFacts, ExportModelOutputs
 from model.core.errors import ConfigError, TokenizerError
 from model.core.files import write_synced
 from model.core.store import Work
@@ -41,7 +42,6 @@ from model.network.gpt import GPT, TIED_EMBEDDING_STD
 from model.network.weights import WEIGHTS_NAME, load_model, save_tensors
 from model.text.tokenizer import IM_END, TOKENIZER_FILE, Tokenizer
 
-EXPORT_DIRECTORY = "model"
 CARD_NAME = "README.md"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (TOKENIZER_FILE, TOKENIZER_CONFIG)
@@ -178,7 +178,7 @@ def make_export(config_path: Path) -> None:
     def body(work: Work) -> None:
         verify_inputs(run)
         model = load_model(run.path(run.model))
-        destination = work.path / EXPORT_DIRECTORY
+        destination = ExportModelOutputs(work.path).folder
         export(
             model,
             run.path(run.tokenizer),
@@ -186,8 +186,13 @@ def make_export(config_path: Path) -> None:
             config=run.export,
             card=run.card,
         )
-        work.counts |= {"parameters": model.num_params()}
-        work.facts |= run.export.model_dump(exclude={"sampling"}) | {"directory": EXPORT_DIRECTORY}
+        ExportModelOutputs.record(
+            work,
+            ExportModelCounts(parameters=model.num_params()),
+            ExportModelFacts(
+                dtype=run.export.dtype, gguf=run.export.gguf, directory=destination.name
+            ),
+        )
 
     make_artifact(run, body)
 

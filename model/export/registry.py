@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+from model.config.outputs import ExportModelOutputs
 from model.core.artifact import MANIFEST_NAME, Manifest, content_digest
 from model.core.config import Config
 from model.core.errors import ArtifactError, RegistryError, TamperedArtifactError
@@ -181,7 +182,7 @@ def verify_folder(folder: Path, *, digest: str) -> Manifest:
             where=folder / MANIFEST_NAME,
             fix="delete the version and register the model again: run its pipeline",
         )
-    prefix = f"{manifest.facts['directory']}/"
+    prefix = f"{ExportModelOutputs.facts_of(manifest).directory}/"
     for entry in manifest.files:
         if entry.role == "content":
             path = folder / entry.path.removeprefix(prefix)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from model.config.outputs import ExportModelOutputs
 from model.core.artifact import Manifest
 from model.core.errors import ArtifactError, LLMError
 from model.core.store import ArtifactStore
@@ -26,8 +27,6 @@ from model.serve.worker import GenerationWorker
 
 logger = logging.getLogger(__name__)
 
-EXPORT_STAGE = "export_model"
-EXPORT_FOLDER = "model"  # of such an artifact
 DATA_ROOT_VARIABLE = "LLM_DATA_ROOT"
 REGISTRY_PREFIX = "models:/"
 CACHE_FOLDER = ".registered"  # below the data root: folders of registered versions
@@ -56,7 +55,8 @@ class FolderSource:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         path = folder.resolve()
-        self.name = path.parent.name if path.name == EXPORT_FOLDER else path.name
+        is_export = path == ExportModelOutputs(path.parent).folder
+        self.name = path.parent.name if is_export else path.name
 
     def resolve(self) -> tuple[str, Path]:
         """Return a version made of the files' times and sizes, and the folder.
@@ -93,17 +93,17 @@ class NewestExport:
         Raises:
             ArtifactError: nothing was exported yet.
         """
-        exports = self._store.manifests(EXPORT_STAGE)
+        exports = ExportModelOutputs.manifests(self._store)
         if not exports:
             raise ArtifactError(
                 "no model was exported yet",
-                expected=f"an artifact of the stage {EXPORT_STAGE}",
+                expected=f"an artifact of the stage {ExportModelOutputs.stage}",
                 found="none",
                 where=self._store.root,
                 fix="run `make demo`, or name a folder: --model <folder>",
             )
         newest = max(exports, key=_rank)
-        return newest.artifact.key, self._store.path(newest.artifact) / EXPORT_FOLDER
+        return newest.artifact.key, ExportModelOutputs.of(self._store, newest.artifact).folder
 
 
 def _rank(manifest: Manifest) -> tuple[bool, str]:

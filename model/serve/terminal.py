@@ -28,6 +28,7 @@ from typing import TextIO
 
 from model.config.child_runs import TalkRun, make_artifact, run_child, verify_inputs
 from model.config.evaluation import TalkConfig
+from model.config.outputs import TalkToModelCounts, TalkToModelOutputs
 from model.core.errors import LLMError
 from model.core.files import write_synced
 from model.core.store import Work
@@ -39,7 +40,6 @@ from model.serve.hot_reload import ModelSource, find_source
 from model.text.chat_template import Message
 from model.text.conversation import fit_conversation
 
-CONVERSATION_NAME = "conversation.json"
 ANSWER_TOKENS = 256
 PROMPT = "> "
 HELP = """\
@@ -275,8 +275,8 @@ def make_conversation(config_path: Path) -> None:
         verify_inputs(run)
         messages = scripted_conversation(load_pretrained(run.path(run.model)), run.talk)
         text = json.dumps(messages, ensure_ascii=False, indent=1)
-        write_synced(work.path / CONVERSATION_NAME, text.encode())
-        work.counts |= {"turns": len(messages)}
+        write_synced(TalkToModelOutputs(work.path).conversation, text.encode())
+        TalkToModelOutputs.record(work, TalkToModelCounts(turns=len(messages)))
 
     make_artifact(run, body)
 

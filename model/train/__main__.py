@@ -21,6 +21,7 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from model.config.child_runs import CONFIG_NAME, parse_config_path
+from model.config.outputs import TrainModelOutputs
 from model.config.train_run import (
     EXIT_INTERRUPTED,
     RESULT_NAME,
@@ -33,11 +34,11 @@ from model.config.train_run import (
 from model.core.processes import end_with_parent
 from model.core.store import ArtifactStore, Work
 from model.runtime.distributed import DistributedContext, StopRequest
-from model.train.trainer import TRAINER_LOGS, TrainingInterruptedError, train
+from model.train.trainer import TrainingInterruptedError, train
 
 logger = logging.getLogger(__name__)
 
-LOGS = {*TRAINER_LOGS, CONFIG_NAME, RESULT_NAME}
+LOGS = {*TrainModelOutputs.LOGS, CONFIG_NAME, RESULT_NAME}
 
 
 @record
@@ -99,13 +100,16 @@ def make(run: TrainRun, distributed: DistributedContext, stop: StopRequest) -> T
         work.mlflow_run_id = run.tracking.run_id
         distributed.announce("train")
         summary = train(run, directory=work.path, distributed=distributed, stop=stop)
-        work.counts, work.facts = summary.counts, summary.facts
-        TrainResult.complete(artifact, work.counts, work.facts).write(work.path)
+        assert summary, "rank 0 sums up"
+        TrainModelOutputs.record(work, summary.counts, summary.facts)
+        TrainResult.complete(artifact, summary.counts, summary.facts).write(work.path)
 
     manifest = store.build(run.derivation, body, resume=True)
     if not has_trained:
         distributed.announce("leave")
-    return TrainResult.complete(artifact, manifest.counts, manifest.facts)
+    return TrainResult.complete(
+        artifact, TrainModelOutputs.counts_of(manifest), TrainModelOutputs.facts_of(manifest)
+    )
 
 
 if __name__ == "__main__":

@@ -24,12 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from model.config.outputs import EVENTS_NAME
 from model.config.train import TrackingConfig
 from model.core.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
 
-EVENTS_NAME = "events.jsonl"
 EventKind = Literal[
     "start", "resume", "train", "validation", "checkpoint", "sample", "end",
     "smoke_run", "extended", "repetition", "micro_batch", "skipped",

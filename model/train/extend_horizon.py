@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.config.outputs import TrainingEnvironment, TrainModelOutputs
 from model.config.train import TrainConfig
 from model.config.train_run import TrainRun
 from model.core.artifact import Derivation, Manifest
@@ -23,7 +24,7 @@ from model.core.files import write_synced
 from model.core.store import ArtifactStore
 from model.optim.schedule import flat_steps
 from model.train.checkpoint import Checkpoints
-from model.train.events import EVENTS_NAME, Event, read_events
+from model.train.events import Event, read_events
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +42,11 @@ class PreDecayCheckpoint:
     @property
     def events(self) -> Path:
         """The event log of the training that wrote it."""
-        return self.checkpoint.parent.parent / EVENTS_NAME
+        return TrainModelOutputs(self.checkpoint.parent.parent).events
 
 
 def find_pre_decay_checkpoints(
-    run: TrainRun, *, environment: Mapping[str, Any]
+    run: TrainRun, *, environment: TrainingEnvironment
 ) -> Iterator[PreDecayCheckpoint]:
     """Yield the checkpoints a training may continue from, the longest first.
 
@@ -54,22 +55,21 @@ def find_pre_decay_checkpoints(
     """
     store = ArtifactStore(Path(run.data_root))
     found = [
-        PreDecayCheckpoint(
-            manifest, int(kept["step"]), store.path(manifest.artifact) / kept["path"]
-        )
-        for manifest in store.manifests(run.derivation.stage)
+        PreDecayCheckpoint(manifest, kept.step, store.path(manifest.artifact) / kept.path)
+        for manifest in TrainModelOutputs.manifests(store)
         if _family(manifest.derivation) == _family(run.derivation)
-        and _arithmetic(manifest.facts) == _arithmetic(environment)
-        for kept in manifest.facts["checkpoints"]
-        if kept["step"] <= _shared_steps(manifest, run.train)
+        for facts in [TrainModelOutputs.facts_of(manifest)]
+        if _arithmetic(facts) == _arithmetic(environment)
+        for kept in facts.checkpoints
+        if kept.step <= _shared_steps(manifest, run.train)
     ]
     yield from sorted(found, key=lambda item: -item.step)
 
 
-def _arithmetic(environment: Mapping[str, Any]) -> tuple[str, str]:
+def _arithmetic(environment: TrainingEnvironment) -> tuple[str, str]:
     """Return what decides the last bits of a training, apart from the number of ranks."""
-    how = str(environment.get("compiling", "eager"))
-    return str(environment["precision"]), "eager" if how.startswith("eager") else "compiled"
+    is_eager = environment.compiling.startswith("eager")
+    return environment.precision, "eager" if is_eager else "compiled"
 
 
 def _family(derivation: Derivation) -> dict[str, Any]:
@@ -87,12 +87,13 @@ def _family(derivation: Derivation) -> dict[str, Any]:
 
 def _shared_steps(manifest: Manifest, train: TrainConfig) -> int:
     """Return how many first steps two trainings of a family share."""
-    steps = manifest.derivation.config["train"]["steps"] or manifest.counts["steps"]
+    done = TrainModelOutputs.counts_of(manifest).steps
+    steps = manifest.derivation.config["train"]["steps"] or done
     return min(flat_steps(train.model_copy(update={"steps": steps})), flat_steps(train))
 
 
 def take_over(
-    run: TrainRun, checkpoints: Checkpoints, *, environment: Mapping[str, Any]
+    run: TrainRun, checkpoints: Checkpoints, *, environment: TrainingEnvironment
 ) -> PreDecayCheckpoint | None:
     """Copy the longest pre-decay checkpoint of its family to a training that has no checkpoint.
 
@@ -102,7 +103,7 @@ def take_over(
         try:
             events = _events_to_take_over(source)
             checkpoints.directory.mkdir(parents=True, exist_ok=True)
-            write_synced(checkpoints.directory.parent / EVENTS_NAME, events)
+            write_synced(TrainModelOutputs(checkpoints.directory.parent).events, events)
             checkpoints.take_over(source.checkpoint, step=source.step)
         except (ArtifactError, CheckpointError, OSError) as error:
             logger.warning("cannot continue from %s: %s", source.checkpoint, error)

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from model.config.outputs import (
+    ExtendedFrom,
+    KeptCheckpoint,
+    TrainingEnvironment,
+    TrainModelCounts,
+    TrainModelFacts,
+    TrainModelOutputs,
+)
 from model.config.train_run import TrainRun
 from model.inference.generate import generate_batch, prompt_ids
 from model.inference.sampling import Sampling
@@ -23,7 +30,7 @@ from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import ThroughputMeter, device_name, peak_flops_per_second
 from model.text.tokenizer import IM_END, Tokenizer
 from model.train.checkpoint import Checkpoints
-from model.train.events import EVENTS_NAME, EventKind, Tracker, metric_points, read_events
+from model.train.events import EventKind, Tracker, metric_points, read_events
 from model.train.snapshot import LoopState
 
 logger = logging.getLogger(__name__)
@@ -37,9 +44,8 @@ SAMPLE_TOP_K = 50
 class TrainingSummary:
     """What a finished training has to say for its manifest."""
 
-    counts: dict[str, int]
-    facts: dict[str, Any]
-    metrics: dict[str, float]
+    counts: TrainModelCounts
+    facts: TrainModelFacts
 
 
 class Recorder:
@@ -58,11 +64,11 @@ class Recorder:
         *,
         directory: Path,
         distributed: DistributedContext,
-        environment: Mapping[str, Any],
+        environment: TrainingEnvironment,
     ) -> None:
         self.run, self.distributed = run, distributed
-        self.path = directory / EVENTS_NAME
-        self.environment = dict(environment)
+        self.path = TrainModelOutputs(directory).events
+        self.environment = environment
         self.speed = ThroughputMeter()
         self._tracker = Tracker(self.path, tracking=run.tracking) if distributed.is_main else None
 
@@ -116,11 +122,10 @@ class Recorder:
         ]
         self.record("sample", step=step, samples=samples)
 
-    def summary(self, loop: LoopState, checkpoints: Checkpoints) -> TrainingSummary:
-        """Return what there is to say about the finished training; on rank 0, from its events."""
-        counts = {"steps": loop.step, "tokens": loop.tokens, "targets": loop.targets}
+    def summary(self, loop: LoopState, checkpoints: Checkpoints) -> TrainingSummary | None:
+        """Return the summary of the finished training, from its events; on rank 0."""
         if not self.distributed.is_main:
-            return TrainingSummary(counts, facts={}, metrics={})
+            return None
         events = read_events(self.path)
         metrics = {point.key: point.value for event in events for point in metric_points(event)}
         by_step = {
@@ -130,25 +135,34 @@ class Recorder:
         }
         best, pre_decay = checkpoints.best(), checkpoints.pre_decay()
         kept = [
-            {"step": step, "path": f"{checkpoints.directory.name}/{checkpoints.path(step).name}"}
-            | {"is_best": step == best, "is_trunk": step == pre_decay}
-            | {"metrics": by_step.get(step, {})}
+            KeptCheckpoint(
+                step=step,
+                path=f"{checkpoints.directory.name}/{checkpoints.path(step).name}",
+                is_best=step == best,
+                is_trunk=step == pre_decay,
+                metrics=by_step.get(step, {}),
+            )
             for step in checkpoints.steps()
         ]
         speeds = [event["perf/tokens_per_second"] for event in events if event["kind"] == "train"]
-        facts = {
-            "validation_loss": metrics["validation/loss"],
-            "best_validation_loss": loop.best_validation_loss,
-            "checkpoints": kept,
-            "tokens_per_second": statistics.median(speeds),
-            "metrics": metrics,
-        }
+        found = {}
         if "validation/bits_per_byte" in metrics:  # of text, not of pairs of answers
-            facts["validation_bits_per_byte"] = metrics["validation/bits_per_byte"]
+            found["validation_bits_per_byte"] = metrics["validation/bits_per_byte"]
         for event in events:
             if event["kind"] == "extended":
-                facts["extended_from"] = {"artifact": event["artifact"], "step": event["step"]}
-        return TrainingSummary(counts, facts=facts | self.environment, metrics=metrics)
+                origin = ExtendedFrom(artifact=event["artifact"], step=event["step"])
+                found["extended_from"] = origin
+        facts = TrainModelFacts(
+            validation_loss=metrics["validation/loss"],
+            best_validation_loss=loop.best_validation_loss,
+            checkpoints=tuple(kept),
+            tokens_per_second=statistics.median(speeds),
+            metrics=metrics,
+            **found,
+            **self.environment.plain(),
+        )
+        counts = TrainModelCounts(steps=loop.step, tokens=loop.tokens, targets=loop.targets)
+        return TrainingSummary(counts, facts)
 
     def close(self) -> None:
         """Give MLflow its last metrics."""

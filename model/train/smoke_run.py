@@ -16,13 +16,14 @@ from pathlib import Path
 
 import torch
 
+from model.config.outputs import TrainModelOutputs
 from model.config.train import TrackingConfig, TrainConfig, batch_tokens_of
 from model.config.train_run import TrainRun
 from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import compute_dtype, device_name, peak_flops_per_second, share_threads
 from model.text.tokenizer import Tokenizer
 from model.train.checkpoint import CHECKPOINT_PATTERN
-from model.train.events import EVENTS_NAME, Tracker
+from model.train.events import Tracker
 from model.train.snapshot import RandomState
 
 logger = logging.getLogger(__name__)
@@ -74,19 +75,23 @@ def smoke_run(
     if distributed.is_main:
         seconds = time.perf_counter() - started
         logger.info("smoke run: %d steps went well in %.1f seconds", SMOKE_STEPS, seconds)
-        Tracker(directory / EVENTS_NAME, tracking=TrackingConfig()).record(
+        Tracker(TrainModelOutputs(directory).events, tracking=TrackingConfig()).record(
             "smoke_run", step=0, seconds=round(seconds, 3)
         )
 
 
 def _is_wanted(run: TrainRun, directory: Path, distributed: DistributedContext) -> int:
-    if run.train.smoke_run == "never" or any(directory.glob(f"checkpoints/{CHECKPOINT_PATTERN}")):
+    if run.train.smoke_run == "never" or _has_checkpoint(directory):
         return 0
     if run.train.smoke_run == "always":
         return 1
     seconds = planned_seconds(run, distributed)
     logger.info("training is planned for about %.2g hours", seconds / 3600)
     return int(seconds > LONG_SECONDS)
+
+
+def _has_checkpoint(directory: Path) -> bool:
+    return any(TrainModelOutputs(directory).checkpoints.glob(CHECKPOINT_PATTERN))
 
 
 def planned_seconds(run: TrainRun, distributed: DistributedContext) -> float:

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from model.config.outputs import TrainingEnvironment, TrainModelOutputs
 from model.config.train import batch_tokens_of
 from model.config.train_run import TrainRun
 from model.network.attention import backend_name
@@ -34,7 +35,6 @@ from model.text.tokenizer import Tokenizer
 from model.train.accumulation import Accumulator
 from model.train.checkpoint import Checkpoints
 from model.train.checkpoint_writer import CheckpointWriter
-from model.train.events import EVENTS_NAME
 from model.train.extend_horizon import take_over
 from model.train.loader import Batch, whole_groups
 from model.train.recorder import Recorder, TrainingSummary
@@ -42,10 +42,6 @@ from model.train.setup import build_model, build_objective, build_reader, open_s
 from model.train.smoke_run import smoke_run
 from model.train.snapshot import LoopState, MicroBatch
 from model.train.spike_guard import SpikeGuard, StepNumbers, StepOutcome, name_rows, require_targets
-
-MODEL_DIRECTORY = "model"
-CHECKPOINTS_DIRECTORY = "checkpoints"
-TRAINER_LOGS = {EVENTS_NAME, CHECKPOINTS_DIRECTORY}  # written beside the model, and not content
 
 
 class TrainingInterruptedError(Exception):
@@ -58,13 +54,13 @@ class TrainingInterruptedError(Exception):
 
 def train(
     run: TrainRun, *, directory: Path, distributed: DistributedContext, stop: StopRequest
-) -> TrainingSummary:
+) -> TrainingSummary | None:
     """Connect this process with the others, train, and take the connection down.
 
     Args and errors are those of ``Trainer`` and its ``fit``.
     """
 
-    def attempt(run: TrainRun, directory: Path) -> TrainingSummary:
+    def attempt(run: TrainRun, directory: Path) -> TrainingSummary | None:
         return Trainer(run, directory=directory, distributed=distributed, stop=stop).fit()
 
     stop.listen()
@@ -126,7 +122,7 @@ class Trainer:
             distributed.device.type == "cpu"
         )  # elsewhere that waits for the device
         self.checkpoints = Checkpoints(
-            directory / CHECKPOINTS_DIRECTORY,
+            TrainModelOutputs(directory).checkpoints,
             derivation_key=run.derivation.key,
             keep=run.train.keep_checkpoints,
             flat_steps=flat_steps(run.train),
@@ -136,23 +132,23 @@ class Trainer:
             run,
             directory=directory,
             distributed=distributed,
-            environment={
-                "num_steps": self.num_steps,
-                "num_processes": distributed.size,
-                "device": device_name(distributed.device),
-                "precision": str(self.dtype).removeprefix("torch."),
-                "threads_per_process": num_threads,
-                "compiling": self.compiling,
-                "attention": backend_name(
+            environment=TrainingEnvironment(
+                num_steps=self.num_steps,
+                num_processes=distributed.size,
+                device=device_name(distributed.device),
+                precision=str(self.dtype).removeprefix("torch."),
+                threads_per_process=num_threads,
+                compiling=self.compiling,
+                attention=backend_name(
                     distributed.device,
                     by_documents=run.train.attention == "document",
                     is_compiled=self.model.model.training_block is not None,
                 ),
-                "peak_flops_per_second": peak_flops_per_second(device_name(distributed.device))
+                peak_flops_per_second=peak_flops_per_second(device_name(distributed.device))
                 or "unknown",
-                "num_params": self.model.num_params(),
-                "epochs": round(max(self.reader.num_epochs(self.num_steps)), 3),
-            },
+                num_params=self.model.num_params(),
+                epochs=round(max(self.reader.num_epochs(self.num_steps)), 3),
+            ),
         )
 
     def _compile(self) -> str:
@@ -176,7 +172,7 @@ class Trainer:
         assert self.train.steps is not None, "build_reader checked"
         return self.train.steps
 
-    def fit(self) -> TrainingSummary:
+    def fit(self) -> TrainingSummary | None:
         """Train to the horizon, write the model, and return what there is to say about it.
 
         Raises:
@@ -317,7 +313,7 @@ class Trainer:
             self._warn_of_repetition()
         self._fit_micro_batch()
         kind = "resume" if step else "start"
-        self.recorder.record(kind, step=step, **self.recorder.environment)
+        self.recorder.record(kind, step=step, **self.recorder.environment.plain())
         self.recorder.speed.restart(self.loop.tokens)
         if step:  # the checkpoint was written before the validation of its step
             self.maybe_validate()
@@ -338,7 +334,7 @@ class Trainer:
         return source.step
 
     def _warn_of_repetition(self) -> None:
-        epochs = self.recorder.environment["epochs"]
+        epochs = self.recorder.environment.epochs
         if epochs > 1:
             message = f"{self.num_steps} steps read the training rows {epochs:.2f} times"
             self.recorder.record("repetition", step=0, epochs=epochs, message=message)
@@ -364,9 +360,9 @@ class Trainer:
         self.recorder.close()
         raise TrainingInterruptedError(self.loop.step)
 
-    def _finish(self) -> TrainingSummary:
+    def _finish(self) -> TrainingSummary | None:
         if self.distributed.is_main:
-            save_model(self.model, self.directory / MODEL_DIRECTORY)
+            save_model(self.model, TrainModelOutputs(self.directory).model)
         self.recorder.record("end", step=self.loop.step, state="complete")
         self.recorder.close()
         return self.recorder.summary(self.loop, self.checkpoints)

@@ -28,6 +28,7 @@ from tasks.corpus.duckdb_connection import (
 )
 from tasks.corpus.filters.language import detect_language
 
+VALIDATION_NAME = "validation.parquet"
 # FineWeb's own (arXiv 2406.17557). Not the filter's setting: changing that leaves the rows alone.
 MIN_LANGUAGE_SCORE = 0.65
 WINDOW_PER_CHOICE = 2  # places read at once for each document still wanted
@@ -154,7 +155,7 @@ def _write(
             connection,
             read_sql("validation_rows"),
             values={"raws": raws, "files": [file for file, _ in ordered]},
-            destination=destination / "validation.parquet",
+            destination=destination / VALIDATION_NAME,
             row_group_rows=TEXT_ROW_GROUP_ROWS,
         )
     return num_in, num_kept

@@ -10,13 +10,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 from model.core.config import Config
+from model.core.outputs import Facts, OpenCounts, Outputs
 from model.core.store import ArtifactStore, Work
 from tasks.config.chat import ChatConfig, PreferenceConfig
 from tasks.corpus.chat_data.checked_sets import (
     HELD_OUT_NAME,
+    REJECTED_NAME,
     TRAINING_NAME,
     Split,
     write_generated,
@@ -34,6 +37,48 @@ DEMO_SET: Final = "demo"
 VALIDATION: Final = "validation"  # name of the artifact with the shards of all sets
 
 SetsConfigT = TypeVar("SetsConfigT", ChatConfig, PreferenceConfig)
+
+
+class RecordSetCounts(OpenCounts):
+    """Records of a set; in = training + held out + dropped, by reason."""
+
+    num_in: int
+    num_training: int
+    num_held_out: int
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Records by the reason they were dropped for, zeros included."""
+        return self.extras
+
+
+class RecordSetOutputs(Outputs[RecordSetCounts, Facts]):
+    """The records of a set by what became of them."""
+
+    @property
+    def training(self) -> Path:
+        """Records to train on."""
+        return self.directory / TRAINING_NAME
+
+    @property
+    def held_out(self) -> Path:
+        """Records to measure on."""
+        return self.directory / HELD_OUT_NAME
+
+    def of_split(self, split: str) -> Path:
+        """Return the records of one split: ``training`` or ``validation``."""
+        return self.held_out if split == "validation" else self.training
+
+    @property
+    def rejected(self) -> Path:
+        """Dropped records, and why."""
+        return self.directory / REJECTED_NAME
+
+
+class RecordShardsFacts(Facts):
+    """Tokens of a row's context."""
+
+    context_tokens: int | None = None
 
 
 class GeneratedSet(Config):
@@ -133,7 +178,14 @@ def sets_to_read(
     }
 
 
-def build_set(work: Work, config: ReadSet, *, kind: RecordKind, demo: DemoRecords) -> None:
+def build_set(
+    work: Work,
+    config: ReadSet,
+    *,
+    outputs: type[RecordSetOutputs],
+    kind: RecordKind,
+    demo: DemoRecords,
+) -> None:
     """Write training.parquet, held_out.parquet and rejected.parquet of a set."""
     sweep(work.path, keep=DOWNLOAD_FOLDER)
     if isinstance(config.origin, GeneratedSet):
@@ -154,13 +206,23 @@ def build_set(work: Work, config: ReadSet, *, kind: RecordKind, demo: DemoRecord
             destination=work.path,
         )
         shutil.rmtree(downloads, ignore_errors=True)
-    work.counts = counts.of_stage()
+    dropped = {"over_limit": counts.over_limit, **counts.rejected}
+    outputs.record(
+        work,
+        RecordSetCounts(
+            num_in=counts.num_in,
+            num_training=counts.num_training,
+            num_held_out=counts.num_held_out,
+            **dropped,
+        ),
+    )
 
 
-def input_tables(work: Work, role: str, *, split: str) -> list[RecordTable]:
+def input_tables(
+    work: Work, role: str, *, outputs: type[RecordSetOutputs], split: str
+) -> list[RecordTable]:
     """Return the table of one split of each set that is an input."""
-    name = HELD_OUT_NAME if split == "validation" else TRAINING_NAME
     return [
-        RecordTable(item.name, work.store.path(item) / name)
+        RecordTable(item.name, outputs.of(work.store, item).of_split(split))
         for item in work.derivation.inputs[role]
     ]

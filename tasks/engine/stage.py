@@ -1,8 +1,8 @@
 """What every stage shares: one Prefect task that makes an artifact, or finds it made.
 
-A module in ``tasks/`` defines its stage as ``Stage(name, version=..., build=build)``; the flows
-hand stages to ``tasks.engine.pipeline``. The manifest in the store alone decides whether a stage is
-done; the Prefect state ``Cached`` only shows it.
+A module in ``tasks/stages/`` defines its stage as ``Stage(<Outputs>, version=..., build=build)``;
+the flows hand stages to ``tasks.engine.pipeline``. The manifest in the store alone decides whether
+a stage is done (``make_artifact``); the Prefect state ``Cached`` only shows it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from prefect.tasks import exponential_backoff
 from model.core.artifact import Artifact, Derivation
 from model.core.config import Config
 from model.core.errors import TransientDownloadError
+from model.core.outputs import Outputs
 from model.core.store import ArtifactStore, Work
 from tasks.engine.terminal import show_errors_briefly
 
@@ -57,7 +58,8 @@ class Stage:
     """One box of the DAG.
 
     Args:
-        name: module, Prefect task and directory of its artifacts.
+        outputs: names the stage (module, Prefect task, directory of its artifacts), its files and
+            its numbers.
         version: raised when the same inputs and config would make other bytes.
         build: the body, a module-level function.
         scope: ``shard`` stages share the machine among workers, ``corpus`` stages have it for
@@ -67,13 +69,18 @@ class Stage:
         algorithms: name and version of algorithms that fix bytes.
     """
 
-    name: str
+    outputs: type[Outputs[Any, Any]]
     version: int
     build: Build
     scope: Literal["shard", "corpus", "child"] = "shard"
     resume: bool = False
     retries: int = 0
     algorithms: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of module, Prefect task and directory of artifacts."""
+        return self.outputs.stage
 
     def derive(self, name: str, *, config: Config, inputs: Inputs) -> Derivation:
         """Return how the artifact ``name`` of this stage is made."""

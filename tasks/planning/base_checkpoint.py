@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.config.network import ModelConfig
+from model.config.outputs import ExportModelOutputs, TrainModelOutputs
 from model.core.artifact import Artifact, Manifest
 from model.core.errors import ArtifactError, ConfigError
 from model.core.store import ArtifactStore
 from model.export.registry import CHAMPION, find_version
 from tasks.artifacts import find
+from tasks.stages.train_tokenizer import TrainTokenizerOutputs
 from tasks.tracking.mlflow_store import KEY_TAG
 
 REGISTRY_PREFIX = "models:/"
-STAGE = "train_model"
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,13 @@ def find_base(address: str, store: ArtifactStore) -> BaseModel:
     """
     if address.startswith(REGISTRY_PREFIX):
         trained = _registered(address, store)
-    elif address.startswith(f"{STAGE}/"):
+    elif address.startswith(f"{TrainModelOutputs.stage}/"):
         trained = find(store, address)
     else:
         raise ConfigError(
             "the address of a base model has another form",
-            expected=f"{STAGE}/<name>-<key>, or {REGISTRY_PREFIX}<name>@<alias>, or nothing",
+            expected=f"{TrainModelOutputs.stage}/<name>-<key>, or {REGISTRY_PREFIX}<name>@<alias>, "
+            "or nothing",
             found=address,
             where="finetune.base",
             fix="see `python -m tasks.artifacts list train_model`",
@@ -66,7 +68,7 @@ def find_base(address: str, store: ArtifactStore) -> BaseModel:
         tokenizer=tokenizer,
         pretraining=_pretraining(trained, store),
         model=_model_config(trained),
-        vocab_size=int(store.read_manifest(tokenizer).facts["vocab_size"]),
+        vocab_size=TrainTokenizerOutputs.of(store, tokenizer).facts.vocab_size,
     )
 
 
@@ -75,12 +77,12 @@ def _registered(address: str, store: ArtifactStore) -> Manifest:
     name, _, alias = address.removeprefix(REGISTRY_PREFIX).partition("@")
     version = find_version(name, alias=alias or CHAMPION)
     key = version.tags.get(KEY_TAG)
-    exports = (item for item in store.manifests("export_model") if item.derivation.key == key)
+    exports = (item for item in ExportModelOutputs.manifests(store) if item.derivation.key == key)
     exported = next(exports, None)
     if exported is None:
         raise ArtifactError(
             f"{version.uri} was not made in this store: its training is not here",
-            expected=f"the export_model artifact of key {key}",
+            expected=f"the {ExportModelOutputs.stage} artifact of key {key}",
             found="no such artifact",
             where=store.root,
             fix="set LLM_DATA_ROOT to the store that made it, or adopt its artifacts "

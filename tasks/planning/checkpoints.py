@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from model.config.outputs import TrainModelOutputs
 from model.config.train import TrainConfig
+from model.core.artifact import Manifest
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore
 from model.optim.schedule import flat_steps
@@ -49,7 +51,7 @@ def _asked(steps: Iterable[Step]) -> Iterator[tuple[str, int]]:
 
 
 def _require_kept(wanted: int, step: Step, store: ArtifactStore) -> None:
-    kept = sorted(_kept_by(store.read_manifest(step.artifact).facts))
+    kept = sorted(_kept_steps(store.read_manifest(step.artifact)))
     if wanted not in kept:
         raise _not_there(
             wanted, step, expected=f"a kept step: {', '.join(map(str, kept)) or 'there is none'}"
@@ -84,16 +86,14 @@ def _pre_decay_steps(step: Step, store: ArtifactStore) -> set[int]:
     """Return the checkpoints of finished trainings of this name: one may be gone on from."""
     finished = (
         manifest
-        for manifest in store.manifests("train_model")
+        for manifest in TrainModelOutputs.manifests(store)
         if manifest.artifact.name == step.artifact.name
     )
-    return {kept for manifest in finished for kept in _kept_by(manifest.facts)}
+    return {kept for manifest in finished for kept in _kept_steps(manifest)}
 
 
-def _kept_by(facts: dict[str, object]) -> set[int]:
-    kept = facts.get("checkpoints", ())
-    assert isinstance(kept, list | tuple)
-    return {int(item["step"]) for item in kept}
+def _kept_steps(manifest: Manifest) -> set[int]:
+    return {kept.step for kept in TrainModelOutputs.facts_of(manifest).checkpoints}
 
 
 def _not_there(wanted: int, step: Step, *, expected: str) -> ConfigError:

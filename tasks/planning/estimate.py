@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from model.config.train import batch_tokens_of
 from model.core.artifact import MANIFEST_NAME, Artifact, Manifest
 from model.core.store import ArtifactStore
-from model.eval.scaling_laws import FIT_NAME, Prediction, ScalingFit, stated_prediction
+from model.eval.scaling_laws import Prediction, ScalingFit, stated_prediction
 from tasks.engine.pipeline import Step
 from tasks.planning.speed import tokens_per_second
+from tasks.stages.fit_scaling import FitScalingOutputs
+from tasks.stages.tokenise import TokeniseOutputs
 from tasks.stages.train_model import TrainModel, count_steps
+from tasks.stages.train_tokenizer import TrainTokenizerOutputs
 
 TRAINING_BYTES_PER_PARAM = 16  # fp32 weights, gradients and two AdamW moments
 CHECKPOINT_BYTES_PER_PARAM = 12  # weights and moments
@@ -84,7 +87,7 @@ def _vocab_size(step: Step, store: ArtifactStore) -> int | None:
     (tokenizer,) = step.derivation.inputs["tokenizer"]
     if not (store.path(tokenizer) / MANIFEST_NAME).exists():
         return None
-    return int(store.read_manifest(tokenizer).facts["vocab_size"])
+    return TrainTokenizerOutputs.of(store, tokenizer).facts.vocab_size
 
 
 def training_disk_bytes(steps: Sequence[Step], store: ArtifactStore, *, vocab_size: int) -> int:
@@ -166,10 +169,9 @@ def newest_fit(
     def is_comparable(manifest: Manifest) -> bool:
         return [item.key for item in manifest.derivation.inputs["validation"]] == keys
 
-    fits = filter(is_comparable, store.manifests("fit_scaling"))
+    fits = filter(is_comparable, FitScalingOutputs.manifests(store))
     for manifest in sorted(fits, key=lambda item: item.origin.created_at, reverse=True):
-        path = store.path(manifest.artifact) / FIT_NAME
-        fit = ScalingFit.model_validate_json(path.read_bytes())
+        fit = FitScalingOutputs.of(store, manifest.artifact).read_fit()
         if fit.curve:
             return manifest.artifact, fit
     return None
@@ -179,6 +181,8 @@ def _bytes_per_token(steps: Sequence[Step]) -> float:
     """Return bytes of text per token of the validation documents, where they are encoded."""
     for step in steps:
         manifest = step.status.manifest
-        if step.artifact.stage == "tokenise" and step.artifact.name == "validation" and manifest:
-            return manifest.counts["num_bytes"] / manifest.counts["num_tokens"]
+        is_validation = TokeniseOutputs.made(step.artifact) and step.artifact.name == "validation"
+        if is_validation and manifest:
+            counts = TokeniseOutputs.counts_of(manifest)
+            return counts.num_bytes / counts.num_tokens
     return STATED_BYTES_PER_TOKEN

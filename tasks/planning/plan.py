@@ -27,18 +27,22 @@ from tasks.planning.estimate import (
     training_disk_bytes,
     uncounted_trainings,
 )
-from tasks.stages.download import Download
-from tasks.stages.publish_corpus import DATASET
+from tasks.stages.download import Download, DownloadOutputs
+from tasks.stages.filter_documents import FilterDocumentsOutputs
+from tasks.stages.publish_corpus import DATASET, PublishCorpusOutputs
+from tasks.stages.signatures import SignaturesOutputs
+from tasks.stages.tokenise import TokeniseOutputs
+from tasks.stages.write_shards import WriteShardsOutputs
 
 # Bytes each stage leaves per byte of raw zstd parquet, measured on FineWeb-like text: filtered text
 # is compressed the same way, a token takes two bytes and 4.4 bytes of text, text shrinks to 0.66.
 DISK_PER_RAW_BYTE = {
-    "download": 1.0,
-    "filter_documents": 0.95,
-    "signatures": 0.09,
-    "tokenise": 0.7,
-    "write_shards": 0.7,
-    "publish_corpus": 0.95,
+    DownloadOutputs.stage: 1.0,
+    FilterDocumentsOutputs.stage: 0.95,
+    SignaturesOutputs.stage: 0.09,
+    TokeniseOutputs.stage: 0.7,
+    WriteShardsOutputs.stage: 0.7,
+    PublishCorpusOutputs.stage: 0.95,
 }
 RAW_BYTES_PER_DOCUMENT = 2_100  # sample-10BT: 30.6 GB in 14.87 M documents
 DEMO_RAW_BYTES_PER_DOCUMENT = 250
@@ -197,7 +201,11 @@ def _raw_bytes(step: Step) -> int:
 
 
 def _estimate_disk(steps: tuple[Step, ...], store: ArtifactStore) -> int:
-    raw = {step.artifact.name: _raw_bytes(step) for step in steps if step.stage.name == "download"}
+    raw = {
+        step.artifact.name: _raw_bytes(step)
+        for step in steps
+        if DownloadOutputs.made(step.artifact)
+    }
     sizes = raw | dict.fromkeys(("training", DATASET), sum(raw.values()))
     estimate = 0.0
     for step in steps:

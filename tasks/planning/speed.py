@@ -6,13 +6,13 @@ import socket
 from collections.abc import Iterator
 
 from model.config.network import Architecture
+from model.config.outputs import TrainModelOutputs
 from model.config.train import TrainConfig
-from model.core.artifact import Manifest
 from model.core.processes import num_cores
 from model.core.store import ArtifactStore
 from tasks.engine.launchers import num_gpus, num_processes
 from tasks.planning.machine import Machine
-from tasks.stages.measure_speed import MeasureSpeed, speed_manifest
+from tasks.stages.measure_speed import MeasureSpeed, MeasureSpeedOutputs, speed_manifest
 from tasks.stages.train_model import TrainModel
 
 STATED_GPU_FLOPS_PER_SECOND = 400e12  # an H200 at about 40 % of its bf16 peak
@@ -23,12 +23,12 @@ def tokens_per_second(
     config: TrainModel, *, vocab_size: int, store: ArtifactStore
 ) -> tuple[float, str]:
     """Return a training's speed and its source: the newest of what was measured here."""
-    found = [*_of_earlier_runs(config, store), *_of_trial(config, vocab_size, store)]
+    trial = _of_trial(config, vocab_size, store)
+    found = [*_of_earlier_runs(config, store), *([trial] if trial else [])]
     if not found:
         return stated_tokens_per_second(config.train, config.model.architecture(vocab_size))
-    newest = max(found, key=lambda manifest: manifest.origin.created_at)
-    day = newest.origin.created_at[:10]
-    return float(newest.facts["tokens_per_second"]), f"measured here on {day}"
+    created_at, speed = max(found)
+    return speed, f"measured here on {created_at[:10]}"
 
 
 def stated_tokens_per_second(train: TrainConfig, network: Architecture) -> tuple[float, str]:
@@ -42,19 +42,23 @@ def stated_tokens_per_second(train: TrainConfig, network: Architecture) -> tuple
     return speed / network.flops_per_token(), source
 
 
-def _of_earlier_runs(config: TrainModel, store: ArtifactStore) -> Iterator[Manifest]:
-    """Yield the trainings of the same model on this host."""
+def _of_earlier_runs(config: TrainModel, store: ArtifactStore) -> Iterator[tuple[str, float]]:
+    """Yield times and speeds of trainings of the same model on this host."""
     host = f"@{socket.gethostname()}"
     semantic = config.model.semantic()
-    for manifest in store.manifests("train_model"):
+    for manifest in TrainModelOutputs.manifests(store):
         made = manifest.derivation.config
         is_same = made.get("model") == semantic and ("dpo" in made) == (config.dpo is not None)
         is_here = manifest.origin.created_by.endswith(host)
-        if is_same and is_here and manifest.facts.get("tokens_per_second"):
-            yield manifest
+        if is_same and is_here:
+            speed = TrainModelOutputs.facts_of(manifest).tokens_per_second
+            yield manifest.origin.created_at, speed
 
 
-def _of_trial(config: TrainModel, vocab_size: int, store: ArtifactStore) -> Iterator[Manifest]:
+def _of_trial(
+    config: TrainModel, vocab_size: int, store: ArtifactStore
+) -> tuple[str, float] | None:
+    """Return time and speed of a measurement before a training."""
     trial = MeasureSpeed(
         model=config.model,
         train=config.train,
@@ -62,5 +66,7 @@ def _of_trial(config: TrainModel, vocab_size: int, store: ArtifactStore) -> Iter
         machine=Machine.here(config.train),
     )
     manifest = speed_manifest(trial, store)
-    if manifest:
-        yield manifest
+    if manifest is None:
+        return None
+    speed = MeasureSpeedOutputs.facts_of(manifest).tokens_per_second
+    return manifest.origin.created_at, speed

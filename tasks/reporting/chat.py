@@ -9,12 +9,16 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from rich.table import Table
 
+from model.config.outputs import ScoreModelOutputs, TalkToModelOutputs
 from model.core.artifact import Artifact, Manifest
 from model.core.store import ArtifactStore
 from tasks.engine.terminal import render
-from tasks.reporting.funnel import losses
 from tasks.reporting.run import in_prefect_run, plain_text
+from tasks.stages.read_chats import ReadChatsOutputs
+from tasks.stages.read_preferences import ReadPreferencesOutputs
 from tasks.stages.talk_to_model import read_conversation
+from tasks.stages.write_chat_shards import WriteChatShardsOutputs
+from tasks.stages.write_preference_shards import WritePreferenceShardsOutputs
 from tasks.tracking.run import TrackedPipeline
 
 logger = logging.getLogger(__name__)
@@ -41,22 +45,32 @@ def chat_rows(manifests: Iterable[Manifest]) -> list[Row]:
     """Return the funnel from records to training: set, stage, what, conversations."""
     lines: list[tuple[str, str, str, int]] = []
     for item in manifests:
-        counts, name, stage = item.counts, item.artifact.name, item.artifact.stage
-        if stage in ("read_chats", "read_preferences"):
-            lines.append((name, stage, "records", counts["num_in"]))
-            lines += [(name, stage, what, -num) for what, num in losses(item).items() if num]
-            lines.append((name, stage, "training", counts["num_training"]))
-            lines.append((name, stage, "held out", counts["num_held_out"]))
-        elif stage == "write_chat_shards":
-            lines += [(name, stage, what, -num) for what, num in losses(item).items() if num]
-            lines.append((name, stage, "kept", counts["num_kept"]))
-            lines.append((name, stage, "of those without their last turns", counts["num_cut"]))
-        elif stage == "write_preference_shards":
-            lines += [(name, stage, what, -num) for what, num in losses(item).items() if num]
-            lines.append((name, stage, "pairs kept", counts["num_kept"]))
-            lines.append((name, stage, "of those without first turns", counts["num_trimmed"]))
+        lines += [(item.artifact.name, item.artifact.stage, *line) for line in _lines(item)]
     columns = ("set", "stage", "what", "conversations")
     return [dict(zip(columns, line, strict=True)) for line in lines]
+
+
+def _lines(manifest: Manifest) -> list[tuple[str, int]]:
+    """Return what one artifact adds to the funnel; nothing for other data than conversations."""
+    for outputs in (ReadChatsOutputs, ReadPreferencesOutputs):
+        if outputs.made(manifest):
+            counts = outputs.counts_of(manifest)
+            records = ("records", counts.num_in)
+            sides = [("training", counts.num_training), ("held out", counts.num_held_out)]
+            return [records, *_dropped(counts.dropped), *sides]
+    if WriteChatShardsOutputs.made(manifest):
+        counts = WriteChatShardsOutputs.counts_of(manifest)
+        cut = ("of those without their last turns", counts.num_cut)
+        return [*_dropped(counts.dropped), ("kept", counts.num_kept), cut]
+    if WritePreferenceShardsOutputs.made(manifest):
+        counts = WritePreferenceShardsOutputs.counts_of(manifest)
+        trimmed = ("of those without first turns", counts.num_trimmed)
+        return [*_dropped(counts.dropped), ("pairs kept", counts.num_kept), trimmed]
+    return []
+
+
+def _dropped(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
+    return [(reason, -count) for reason, count in reasons.items() if count]
 
 
 def chat_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -72,14 +86,14 @@ def report_conversation(
     tracked: TrackedPipeline, conversation: Artifact, *, scores: Artifact, store: ArtifactStore
 ) -> None:
     """Log a conversation with a finished chat model, its score, and where the run is."""
-    turns = read_conversation(store.path(conversation))
+    turns = read_conversation(TalkToModelOutputs.of(store, conversation))
     tracked.record_text(conversation_text(turns), "conversation.txt")
-    facts = store.read_manifest(scores).facts
+    facts = ScoreModelOutputs.of(store, scores).facts
     lines = [
         "a conversation with the chat model:",
         conversation_text(turns),
-        f"held-out conversations, what the assistant says: {facts['bits_per_byte']:.4f} bits per "
-        f"byte, {facts['validation_loss']:.4f} nats per token",
+        f"held-out conversations, what the assistant says: {facts.bits_per_byte:.4f} bits per "
+        f"byte, {facts.validation_loss:.4f} nats per token",
         f"MLflow run: {tracked.url or f'{tracked.run_id} in {tracked.uri}'}",
     ]
     logger.info("%s", "\n".join(lines))

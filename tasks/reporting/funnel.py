@@ -4,9 +4,6 @@
     filtered = duplicates (by kind) + low quality (by reason, if chosen by a model) + training
 
 Records that the source skipped as broken are not documents: no row counts them.
-
-In a manifest's counts, ``num_in`` is the input and ``num_kept`` the output. A count whose name
-neither begins with ``num_`` nor ends with a unit is a reject reason.
 """
 
 from __future__ import annotations
@@ -14,14 +11,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.table import Table
 
 from model.core.artifact import Manifest
 from model.core.errors import ArtifactError
+from model.core.outputs import DropCounts, Outputs
+from tasks.stages.download import DownloadOutputs
+from tasks.stages.duplicate_clusters import DuplicateClustersOutputs
+from tasks.stages.filter_documents import FilterDocumentsOutputs
+from tasks.stages.select_quality import SelectQualityOutputs
+from tasks.stages.select_validation import SelectValidationOutputs
+from tasks.stages.write_shards import WriteShardsOutputs
 
-UNITS = ("_bytes", "_chars", "_tokens", "_seconds")
+DropCountsT = TypeVar("DropCountsT", bound=DropCounts)
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,13 @@ class Funnel:
     def rows(self) -> list[FunnelRow]:
         """Return the rows from source to training, without reasons that dropped no document."""
         lines = [
-            ("download", "documents", self.num_source),
-            *(("filter_documents", reason, -count) for reason, count in self.rejected.items()),
-            ("filter_documents", "kept", self.num_filtered),
-            *(("duplicate_clusters", kind, -count) for kind, count in self.duplicates.items()),
-            *(("select_quality", reason, -count) for reason, count in self.low_quality.items()),
-            ("write_shards", "training", self.num_training),
-            ("select_validation", "validation", self.num_validation),
+            (DownloadOutputs.stage, "documents", self.num_source),
+            *_lost(FilterDocumentsOutputs.stage, self.rejected),
+            (FilterDocumentsOutputs.stage, "kept", self.num_filtered),
+            *_lost(DuplicateClustersOutputs.stage, self.duplicates),
+            *_lost(SelectQualityOutputs.stage, self.low_quality),
+            (WriteShardsOutputs.stage, "training", self.num_training),
+            (SelectValidationOutputs.stage, "validation", self.num_validation),
         ]
         shown = [line for line in lines if line[2] or line[1] in ("kept", "training")]
         scale = 100 / max(1, self.num_source)
@@ -67,6 +71,10 @@ class Funnel:
     def as_rows(self) -> list[dict[str, Any]]:
         """Return the rows as plain mappings, for tables."""
         return [asdict(row) for row in self.rows()]
+
+
+def _lost(stage: str, reasons: Mapping[str, int]) -> list[tuple[str, str, int]]:
+    return [(stage, reason, -count) for reason, count in reasons.items()]
 
 
 def funnel(manifests: Iterable[Manifest]) -> Funnel:
@@ -78,53 +86,57 @@ def funnel(manifests: Iterable[Manifest]) -> Funnel:
     Raises:
         ArtifactError: a stage is missing, or counts do not add up.
     """
-    stages: dict[str, list[Manifest]] = {}
-    for manifest in manifests:
-        stages.setdefault(manifest.artifact.stage, []).append(manifest)
-    raw = _of_stage(stages, "download")
-    filtered = _of_stage(stages, "filter_documents")
-    clusters = _of_stage(stages, "duplicate_clusters")[0]
-    training = _of_stage(stages, "write_shards", name="training")[0]
-    validation = _of_stage(stages, "select_validation")[0]
-    chosen = stages.get("select_quality", [])
-    for item in (*filtered, clusters, *chosen):
-        passed = item.counts["num_kept"] + sum(losses(item).values())
-        _require_equal(item, "num_in", passed, of="what it kept and dropped")
-    num_source = _total(raw, "num_documents")
-    if _total(filtered, "num_in") != num_source:
-        raise _not_adding_up(
-            "filter_documents", expected=f"{num_source} documents in, as many as were downloaded",
-            found=_total(filtered, "num_in"),
-        )  # fmt: skip
-    _require_equal(clusters, "num_in", _total(filtered, "num_kept"), of="what the filter kept")
-    last = clusters
-    for item in chosen:
-        _require_equal(item, "num_in", clusters.counts["num_kept"], of="what deduplication kept")
-        last = item
+    manifests = list(manifests)
+    raw = [DownloadOutputs.counts_of(item) for item in _of_stage(DownloadOutputs, manifests)]
+    filtered = _checked(FilterDocumentsOutputs, _of_stage(FilterDocumentsOutputs, manifests))
+    (clusters, *_) = _checked(
+        DuplicateClustersOutputs, _of_stage(DuplicateClustersOutputs, manifests)
+    )
+    (shards, *_) = _of_stage(WriteShardsOutputs, manifests, name="training")
+    training = WriteShardsOutputs.counts_of(shards)
+    (held_out, *_) = _of_stage(SelectValidationOutputs, manifests)
+    chosen = _checked(SelectQualityOutputs, SelectQualityOutputs.among(manifests))
+    num_source = sum(counts.num_documents for counts in raw)
+    num_filtered = sum(counts.num_kept for counts in filtered)
     _require_equal(
-        training, "num_docs", last.counts["num_kept"], of=f"what {last.artifact.stage} kept"
+        sum(counts.num_in for counts in filtered),
+        num_source,
+        what=f"{num_source} documents in, as many as were downloaded",
+        where=FilterDocumentsOutputs.stage,
+    )
+    _require_equal(
+        clusters.num_in,
+        num_filtered,
+        what=f"num_in = {num_filtered}, what the filter kept",
+        where=DuplicateClustersOutputs.stage,
+    )
+    last, last_stage = clusters, DuplicateClustersOutputs.stage
+    for counts in chosen:
+        _require_equal(
+            counts.num_in,
+            clusters.num_kept,
+            what=f"num_in = {clusters.num_kept}, what deduplication kept",
+            where=SelectQualityOutputs.stage,
+        )
+        last, last_stage = counts, SelectQualityOutputs.stage
+    _require_equal(
+        training.num_docs,
+        last.num_kept,
+        what=f"num_docs = {last.num_kept}, what {last_stage} kept",
+        where=shards.artifact.relative_path,
     )
     return Funnel(
         num_files=len(raw),
-        num_skipped=sum(item.counts.get("num_skipped_records", 0) for item in raw),
+        num_skipped=sum(counts.num_skipped_records for counts in raw),
         num_source=num_source,
-        rejected=sum((Counter(losses(item)) for item in filtered), Counter()),
-        num_filtered=_total(filtered, "num_kept"),
-        duplicates=losses(clusters),
-        low_quality=sum((Counter(losses(item)) for item in chosen), Counter()),
-        num_training=training.counts["num_docs"],
-        num_validation=validation.counts["num_kept"],
-        num_training_tokens=training.counts["num_tokens"],
+        rejected=sum((Counter(counts.dropped) for counts in filtered), Counter()),
+        num_filtered=num_filtered,
+        duplicates=clusters.dropped,
+        low_quality=sum((Counter(counts.dropped) for counts in chosen), Counter()),
+        num_training=training.num_docs,
+        num_validation=SelectValidationOutputs.counts_of(held_out).num_kept,
+        num_training_tokens=training.num_tokens,
     )
-
-
-def losses(manifest: Manifest) -> dict[str, int]:
-    """Return the documents a stage dropped, by reason."""
-    return {
-        name: count
-        for name, count in manifest.counts.items()
-        if not name.startswith("num_") and not name.endswith(UNITS)
-    }
 
 
 def funnel_table(found: Funnel) -> Table:
@@ -142,37 +154,44 @@ def funnel_table(found: Funnel) -> Table:
 
 
 def _of_stage(
-    stages: Mapping[str, list[Manifest]], stage: str, *, name: str | None = None
+    stage: type[Outputs[Any, Any]], manifests: Sequence[Manifest], *, name: str | None = None
 ) -> list[Manifest]:
-    found = [item for item in stages.get(stage, ()) if name in (None, item.artifact.name)]
+    found = [item for item in stage.among(manifests) if name in (None, item.artifact.name)]
     if not found:
+        there = sorted({item.artifact.stage for item in manifests})
         raise ArtifactError(
             "the corpus lacks a stage that its funnel needs",
-            expected=f"a manifest of {stage}" + (f"/{name}" if name else ""),
-            found=f"manifests of {', '.join(sorted(stages)) or 'nothing'}",
+            expected=f"a manifest of {stage.stage}" + (f"/{name}" if name else ""),
+            found=f"manifests of {', '.join(there) or 'nothing'}",
             fix="give the manifests of all stages of `prepare`",
         )
     return found
 
 
-def _total(manifests: Sequence[Manifest], count: str) -> int:
-    return sum(item.counts[count] for item in manifests)
-
-
-def _require_equal(manifest: Manifest, count: str, expected: int, *, of: str) -> None:
-    if manifest.counts[count] != expected:
-        raise _not_adding_up(
-            manifest.artifact.relative_path,
-            expected=f"{count} = {expected}, {of}",
-            found=manifest.counts[count],
+def _checked(
+    stage: type[Outputs[DropCountsT, Any]], manifests: Iterable[Manifest]
+) -> list[DropCountsT]:
+    """Return the counts of a stage's artifacts, each of which adds up."""
+    found = []
+    for item in manifests:
+        counts = stage.counts_of(item)
+        passed = counts.num_kept + sum(counts.dropped.values())
+        _require_equal(
+            counts.num_in,
+            passed,
+            what=f"num_in = {passed}, what it kept and dropped",
+            where=item.artifact.relative_path,
         )
+        found.append(counts)
+    return found
 
 
-def _not_adding_up(where: str, *, expected: str, found: int) -> ArtifactError:
-    return ArtifactError(
-        "the counts of the corpus do not add up",
-        expected=expected,
-        found=found,
-        where=where,
-        fix="run `python -m tasks.artifacts verify`, and report a bug if it finds nothing",
-    )
+def _require_equal(found: int, expected: int, *, what: str, where: str) -> None:
+    if found != expected:
+        raise ArtifactError(
+            "the counts of the corpus do not add up",
+            expected=what,
+            found=found,
+            where=where,
+            fix="run `python -m tasks.artifacts verify`, and report a bug if it finds nothing",
+        )

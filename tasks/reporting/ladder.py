@@ -14,13 +14,14 @@ from typing import Any
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.context import FlowRunContext
 
+from model.config.outputs import TrainModelOutputs
 from model.core.artifact import Artifact
 from model.core.store import ArtifactStore
-from model.eval.scaling_laws import FIT_NAME, LadderPoint, ScalingFit
+from model.eval.scaling_laws import LadderPoint, ScalingFit
 from tasks.planning.ladder import short_count
 from tasks.planning.plan import Plan
 from tasks.reporting.outcome import report_outcome
-from tasks.stages.fit_scaling import PLOT_NAME
+from tasks.stages.fit_scaling import FitScalingOutputs
 from tasks.tracking.run import TrackedPipeline
 
 logger = logging.getLogger(__name__)
@@ -35,12 +36,13 @@ def report_ladder(
     store: ArtifactStore,
 ) -> None:
     """Report a finished ladder: its trainings, nested in this run, and its curve."""
-    fit = ScalingFit.model_validate_json((store.path(fitted) / FIT_NAME).read_bytes())
+    outputs = FitScalingOutputs.of(store, fitted)
+    fit = outputs.read_fit()
     flops = {point.name: point.flops for point in fit.points}
     for item in trained:
         run_id = tracked.complete_nested_training(item, store)
         if run_id:
-            steps = store.read_manifest(item).counts["steps"]
+            steps = TrainModelOutputs.of(store, item).counts.steps
             tracked.record_metrics({"train/flops": flops[item.name]}, step=steps, run_id=run_id)
         report_outcome(
             tracked,
@@ -53,12 +55,12 @@ def report_ladder(
     logger.info("%s", text)
     tracked.record_description(text)
     tracked.record_table(ladder_rows(fit), "ladder.json")
-    tracked.record_text(fit.model_dump_json(indent=1), FIT_NAME)
+    tracked.record_text(fit.model_dump_json(indent=1), outputs.fit.name)
     tracked.record_metrics(fit_metrics(fit))
-    plot = store.path(fitted) / PLOT_NAME
+    plot = outputs.plot
     content = plot.read_bytes() if plot.exists() else None  # a log, which may be gone
     if content:
-        tracked.record_bytes(content, PLOT_NAME)
+        tracked.record_bytes(content, plot.name)
     if FlowRunContext.get():
         create_markdown_artifact(text, key="ladder", description="score over compute")
         if content:

@@ -12,14 +12,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.config.export import SamplingConfig
+from model.config.outputs import (
+    MeasuredFacts,
+    ScoreModelOutputs,
+    TrainModelOutputs,
+)
 from model.core.artifact import Manifest
 from model.core.errors import ArtifactError
+from model.core.outputs import Outputs, ancestors
 from model.core.store import ArtifactStore
 from tasks.corpus.sources.licences import LICENCES, UNKNOWN_LICENCE, Licence
-from tasks.engine.lineage import ancestors
 from tasks.reporting.funnel import Funnel, funnel
+from tasks.stages.duplicate_clusters import DuplicateClustersOutputs
+from tasks.stages.evaluation_ngrams import EvaluationNgramsOutputs
+from tasks.stages.filter_documents import FilterDocumentsOutputs
+from tasks.stages.judge_texts import JudgeTextsOutputs
+from tasks.stages.select_quality import SelectQualityOutputs
 
-DATA_STAGES = ("filter_documents", "duplicate_clusters", "evaluation_ngrams", "select_quality")
+DATA_STAGES: tuple[type[Outputs[Any, Any]], ...] = (
+    FilterDocumentsOutputs,
+    DuplicateClustersOutputs,
+    EvaluationNgramsOutputs,
+    SelectQualityOutputs,
+)
 LARGE = 1e6  # larger numbers are shown by their leading digits: the perplexity of a bad model
 TRAINED_BY_PROJECT = "made by this project; no third-party text"
 LIMITS = (
@@ -43,14 +58,10 @@ class Lineage:
         """Return the lineage of a train_model artifact."""
         return cls(trained, tuple(ancestors(trained, store)))
 
-    def of_stage(self, *stages: str) -> list[Manifest]:
-        """Return the ancestors of some stages."""
-        return [item for item in self.ancestors if item.artifact.stage in stages]
-
     @property
     def trainings(self) -> list[Manifest]:
         """The trainings that led to the model, the last one first."""
-        return [self.trained, *self.of_stage("train_model")]
+        return [self.trained, *TrainModelOutputs.among(self.ancestors)]
 
 
 def model_card(
@@ -95,23 +106,33 @@ def score_table(scores: Iterable[Manifest], *, trained: Manifest | None = None) 
         scores: of artifacts that measured a model.
         trained: the model's training, for its own validation.
     """
-    names = ("validation_loss", "validation_bits_per_byte") if trained else ()
-    facts = trained.facts if trained else {}
-    rows = {f"training: {name}": facts[name] for name in names if name in facts}
+    rows = _own_scores(trained) if trained else {}
     missing: dict[str, str] = {}
     for item in scores:
-        missing |= item.facts.get("absent", {})
-        rows |= {
-            f"{item.artifact.stage}: {name}": value
-            for name, value in item.facts.items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
-        }
+        facts = measured_facts(item)
+        missing |= facts.unmeasured
+        rows |= {f"{item.artifact.stage}: {name}": value for name, value in facts.scores.items()}
     lines = [f"| {name} | {_number(value)} |" for name, value in rows.items()]
     notes = [
         "Scores compare only between models measured on the same documents, items and prompts."
     ]
     notes += [f"Not measured: {name}, because {reason}." for name, reason in missing.items()]
     return "\n".join(["| score | value |", "|---|--:|", *lines, "", *notes])
+
+
+def measured_facts(manifest: Manifest) -> MeasuredFacts:
+    """Return the facts of an artifact that measured a model, whatever its stage."""
+    stages = (ScoreModelOutputs, JudgeTextsOutputs)
+    (outputs,) = (item for item in stages if item.made(manifest))
+    return outputs.facts_of(manifest)
+
+
+def _own_scores(trained: Manifest) -> dict[str, float]:
+    facts = TrainModelOutputs.facts_of(trained)
+    rows = {"training: validation_loss": facts.validation_loss}
+    if facts.validation_bits_per_byte is not None:
+        rows["training: validation_bits_per_byte"] = facts.validation_bits_per_byte
+    return rows
 
 
 _EXAMPLE = """from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -135,7 +156,7 @@ def _front_matter(lineage: Lineage, licences: Mapping[str, str]) -> str:
 
 
 def _filters(lineage: Lineage) -> list[Manifest]:
-    return lineage.of_stage("filter_documents")
+    return FilterDocumentsOutputs.among(lineage.ancestors)
 
 
 def _name(lineage: Lineage) -> str:
@@ -147,9 +168,7 @@ def _network(trained: Manifest) -> dict[str, Any]:
     config = trained.derivation.config.get("model", {})
     geometry = config.get("geometry", {})
     plain = {name: value for name, value in config.items() if name != "geometry"}
-    return {**plain, **geometry} | {
-        name: trained.facts[name] for name in ("parameters",) if name in trained.facts
-    }
+    return {**plain, **geometry}
 
 
 def _licences(lineage: Lineage) -> dict[str, str]:
@@ -175,8 +194,9 @@ def _corpus(lineage: Lineage) -> list[str]:
         documents = "Where its documents went is no longer known."
     settings: dict[str, Any] = {}
     for stage in DATA_STAGES:
-        for item in lineage.of_stage(stage)[:1]:
-            settings |= {f"{stage}.{key}": value for key, value in item.derivation.config.items()}
+        for item in stage.among(lineage.ancestors)[:1]:
+            config = item.derivation.config
+            settings |= {f"{stage.stage}.{key}": value for key, value in config.items()}
     return [documents, "Settings:", _listed(settings)] if settings else [documents]
 
 
@@ -195,7 +215,8 @@ def _training(trained: Manifest) -> str:
         for name, value in trained.derivation.config.get("train", {}).items()
         if value is not None
     }
-    seen = {f"{name} seen": f"{count:,}" for name, count in trained.counts.items()}
+    counts = TrainModelOutputs.counts_of(trained).plain()
+    seen = {f"{name} seen": f"{count:,}" for name, count in counts.items()}
     return f"### {trained.artifact.name}\n\n{_listed(seen | config)}"
 
 

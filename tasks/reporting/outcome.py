@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
 
+from model.config.outputs import TrainModelFacts, TrainModelOutputs
 from model.core.artifact import Artifact, Manifest
 from model.core.store import ArtifactStore
 from tasks.planning.estimate import TrainingEstimate
@@ -35,7 +34,7 @@ def report_outcome(
     logger.info("%s", outcome_text(manifest, expected))
     tracked.record_metrics(
         predicted_metrics(manifest, expected),
-        step=manifest.counts["steps"],
+        step=TrainModelOutputs.counts_of(manifest).steps,
         run_id=training_run_id,
     )
 
@@ -56,10 +55,11 @@ def outcome_text(manifest: Manifest, expected: TrainingEstimate) -> str:
     The time is that of optimizer steps, at the median speed, as in the prediction.
     """
     seconds = _seconds(manifest)
-    speed = manifest.facts["tokens_per_second"]
+    facts = TrainModelOutputs.facts_of(manifest)
+    speed = facts.tokens_per_second
     lines = [
         f"training {manifest.artifact.name}, predicted against actual:",
-        f"  {_score_text(manifest.facts, expected)}",
+        f"  {_score_text(facts, expected)}",
         f"  time: predicted {duration(expected.seconds)} at "
         f"{expected.tokens_per_second:,.0f} tokens/s, actual {duration(seconds)} at {speed:,.0f} "
         "tokens/s",
@@ -70,10 +70,10 @@ def outcome_text(manifest: Manifest, expected: TrainingEstimate) -> str:
     return "\n".join(lines)
 
 
-def _score_text(facts: Mapping[str, Any], expected: TrainingEstimate) -> str:
-    bits = facts.get("validation_bits_per_byte")
+def _score_text(facts: TrainModelFacts, expected: TrainingEstimate) -> str:
+    bits = facts.validation_bits_per_byte
     if bits is None:  # preference training
-        accuracy = facts["metrics"]["validation/preference_accuracy"]
+        accuracy = facts.metrics["validation/preference_accuracy"]
         return f"preference accuracy: not predicted, actual {accuracy:.1%}"
     if not expected.prediction:
         return f"bits per byte: not predicted, actual {bits:.4f}"
@@ -85,4 +85,5 @@ def _score_text(facts: Mapping[str, Any], expected: TrainingEstimate) -> str:
 
 
 def _seconds(manifest: Manifest) -> float:
-    return manifest.counts["tokens"] / manifest.facts["tokens_per_second"]
+    tokens = TrainModelOutputs.counts_of(manifest).tokens
+    return tokens / TrainModelOutputs.facts_of(manifest).tokens_per_second

@@ -21,25 +21,23 @@ from prefect.artifacts import (
 )
 from prefect.context import FlowRunContext, TaskRunContext
 
+from model.config.outputs import ScoreModelOutputs, TrainModelOutputs
 from model.core.artifact import Artifact, Manifest
 from model.core.config import Config
 from model.core.store import ArtifactStore
-from model.data.prompts import GENERATIONS_NAME, read_generations
-from model.train.events import EVENTS_NAME, read_events
-from tasks.corpus.publish.dataset import CARD
+from model.data.prompts import read_generations
+from model.train.events import read_events
 from tasks.corpus.report.data import Report
-from tasks.corpus.report.make import DATA, PAGE
 from tasks.engine.terminal import render
 from tasks.reporting.funnel import Funnel, funnel, funnel_table
+from tasks.reporting.model_card import measured_facts
 from tasks.reporting.plots import loss_plot
-from tasks.stages.publish_corpus import dataset_folder
-from tasks.stages.report_corpus import page_path, read_corpus_report
+from tasks.stages.publish_corpus import PublishCorpusOutputs
+from tasks.stages.report_corpus import ReportCorpusOutputs, read_corpus_report
 from tasks.tracking.run import TrackedPipeline
 
 logger = logging.getLogger(__name__)
 
-SCORES_FILE = "scores.json"
-STEP_FACT = "checkpoint_step"
 TABLE_ROWS = 100  # of generations, in MLflow; all are in the store
 
 
@@ -85,11 +83,12 @@ def funnel_text(found: Funnel) -> str:
 
 def report_page(tracked: TrackedPipeline, report: Artifact, store: ArtifactStore) -> None:
     """Report the page of a corpus report: its path, its summary, and a copy in MLflow."""
-    path = page_path(report, store)
-    tracked.record_bytes(path.read_bytes(), PAGE)
+    outputs = ReportCorpusOutputs.of(store, report)
+    path = outputs.page
+    tracked.record_bytes(path.read_bytes(), path.name)
     logger.info("corpus report: %s", path)
     if in_prefect_run():
-        found = read_corpus_report(path.with_name(DATA))
+        found = read_corpus_report(outputs.data)
         create_link_artifact(path.as_uri(), link_text="corpus report", key="corpus-report-page")
         create_markdown_artifact(
             corpus_markdown(found, path=path, mlflow_url=tracked.url),
@@ -127,8 +126,9 @@ def corpus_markdown(report: Report, *, path: Path, mlflow_url: str | None) -> st
 
 def report_published(tracked: TrackedPipeline, published: Artifact, store: ArtifactStore) -> None:
     """Report the path of a published corpus, and keep its card in MLflow."""
-    folder = dataset_folder(store.path(published))
-    card = (folder / CARD).read_text(encoding="utf-8")
+    outputs = PublishCorpusOutputs.of(store, published)
+    folder = outputs.dataset
+    card = outputs.card.read_text(encoding="utf-8")
     tracked.record_text(card, "dataset_card.md")
     logger.info('published corpus: %s, for datasets.load_dataset("%s")', folder, folder)
     if in_prefect_run():
@@ -138,7 +138,7 @@ def report_published(tracked: TrackedPipeline, published: Artifact, store: Artif
 def report_training(tracked: TrackedPipeline, trained: Artifact, store: ArtifactStore) -> None:
     """Report a finished training: complete its MLflow run, and plot its losses."""
     tracked.complete_training(trained, store)
-    plot = loss_plot(read_events(store.path(trained) / EVENTS_NAME))
+    plot = loss_plot(read_events(TrainModelOutputs.of(store, trained).events))
     tracked.record_bytes(plot, "loss.png")
     if in_prefect_run():
         # A data URL: nothing else serves the image to a browser, and Prefect cuts data URLs out of
@@ -167,8 +167,9 @@ def report_scores(
     rows = score_rows(manifests)
     tracked.record_metrics({f"score/{row['score']}": row["value"] for row in rows})
     tracked.record_table(rows, "scores.json")
-    report_samples(tracked, read_samples(store.path(measured[0])))
-    report_generations(tracked, store.path(measured[0]) / GENERATIONS_NAME)
+    scored = ScoreModelOutputs.of(store, measured[0])
+    report_samples(tracked, read_samples(scored))
+    report_generations(tracked, scored.generations)
     for reason in _absent(manifests):
         logger.warning("not measured: %s", reason)
     if in_prefect_run():
@@ -180,8 +181,7 @@ def score_rows(manifests: Iterable[Manifest]) -> list[dict[str, Any]]:
     return [
         {"score": name, "value": float(value)}
         for manifest in manifests
-        for name, value in manifest.facts.items()
-        if isinstance(value, int | float) and name != STEP_FACT
+        for name, value in measured_facts(manifest).scores.items()
     ]
 
 
@@ -189,7 +189,7 @@ def _absent(manifests: Iterable[Manifest]) -> list[str]:
     return [
         f"{name}: {reason}"
         for manifest in manifests
-        for name, reason in manifest.facts.get("absent", {}).items()
+        for name, reason in measured_facts(manifest).unmeasured.items()
     ]
 
 
@@ -206,11 +206,10 @@ def report_checkpoints(
     """Report the scores of checkpoints, each at its step."""
     for item in checkpoints:
         manifest = store.read_manifest(item)
-        rows = score_rows([manifest])
-        tracked.record_metrics(
-            {f"checkpoint/{row['score']}": row["value"] for row in rows},
-            step=manifest.facts[STEP_FACT],
-        )
+        step = ScoreModelOutputs.facts_of(manifest).checkpoint_step
+        assert step is not None, "a checkpoint was scored"
+        metrics = {f"checkpoint/{row['score']}": row["value"] for row in score_rows([manifest])}
+        tracked.record_metrics(metrics, step=step)
 
 
 def report_summary(
@@ -223,15 +222,16 @@ def report_summary(
 ) -> None:
     """Log the summary of a run: funnel, scores, sample texts, and where its reports are."""
     measured = [store.read_manifest(item) for item in scores]
-    facts = measured[0].facts
+    scored = ScoreModelOutputs.of(store, scores[0])
+    facts = scored.facts
     lines = [
         funnel_text(funnel(manifests)),
         "what the model writes (prompts in brackets):",
-        samples_text(read_samples(store.path(scores[0]))),
-        f"validation: {facts['bits_per_byte']:.4f} bits per byte, "
-        f"{facts['validation_loss']:.4f} nats per token",
+        samples_text(read_samples(scored)),
+        f"validation: {facts.bits_per_byte:.4f} bits per byte, "
+        f"{facts.validation_loss:.4f} nats per token",
         *further_scores(measured),
-        f"corpus report: {page_path(report, store)}",
+        f"corpus report: {ReportCorpusOutputs.of(store, report).page}",
         f"MLflow run: {tracked.url or f'{tracked.run_id} in {tracked.uri}'}",
     ]
     logger.info("%s", "\n".join(lines))
@@ -265,13 +265,13 @@ def in_prefect_run() -> bool:
     return bool(FlowRunContext.get() or TaskRunContext.get())
 
 
-def read_samples(scores: Path) -> tuple[Sample, ...]:
+def read_samples(scores: ScoreModelOutputs) -> tuple[Sample, ...]:
     """Return the sample texts of a score_model artifact.
 
     Args:
         scores: its directory.
     """
-    found = json.loads((scores / SCORES_FILE).read_text(encoding="utf-8"))
+    found = json.loads(scores.scores.read_text(encoding="utf-8"))
     return tuple(Sample.model_validate(item) for item in found["samples"])
 
 

@@ -7,15 +7,41 @@ from typing import Any
 
 from model.core.artifact import Manifest
 from model.core.config import Config
+from model.core.outputs import Counts, Facts, Outputs
 from model.core.store import ArtifactStore, Work
 from tasks.config.corpus import SourceConfig
 from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
-from tasks.corpus.sources.raw_file import sweep
+from tasks.corpus.sources.raw_file import RAW_NAME, sweep
 from tasks.corpus.sources.source_files import SourceFile, fetch_file, list_files, resolve_revision
 from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 1
 SOURCE_FIELDS = ("kind", "repo", "revision")  # of a whole source; the others are of one file
+
+
+class DownloadCounts(Counts):
+    """Documents of the file; skipped records were broken and never documents."""
+
+    num_documents: int
+    num_skipped_records: int = 0
+
+
+class DownloadFacts(Facts):
+    """Which file it is, and whether all of it was taken."""
+
+    file: str
+    sha256: str
+    num_bytes: int
+    partial: bool
+
+
+class DownloadOutputs(Outputs[DownloadCounts, DownloadFacts], stage="download"):
+    """One file of a source."""
+
+    @property
+    def raw(self) -> Path:
+        """Its documents, in FineWeb's columns."""
+        return self.directory / RAW_NAME
 
 
 class Download(Config):
@@ -53,16 +79,18 @@ def build(work: Work, config: Download, share: Share) -> None:  # noqa: ARG001
     fetched = fetch_file(
         config.source, config.file, data_seed=config.data_seed, destination=work.path
     )
-    work.counts = {
-        "num_documents": fetched.num_rows,
-        "num_skipped_records": fetched.num_skipped_records,
-    }
-    work.facts = {
-        "file": config.file.path,
-        "sha256": fetched.sha256,
-        "num_bytes": fetched.num_bytes,
-        "partial": fetched.partial,
-    }
+    DownloadOutputs.record(
+        work,
+        DownloadCounts(
+            num_documents=fetched.num_rows, num_skipped_records=fetched.num_skipped_records
+        ),
+        DownloadFacts(
+            file=config.file.path,
+            sha256=fetched.sha256,
+            num_bytes=fetched.num_bytes,
+            partial=fetched.partial,
+        ),
+    )
 
 
 def source_facts(manifest: Manifest) -> dict[str, str]:
@@ -71,9 +99,4 @@ def source_facts(manifest: Manifest) -> dict[str, str]:
     return {name: str(config[name]) for name in SOURCE_FIELDS if name in config}
 
 
-def raw_file(artifact_directory: Path) -> Path:
-    """Return the documents of a download artifact."""
-    return artifact_directory / "raw.parquet"
-
-
-download = Stage("download", version=STEP_VERSION, build=build, resume=True, retries=5)
+download = Stage(DownloadOutputs, version=STEP_VERSION, build=build, resume=True, retries=5)

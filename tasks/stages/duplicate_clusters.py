@@ -3,42 +3,96 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
+from model.core.outputs import DropCounts, Facts, Outputs
 from model.core.store import Work
 from tasks.config.corpus import DedupConfig
-from tasks.corpus.dedup.clusters import cluster_duplicates
+from tasks.corpus.dedup.clusters import CLUSTERS_NAME, REMOVED_NAME, cluster_duplicates
 from tasks.corpus.dedup.near_duplicates import SignedFile
-from tasks.corpus.dedup.signatures import BANDS_NAME, SIGNATURES_NAME
 from tasks.corpus.duckdb_connection import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
 from tasks.engine.stage import Share, Stage
+from tasks.stages.filter_documents import FilterDocumentsOutputs
+from tasks.stages.find_contamination import FindContaminationOutputs
+from tasks.stages.select_validation import SelectValidationOutputs
+from tasks.stages.signatures import SignaturesOutputs
 
 STEP_VERSION = 3
+
+
+class DuplicateClustersCounts(DropCounts):
+    """Documents of all files; in = kept + dropped, by the kind of their duplicate."""
+
+
+class NearDuplicateSearch(Facts):
+    """How much work it was to find near-duplicates."""
+
+    num_candidates: int
+    num_compared: int
+    num_buckets: int
+    largest_bucket: int
+
+
+class DuplicateClustersFacts(Facts):
+    """Groups of duplicates, survivor included, and the search for near ones."""
+
+    num_clusters: int
+    near: NearDuplicateSearch
+
+
+class DuplicateClustersOutputs(
+    Outputs[DuplicateClustersCounts, DuplicateClustersFacts], stage="duplicate_clusters"
+):
+    """The duplicates of all files."""
+
+    @property
+    def removed(self) -> Path:
+        """Documents that go, and the one that each goes in favour of."""
+        return self.directory / REMOVED_NAME
+
+    @property
+    def clusters(self) -> Path:
+        """Groups of documents that say the same."""
+        return self.directory / CLUSTERS_NAME
 
 
 def build(work: Work, config: DedupConfig, share: Share) -> None:
     """Write removed.parquet and clusters.parquet."""
     files = [
         SignedFile(
-            part=part / "part.parquet",
-            signatures=signed / SIGNATURES_NAME,
-            bands=signed / BANDS_NAME,
+            part=filtered.part,
+            signatures=signed.signatures,
+            bands=signed.bands,
         )
-        for part, signed in zip(work.inputs("part"), work.inputs("signatures"), strict=True)
+        for filtered, signed in zip(
+            FilterDocumentsOutputs.inputs(work, "part"),
+            SignaturesOutputs.inputs(work, "signatures"),
+            strict=True,
+        )
     ]
     counts = cluster_duplicates(
         files,
-        work.input("validation") / "validation.parquet",
-        contaminated=[path / "contaminated.parquet" for path in work.inputs("contaminated")],
+        SelectValidationOutputs.input(work, "validation").documents,
+        contaminated=[
+            item.contaminated for item in FindContaminationOutputs.inputs(work, "contaminated")
+        ],
         config=config,
         destination=work.path,
         limits=Limits(share.memory_bytes, share.threads, work.path),
     )
-    work.counts = {"num_in": counts.num_in, "num_kept": counts.num_kept, **counts.num_removed}
-    work.facts = {"num_clusters": counts.num_clusters, "near": asdict(counts.near)}
+    DuplicateClustersOutputs.record(
+        work,
+        DuplicateClustersCounts(
+            num_in=counts.num_in, num_kept=counts.num_kept, **counts.num_removed
+        ),
+        DuplicateClustersFacts(
+            num_clusters=counts.num_clusters, near=NearDuplicateSearch(**asdict(counts.near))
+        ),
+    )
 
 
 duplicate_clusters = Stage(
-    "duplicate_clusters",
+    DuplicateClustersOutputs,
     version=STEP_VERSION,
     build=build,
     scope="corpus",

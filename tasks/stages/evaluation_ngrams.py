@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 from model.core.config import RUNTIME_ONLY, Config
+from model.core.outputs import Counts, Facts, Outputs
 from model.core.store import ArtifactStore, Work
 from tasks.config.corpus import DecontaminationConfig
 from tasks.corpus.decontamination import write_ngrams
@@ -17,6 +18,26 @@ from tasks.corpus.sources.raw_file import sweep
 from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 2
+
+
+class EvaluationNgramsCounts(Counts):
+    """Different n-grams, over all sets."""
+
+    num_ngrams: int
+
+
+class EvaluationNgramsFacts(Facts):
+    """Items of each set, n-grams of all, and the columns that were read of each set."""
+
+    num_items: dict[str, int]
+    num_ngrams: int
+    columns: dict[str, list[str]]
+
+
+class EvaluationNgramsOutputs(
+    Outputs[EvaluationNgramsCounts, EvaluationNgramsFacts], stage="evaluation_ngrams"
+):
+    """An index of n-grams; ``NgramIndex`` reads its directory."""
 
 
 class EvaluationNgrams(Config):
@@ -50,12 +71,15 @@ def build(work: Work, config: EvaluationNgrams, share: Share) -> None:  # noqa: 
     )
     if downloads.exists():
         shutil.rmtree(downloads)
-    work.counts = {"num_ngrams": counts.num_ngrams}
-    work.facts = asdict(counts)
+    EvaluationNgramsOutputs.record(
+        work,
+        EvaluationNgramsCounts(num_ngrams=counts.num_ngrams),
+        EvaluationNgramsFacts(**asdict(counts)),
+    )
 
 
 evaluation_ngrams = Stage(
-    "evaluation_ngrams",
+    EvaluationNgramsOutputs,
     version=STEP_VERSION,
     build=build,
     scope="corpus",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from model.config.child_runs import ExportRun
 from model.config.export import ExportConfig
-from model.core.artifact import Artifact
+from model.config.outputs import ExportModelOutputs, TrainModelOutputs
 from model.core.config import Config
-from model.core.store import ArtifactStore, Work
+from model.core.store import Work
 from tasks.engine.child import Child
 from tasks.engine.stage import Share, Stage
 from tasks.reporting.model_card import Lineage, model_card
@@ -31,7 +31,7 @@ def build(work: Work, config: ExportModel, share: Share) -> None:  # noqa: ARG00
     run = ExportRun(
         data_root=str(work.store.root),
         derivation=work.derivation,
-        model=f"{model.relative_path}/model",
+        model=work.store.relative(TrainModelOutputs.of(work.store, model).model),
         tokenizer=tokenizer.relative_path,
         export=config.export,
         card=model_card(lineage, scores=scores, sampling=config.export.sampling),
@@ -39,9 +39,4 @@ def build(work: Work, config: ExportModel, share: Share) -> None:  # noqa: ARG00
     Child(work, run).run("model.export")
 
 
-def exported_folder(exported: Artifact, store: ArtifactStore) -> str:
-    """Return where the folder of an export_model artifact is, relative to the data root."""
-    return f"{exported.relative_path}/{store.read_manifest(exported).facts['directory']}"
-
-
-export_model = Stage("export_model", version=STEP_VERSION, build=build, scope="child")
+export_model = Stage(ExportModelOutputs, version=STEP_VERSION, build=build, scope="child")

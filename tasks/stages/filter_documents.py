@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from unicodedata import unidata_version
 
 from model.core.config import Config
+from model.core.outputs import DropCounts, Facts, Outputs
 from model.core.store import Work
 from tasks.config.corpus import FilterConfig, PersonalDataConfig
 from tasks.corpus.duckdb_connection import Limits
-from tasks.corpus.filters.filter_file import filter_file
+from tasks.corpus.filters.filter_file import PART_NAME, REJECTED_NAME, filter_file
 from tasks.corpus.filters.language import MODEL_ALGORITHM
 from tasks.engine.stage import Share, Stage
-from tasks.stages.download import raw_file
+from tasks.stages.download import DownloadOutputs
 
 STEP_VERSION = 2
+
+
+class FilterDocumentsCounts(DropCounts):
+    """Documents; in = kept + dropped."""
+
+
+class FilterDocumentsFacts(Facts):
+    """What was found in the documents, and done to those that stay."""
+
+    file: str
+    num_language_unknown: int
+    num_languages_scored: int = 0
+    text_bytes: int
+    edits: dict[str, int] | None = None
+    personal_data: dict[str, int] | None = None
+
+
+class FilterDocumentsOutputs(
+    Outputs[FilterDocumentsCounts, FilterDocumentsFacts], stage="filter_documents"
+):
+    """The documents of one file by what became of them."""
+
+    @property
+    def part(self) -> Path:
+        """Kept documents: FineWeb's columns, file and row."""
+        return self.directory / PART_NAME
+
+    @property
+    def rejected(self) -> Path:
+        """Dropped documents: file, row, id, reason, detail."""
+        return self.directory / REJECTED_NAME
 
 
 class FilterDocuments(Config):
@@ -25,28 +58,32 @@ class FilterDocuments(Config):
 
 def build(work: Work, config: FilterDocuments, share: Share) -> None:
     """Write part.parquet and rejected.parquet."""
-    (raw,) = work.input_manifests("raw")
+    download = DownloadOutputs.input(work, "raw")
+    file = download.facts.file
     counts = filter_file(
-        raw_file(work.input("raw")),
-        file=raw.facts["file"],
+        download.raw,
+        file=file,
         config=config.filter,
         personal_data=config.personal_data,
         destination=work.path,
         limits=Limits(share.memory_bytes, share.threads, work.path),
     )
-    work.counts = {"num_in": counts.num_in, "num_kept": counts.num_kept, **counts.num_dropped}
-    work.facts = {
-        "file": raw.facts["file"],
-        "num_language_unknown": counts.num_language_unknown,
-        "num_languages_scored": counts.edits.num_languages,
-        "text_bytes": counts.text_bytes,
-        "edits": counts.edits.numbers(),
-        "personal_data": dict(counts.edits.personal_data),
-    }
+    FilterDocumentsOutputs.record(
+        work,
+        FilterDocumentsCounts(num_in=counts.num_in, num_kept=counts.num_kept, **counts.num_dropped),
+        FilterDocumentsFacts(
+            file=file,
+            num_language_unknown=counts.num_language_unknown,
+            num_languages_scored=counts.edits.num_languages,
+            text_bytes=counts.text_bytes,
+            edits=counts.edits.numbers(),
+            personal_data=dict(counts.edits.personal_data),
+        ),
+    )
 
 
 filter_documents = Stage(
-    "filter_documents",
+    FilterDocumentsOutputs,
     version=STEP_VERSION,
     build=build,
     algorithms={"language": MODEL_ALGORITHM, "unicode": unidata_version},

@@ -2,22 +2,59 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from model.config.network import ModelConfig, ModelSize
+from model.config.outputs import TrainModelOutputs
 from model.core.artifact import Manifest
 from model.core.config import Config
 from model.core.files import write_synced
+from model.core.outputs import Counts, Facts, Outputs
 from model.core.store import Work
-from model.eval.scaling_laws import FIT_NAME, LadderPoint, NextRung
-from model.train.events import EVENTS_NAME, read_events
+from model.eval.scaling_laws import FIT_NAME, LadderPoint, NextRung, ScalingCurve, ScalingFit
+from model.train.events import read_events
 from tasks.engine.stage import Share, Stage
 from tasks.planning.ladder import num_flops
 from tasks.planning.scaling_fit import fit_ladder
 from tasks.reporting.plots import scaling_plot, validation_curve
 
 STEP_VERSION = 1
-PLOT_NAME = "ladder.png"
+
+
+class FitScalingCounts(Counts):
+    """Trainings, and those of them that the curve goes through."""
+
+    num_in: int
+    num_on_frontier: int
+
+
+class FitScalingFacts(Facts):
+    """The curve, why it has its form, and what it predicts of the next training."""
+
+    form: str
+    why: str
+    curve: ScalingCurve | None
+    next_rung: NextRung | None
+
+
+class FitScalingOutputs(Outputs[FitScalingCounts, FitScalingFacts], stage="fit_scaling"):
+    """A fitted curve."""
+
+    @property
+    def fit(self) -> Path:
+        """The whole fit, as JSON."""
+        return self.directory / FIT_NAME
+
+    @property
+    def plot(self) -> Path:
+        """A PNG of it; a log, which may be deleted."""
+        return self.directory / "ladder.png"
+
+    def read_fit(self) -> ScalingFit:
+        """Return the whole fit."""
+        return ScalingFit.model_validate_json(self.fit.read_bytes())
 
 
 class FitScaling(Config):
@@ -30,32 +67,38 @@ class FitScaling(Config):
 
 def build(work: Work, config: FitScaling, share: Share) -> None:  # noqa: ARG001
     """Write fit.json and its plot."""
+    outputs = FitScalingOutputs(work.path)
     manifests = work.input_manifests("trained")
     points = [ladder_point(item, vocab_size=config.vocab_size) for item in manifests]
     fit = fit_ladder(points, next_rung=_next_rung(config, manifests[0]))
-    write_synced(work.path / FIT_NAME, fit.model_dump_json(indent=1).encode())
+    write_synced(outputs.fit, fit.model_dump_json(indent=1).encode())
     curves = {}
-    for manifest, directory in zip(manifests, work.inputs("trained"), strict=True):
-        events = directory / EVENTS_NAME  # a log, which may be gone
+    for trained in TrainModelOutputs.inputs(work, "trained"):
+        events = trained.events  # a log, which may be gone
         found = read_events(events) if events.exists() else []
-        curves[manifest.artifact.name] = validation_curve(found)
-    (work.path / PLOT_NAME).write_bytes(scaling_plot(fit, curves))
-    work.logs.add(PLOT_NAME)  # other bytes with another matplotlib, and nothing reads it
-    work.counts = {"num_in": len(points), "num_on_frontier": _num_on_frontier(fit.points)}
-    work.facts = fit.model_dump(mode="json", include={"form", "why", "curve", "next_rung"})
+        curves[trained.manifest.artifact.name] = validation_curve(found)
+    outputs.plot.write_bytes(scaling_plot(fit, curves))
+    work.logs.add(outputs.plot.name)  # other bytes with another matplotlib, and nothing reads it
+    FitScalingOutputs.record(
+        work,
+        FitScalingCounts(num_in=len(points), num_on_frontier=_num_on_frontier(fit.points)),
+        FitScalingFacts(form=fit.form, why=fit.why, curve=fit.curve, next_rung=fit.next_rung),
+    )
 
 
 def ladder_point(manifest: Manifest, *, vocab_size: int) -> LadderPoint:
     """Return a finished training as a point of its ladder."""
     model = model_of(manifest)
-    tokens = manifest.counts["tokens"]
+    tokens = TrainModelOutputs.counts_of(manifest).tokens
+    bits_per_byte = TrainModelOutputs.facts_of(manifest).validation_bits_per_byte
+    assert bits_per_byte is not None, "a ladder is trained on text"
     return LadderPoint(
         name=manifest.artifact.name,
         size=model.size,
         num_params=model.architecture(vocab_size).num_params(),
         tokens=tokens,
         flops=num_flops(model, tokens, vocab_size),
-        bits_per_byte=manifest.facts["validation_bits_per_byte"],
+        bits_per_byte=bits_per_byte,
         is_on_frontier=False,
     )
 
@@ -86,4 +129,4 @@ def _num_on_frontier(points: tuple[LadderPoint, ...]) -> int:
     return sum(point.is_on_frontier for point in points)
 
 
-fit_scaling = Stage("fit_scaling", version=STEP_VERSION, build=build, scope="corpus")
+fit_scaling = Stage(FitScalingOutputs, version=STEP_VERSION, build=build, scope="corpus")

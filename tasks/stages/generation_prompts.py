@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from model.config.evaluation import Style
 from model.core.config import Config
+from model.core.outputs import Counts, Facts, Outputs
 from model.core.store import Work
 from model.data.prompts import PROMPTS_NAME, Prompt, write_prompts
 from tasks.config.evaluation import EvaluationConfig
@@ -13,8 +15,25 @@ from tasks.corpus.demo.chats import DEMO_CHATS_VERSION
 from tasks.corpus.demo.corpus import DEMO_CORPUS_VERSION
 from tasks.corpus.evalsets.prompts import chat_openings, demo_questions, document_openings
 from tasks.engine.stage import Share, Stage
+from tasks.stages.select_validation import SelectValidationOutputs
 
 STEP_VERSION = 1
+
+
+class GenerationPromptsCounts(Counts):
+    """Openings of texts, and questions."""
+
+    num_openings: int
+    num_questions: int
+
+
+class GenerationPromptsOutputs(Outputs[GenerationPromptsCounts, Facts], stage="generation_prompts"):
+    """What a model is asked to write."""
+
+    @property
+    def prompts(self) -> Path:
+        """One row a prompt."""
+        return self.directory / PROMPTS_NAME
 
 
 class GenerationPrompts(Config):
@@ -51,18 +70,23 @@ def build(work: Work, config: GenerationPrompts, share: Share) -> None:  # noqa:
     """Write prompts.parquet. Input of openings of text: ``documents``, of select_validation."""
     openings = _openings(work, config) if config.num_generations else []
     questions = demo_questions(config.num_questions, seed=config.seed, style=config.style)
-    write_prompts(work.path / PROMPTS_NAME, [*openings, *questions])
-    work.counts = {"num_openings": len(openings), "num_questions": len(questions)}
+    write_prompts(GenerationPromptsOutputs(work.path).prompts, [*openings, *questions])
+    GenerationPromptsOutputs.record(
+        work,
+        GenerationPromptsCounts(num_openings=len(openings), num_questions=len(questions)),
+    )
 
 
 def _openings(work: Work, config: GenerationPrompts) -> list[Prompt]:
     if config.style == "chat":
         return chat_openings(config.chat_prompts, num=config.num_generations)
     return document_openings(
-        work.input("documents") / "validation.parquet",
+        SelectValidationOutputs.input(work, "documents").documents,
         num=config.num_generations,
         num_words=config.opening_words,
     )
 
 
-generation_prompts = Stage("generation_prompts", version=STEP_VERSION, build=build, scope="corpus")
+generation_prompts = Stage(
+    GenerationPromptsOutputs, version=STEP_VERSION, build=build, scope="corpus"
+)

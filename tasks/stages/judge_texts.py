@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
+from model.config.outputs import MeasuredFacts, ScoreModelOutputs
 from model.core.artifact import canonical_json
 from model.core.config import Config
 from model.core.files import write_synced
+from model.core.outputs import Counts, Outputs
 from model.core.store import Work
-from model.data.prompts import GENERATIONS_NAME, read_generations
+from model.data.prompts import read_generations
 from tasks.config.evaluation import EvaluationConfig
 from tasks.corpus.demo.corpus import DEMO_CORPUS_VERSION
 from tasks.corpus.evalsets.link_grammar import PROGRAM, parser_version
@@ -20,11 +24,51 @@ from tasks.corpus.evalsets.text_quality import TextScores, score_texts
 from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 1
-JUDGEMENT_NAME = "judgement.json"
-SENTENCES_NAME = "sentences.parquet"
 SENTENCES = pa.schema(
     [("text_number", pa.int64()), ("sentence", pa.string()), ("parser_accepted", pa.bool_())]
 )
+
+
+class JudgeTextsCounts(Counts):
+    """Texts, sentences in them as the parser and as the demo's grammar split them, and answers."""
+
+    num_texts: int
+    num_sentences: int
+    num_grammar_sentences: int | None = None
+    num_questions: int | None = None
+
+
+class JudgeTextsFacts(MeasuredFacts):
+    """Measures of the texts; what was not asked for is absent."""
+
+    repeated_4grams: float | None = None
+    distinct_1: float | None = None
+    distinct_2: float | None = None
+    ended: float | None = None
+    mean_tokens: float | None = None
+    grammar_accepted: float | None = None
+    parser_accepted: float | None = None
+    answer_accuracy: float | None = None
+    absent: dict[str, str] = Field(description="name of a measure that is missing -> why")
+
+    @property
+    def unmeasured(self) -> dict[str, str]:
+        """Scores that are missing, and why."""
+        return self.absent
+
+
+class JudgeTextsOutputs(Outputs[JudgeTextsCounts, JudgeTextsFacts], stage="judge_texts"):
+    """A judgement of texts."""
+
+    @property
+    def judgement(self) -> Path:
+        """Measures and counts, as JSON."""
+        return self.directory / "judgement.json"
+
+    @property
+    def sentences(self) -> Path:
+        """The sentences, and whether the parser accepted them."""
+        return self.directory / "sentences.parquet"
 
 
 class JudgeTexts(Config):
@@ -47,11 +91,14 @@ class JudgeTexts(Config):
 
 def build(work: Work, config: JudgeTexts, share: Share) -> None:  # noqa: ARG001
     """Write judgement.json and sentences.parquet. Input: ``scores``, of score_model."""
-    generations = read_generations(work.input("scores") / GENERATIONS_NAME)
+    generations = read_generations(ScoreModelOutputs.input(work, "scores").generations)
     scores = score_texts(generations, has_parser=config.parser is not None, is_demo=config.is_demo)
     _write(work, scores)
-    work.counts = scores.counts
-    work.facts = {**scores.metrics, "absent": _absent(config, scores)}
+    JudgeTextsOutputs.record(
+        work,
+        JudgeTextsCounts(**scores.counts),
+        JudgeTextsFacts(**scores.metrics, absent=_absent(config, scores)),
+    )
 
 
 def _absent(config: JudgeTexts, scores: TextScores) -> dict[str, str]:
@@ -65,10 +112,11 @@ def _absent(config: JudgeTexts, scores: TextScores) -> dict[str, str]:
 
 
 def _write(work: Work, scores: TextScores) -> None:
+    outputs = JudgeTextsOutputs(work.path)
     content = {**scores.metrics, **scores.counts}
-    write_synced(work.path / JUDGEMENT_NAME, canonical_json(content).encode())
+    write_synced(outputs.judgement, canonical_json(content).encode())
     rows = [asdict(item) for item in scores.sentences]
-    pq.write_table(pa.Table.from_pylist(rows, schema=SENTENCES), work.path / SENTENCES_NAME)
+    pq.write_table(pa.Table.from_pylist(rows, schema=SENTENCES), outputs.sentences)
 
 
-judge_texts = Stage("judge_texts", version=STEP_VERSION, build=build, scope="corpus")
+judge_texts = Stage(JudgeTextsOutputs, version=STEP_VERSION, build=build, scope="corpus")

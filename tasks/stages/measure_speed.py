@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from model.config.child_runs import MeasureRun, Speed
@@ -15,6 +16,7 @@ from model.config.network import ModelConfig
 from model.config.train import TrainConfig
 from model.core.artifact import Manifest
 from model.core.config import Config
+from model.core.outputs import Counts, Outputs
 from model.core.processes import num_cores
 from model.core.store import ArtifactStore, Work
 from tasks.engine.child import Child
@@ -25,7 +27,6 @@ from tasks.planning.machine import Machine
 logger = logging.getLogger(__name__)
 
 STEP_VERSION = 1
-SPEED_NAME = "speed.json"
 # Fields of a training that decide how fast it is; its rates and horizon do not.
 TIMED_FIELDS = {
     "attention",
@@ -35,6 +36,15 @@ TIMED_FIELDS = {
     "optimizer",
     "precision",
 }
+
+
+class MeasureSpeedOutputs(Outputs[Counts, Speed], stage="measure_speed"):
+    """A measured speed."""
+
+    @property
+    def speed(self) -> Path:
+        """The measurement, as JSON."""
+        return self.directory / "speed.json"
 
 
 class MeasureSpeed(Config):
@@ -55,7 +65,7 @@ class MeasureSpeed(Config):
 
 def build(work: Work, config: MeasureSpeed, share: Share) -> None:  # noqa: ARG001
     """Run the measuring process to its end and keep what it found."""
-    destination = work.path / SPEED_NAME
+    destination = MeasureSpeedOutputs(work.path).speed
     run = MeasureRun(
         model=config.model,
         train=config.train,
@@ -63,16 +73,17 @@ def build(work: Work, config: MeasureSpeed, share: Share) -> None:  # noqa: ARG0
         destination=str(destination),
     )
     Child(work, run).run("model.train.measure_speed", launcher=local_arguments(config.train))
-    work.facts = Speed.model_validate_json(destination.read_bytes()).model_dump()
+    speed = Speed.model_validate_json(destination.read_bytes())
+    MeasureSpeedOutputs.record(work, facts=speed)
 
 
-measure_speed = Stage("measure_speed", version=STEP_VERSION, build=build, scope="corpus")
+measure_speed = Stage(MeasureSpeedOutputs, version=STEP_VERSION, build=build, scope="corpus")
 
 
 def known_speed(config: MeasureSpeed, store: ArtifactStore) -> Speed | None:
     """Return what was measured before on this machine, ``None`` if nothing was."""
     manifest = speed_manifest(config, store)
-    return Speed.model_validate(manifest.facts) if manifest else None
+    return MeasureSpeedOutputs.facts_of(manifest) if manifest else None
 
 
 def speed_manifest(config: MeasureSpeed, store: ArtifactStore) -> Manifest | None:

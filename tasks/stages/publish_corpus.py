@@ -7,34 +7,68 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from model.core.artifact import Artifact, Manifest
 from model.core.config import Config
+from model.core.outputs import Counts, DropCounts, Facts, Outputs
 from model.core.store import Work
 from tasks.config.corpus import CardConfig, PersonalDataConfig
 from tasks.corpus.publish.card import Provenance
-from tasks.corpus.publish.dataset import write_dataset
-from tasks.engine.removals import removal_tables
+from tasks.corpus.publish.dataset import CARD, write_dataset
 from tasks.engine.stage import Inputs, Share, Stage
-from tasks.reporting.funnel import losses
-from tasks.stages.download import source_facts
-from tasks.stages.train_quality_model import LEARNING_FIELDS
+from tasks.stages.download import DownloadOutputs, source_facts
+from tasks.stages.duplicate_clusters import DuplicateClustersOutputs
+from tasks.stages.evaluation_ngrams import EvaluationNgramsOutputs
+from tasks.stages.filter_documents import FilterDocumentsOutputs
+from tasks.stages.select_quality import SelectQualityOutputs, removed_documents
+from tasks.stages.select_validation import SelectValidationOutputs
+from tasks.stages.train_quality_model import LEARNING_FIELDS, TrainQualityModelOutputs
 
 STEP_VERSION = 2
 DATASET = (
     "dataset"  # the artifact's name and the folder in it, which holds nothing but the data set
 )
+DropCountsT = TypeVar("DropCountsT", bound=DropCounts)
 CONSUMED = "consumed.json"  # input digests of the attempt that wrote what is there
-STAGES = (
-    "download",
-    "filter_documents",
-    "evaluation_ngrams",
-    "duplicate_clusters",
-    "train_quality_model",
-    "select_quality",
-    "select_validation",
+STAGES: tuple[type[Outputs[Any, Any]], ...] = (
+    DownloadOutputs,
+    FilterDocumentsOutputs,
+    EvaluationNgramsOutputs,
+    DuplicateClustersOutputs,
+    TrainQualityModelOutputs,
+    SelectQualityOutputs,
+    SelectValidationOutputs,
 )
+
+
+class PublishCorpusCounts(Counts):
+    """Documents of the training and of the validation split."""
+
+    num_docs: int
+    num_validation: int
+
+
+class PublishCorpusFacts(Facts):
+    """Files of the data set."""
+
+    files: list[str]
+
+
+class PublishCorpusOutputs(
+    Outputs[PublishCorpusCounts, PublishCorpusFacts], stage="publish_corpus"
+):
+    """A published corpus."""
+
+    @property
+    def dataset(self) -> Path:
+        """The folder that is the data set."""
+        return self.directory / DATASET
+
+    @property
+    def card(self) -> Path:
+        """Its card."""
+        return self.dataset / CARD
 
 
 class PublishCorpus(Config):
@@ -46,90 +80,93 @@ class PublishCorpus(Config):
 def publish_inputs(artifacts: Iterable[Artifact]) -> Inputs:
     """Return the artifacts that hold or decide the clean text as inputs, by stage."""
     found = list(artifacts)
-    return {stage: [item for item in found if item.stage == stage] for stage in STAGES}
-
-
-def dataset_folder(artifact_directory: Path) -> Path:
-    """Return the folder of a publish artifact that is a data set."""
-    return artifact_directory / DATASET
+    return {stage.stage: [item for item in found if stage.made(item)] for stage in STAGES}
 
 
 def build(work: Work, config: PublishCorpus, share: Share) -> None:  # noqa: ARG001
     """Write dataset/data/*.parquet and dataset/README.md."""
-    manifests = {stage: work.input_manifests(stage) for stage in STAGES}
+    manifests = [item for stage in STAGES for item in work.input_manifests(stage.stage)]
     _keep_only_what_these_made(work, manifests)
-    parts = zip(manifests["filter_documents"], work.inputs("filter_documents"), strict=True)
+    filtered = FilterDocumentsOutputs.inputs(work, FilterDocumentsOutputs.stage)
     counts = write_dataset(
-        {manifest.facts["file"]: path / "part.parquet" for manifest, path in parts},
-        removal_tables(work),
-        work.input("select_validation") / "validation.parquet",
+        {item.facts.file: item.part for item in filtered},
+        removed_documents(work),
+        SelectValidationOutputs.input(work, SelectValidationOutputs.stage).documents,
         personal_data=_personal_data(manifests),
         provenance=_provenance(manifests),
         card=config.card,
-        destination=dataset_folder(work.path),
+        destination=PublishCorpusOutputs(work.path).dataset,
     )
-    work.counts = {"num_docs": counts.num_training, "num_validation": counts.num_validation}
-    work.facts = {"files": list(counts.files)}
+    PublishCorpusOutputs.record(
+        work,
+        PublishCorpusCounts(num_docs=counts.num_training, num_validation=counts.num_validation),
+        PublishCorpusFacts(files=list(counts.files)),
+    )
 
 
-def _keep_only_what_these_made(work: Work, manifests: dict[str, list[Manifest]]) -> None:
+def _keep_only_what_these_made(work: Work, manifests: Sequence[Manifest]) -> None:
     """Discard what a killed attempt wrote, if an input was rebuilt to other bytes since."""
     note = work.path / CONSUMED
-    digests = json.dumps(
-        {item.artifact.key: item.content_digest for items in manifests.values() for item in items}
-    )
+    digests = json.dumps({item.artifact.key: item.content_digest for item in manifests})
     if not note.exists() or note.read_text() != digests:
-        shutil.rmtree(dataset_folder(work.path), ignore_errors=True)
+        shutil.rmtree(PublishCorpusOutputs(work.path).dataset, ignore_errors=True)
         note.write_text(digests)
     work.logs.add(CONSUMED)
 
 
-def _provenance(manifests: dict[str, list[Manifest]]) -> Provenance:
-    raw = manifests["download"]
+def _provenance(manifests: Sequence[Manifest]) -> Provenance:
+    raw = DownloadOutputs.among(manifests)
     return Provenance(
         source=source_facts(raw[0]),
         num_files=len(raw),
-        num_source=sum(item.counts["num_documents"] for item in raw),
+        num_source=sum(DownloadOutputs.counts_of(item).num_documents for item in raw),
         settings=_settings(manifests),
-        rejected=_total_losses(manifests["filter_documents"]),
-        removed=_total_losses(manifests["duplicate_clusters"]),
-        low_quality=_total_losses(manifests["select_quality"]),
+        rejected=_total_dropped(FilterDocumentsOutputs, manifests),
+        removed=_total_dropped(DuplicateClustersOutputs, manifests),
+        low_quality=_total_dropped(SelectQualityOutputs, manifests),
     )
 
 
-def _settings(manifests: dict[str, list[Manifest]]) -> dict[str, dict[str, Any]]:
+def _settings(manifests: Sequence[Manifest]) -> dict[str, dict[str, Any]]:
     """Return the settings that shaped the text, by group; those of stages that ran."""
-    config = {stage: items[0].derivation.config for stage, items in manifests.items() if items}
-    settings = dict(config["filter_documents"]) | {"dedup": config["duplicate_clusters"]}
-    if "evaluation_ngrams" in config:
-        sets = config["evaluation_ngrams"]
+    settings = dict(_config(FilterDocumentsOutputs, manifests) or {})
+    settings["dedup"] = _config(DuplicateClustersOutputs, manifests)
+    if sets := _config(EvaluationNgramsOutputs, manifests):
         settings["decontamination"] = {
             "ngram_words": sets["ngram_words"],
             "sets": sets["digests"],
         }
-    if "select_quality" in config:
-        learned = config["train_quality_model"]
+    chosen = _config(SelectQualityOutputs, manifests)
+    learned = _config(TrainQualityModelOutputs, manifests)
+    if chosen and learned:
         settings["quality_model"] = {
-            **config["select_quality"],
+            **chosen,
             "labels": [file["digest"] for file in learned["files"]],
             **{name: learned[name] for name in LEARNING_FIELDS},
         }
     return settings
 
 
-def _personal_data(manifests: dict[str, list[Manifest]]) -> PersonalDataConfig:
+def _config(stage: type[Outputs[Any, Any]], manifests: Sequence[Manifest]) -> dict[str, Any] | None:
+    """Return the config of a stage, the same for all of its artifacts; None if it did not run."""
+    return next((item.derivation.config for item in stage.among(manifests)), None)
+
+
+def _personal_data(manifests: Sequence[Manifest]) -> PersonalDataConfig:
     """Return what the filter did to the training text."""
-    config = manifests["filter_documents"][0].derivation.config
+    config = FilterDocumentsOutputs.among(manifests)[0].derivation.config
     return PersonalDataConfig.model_validate(config["personal_data"])
 
 
-def _total_losses(manifests: Sequence[Manifest]) -> dict[str, int]:
+def _total_dropped(
+    stage: type[Outputs[DropCountsT, Any]], manifests: Sequence[Manifest]
+) -> dict[str, int]:
     total: Counter[str] = Counter()
-    for item in manifests:
-        total.update(losses(item))
+    for item in stage.among(manifests):
+        total.update(stage.counts_of(item).dropped)
     return {reason: count for reason, count in total.items() if count}
 
 
 publish_corpus = Stage(
-    "publish_corpus", version=STEP_VERSION, build=build, scope="corpus", resume=True
+    PublishCorpusOutputs, version=STEP_VERSION, build=build, scope="corpus", resume=True
 )

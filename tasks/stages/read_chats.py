@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 
-from model.core.artifact import Manifest
 from model.core.store import ArtifactStore, Work
 from tasks.config.chat import ChatConfig
-from tasks.corpus.chat_data.checked_sets import HELD_OUT_NAME, SPLIT_ALGORITHM
+from tasks.corpus.chat_data.checked_sets import SPLIT_ALGORITHM
 from tasks.corpus.chat_data.conversations import CONVERSATIONS
 from tasks.corpus.chat_data.records import Fields
 from tasks.corpus.demo.chats import Conversation, demo_conversations, held_out_conversations
@@ -16,6 +14,7 @@ from tasks.engine.record_sets import (
     DemoRecords,
     GeneratedSet,
     ReadSet,
+    RecordSetOutputs,
     build_set,
     pinned_sets,
     sets_to_read,
@@ -23,6 +22,10 @@ from tasks.engine.record_sets import (
 from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 1
+
+
+class ReadChatsOutputs(RecordSetOutputs, stage="read_chats"):
+    """One set of conversations."""
 
 
 def pinned_chats(chat: ChatConfig) -> ChatConfig:
@@ -40,28 +43,7 @@ def chat_sets(chat: ChatConfig, *, data_seed: int, store: ArtifactStore) -> Mapp
 
 def build(work: Work, config: ReadSet, share: Share) -> None:  # noqa: ARG001
     """Write training.parquet, held_out.parquet and rejected.parquet."""
-    build_set(work, config, kind=CONVERSATIONS, demo=DEMO)
-
-
-def chat_validation_digest(shards: Manifest, store: ArtifactStore) -> str:
-    """Return what identifies the conversations behind validation shards, whatever their tokens.
-
-    Where some outgrew the context, what is left of them is told by the context and how many were
-    dropped and cut.
-
-    Args:
-        shards: of write_chat_shards.
-    """
-    lines = []
-    for item in shards.derivation.inputs["chats"]:
-        files = store.read_manifest(item).files
-        (sha256,) = (entry.sha256 for entry in files if entry.path == HELD_OUT_NAME)
-        lines.append(f"{item.name}\0{sha256}")
-    lost = {name: shards.counts.get(name, 0) for name in ("too_long", "num_cut")}
-    if any(lost.values()):
-        told = {"context_tokens": shards.facts.get("context_tokens"), **lost}
-        lines += [f"\0{name}\0{value}" for name, value in told.items()]
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    build_set(work, config, outputs=ReadChatsOutputs, kind=CONVERSATIONS, demo=DEMO)
 
 
 def _training(num: int, *, seed: int) -> Iterator[Fields]:
@@ -78,7 +60,7 @@ def _fields(conversation: Conversation) -> Fields:
 
 DEMO = DemoRecords(training=_training, held_out=_held_out)
 read_chats = Stage(
-    "read_chats",
+    ReadChatsOutputs,
     version=STEP_VERSION,
     build=build,
     scope="corpus",

@@ -14,6 +14,7 @@ from tasks.engine.record_sets import (
     DemoRecords,
     GeneratedSet,
     ReadSet,
+    RecordSetOutputs,
     build_set,
     pinned_sets,
     sets_to_read,
@@ -21,6 +22,10 @@ from tasks.engine.record_sets import (
 from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 1
+
+
+class ReadPreferencesOutputs(RecordSetOutputs, stage="read_preferences"):
+    """One set of pairs of answers."""
 
 
 def pinned_preferences(preference: PreferenceConfig) -> PreferenceConfig:
@@ -40,7 +45,7 @@ def preference_sets(
 
 def build(work: Work, config: ReadSet, share: Share) -> None:  # noqa: ARG001
     """Write training.parquet, held_out.parquet and rejected.parquet."""
-    build_set(work, config, kind=PAIRS, demo=DEMO)
+    build_set(work, config, outputs=ReadPreferencesOutputs, kind=PAIRS, demo=DEMO)
 
 
 def _training(num: int, *, seed: int) -> Iterator[Fields]:
@@ -58,7 +63,7 @@ def _fields(preference: Preference) -> Fields:
 
 DEMO = DemoRecords(training=_training, held_out=_held_out)
 read_preferences = Stage(
-    "read_preferences",
+    ReadPreferencesOutputs,
     version=STEP_VERSION,
     build=build,
     scope="corpus",

@@ -20,15 +20,18 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from model.config.outputs import ExportModelOutputs, ScoreModelFacts, ScoreModelOutputs
 from model.core.artifact import Artifact, Manifest, canonical_json
 from model.core.config import Config
 from model.core.store import ArtifactStore
 from model.export.registry import DIGEST_TAG, VALIDATION_TAG
 from tasks.config.corpus import RegistryConfig
 from tasks.config.evaluation import ITEMS_TAG, PINNED_SCORES, PROMPTS_TAG
-from tasks.engine.lineage import find_input
-from tasks.reporting.model_card import score_table
-from tasks.stages.read_chats import chat_validation_digest
+from tasks.reporting.model_card import measured_facts, score_table
+from tasks.stages.generation_prompts import GenerationPromptsOutputs
+from tasks.stages.read_chats import ReadChatsOutputs
+from tasks.stages.select_validation import SelectValidationOutputs
+from tasks.stages.write_chat_shards import WriteChatShardsOutputs
 from tasks.tracking.flavour import write_flavour
 from tasks.tracking.mlflow_store import KEY_TAG, RunStore
 from tasks.tracking.run import TRAINING_RUN_TAG, TrackedPipeline
@@ -36,7 +39,6 @@ from tasks.tracking.training import model_name
 
 logger = logging.getLogger(__name__)
 
-ITEMS_FACT = "_items"  # after the name of a set, in the facts of score_model: digest of its items
 WRITING = ("temperature", "top_k", "generation_tokens", "answer_tokens", "seed")  # of score
 REGISTERED_TAG = "llm.registered_model"
 
@@ -102,16 +104,14 @@ def version_tags(
     """
     tags = {KEY_TAG: exported.derivation.key, DIGEST_TAG: exported.content_digest}
     for measured in scores:
+        facts = measured_facts(measured)
         tags |= {
-            score.name: f"{measured.facts[score.name]:.6f}"
+            score.name: f"{facts.scores[score.name]:.6f}"
             for score in PINNED_SCORES
-            if score.name in measured.facts
+            if score.name in facts.scores
         }
-        tags |= {
-            f"{ITEMS_TAG}{name.removesuffix(ITEMS_FACT)}": digest
-            for name, digest in measured.facts.items()
-            if name.endswith(ITEMS_FACT)
-        }
+        if isinstance(facts, ScoreModelFacts):
+            tags |= {f"{ITEMS_TAG}{name}": digest for name, digest in facts.items_digests.items()}
         digest = validation_digest(measured, store)
         if digest:
             tags[VALIDATION_TAG] = digest
@@ -130,17 +130,41 @@ def validation_digest(scores: Manifest, store: ArtifactStore) -> str | None:
     if not held_out:
         return None
     for shards in held_out:
-        if shards.stage == "write_chat_shards":
+        if WriteChatShardsOutputs.made(shards):
             return chat_validation_digest(store.read_manifest(shards), store)
-    validation = find_input(scores, "select_validation", store)
+    validation = SelectValidationOutputs.nearest(scores, store)
     return validation and validation.content_digest
+
+
+def chat_validation_digest(shards: Manifest, store: ArtifactStore) -> str:
+    """Return what identifies the conversations behind validation shards, whatever their tokens.
+
+    Where some outgrew the context, what is left of them is told by the context and how many were
+    dropped and cut.
+
+    Args:
+        shards: of write_chat_shards.
+    """
+    lines = []
+    for item in shards.derivation.inputs["chats"]:
+        outputs = ReadChatsOutputs.of(store, item)
+        files = outputs.manifest.files
+        (sha256,) = (entry.sha256 for entry in files if entry.path == outputs.held_out.name)
+        lines.append(f"{item.name}\0{sha256}")
+    counts = WriteChatShardsOutputs.counts_of(shards)
+    lost = {"too_long": counts.too_long, "num_cut": counts.num_cut}
+    if any(lost.values()):
+        context_tokens = WriteChatShardsOutputs.facts_of(shards).context_tokens
+        told = {"context_tokens": context_tokens, **lost}
+        lines += [f"\0{name}\0{value}" for name, value in told.items()]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def prompts_digest(measured: Manifest, store: ArtifactStore) -> str | None:
     """Return what identifies the prompts a model wrote after, and how its texts were sampled."""
-    is_scoring = measured.artifact.stage == "score_model"
-    scored = measured if is_scoring else find_input(measured, "score_model", store)
-    prompts = find_input(measured, "generation_prompts", store)
+    is_scoring = ScoreModelOutputs.made(measured)
+    scored = measured if is_scoring else ScoreModelOutputs.nearest(measured, store)
+    prompts = GenerationPromptsOutputs.nearest(measured, store)
     if scored is None or prompts is None:
         return None
     score = scored.derivation.config.get("score", {})
@@ -216,7 +240,7 @@ def _upload(
         tags=tags,
         model_type="causal-lm",
     )
-    folder = store.path(manifest.artifact) / manifest.facts["directory"]
+    folder = ExportModelOutputs.of(store, manifest.artifact).folder
     client.log_model_artifacts(model.model_id, str(folder))
     with TemporaryDirectory() as beside:
         write_flavour(store.path(manifest.artifact), Path(beside))

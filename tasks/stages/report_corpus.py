@@ -3,25 +3,51 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from model.core.artifact import Artifact, Manifest
-from model.core.store import ArtifactStore, Work
+from model.core.outputs import Counts, Facts, Outputs
+from model.core.store import Work
 from tasks.config.corpus import ReportConfig
 from tasks.corpus.duckdb_connection import Limits
 from tasks.corpus.report.data import CorpusFiles, Disk, FunnelLine, Loss, Report, Tokens
-from tasks.corpus.report.make import PAGE, KnownNumbers, write_report
-from tasks.engine.removals import removal_table, removal_tables
+from tasks.corpus.report.make import DATA, PAGE, KnownNumbers, write_report
 from tasks.engine.stage import Inputs, Share, Stage
 from tasks.reporting.funnel import funnel
-from tasks.stages.download import raw_file, source_facts
+from tasks.stages.download import DownloadOutputs, source_facts
+from tasks.stages.duplicate_clusters import DuplicateClustersOutputs
+from tasks.stages.filter_documents import FilterDocumentsOutputs
+from tasks.stages.find_contamination import FindContaminationOutputs
+from tasks.stages.select_quality import SelectQualityOutputs, removed_documents
+from tasks.stages.tokenise import TokeniseOutputs
+from tasks.stages.train_tokenizer import TrainTokenizerOutputs
+from tasks.stages.write_shards import WriteShardsOutputs
 
 # 3: records that were skipped as broken. A new layout of the page does not raise it: report.json,
 # all that a program reads, holds what it held, and an older page shows the same numbers. Nor does
 # the fixed order of examples within a reason, which used to depend on the number of threads.
 STEP_VERSION = 3
-FURTHER_COUNTS = ("edits", "personal_data", "contamination")  # facts that a stage may have
+
+
+class ReportCorpusCounts(Counts):
+    """Documents of the source."""
+
+    num_documents: int
+
+
+class ReportCorpusOutputs(Outputs[ReportCorpusCounts, Facts], stage="report_corpus"):
+    """A report about a corpus."""
+
+    @property
+    def page(self) -> Path:
+        """The report as a page."""
+        return self.directory / PAGE
+
+    @property
+    def data(self) -> Path:
+        """The report as JSON."""
+        return self.directory / DATA
 
 
 def report_inputs(artifacts: Iterable[Artifact]) -> Inputs:
@@ -42,31 +68,21 @@ def build(work: Work, config: ReportConfig, share: Share) -> None:
         destination=work.path,
         limits=Limits(share.memory_bytes, share.threads, work.path),
     )
-    work.counts = {"num_documents": report.funnel[0].documents}
+    ReportCorpusOutputs.record(work, ReportCorpusCounts(num_documents=report.funnel[0].documents))
 
 
 def _files(work: Work) -> CorpusFiles:
-    raw, filtered = (
-        {
-            manifest.facts["file"]: path
-            for manifest, path in zip(work.input_manifests(role), work.inputs(role), strict=True)
-        }
-        for role in ("download", "filter_documents")
-    )
-    (clusters,) = work.derivation.inputs["duplicate_clusters"]
+    raw = DownloadOutputs.inputs(work, DownloadOutputs.stage)
+    filtered = FilterDocumentsOutputs.inputs(work, FilterDocumentsOutputs.stage)
+    clusters = DuplicateClustersOutputs.input(work, DuplicateClustersOutputs.stage)
     return CorpusFiles(
-        raw={file: raw_file(path) for file, path in raw.items()},
-        parts={file: path / "part.parquet" for file, path in filtered.items()},
-        rejected={file: path / "rejected.parquet" for file, path in filtered.items()},
-        removed=removal_tables(work),
-        copies=removal_table(clusters, work.store),
-        clusters=work.store.path(clusters) / "clusters.parquet",
+        raw={item.facts.file: item.raw for item in raw},
+        parts={item.facts.file: item.part for item in filtered},
+        rejected={item.facts.file: item.rejected for item in filtered},
+        removed=removed_documents(work),
+        copies=clusters.removed,
+        clusters=clusters.clusters,
     )
-
-
-def page_path(report: Artifact, store: ArtifactStore) -> Path:
-    """Return the page of a finished report."""
-    return store.path(report) / PAGE
 
 
 def read_corpus_report(path: Path) -> Report:
@@ -81,13 +97,13 @@ def known_numbers(manifests: Sequence[Manifest]) -> KnownNumbers:
         ArtifactError: a stage is missing, or the counts do not add up.
     """
     found = funnel(manifests)
-    raw = next(item for item in manifests if item.artifact.stage == "download")
+    raw = DownloadOutputs.among(manifests)[0]
     losses = [
         Loss(stage=stage, reason=reason, documents=count)
         for stage, reasons in (
-            ("filter_documents", found.rejected),
-            ("duplicate_clusters", found.duplicates),
-            ("select_quality", found.low_quality),
+            (FilterDocumentsOutputs.stage, found.rejected),
+            (DuplicateClustersOutputs.stage, found.duplicates),
+            (SelectQualityOutputs.stage, found.low_quality),
         )
         for reason, count in reasons.items()
         if count
@@ -99,29 +115,26 @@ def known_numbers(manifests: Sequence[Manifest]) -> KnownNumbers:
         skipped_records=found.num_skipped,
         tokens=_tokens(manifests),
         disk=_disk(manifests),
-        counts={
-            name: counts for name in FURTHER_COUNTS if (counts := _sum(manifests, name)) is not None
-        },
+        counts=_further_counts(manifests),
     )
 
 
 def _tokens(manifests: Sequence[Manifest]) -> Tokens:
-    of_stage = {item.artifact.stage: item for item in manifests}
+    tokenizer = TrainTokenizerOutputs.among(manifests)[-1]
     shards = {
-        item.artifact.name: item.counts
-        for item in manifests
-        if item.artifact.stage == "write_shards"
+        item.artifact.name: WriteShardsOutputs.counts_of(item)
+        for item in WriteShardsOutputs.among(manifests)
     }
-    encoded = [item.counts for item in manifests if item.artifact.stage == "tokenise"]
-    num_tokens = sum(counts["num_tokens"] - counts["num_docs"] for counts in encoded)
-    num_bytes = sum(counts["num_bytes"] for counts in encoded)
+    encoded = [TokeniseOutputs.counts_of(item) for item in TokeniseOutputs.among(manifests)]
+    num_tokens = sum(counts.num_tokens - counts.num_docs for counts in encoded)
+    num_bytes = sum(counts.num_bytes for counts in encoded)
     return Tokens(
         source_before=None,
         source_after=None,
-        training=shards["training"]["num_tokens"],
-        validation=shards["validation"]["num_tokens"],
-        training_documents=shards["training"]["num_docs"],
-        vocabulary=of_stage["train_tokenizer"].facts["vocab_size"],
+        training=shards["training"].num_tokens,
+        validation=shards["validation"].num_tokens,
+        training_documents=shards["training"].num_docs,
+        vocabulary=TrainTokenizerOutputs.facts_of(tokenizer).vocab_size,
         bytes_per_token=round(num_bytes / num_tokens, 4) if num_tokens else None,
     )
 
@@ -136,15 +149,30 @@ def _disk(manifests: Sequence[Manifest]) -> list[Disk]:
     ]
 
 
-def _sum(manifests: Sequence[Manifest], fact: str) -> dict[str, int] | None:
-    """Return counts by name that a stage keeps as a fact, summed over its artifacts."""
-    counted = [item.facts[fact] for item in manifests if fact in item.facts]
-    if not counted:
-        return None
+def _further_counts(manifests: Sequence[Manifest]) -> dict[str, dict[str, int]]:
+    """Return the counts that stages keep as facts, summed over their artifacts."""
+    filtered = [
+        FilterDocumentsOutputs.facts_of(item) for item in FilterDocumentsOutputs.among(manifests)
+    ]
+    contaminated = [
+        FindContaminationOutputs.facts_of(item).contamination
+        for item in FindContaminationOutputs.among(manifests)
+    ]
+    found = {
+        "edits": [facts.edits for facts in filtered if facts.edits is not None],
+        "personal_data": [
+            facts.personal_data for facts in filtered if facts.personal_data is not None
+        ],
+        "contamination": contaminated,
+    }
+    return {name: _sum(counted) for name, counted in found.items() if counted}
+
+
+def _sum(counted: Iterable[Mapping[str, int]]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for counts in counted:
         total.update(counts)
     return dict(total)
 
 
-report_corpus = Stage("report_corpus", version=STEP_VERSION, build=build, scope="corpus")
+report_corpus = Stage(ReportCorpusOutputs, version=STEP_VERSION, build=build, scope="corpus")

@@ -7,6 +7,7 @@ from typing import Any
 from model.config.child_runs import Checkpoint, ScoreRun
 from model.config.evaluation import ScoreConfig, Style
 from model.config.network import AttentionScope, LossOn
+from model.config.outputs import ScoreModelOutputs, TrainModelOutputs
 from model.core.artifact import Artifact
 from model.core.config import Config
 from model.core.store import Work
@@ -45,7 +46,7 @@ def build(work: Work, config: ScoreModel, share: Share) -> None:  # noqa: ARG001
     run = ScoreRun(
         data_root=str(work.store.root),
         derivation=work.derivation,
-        model=f"{model.relative_path}/model",
+        model=work.store.relative(TrainModelOutputs.of(work.store, model).model),
         tokenizer=tokenizer.relative_path,
         validation=validation.relative_path,
         items=_optional(work.derivation.inputs.get("items", ())),
@@ -63,4 +64,4 @@ def _optional(items: tuple[Artifact, ...]) -> str | None:
     return items[0].relative_path if items else None
 
 
-score_model = Stage("score_model", version=STEP_VERSION, build=build, scope="child")
+score_model = Stage(ScoreModelOutputs, version=STEP_VERSION, build=build, scope="child")

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from model.core.config import Config
+from model.core.outputs import Counts, Facts, Outputs
 from model.core.store import Work
 from tasks.corpus.classifier.linear_model import ALGORITHM
-from tasks.corpus.classifier.selection import score_file
+from tasks.corpus.classifier.selection import SCORES_NAME, score_file
 from tasks.corpus.duckdb_connection import Limits
 from tasks.engine.stage import Share, Stage
+from tasks.stages.filter_documents import FilterDocumentsOutputs
+from tasks.stages.train_quality_model import TrainQualityModelOutputs
 
 STEP_VERSION = 2
+
+
+class ScoreQualityCounts(Counts):
+    """Documents of the file."""
+
+    num_documents: int
+
+
+class ScoreQualityOutputs(Outputs[ScoreQualityCounts, Facts], stage="score_quality"):
+    """The scores of the kept documents of one file."""
+
+    @property
+    def scores(self) -> Path:
+        """File, row, id, domain and score."""
+        return self.directory / SCORES_NAME
 
 
 class ScoreQuality(Config):
@@ -19,14 +39,14 @@ class ScoreQuality(Config):
 def build(work: Work, config: ScoreQuality, share: Share) -> None:  # noqa: ARG001
     """Write scores.parquet."""
     num_documents = score_file(
-        work.input("part") / "part.parquet",
-        work.input("model"),
+        FilterDocumentsOutputs.input(work, "part").part,
+        TrainQualityModelOutputs.input(work, "model").directory,
         destination=work.path,
         limits=Limits(share.memory_bytes, share.threads, work.path),
     )
-    work.counts = {"num_documents": num_documents}
+    ScoreQualityOutputs.record(work, ScoreQualityCounts(num_documents=num_documents))
 
 
 score_quality = Stage(
-    "score_quality", version=STEP_VERSION, build=build, algorithms={"features": ALGORITHM}
+    ScoreQualityOutputs, version=STEP_VERSION, build=build, algorithms={"features": ALGORITHM}
 )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from pathlib import Path
 from typing import Annotated
 
 from model.core.config import RUNTIME_ONLY, Config
+from model.core.outputs import Facts, OpenCounts, Outputs
 from model.core.store import ArtifactStore, Work
 from model.data.items import ITEMS_NAME, by_task, items_digest, write_items
 from tasks.config.evaluation import EvaluationConfig
@@ -17,6 +19,25 @@ from tasks.corpus.sources.raw_file import sweep
 from tasks.engine.stage import Share, Stage
 
 STEP_VERSION = 1
+
+
+class ScoredItemsCounts(OpenCounts):
+    """Items of each set, as ``num_<set>``."""
+
+
+class ScoredItemsFacts(Facts):
+    """Digest of the items of each set: equal ones compare."""
+
+    digests: dict[str, str]
+
+
+class ScoredItemsOutputs(Outputs[ScoredItemsCounts, ScoredItemsFacts], stage="scored_items"):
+    """The items of all sets."""
+
+    @property
+    def items(self) -> Path:
+        """One row an item."""
+        return self.directory / ITEMS_NAME
 
 
 class ScoredItems(Config):
@@ -47,13 +68,17 @@ def build(work: Work, config: ScoredItems, share: Share) -> None:  # noqa: ARG00
     items = read_items(
         evaluation_files(config.sets, downloads=downloads), max_items=config.max_items
     )
-    write_items(work.path / ITEMS_NAME, items)
+    write_items(ScoredItemsOutputs(work.path).items, items)
     if downloads.exists():
         shutil.rmtree(downloads)
-    work.counts = dict(Counter(f"num_{item.task}" for item in items))
-    work.facts = {"digests": {task: items_digest(own) for task, own in by_task(items).items()}}
+    digests = {task: items_digest(own) for task, own in by_task(items).items()}
+    ScoredItemsOutputs.record(
+        work,
+        ScoredItemsCounts(**Counter(f"num_{item.task}" for item in items)),
+        ScoredItemsFacts(digests=digests),
+    )
 
 
 scored_items = Stage(
-    "scored_items", version=STEP_VERSION, build=build, scope="corpus", resume=True, retries=5
+    ScoredItemsOutputs, version=STEP_VERSION, build=build, scope="corpus", resume=True, retries=5
 )

@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from model.core.config import Config
+from model.core.outputs import DropCounts, Facts, Outputs
 from model.core.store import Work
 from tasks.config.corpus import QualityModelConfig
-from tasks.corpus.classifier.selection import select_documents
+from tasks.corpus.classifier.selection import REMOVED_NAME, select_documents
 from tasks.corpus.duckdb_connection import Limits
 from tasks.engine.stage import Share, Stage
+from tasks.stages.duplicate_clusters import DuplicateClustersOutputs
+from tasks.stages.score_quality import ScoreQualityOutputs
 
 STEP_VERSION = 1
+
+
+class SelectQualityCounts(DropCounts):
+    """Documents that deduplication kept; in = kept + dropped."""
+
+
+class SelectQualityFacts(Facts):
+    """The least score that stayed, and the largest domains before and after."""
+
+    cut_score: float
+    most_of_domain: int | None
+    domains_before: dict[str, int]
+    domains_after: dict[str, int]
+
+
+class SelectQualityOutputs(
+    Outputs[SelectQualityCounts, SelectQualityFacts], stage="select_quality"
+):
+    """The documents that go for their quality."""
+
+    @property
+    def removed(self) -> Path:
+        """Which they are, and why."""
+        return self.directory / REMOVED_NAME
 
 
 class SelectQuality(Config):
@@ -30,19 +58,33 @@ class SelectQuality(Config):
 def build(work: Work, config: SelectQuality, share: Share) -> None:
     """Write removed_quality.parquet."""
     counts = select_documents(
-        [path / "scores.parquet" for path in work.inputs("scores")],
-        [path / "removed.parquet" for path in work.inputs("removed")],
+        [item.scores for item in ScoreQualityOutputs.inputs(work, "scores")],
+        [item.removed for item in DuplicateClustersOutputs.inputs(work, "removed")],
         config=config.quality_model,
         destination=work.path,
         limits=Limits(share.memory_bytes, share.threads, work.path),
     )
-    work.counts = {"num_in": counts.num_in, "num_kept": counts.num_kept, **counts.num_removed}
-    work.facts = {
-        "cut_score": counts.cut_score,
-        "most_of_domain": counts.most_of_domain,
-        "domains_before": counts.domains_before,
-        "domains_after": counts.domains_after,
-    }
+    SelectQualityOutputs.record(
+        work,
+        SelectQualityCounts(num_in=counts.num_in, num_kept=counts.num_kept, **counts.num_removed),
+        SelectQualityFacts(
+            cut_score=counts.cut_score,
+            most_of_domain=counts.most_of_domain,
+            domains_before=counts.domains_before,
+            domains_after=counts.domains_after,
+        ),
+    )
 
 
-select_quality = Stage("select_quality", version=STEP_VERSION, build=build, scope="corpus")
+def removed_documents(work: Work) -> tuple[Path, ...]:
+    """Return the tables of documents that stay out of training, among all inputs of a stage."""
+    inputs = [item for items in work.derivation.inputs.values() for item in items]
+    return tuple(
+        outputs.of(work.store, item).removed
+        for item in inputs
+        for outputs in (DuplicateClustersOutputs, SelectQualityOutputs)
+        if outputs.made(item)
+    )
+
+
+select_quality = Stage(SelectQualityOutputs, version=STEP_VERSION, build=build, scope="corpus")

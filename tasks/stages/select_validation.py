@@ -6,17 +6,38 @@ Chosen from raw rows, before any filter, so that filters and deduplication leave
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 from model.core.config import Config
+from model.core.outputs import Counts, Facts, Outputs
 from model.core.store import Work
 from tasks.config.corpus import ValidationConfig
 from tasks.corpus.duckdb_connection import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
 from tasks.corpus.filters.language import MODEL_ALGORITHM
+from tasks.corpus.validation_split import VALIDATION_NAME
 from tasks.corpus.validation_split import select_validation as select
 from tasks.engine.stage import Share, Stage
-from tasks.stages.download import raw_file
+from tasks.stages.download import DownloadOutputs
 
 STEP_VERSION = 2  # 2: texts without a language label are judged by the language model
+
+
+class SelectValidationCounts(Counts):
+    """Documents looked at, fit to measure on, of different text, chosen."""
+
+    num_in: int
+    num_eligible: int
+    num_distinct: int
+    num_kept: int
+
+
+class SelectValidationOutputs(Outputs[SelectValidationCounts, Facts], stage="select_validation"):
+    """The validation documents of a source."""
+
+    @property
+    def documents(self) -> Path:
+        """The chosen documents, in the columns of kept ones."""
+        return self.directory / VALIDATION_NAME
 
 
 class SelectValidation(Config):
@@ -29,23 +50,20 @@ class SelectValidation(Config):
 
 def build(work: Work, config: SelectValidation, share: Share) -> None:
     """Write validation.parquet."""
-    raws = [
-        (manifest.facts["file"], raw_file(path))
-        for manifest, path in zip(work.input_manifests("raw"), work.inputs("raw"), strict=True)
-    ]
+    downloads = DownloadOutputs.inputs(work, "raw")
     counts = select(
-        raws,
+        [(item.facts.file, item.raw) for item in downloads],
         config=config.validation,
         language=config.language,
         seed=config.seed,
         destination=work.path,
         limits=Limits(share.memory_bytes, share.threads, work.path),
     )
-    work.counts = asdict(counts)
+    SelectValidationOutputs.record(work, SelectValidationCounts(**asdict(counts)))
 
 
 select_validation = Stage(
-    "select_validation",
+    SelectValidationOutputs,
     version=STEP_VERSION,
     build=build,
     scope="corpus",

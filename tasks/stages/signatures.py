@@ -3,29 +3,58 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
+from model.core.outputs import Counts, Facts, Outputs
 from model.core.store import Work
 from tasks.config.corpus import SignatureConfig
-from tasks.corpus.dedup.signatures import MINHASH_ALGORITHM, write_signatures
+from tasks.corpus.dedup.signatures import (
+    BANDS_NAME,
+    MINHASH_ALGORITHM,
+    SIGNATURES_NAME,
+    write_signatures,
+)
 from tasks.corpus.duckdb_connection import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
 from tasks.engine.stage import Share, Stage
+from tasks.stages.filter_documents import FilterDocumentsOutputs
 
 STEP_VERSION = 2
+
+
+class SignaturesCounts(Counts):
+    """Documents and characters that were signed."""
+
+    num_documents: int
+    num_chars: int
+
+
+class SignaturesOutputs(Outputs[SignaturesCounts, Facts], stage="signatures"):
+    """The signatures of one file, row for row."""
+
+    @property
+    def signatures(self) -> Path:
+        """Keys of equal text and equal words."""
+        return self.directory / SIGNATURES_NAME
+
+    @property
+    def bands(self) -> Path:
+        """MinHash keys, one column a band."""
+        return self.directory / BANDS_NAME
 
 
 def build(work: Work, config: SignatureConfig, share: Share) -> None:
     """Write signatures.parquet and bands.parquet."""
     counts = write_signatures(
-        work.input("part") / "part.parquet",
+        FilterDocumentsOutputs.input(work, "part").part,
         config=config,
         destination=work.path,
         limits=Limits(share.memory_bytes, share.threads, work.path),
     )
-    work.counts = asdict(counts)
+    SignaturesOutputs.record(work, SignaturesCounts(**asdict(counts)))
 
 
 signatures = Stage(
-    "signatures",
+    SignaturesOutputs,
     version=STEP_VERSION,
     build=build,
     algorithms={

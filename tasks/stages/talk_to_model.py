@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from model.config.child_runs import TalkRun
 from model.config.evaluation import TalkConfig
+from model.config.outputs import ExportModelOutputs, TalkToModelOutputs
 from model.core.config import Config
 from model.core.store import Work
 from tasks.engine.child import Child
 from tasks.engine.stage import Share, Stage
-from tasks.stages.export_model import exported_folder
 
 STEP_VERSION = 1
-CONVERSATION_FILE = "conversation.json"
 
 
 class TalkToModel(Config):
@@ -26,7 +24,7 @@ class TalkToModel(Config):
 def build(work: Work, config: TalkToModel, share: Share) -> None:  # noqa: ARG001
     """Run the chat process to its end."""
     (exported,) = work.derivation.inputs["exported"]
-    folder = exported_folder(exported, work.store)
+    folder = work.store.relative(ExportModelOutputs.of(work.store, exported).folder)
     run = TalkRun(
         data_root=str(work.store.root),
         derivation=work.derivation,
@@ -37,10 +35,9 @@ def build(work: Work, config: TalkToModel, share: Share) -> None:  # noqa: ARG00
     Child(work, run).run("model.serve.terminal")
 
 
-def read_conversation(directory: Path) -> tuple[dict[str, str], ...]:
-    """Return the turns of a talk_to_model artifact: role and content, which may be empty."""
-    found = json.loads((directory / CONVERSATION_FILE).read_text(encoding="utf-8"))
-    return tuple(found)
+def read_conversation(outputs: TalkToModelOutputs) -> tuple[dict[str, str], ...]:
+    """Return the turns of a conversation: role and content, which may be empty."""
+    return tuple(json.loads(outputs.conversation.read_text(encoding="utf-8")))
 
 
-talk_to_model = Stage("talk_to_model", version=STEP_VERSION, build=build, scope="child")
+talk_to_model = Stage(TalkToModelOutputs, version=STEP_VERSION, build=build, scope="child")

@@ -7,16 +7,45 @@ deduplication leaves the tokens of every other file alone.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Literal
 
 from model.core.config import Config
+from model.core.outputs import Counts, Facts, Outputs
 from model.core.store import Work
 from tasks.engine.stage import Share, Stage
-from tasks.tokens.encode import encode_file
+from tasks.stages.filter_documents import FilterDocumentsOutputs
+from tasks.stages.select_validation import SelectValidationOutputs
+from tasks.stages.train_tokenizer import TrainTokenizerOutputs
+from tasks.tokens.encode import TOKENS_FILE, encode_file
 
 STEP_VERSION = 1
 
 Split = Literal["training", "validation"]
+
+
+class TokeniseCounts(Counts):
+    """Documents, their tokens, the first one of each included, and the bytes of their text."""
+
+    num_docs: int
+    num_tokens: int
+    num_bytes: int
+
+
+class TokeniseFacts(Facts):
+    """What encoded, and how many documents were compared with the tokenizer's own ids."""
+
+    encoder: str
+    num_compared: int
+
+
+class TokeniseOutputs(Outputs[TokeniseCounts, TokeniseFacts], stage="tokenise"):
+    """The token ids of one file."""
+
+    @property
+    def tokens(self) -> Path:
+        """One row a document."""
+        return self.directory / TOKENS_FILE
 
 
 class Tokenise(Config):
@@ -28,22 +57,26 @@ class Tokenise(Config):
 def build(work: Work, config: Tokenise, share: Share) -> None:
     """Write tokens.arrow."""
     os.environ["RAYON_NUM_THREADS"] = str(share.threads)  # read at the first encoding
-    name = "validation.parquet" if config.split == "validation" else "part.parquet"
-    (documents,) = work.input_manifests("documents")
+    if config.split == "validation":
+        documents, file = SelectValidationOutputs.input(work, "documents").documents, ""
+    else:
+        filtered = FilterDocumentsOutputs.input(work, "documents")
+        documents, file = filtered.part, filtered.facts.file
     counts = encode_file(
-        work.input("documents") / name,
-        tokenizer_directory=work.input("tokenizer"),
-        file=documents.facts.get("file", ""),
+        documents,
+        tokenizer_directory=TrainTokenizerOutputs.input(work, "tokenizer").directory,
+        file=file,
         split=config.split,
         destination=work.path,
         threads=share.threads,
     )
-    work.counts = {
-        "num_docs": counts.num_docs,
-        "num_tokens": counts.num_tokens,
-        "num_bytes": counts.num_bytes,
-    }
-    work.facts = {"encoder": counts.encoder, "num_compared": counts.num_compared}
+    TokeniseOutputs.record(
+        work,
+        TokeniseCounts(
+            num_docs=counts.num_docs, num_tokens=counts.num_tokens, num_bytes=counts.num_bytes
+        ),
+        TokeniseFacts(encoder=counts.encoder, num_compared=counts.num_compared),
+    )
 
 
-tokenise = Stage("tokenise", version=STEP_VERSION, build=build)
+tokenise = Stage(TokeniseOutputs, version=STEP_VERSION, build=build)

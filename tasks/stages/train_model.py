@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from model.config.evaluation import Style
 from model.config.network import ModelConfig
+from model.config.outputs import TrainModelOutputs
 from model.config.train import DirectPreference, MixturePart, TrainConfig, batch_tokens_of
 from model.config.train_run import TrainRun
 from model.core.artifact import MANIFEST_NAME, Artifact, Derivation
@@ -19,11 +20,15 @@ from tasks.engine.child import Child
 from tasks.engine.launchers import choose_launcher
 from tasks.engine.stage import Share, Stage
 from tasks.reporting.progress import TrainingProgress
+from tasks.stages.write_chat_shards import WriteChatShardsOutputs
+from tasks.stages.write_preference_shards import WritePreferenceShardsOutputs
+from tasks.stages.write_shards import WriteShardsOutputs
 from tasks.tracking.training import training_run
 
 logger = logging.getLogger(__name__)
 
 STEP_VERSION = 1
+SHARD_STAGES = (WriteShardsOutputs, WriteChatShardsOutputs, WritePreferenceShardsOutputs)
 
 
 class TrainModel(Config):
@@ -69,7 +74,7 @@ def build(work: Work, config: TrainModel, share: Share) -> None:  # noqa: ARG001
     assert num_steps, "the shards are written"
     child = Child(work, _run_config(work, config, num_steps=num_steps))
     launcher = choose_launcher(config.train)
-    with TrainingProgress(work.path / "events.jsonl", num_steps=num_steps) as progress:
+    with TrainingProgress(TrainModelOutputs(work.path).events, num_steps=num_steps) as progress:
         launcher.run(child, watch=progress.update)
 
 
@@ -92,10 +97,13 @@ def _rows_per_epoch(
     """Return how many rows of each training input an epoch reads."""
     repeats = config.repeats or (1.0,) * len(training)
     _require_one_each(repeats, training, where="repeats")
-    return [
-        times * store.read_manifest(item).counts["num_rows"]
-        for times, item in zip(repeats, training, strict=True)
-    ]
+    return [times * _num_rows(item, store) for times, item in zip(repeats, training, strict=True)]
+
+
+def _num_rows(shards: Artifact, store: ArtifactStore) -> int:
+    """Return the rows of an artifact of any stage that writes training shards."""
+    (outputs,) = (item for item in SHARD_STAGES if item.made(shards))
+    return outputs.of(store, shards).counts.num_rows
 
 
 def _run_config(work: Work, config: TrainModel, *, num_steps: int) -> TrainRun:
@@ -111,7 +119,7 @@ def _run_config(work: Work, config: TrainModel, *, num_steps: int) -> TrainRun:
         tokenizer=tokenizer.relative_path,
         mixture=mixture(work, config),
         validation=validation.relative_path,
-        init_from=base and f"{base.relative_path}/model",
+        init_from=base and work.store.relative(TrainModelOutputs.of(work.store, base).model),
         dpo=config.dpo,
         style=config.style,
         tracking=training_run(work.derivation, parent_run_id=config.tracking_parent),
@@ -130,7 +138,7 @@ def mixture(work: Work, config: TrainModel) -> tuple[MixturePart, ...]:
     if not config.pretraining_frac:
         return parts
     texts = inputs["pretraining"]
-    rows = [work.store.read_manifest(item).counts["num_rows"] for item in texts]
+    rows = [_num_rows(item, work.store) for item in texts]
     share = config.pretraining_frac / (1 - config.pretraining_frac)
     total = share * sum(part.weight for part in parts)
     return (
@@ -169,4 +177,6 @@ def _require_one_each(
         )
 
 
-train_model = Stage("train_model", version=STEP_VERSION, build=build, scope="child", resume=True)
+train_model = Stage(
+    TrainModelOutputs, version=STEP_VERSION, build=build, scope="child", resume=True
+)

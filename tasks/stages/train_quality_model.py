@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from model.core.config import Config
+from model.core.outputs import Counts, Facts, Outputs
 from model.core.store import ArtifactStore, Work
 from tasks.config.corpus import QualityModelConfig, SourceConfig
 from tasks.corpus.classifier.labels import labelled_source, list_labelled_files, read_labelled
@@ -20,6 +21,27 @@ LEARNING_FIELDS = (
     "text_column", "label_column", "min_good_label", "max_labelled", "heldout_frac",
     "feature_bits", "epochs",
 )  # fmt: skip
+
+
+class TrainQualityModelCounts(Counts):
+    """Labelled documents, the good among them, and what was learned from and measured on."""
+
+    num_labelled: int
+    num_good: int
+    num_trained: int
+    num_heldout: int
+
+
+class TrainQualityModelFacts(Facts):
+    """How well the model ranks held-out documents."""
+
+    heldout_auc: float
+
+
+class TrainQualityModelOutputs(
+    Outputs[TrainQualityModelCounts, TrainQualityModelFacts], stage="train_quality_model"
+):
+    """A quality model; ``QualityModel`` reads its directory."""
 
 
 class TrainQualityModel(Config):
@@ -65,17 +87,20 @@ def build(work: Work, config: TrainQualityModel, share: Share) -> None:  # noqa:
     )
     measured = train_and_measure(labelled, config=config.quality_model, seed=config.seed)
     measured.model.save(work.path)
-    work.counts = {
-        "num_labelled": len(labelled.documents),
-        "num_good": measured.num_good,
-        "num_trained": measured.num_trained,
-        "num_heldout": measured.num_heldout,
-    }
-    work.facts = {"heldout_auc": measured.auc}
+    TrainQualityModelOutputs.record(
+        work,
+        TrainQualityModelCounts(
+            num_labelled=len(labelled.documents),
+            num_good=measured.num_good,
+            num_trained=measured.num_trained,
+            num_heldout=measured.num_heldout,
+        ),
+        TrainQualityModelFacts(heldout_auc=measured.auc),
+    )
 
 
 train_quality_model = Stage(
-    "train_quality_model",
+    TrainQualityModelOutputs,
     version=STEP_VERSION,
     build=build,
     scope="corpus",

@@ -6,15 +6,39 @@ from dataclasses import asdict
 from typing import Any
 
 from model.core.config import Config
+from model.core.outputs import Counts, Facts, Outputs
 from model.core.store import Work
 from tasks.config.corpus import Packing, ShardsConfig
-from tasks.engine.removals import removal_table
 from tasks.engine.stage import Share, Stage
-from tasks.stages.tokenise import Split
+from tasks.stages.select_quality import removed_documents
+from tasks.stages.tokenise import Split, TokeniseOutputs
 from tasks.tokens.shuffle import ALGORITHM
 from tasks.tokens.training_shards import write_shards as write
 
 STEP_VERSION = 1
+
+
+class WriteShardsCounts(Counts):
+    """Documents, those left out as removed, and what the shards and rows hold."""
+
+    num_shards: int
+    num_docs: int
+    num_tokens: int
+    num_removed: int
+    num_rows: int
+    num_targets: int
+    num_padding: int
+
+
+class WriteShardsFacts(Facts):
+    """Names of the source files, which documents refer to, and the tokens of a row's context."""
+
+    files: list[str]
+    context_tokens: int
+
+
+class WriteShardsOutputs(Outputs[WriteShardsCounts, WriteShardsFacts], stage="write_shards"):
+    """The shards and rows of one split; ``ShardSet`` reads their directory."""
 
 
 class WriteShards(Config):
@@ -43,10 +67,9 @@ class WriteShards(Config):
 
 def build(work: Work, config: WriteShards, share: Share) -> None:  # noqa: ARG001
     """Write shard-*.arrow and rows.arrow."""
-    removed = [removal_table(item, work.store) for item in work.derivation.inputs["removed"]]
     counts = write(
-        [path / "tokens.arrow" for path in work.inputs("tokens")],
-        removed,
+        [item.tokens for item in TokeniseOutputs.inputs(work, "tokens")],
+        removed_documents(work),
         split=config.split,
         seed=config.seed,
         shard_tokens=config.shards.shard_tokens,
@@ -56,12 +79,16 @@ def build(work: Work, config: WriteShards, share: Share) -> None:  # noqa: ARG00
         destination=work.path,
     )
     numbers = asdict(counts)
-    work.facts = {"files": list(numbers.pop("files")), "context_tokens": config.context_tokens}
-    work.counts = numbers
+    files = list(numbers.pop("files"))
+    WriteShardsOutputs.record(
+        work,
+        WriteShardsCounts(**numbers),
+        WriteShardsFacts(files=files, context_tokens=config.context_tokens),
+    )
 
 
 write_shards = Stage(
-    "write_shards",
+    WriteShardsOutputs,
     version=STEP_VERSION,
     build=build,
     scope="corpus",

@@ -9,7 +9,7 @@ conversation is a target of another.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +74,6 @@ class RecordShardCounts:
     num_targets: int
     num_rows: int
     num_padding: int
-
-    def of_stage(self, *, truncated: str) -> dict[str, int]:
-        """Return the counts of a stage, which has its own name for truncated records."""
-        names = {"num_truncated": truncated}
-        return {names.get(name, name): count for name, count in asdict(self).items()}
 
 
 class RecordShardWriter:

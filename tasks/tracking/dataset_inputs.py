@@ -6,6 +6,12 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 from model.core.artifact import Manifest
+from tasks.stages.download import DownloadOutputs
+from tasks.stages.select_validation import SelectValidationOutputs
+from tasks.stages.train_tokenizer import TrainTokenizerOutputs
+from tasks.stages.write_chat_shards import WriteChatShardsOutputs
+from tasks.stages.write_preference_shards import WritePreferenceShardsOutputs
+from tasks.stages.write_shards import WriteShardsOutputs
 from tasks.tracking.mlflow_store import Context, DataSet
 
 
@@ -18,13 +24,13 @@ def data_tags(manifests: Iterable[Manifest]) -> dict[str, str]:
     tags = {}
     raw = []
     for manifest in manifests:
-        if manifest.artifact.stage == "download":
+        if DownloadOutputs.made(manifest):
             raw.append(manifest)
             tags["data.manifest_digest"] = joint_digest(raw)
-        elif manifest.artifact.stage == "select_validation":
+        elif SelectValidationOutputs.made(manifest):
             tags["data.validation_digest"] = manifest.content_digest
-        elif manifest.artifact.stage == "train_tokenizer":
-            tags["tokenizer.fingerprint"] = str(manifest.facts["fingerprint"])
+        elif TrainTokenizerOutputs.made(manifest):
+            tags["tokenizer.fingerprint"] = TrainTokenizerOutputs.facts_of(manifest).fingerprint
     return tags
 
 
@@ -33,13 +39,13 @@ def data_sets(manifests: Iterable[Manifest]) -> list[DataSet]:
     found = []
     raw = []
     for manifest in manifests:
-        if manifest.artifact.stage == "download":
+        if DownloadOutputs.made(manifest):
             raw.append(manifest)
-        elif manifest.artifact.stage == "select_validation":
+        elif SelectValidationOutputs.made(manifest):
             found.append(_data_set(manifest, "validation"))
-        elif manifest.artifact.stage == "write_shards" and manifest.artifact.name == "training":
+        elif WriteShardsOutputs.made(manifest) and manifest.artifact.name == "training":
             found.append(_data_set(manifest, "training"))
-        elif manifest.artifact.stage in ("write_chat_shards", "write_preference_shards"):
+        elif WriteChatShardsOutputs.made(manifest) or WritePreferenceShardsOutputs.made(manifest):
             context = "validation" if manifest.artifact.name == "validation" else "training"
             found.append(_data_set(manifest, context))
     return [*([_source(raw)] if raw else []), *found]
@@ -73,10 +79,10 @@ def _source(raw: Sequence[Manifest]) -> DataSet:
         name=name,
         digest=joint_digest(raw),
         context="source",
-        uri=f"hf://datasets/{name}@{config['revision']}" if is_hub else "download",
+        uri=f"hf://datasets/{name}@{config['revision']}" if is_hub else DownloadOutputs.stage,
         profile={
             "num_files": len(raw),
-            "num_documents": sum(item.counts["num_documents"] for item in raw),
+            "num_documents": sum(DownloadOutputs.counts_of(item).num_documents for item in raw),
         },
     )
 

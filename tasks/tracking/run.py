@@ -24,11 +24,12 @@ from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_UI_URL
 from pydantic import BaseModel
 
+from model.config.outputs import TrainModelOutputs
 from model.core.artifact import Artifact, Manifest
 from model.core.errors import ChildInterruptedError
 from model.core.store import ArtifactStore, git_commit
 from model.export.registry import tracking_uri
-from model.train.events import EVENTS_NAME, read_events
+from model.train.events import read_events
 from tasks.tracking.dataset_inputs import data_sets, data_tags
 from tasks.tracking.mlflow_store import (
     STORE_ERRORS,
@@ -144,7 +145,7 @@ class TrackedPipeline:
         model of the run, by reference, with its metrics. The pipeline's own run gets the final
         metrics and the training run's id.
         """
-        events = read_events(store.path(trained) / EVENTS_NAME)
+        events = read_events(TrainModelOutputs.of(store, trained).events)
         training_run_id = self._complete(trained, store)
         if training_run_id:
             self.record_tags({TRAINING_RUN_TAG: training_run_id})

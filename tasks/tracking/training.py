@@ -12,10 +12,11 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from model.config.outputs import TrainModelOutputs
 from model.config.train import TrackingConfig
 from model.core.artifact import Derivation, Manifest
 from model.export.registry import DIGEST_TAG, tracking_uri
-from model.train.events import EVENTS_NAME, Event, metric_points, read_events, replay
+from model.train.events import Event, metric_points, read_events, replay
 from tasks.tracking.dataset_inputs import training_data
 from tasks.tracking.mlflow_store import KEY_TAG, STORE_ERRORS, RunStore, flatten, shown_address
 
@@ -102,11 +103,12 @@ def complete_training(
             if run.info.status != "FINISHED":
                 runs.end_run(run.info.run_id, "FINISHED")
             return run.info.run_id
-    events = read_events(directory / EVENTS_NAME)
+    outputs = TrainModelOutputs(directory)
+    events = read_events(outputs.events)
     run_id = _unfinished(runs, manifest.derivation.key, parent_run_id) or _create_training_run(
         runs, manifest.derivation, parent_run_id, start_seconds=events[0]["time"]
     )
-    replay(directory / EVENTS_NAME, uri=runs.uri, run_id=run_id)
+    replay(outputs.events, uri=runs.uri, run_id=run_id)
     _link_checkpoints(runs, run_id, manifest, events)
     samples = sample_rows(events)
     if samples:

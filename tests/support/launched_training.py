@@ -11,9 +11,10 @@ from pathlib import Path
 
 import psutil
 
+from model.config.outputs import TrainModelOutputs
 from model.config.train_run import TrainRun
 from model.core.store import ArtifactStore, Work
-from model.train.events import EVENTS_NAME, read_events
+from model.train.events import read_events
 from tasks.engine.child import Child
 from tasks.engine.launchers import choose_launcher
 
@@ -32,13 +33,16 @@ def weights(run: TrainRun) -> bytes:
 
 
 def losses(run: TrainRun) -> dict[int, float]:
-    events = read_events(artifact_path(run) / EVENTS_NAME)
+    events = read_events(TrainModelOutputs(artifact_path(run)).events)
     return {event["step"]: event["train/loss"] for event in events if event["kind"] == "train"}
 
 
 def starts(run: TrainRun) -> list[str]:
     """Return how each attempt of a training began: ``start`` or ``resume``."""
-    paths = (artifact_path(run) / EVENTS_NAME, work_of(run).path / EVENTS_NAME)
+    paths = (
+        TrainModelOutputs(artifact_path(run)).events,
+        TrainModelOutputs(work_of(run).path).events,
+    )
     (path,) = (path for path in paths if path.exists())
     kinds = [json.loads(line)["kind"] for line in path.read_text().splitlines()]
     return [kind for kind in kinds if kind in ("start", "resume")]
@@ -60,7 +64,7 @@ def train_here(run: TrainRun, *events: tuple[int, Callable[[Child], None]]) -> N
     waiting = list(events)
 
     def watch() -> None:
-        if waiting and last_step(work.path / EVENTS_NAME) >= waiting[0][0]:
+        if waiting and last_step(TrainModelOutputs(work.path).events) >= waiting[0][0]:
             _, do = waiting.pop(0)
             do(child)
 

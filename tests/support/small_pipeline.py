@@ -10,10 +10,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
+from model.config.outputs import (
+    EVENTS_NAME,
+    ExportModelFacts,
+    ExportModelOutputs,
+    KeptCheckpoint,
+    ScoreModelFacts,
+    ScoreModelOutputs,
+    TrainModelCounts,
+    TrainModelFacts,
+    TrainModelOutputs,
+)
 from model.core.artifact import Artifact, Derivation, Manifest
+from model.core.outputs import CountsT, FactsT, Numbers, NumbersT, Outputs
 from model.core.store import ArtifactStore, Work
+from tasks.stages.download import DownloadCounts, DownloadOutputs
+from tasks.stages.duplicate_clusters import DuplicateClustersCounts, DuplicateClustersOutputs
+from tasks.stages.filter_documents import FilterDocumentsCounts, FilterDocumentsOutputs
+from tasks.stages.select_validation import SelectValidationCounts, SelectValidationOutputs
+from tasks.stages.train_tokenizer import TrainTokenizerFacts, TrainTokenizerOutputs
+from tasks.stages.write_shards import WriteShardsCounts, WriteShardsOutputs
 
 STEPS = (1, 10, 20, 30)
 CHECKPOINT_STEPS = (20, 30)
@@ -33,30 +51,71 @@ class SmallPipeline:
 
 def make(
     store: ArtifactStore,
-    stage: str,
+    outputs: type[Outputs[CountsT, FactsT]],
     name: str,
     *,
     files: Mapping[str, str] | None = None,
-    counts: Mapping[str, int] | None = None,
-    facts: Mapping[str, Any] | None = None,
+    counts: CountsT | None = None,
+    facts: FactsT | None = None,
     config: Mapping[str, Any] | None = None,
     inputs: Mapping[str, tuple[Artifact, ...]] | None = None,
     logs: frozenset[str] = frozenset(),
 ) -> Manifest:
-    """Make an artifact of given files and counts."""
+    """Make an artifact of a stage, of given files and numbers; nothing where none are given."""
 
     def body(work: Work) -> None:
-        for path, text in (files or {"content": f"{stage} {name}"}).items():
+        for path, text in (files or {"content": f"{outputs.stage} {name}"}).items():
             (work.path / path).parent.mkdir(parents=True, exist_ok=True)
             (work.path / path).write_text(text)
-        work.counts |= counts or {}
-        work.facts |= facts or {}
+        outputs.record(
+            work,
+            filled(outputs.counts_type) if counts is None else counts,
+            filled(outputs.facts_type) if facts is None else facts,
+        )
         work.logs |= logs
 
     derivation = Derivation(
-        stage=stage, name=name, version=1, config=dict(config or {}), inputs=dict(inputs or {})
+        stage=outputs.stage,
+        name=name,
+        version=1,
+        config=dict(config or {}),
+        inputs=dict(inputs or {}),
     )
     return store.build(derivation, body)
+
+
+def filled(
+    kind: type[NumbersT], *, extras: Mapping[str, Any] | None = None, **given: Any
+) -> NumbersT:
+    """Return counts or facts of which some are given, and every other required one is nothing.
+
+    Args:
+        extras: those of a kind whose names are open.
+        given: fields; any other name is an error.
+
+    Example:
+        >>> filled(WriteShardsCounts, num_rows=5).num_docs
+        0
+    """
+    assert given.keys() <= kind.model_fields.keys(), sorted(given.keys() - kind.model_fields.keys())
+    missing = {
+        name: _nothing(field.annotation)
+        for name, field in kind.model_fields.items()
+        if field.is_required() and name not in given
+    }
+    return kind(**missing, **given, **(extras or {}))
+
+
+def _nothing(annotation: Any) -> Any:
+    kind = get_origin(annotation) or annotation
+    if isinstance(kind, type) and issubclass(kind, Numbers):
+        return filled(kind)
+    return kind() if kind in (int, float, str, bool, list, tuple, dict) else None
+
+
+def train_facts(**given: Any) -> TrainModelFacts:
+    """Return the facts of a training of which some are given."""
+    return filled(TrainModelFacts, **{"precision": "float32", **given})
 
 
 def event_lines(*, until: int = 30, loss_offset: float = 0.0) -> str:
@@ -100,10 +159,10 @@ def make_small_pipeline(root: Path, *, salt: str = "") -> SmallPipeline:
     trained = make_training(store, manifests, salt=salt)
     scores = make(
         store,
-        "score_model",
+        ScoreModelOutputs,
         "demo-base",
         files={"scores.json": json.dumps({"samples": [{"prompt": "Tom", "text": " ran."}]})},
-        facts={"bits_per_byte": 1.0625, "validation_loss": 3.5},
+        facts=ScoreModelFacts(bits_per_byte=1.0625, validation_loss=3.5),
         inputs={
             "model": (trained.artifact,),
             "validation": (manifests["shards-validation"].artifact,),
@@ -111,10 +170,10 @@ def make_small_pipeline(root: Path, *, salt: str = "") -> SmallPipeline:
     )
     exported = make(
         store,
-        "export_model",
+        ExportModelOutputs,
         "demo-base",
         files={"model/model.safetensors": f"weights {salt}", "model/config.json": "{}"},
-        facts={"directory": "model"},
+        facts=filled(ExportModelFacts, directory="model"),
         inputs={"model": (trained.artifact,)},
     )
     last = {item.artifact.stage: item for item in (trained, scores, exported)}
@@ -128,48 +187,55 @@ def _small_corpus() -> tuple[Path, dict[str, Manifest]]:
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     store = ArtifactStore(root)
     kind = {"kind": "demo"}
+    num_documents = (60, 40)
     raw = [
-        make(store, "download", f"part-{n}", counts={"num_documents": count}, config=kind)
-        for n, count in ((0, 60), (1, 40))
+        make(
+            store,
+            DownloadOutputs,
+            f"part-{n}",
+            counts=DownloadCounts(num_documents=count),
+            config=kind,
+        )
+        for n, count in enumerate(num_documents)
     ]
     validation = make(
         store,
-        "select_validation",
+        SelectValidationOutputs,
         "validation",
-        counts={"num_in": 60, "num_kept": 5},
+        counts=filled(SelectValidationCounts, num_in=60, num_kept=5),
         inputs={"raw": (raw[0].artifact,)},
     )
     drops = ({"too_short": 6, "language": 4, "too_long": 0}, {"too_short": 3, "language": 7})
     filtered = [
         make(
             store,
-            "filter_documents",
+            FilterDocumentsOutputs,
             item.artifact.name,
-            counts={
-                "num_in": item.counts["num_documents"],
-                "num_kept": item.counts["num_documents"] - 10,
-                **reasons,
-            },
+            counts=FilterDocumentsCounts(num_in=num_in, num_kept=num_in - 10, **reasons),
             inputs={"raw": (item.artifact,)},
         )
-        for item, reasons in zip(raw, drops, strict=True)
+        for item, num_in, reasons in zip(raw, num_documents, drops, strict=True)
     ]
-    tokenizer = make(store, "train_tokenizer", "bpe", facts={"fingerprint": "f" * 64})
+    tokenizer = make(
+        store,
+        TrainTokenizerOutputs,
+        "bpe",
+        facts=filled(TrainTokenizerFacts, fingerprint="f" * 64),
+    )
     clusters = make(
         store,
-        "duplicate_clusters",
+        DuplicateClustersOutputs,
         "corpus",
-        counts={
-            "num_in": 80, "exact": 6, "normalised": 2, "validation": 5, "num_kept": 67,
-            "num_clusters": 4,
-        },
-    )  # fmt: skip
+        counts=DuplicateClustersCounts(
+            num_in=80, num_kept=67, **{"exact": 6, "normalised": 2, "validation": 5}
+        ),
+    )
     shards = {
         split: make(
             store,
-            "write_shards",
+            WriteShardsOutputs,
             split,
-            counts={"num_docs": num_docs, "num_tokens": 100 * num_docs},
+            counts=filled(WriteShardsCounts, num_docs=num_docs, num_tokens=100 * num_docs),
             config={"split": split},
             inputs={"documents": documents},
         )
@@ -199,16 +265,23 @@ def make_training(
     }
     return make(
         store,
-        "train_model",
+        TrainModelOutputs,
         "demo-base",
+        counts=filled(TrainModelCounts, steps=STEPS[-1]),
+        facts=train_facts(
+            checkpoints=tuple(
+                KeptCheckpoint(step=step, path=f"checkpoints/step-{step:08d}")
+                for step in CHECKPOINT_STEPS
+            )
+        ),
         files={
             "model/model.safetensors": f"weights {salt}",
-            "events.jsonl": event_lines(),
+            EVENTS_NAME: event_lines(),
             **weights,
         },
         config={"model": {"size": "1m"}, "train": {"steps": 30, "salt": salt}},
         inputs={
             split: (manifests[f"shards-{split}"].artifact,) for split in ("training", "validation")
         },
-        logs=frozenset({"events.jsonl", "checkpoints"}),
+        logs=TrainModelOutputs.LOGS,
     )

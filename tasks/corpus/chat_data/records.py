@@ -81,16 +81,6 @@ class SetCounts:
     rejected: Mapping[str, int]
     over_limit: int = 0
 
-    def of_stage(self) -> dict[str, int]:
-        """Return them as the counts of the stage that read the set."""
-        return {
-            "num_in": self.num_in,
-            "num_training": self.num_training,
-            "num_held_out": self.num_held_out,
-            "over_limit": self.over_limit,
-            **self.rejected,
-        }
-
     @property
     def rejected_text(self) -> str:
         """How many were rejected for which reason, for people."""

@@ -30,6 +30,8 @@ from tasks.corpus.duckdb_connection import (
 )
 from tasks.corpus.sources.raw_file import open_parquet
 
+SCORES_NAME = "scores.parquet"
+REMOVED_NAME = "removed_quality.parquet"
 REASONS = ("low_quality", "domain_cap")
 SCORES_SCHEMA = pa.schema(
     [
@@ -120,7 +122,7 @@ def score_file(part: Path, model: Path, *, destination: Path, limits: Limits) ->
     with (
         limits.connect() as connection,
         open_parquet(part, where=part, pre_buffer=False) as parquet,
-        pq.ParquetWriter(destination / "scores.parquet", SCORES_SCHEMA, compression="zstd") as out,
+        pq.ParquetWriter(destination / SCORES_NAME, SCORES_SCHEMA, compression="zstd") as out,
     ):
         connection.execute(read_sql("domain_of"))
         columns = ["file", "row", "id", "url", "text"]
@@ -172,7 +174,7 @@ def select_documents(
         CorpusError: a larger share than ``config.max_removed_frac`` would be removed, or there are
             too few domains for ``config.max_domain_frac``.
     """
-    table = destination / "removed_quality.parquet"
+    table = destination / REMOVED_NAME
     with limits.connect() as connection, reading(*score_files, *removed):
         values = {
             "scores": [parquet_path(path) for path in score_files],

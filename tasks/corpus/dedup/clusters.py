@@ -26,6 +26,8 @@ from tasks.corpus.duckdb_connection import (
     write_parquet,
 )
 
+REMOVED_NAME = "removed.parquet"
+CLUSTERS_NAME = "clusters.parquet"
 KINDS = ("validation", "contaminated", "exact", "normalised", "near")
 
 _COUNT_SIGNATURES = "SELECT count(*) FROM read_parquet($signatures, hive_partitioning = false)"
@@ -140,10 +142,10 @@ def _write(
 ) -> DuplicateCounts:
     found = dict(connection.execute(_COUNT_KINDS).fetchall())
     num_removed = write_parquet(
-        connection, _REMOVED_IN_ORDER, values={}, destination=destination / "removed.parquet"
+        connection, _REMOVED_IN_ORDER, values={}, destination=destination / REMOVED_NAME
     )
     num_clusters = write_parquet(
-        connection, read_sql("clusters"), values={}, destination=destination / "clusters.parquet"
+        connection, read_sql("clusters"), values={}, destination=destination / CLUSTERS_NAME
     )
     assert set(found) <= set(KINDS), f"a kind is not declared: {sorted(found)}"
     assert num_removed == sum(found.values()) <= num_in, f"{num_removed}, {found}, {num_in}"
@@ -167,7 +169,7 @@ def _refuse_to_remove_too_much(
         f"deduplication removes {removed / counts.num_in:.1%} of the documents",
         expected=f"at most {config.max_removed_frac:.1%} (dedup.max_removed_frac)",
         found=f"{removed:,} of {counts.num_in:,} documents ({kinds})",
-        where=destination / "removed.parquet",
+        where=destination / REMOVED_NAME,
         fix="look at this table and clusters.parquet beside it; then change dedup.match, lower "
         "validation.num_documents if it is most of the source, or raise dedup.max_removed_frac",
     )

@@ -43,6 +43,8 @@ from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 
 LIGHT_REASONS = ("null_text", "empty_text", "language", "language_score", "too_short", "too_long")
 LIGHT_RULES = ("language", "min_language_score", "min_words", "max_words")
+PART_NAME = "part.parquet"  # kept documents
+REJECTED_NAME = "rejected.parquet"
 BATCH_DOCUMENTS = 2_048  # DuckDB's own unit
 ROW_GROUP_BYTES = 64_000_000
 PART_SCHEMA = pa.schema([*FINEWEB_SCHEMA, ("file", pa.string()), ("row", pa.int64())])
@@ -301,7 +303,7 @@ class _Writer:
         self._rejected: list[pa.Table] = []
 
     def __enter__(self) -> Self:
-        path = self._destination / "part.parquet"
+        path = self._destination / PART_NAME
         self._part = pq.ParquetWriter(path, PART_SCHEMA, compression="zstd")
         return self
 
@@ -343,7 +345,7 @@ class _Writer:
     def _write_rejected(self) -> None:
         table = pa.concat_tables([REJECTED_SCHEMA.empty_table(), *self._rejected])
         table = table.sort_by("row").combine_chunks()
-        pq.write_table(table, self._destination / "rejected.parquet", compression="zstd")
+        pq.write_table(table, self._destination / REJECTED_NAME, compression="zstd")
 
 
 def _refuse_to_drop_too_much(
@@ -352,7 +354,7 @@ def _refuse_to_drop_too_much(
     dropped = counts.num_in - counts.num_kept
     if dropped <= config.max_dropped_frac * counts.num_in:
         return
-    rejected = (destination / "rejected.parquet").absolute()
+    rejected = (destination / REJECTED_NAME).absolute()
     raise CorpusError(
         f"the filter drops {dropped / counts.num_in:.1%} of a file",
         expected=f"at most {config.max_dropped_frac:.1%} (filter.max_dropped_frac)",

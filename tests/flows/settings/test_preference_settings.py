@@ -11,23 +11,37 @@ import pytest
 
 from flows.settings.config import ChatModelConfig
 from model.config.network import ModelConfig
+from model.config.outputs import TrainModelCounts, TrainModelOutputs
 from model.config.train import DirectPreference, TrainConfig
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore
 from tasks.corpus.demo.chats import demo_preferences, held_out_preferences
 from tasks.corpus.demo.stories import Story
 from tasks.corpus.sources.named_sets import ListedSet
+from tasks.engine.record_sets import RecordSetCounts
 from tasks.engine.stage import Share
 from tasks.planning.base_checkpoint import find_base
 from tasks.planning.estimate import TrainingEstimate
 from tasks.reporting.chat import chat_rows
 from tasks.reporting.outcome import outcome_text
-from tasks.stages.read_preferences import build, preference_sets, read_preferences
+from tasks.stages.read_preferences import (
+    ReadPreferencesOutputs,
+    build,
+    preference_sets,
+    read_preferences,
+)
 from tasks.stages.train_model import TrainModel
+from tasks.stages.train_tokenizer import TrainTokenizerFacts, TrainTokenizerOutputs
+from tasks.stages.write_chat_shards import WriteChatShardsOutputs
+from tasks.stages.write_preference_shards import (
+    WritePreferenceShardsCounts,
+    WritePreferenceShardsOutputs,
+)
+from tasks.stages.write_shards import WriteShardsOutputs
 from tests.support.hub_pages import hub_environment
 from tests.support.hub_server import HubServer
 from tests.support.settings import resolved_config
-from tests.support.small_pipeline import make
+from tests.support.small_pipeline import filled, make, train_facts
 
 REVISION = "0123456789" * 4
 
@@ -123,26 +137,28 @@ def test_held_out_pairs_are_about_stories_that_training_never_has():
 
 def test_base_of_a_tuned_model_is_on_the_text_that_its_chat_model_grew_on(tmp_path: Path):
     store = ArtifactStore(tmp_path)
-    tokenizer = make(store, "train_tokenizer", "t", facts={"vocab_size": 300}).artifact
+    tokenizer = make(
+        store, TrainTokenizerOutputs, "t", facts=filled(TrainTokenizerFacts, vocab_size=300)
+    ).artifact
     text, chats, pairs = (
         make(store, stage, "training").artifact
-        for stage in ("write_shards", "write_chat_shards", "write_preference_shards")
+        for stage in (WriteShardsOutputs, WriteChatShardsOutputs, WritePreferenceShardsOutputs)
     )
     config = {"model": ModelConfig(size="1m").semantic()}
     start = {"tokenizer": (tokenizer,)}
     base = make(
-        store, "train_model", "base", config=config, inputs=start | {"training": (text,)}
+        store, TrainModelOutputs, "base", config=config, inputs=start | {"training": (text,)}
     ).artifact
     chat = make(
         store,
-        "train_model",
+        TrainModelOutputs,
         "chat",
         config=config,
         inputs=start | {"training": (chats,), "init_from": (base,)},
     ).artifact
     tuned = make(
         store,
-        "train_model",
+        TrainModelOutputs,
         "preferred",
         config=config,
         inputs=start | {"training": (pairs,), "init_from": (chat,)},
@@ -153,12 +169,13 @@ def test_base_of_a_tuned_model_is_on_the_text_that_its_chat_model_grew_on(tmp_pa
 
 
 def test_outcome_of_a_training_on_pairs_tells_its_accuracy(tmp_path: Path):
-    facts = {
-        "tokens_per_second": 100.0,
-        "metrics": {"validation/preference_accuracy": 0.8125},
-    }
+    facts = train_facts(tokens_per_second=100.0, metrics={"validation/preference_accuracy": 0.8125})
     manifest = make(
-        ArtifactStore(tmp_path), "train_model", "preferred", facts=facts, counts={"tokens": 6000}
+        ArtifactStore(tmp_path),
+        TrainModelOutputs,
+        "preferred",
+        facts=facts,
+        counts=filled(TrainModelCounts, tokens=6000),
     )
     expected = TrainingEstimate(
         artifact=manifest.artifact,
@@ -181,15 +198,17 @@ def test_report_counts_pairs_from_records_to_rows(tmp_path: Path):
     store = ArtifactStore(tmp_path)
     read = make(
         store,
-        "read_preferences",
+        ReadPreferencesOutputs,
         "mine",
-        counts={"num_in": 9, "num_training": 5, "num_held_out": 2, "equal_answers": 2},
+        counts=RecordSetCounts(num_in=9, num_training=5, num_held_out=2, equal_answers=2),
     )
     shards = make(
         store,
-        "write_preference_shards",
+        WritePreferenceShardsOutputs,
         "training-mine",
-        counts={"num_in": 5, "num_kept": 4, "too_long": 1, "num_trimmed": 1, "num_rows": 8},
+        counts=filled(
+            WritePreferenceShardsCounts, num_in=5, num_kept=4, too_long=1, num_trimmed=1, num_rows=8
+        ),
     )
     found = [(row["what"], row["conversations"]) for row in chat_rows([read, shards])]
     assert found == [

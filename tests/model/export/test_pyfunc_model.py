@@ -18,6 +18,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from model.config.export import ExportConfig
+from model.config.outputs import ExportModelCounts, ExportModelFacts, ExportModelOutputs
 from model.core.artifact import Derivation
 from model.core.store import ArtifactStore, Work
 from model.export.hf_writer import export
@@ -44,13 +45,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def body(work: Work) -> None:
         network = random_model(vocab_size=VOCAB_SIZE, context_tokens=128)
-        export(network, home / "tokenizer", destination=work.path / "model", config=ExportConfig())
-        work.facts["directory"] = "model"
+        export(
+            network,
+            home / "tokenizer",
+            destination=ExportModelOutputs(work.path).folder,
+            config=ExportConfig(),
+        )
+        facts = ExportModelFacts(dtype="float32", gguf="float32", directory="model")
+        ExportModelOutputs.record(work, ExportModelCounts(parameters=1), facts)
 
     store = ArtifactStore(home)
-    made = store.build(Derivation(stage="export_model", name="base", version=1), body)
+    made = store.build(Derivation(stage=ExportModelOutputs.stage, name="base", version=1), body)
     uploaded = home / "uploaded"
-    shutil.copytree(store.path(made.artifact) / "model", uploaded)
+    shutil.copytree(ExportModelOutputs.of(store, made.artifact).folder, uploaded)
     write_flavour(store.path(made.artifact), uploaded)
     assert verify_folder(uploaded, digest=made.content_digest) == made
     return uploaded

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from model.config.outputs import ExportModelOutputs
 from model.core.artifact import Derivation
 from model.core.errors import ArtifactError
 from model.core.store import ArtifactStore, Work
@@ -45,10 +46,11 @@ def test_folder_without_a_model_is_refused(tmp_path, gone):
 
 def _export(root: Path, name: str, *, version: int = 1) -> str:
     def body(work: Work) -> None:
-        (work.path / "model").mkdir()
-        (work.path / "model" / "config.json").write_text("{}")
+        folder = ExportModelOutputs(work.path).folder
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
 
-    derivation = Derivation(stage="export_model", name=name, version=version)
+    derivation = Derivation(stage=ExportModelOutputs.stage, name=name, version=version)
     return ArtifactStore(root).build(derivation, body).artifact.key
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from model.config.outputs import TrainingEnvironment, TrainModelOutputs
 from model.config.train import TrainConfig
 from model.config.train_run import TrainRun
 from model.core.store import read_manifest
@@ -17,6 +18,7 @@ from model.train.__main__ import make
 from model.train.events import read_events
 from model.train.extend_horizon import find_pre_decay_checkpoints
 from tests.support.launched_training import artifact_path, weights
+from tests.support.small_pipeline import filled
 from tests.support.small_training import make_data_root, small_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -68,8 +70,9 @@ def test_longer_training_continues_from_the_pre_decay_checkpoint_and_equals_one_
     assert manifests[0].facts["extended_from"] == origin
     assert "extended_from" not in manifests[1].facts
     assert manifests[0].counts == manifests[1].counts
-    assert manifests[0].facts["num_steps"] == 12
-    assert [item["step"] for item in manifests[0].facts["checkpoints"] if item["is_trunk"]] == [7]
+    facts = TrainModelOutputs.facts_of(manifests[0])
+    assert facts.num_steps == 12
+    assert [item.step for item in facts.checkpoints if item.is_trunk] == [7]
     # Events up to the pre-decay checkpoint are the short training's own, times included.
     times = [
         {
@@ -90,7 +93,7 @@ def pre_decay_steps(
     name: str = "tiny",
 ) -> list[int]:
     run = small_run(root, name=name, train={"decay_frac": 0.5, **train})
-    here = {"precision": "float32", **(environment or {})}
+    here = filled(TrainingEnvironment, **{"precision": "float32", **(environment or {})})
     return [item.step for item in find_pre_decay_checkpoints(run, environment=here)]
 
 

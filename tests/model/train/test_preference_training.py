@@ -71,9 +71,9 @@ def test_fit_learns_which_answer_is_better_and_says_how_well(root: Path, tmp_pat
     assert tuple(validation[20]) == VALIDATION_KEYS
     assert validation[20]["validation/preference_accuracy"] == 1.0
     assert validation[20]["validation/loss"] < validation[5]["validation/loss"] < np.log(2)
-    assert summary.facts["validation_loss"] == validation[20]["validation/loss"]
-    assert "validation_bits_per_byte" not in summary.facts
-    assert summary.counts["steps"] == 20
+    assert summary.facts.validation_loss == validation[20]["validation/loss"]
+    assert "validation_bits_per_byte" not in summary.facts.plain()
+    assert summary.counts.steps == 20
 
 
 def test_validation_of_pairs_equals_a_plain_count(root: Path, tmp_path: Path):

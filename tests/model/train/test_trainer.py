@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from model.config.network import ModelConfig
+from model.config.outputs import TrainModelCounts
 from model.config.train import MixturePart, TrackingConfig
 from model.config.train_run import TrainRun
 from model.core.errors import ConfigError, DiskSpaceError, TrainingError
@@ -116,15 +117,15 @@ def test_fit_leaves_a_model_events_and_counts(root: Path, tmp_path: Path):
         ("sample", 7),
         ("end", 7),
     ]
-    assert summary.counts == {"steps": 7, "tokens": 7 * 64, "targets": 7 * 64}
-    assert [item["step"] for item in summary.facts["checkpoints"]] == [3, 4, 7]
-    assert [item["is_trunk"] for item in summary.facts["checkpoints"]] == [True, False, False]
-    last = summary.facts["checkpoints"][2]
-    assert last["metrics"]["validation/loss"] == summary.facts["validation_loss"]
-    assert last["is_best"]
-    assert (tmp_path / summary.facts["checkpoints"][0]["path"]).is_dir()
-    assert summary.facts["precision"] == "float32"
-    assert set(summary.metrics) == {
+    assert summary.counts == TrainModelCounts(steps=7, tokens=7 * 64, targets=7 * 64)
+    assert [item.step for item in summary.facts.checkpoints] == [3, 4, 7]
+    assert [item.is_trunk for item in summary.facts.checkpoints] == [True, False, False]
+    last = summary.facts.checkpoints[2]
+    assert last.metrics["validation/loss"] == summary.facts.validation_loss
+    assert last.is_best
+    assert (tmp_path / summary.facts.checkpoints[0].path).is_dir()
+    assert summary.facts.precision == "float32"
+    assert set(summary.facts.metrics) == {
         "train/loss",
         "train/learning_rate",
         "train/gradient_norm",
@@ -135,7 +136,7 @@ def test_fit_leaves_a_model_events_and_counts(root: Path, tmp_path: Path):
         "validation/bits_per_byte",
     }
     model = load_model(tmp_path / "model")
-    assert model.num_params() == summary.facts["num_params"]
+    assert model.num_params() == summary.facts.num_params
 
 
 def test_fit_validates_with_the_loss_of_an_independent_sum(root: Path, tmp_path: Path):
@@ -148,10 +149,10 @@ def test_fit_validates_with_the_loss_of_an_independent_sum(root: Path, tmp_path:
     with torch.no_grad():
         logits = load_model(tmp_path / "model")(ids[:, :-1]).transpose(1, 2)
         nll = F.cross_entropy(logits, ids[:, 1:], reduction="none") * (sizes > 0)
-    assert summary.metrics["validation/loss"] == pytest.approx(
+    assert summary.facts.metrics["validation/loss"] == pytest.approx(
         (nll.sum() / (sizes > 0).sum()).item(), rel=1e-5
     )
-    assert summary.metrics["validation/bits_per_byte"] == pytest.approx(
+    assert summary.facts.metrics["validation/bits_per_byte"] == pytest.approx(
         (nll.sum() / sizes.sum()).item() / math.log(2), rel=1e-5
     )
 
@@ -205,7 +206,7 @@ def test_fit_stopped_and_resumed_equals_fit_at_once(
     ]
     assert validations[0] == validations[1]
     assert list(validations[1]) == [5, 9]
-    assert summary.facts["best_validation_loss"] == min(validations[0].values())
+    assert summary.facts.best_validation_loss == min(validations[0].values())
 
 
 def test_fit_past_a_damaged_newest_checkpoint_ends_the_same(
@@ -232,7 +233,7 @@ def test_fit_with_a_finished_last_step_only_finishes(root: Path, tmp_path: Path)
     (tmp_path / "model" / "model.safetensors").unlink()
     summary = trainer_of(run, tmp_path).fit()
     assert saved_weights(tmp_path) == expected
-    assert summary.counts["steps"] == 4
+    assert summary.counts.steps == 4
 
 
 def test_fit_of_spoilt_weights_stops_before_the_update_naming_step_and_rows(
@@ -398,7 +399,7 @@ def test_fit_over_more_than_one_epoch_says_how_many(root: Path, tmp_path: Path):
     (event,) = [
         item for item in read_events(tmp_path / "events.jsonl") if item["kind"] == "repetition"
     ]
-    assert event["epochs"] == summary.facts["epochs"] == 2.0
+    assert event["epochs"] == summary.facts.epochs == 2.0
     assert event["message"] == "6 steps read the training rows 2.00 times"
 
 
@@ -423,9 +424,9 @@ def test_fit_keeps_the_best_and_the_pre_decay_checkpoint_beside_the_newest(
         if event["kind"] == "validation"
     }
     best = min(measured, key=measured.__getitem__)
-    assert {item["step"] for item in summary.facts["checkpoints"]} == {best, 5, 8}
-    assert [item["step"] for item in summary.facts["checkpoints"] if item["is_best"]] == [best]
-    assert summary.facts["best_validation_loss"] == measured[best]
+    assert {item.step for item in summary.facts.checkpoints} == {best, 5, 8}
+    assert [item.step for item in summary.facts.checkpoints if item.is_best] == [best]
+    assert summary.facts.best_validation_loss == measured[best]
 
 
 def test_fit_on_a_full_disk_keeps_the_checkpoint_before_and_goes_on_with_more_room(
@@ -507,7 +508,7 @@ def test_fit_with_a_dead_mlflow_goes_on(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     dead = TrackingConfig(uri="http://127.0.0.1:9", run_id="0" * 32)
     summary = trainer_of(small_run(root, train={"steps": 2}, tracking=dead), tmp_path).fit()
-    assert summary.counts["steps"] == 2
+    assert summary.counts.steps == 2
     assert "does not take metrics" in caplog.text
 
 

@@ -16,6 +16,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 from model.core.artifact import Artifact
 from model.core.config import Config
 from model.core.errors import ConfigError
+from model.core.outputs import Counts, Facts, Outputs
 from model.core.store import ArtifactStore, Work
 from tasks.config.corpus import RunConfig
 from tasks.engine.pipeline import Pipeline, Step, task_runner
@@ -39,9 +40,21 @@ def fail(work: Work, config: Text, share: Share) -> None:
     raise ConfigError("it cannot be", expected="x", found="y", where="z", fix="w")
 
 
-WRITE = Stage("write", version=1, build=write)
-JOIN = Stage("join", version=1, build=join, scope="corpus")
-FAIL = Stage("fail", version=1, build=fail)
+class WriteOutputs(Outputs[Counts, Facts], stage="write"):
+    """A text."""
+
+
+class JoinOutputs(Outputs[Counts, Facts], stage="join"):
+    """Texts, joined."""
+
+
+class FailOutputs(Outputs[Counts, Facts], stage="fail"):
+    """Nothing."""
+
+
+WRITE = Stage(WriteOutputs, version=1, build=write)
+JOIN = Stage(JoinOutputs, version=1, build=join, scope="corpus")
+FAIL = Stage(FailOutputs, version=1, build=fail)
 
 
 FILED_SECONDS = 60

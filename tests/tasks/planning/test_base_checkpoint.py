@@ -10,16 +10,20 @@ from flows.finetune import finetune_model
 from flows.settings.config import ChatModelConfig
 from flows.settings.presets import demo
 from model.config.network import ModelConfig
+from model.config.outputs import ExportModelFacts, ExportModelOutputs, TrainModelOutputs
 from model.core.artifact import Manifest
 from model.core.errors import ArtifactError, ConfigError, RegistryError
 from model.core.store import ArtifactStore
 from tasks.config.corpus import RegistryConfig
 from tasks.planning.base_checkpoint import find_base
 from tasks.stages.register_model import register_model
+from tasks.stages.train_tokenizer import TrainTokenizerFacts, TrainTokenizerOutputs
+from tasks.stages.write_chat_shards import WriteChatShardsOutputs
+from tasks.stages.write_shards import WriteShardsCounts, WriteShardsOutputs
 from tasks.tracking.run import pipeline_run
 from tests.support.servers import local_mlflow_uri
 from tests.support.settings import plan_of, resolved_config
-from tests.support.small_pipeline import make
+from tests.support.small_pipeline import filled, make
 
 MODEL = ModelConfig(size="1m", context_tokens=64)
 
@@ -30,12 +34,16 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 
 def make_base(store: ArtifactStore, *, salt: str = "") -> Manifest:
-    tokenizer = make(store, "train_tokenizer", "bpe", facts={"vocab_size": 512})
-    training = make(store, "write_shards", "training", counts={"num_rows": 30})
-    validation = make(store, "write_shards", "validation")
+    tokenizer = make(
+        store, TrainTokenizerOutputs, "bpe", facts=filled(TrainTokenizerFacts, vocab_size=512)
+    )
+    training = make(
+        store, WriteShardsOutputs, "training", counts=filled(WriteShardsCounts, num_rows=30)
+    )
+    validation = make(store, WriteShardsOutputs, "validation")
     return make(
         store,
-        "train_model",
+        TrainModelOutputs,
         "base",
         config={"model": MODEL.semantic(), "train": {"steps": 3, "salt": salt}},
         inputs={
@@ -62,10 +70,10 @@ def test_base_that_is_a_chat_model_keeps_the_pretraining_text(
 ) -> None:
     base = make_base(store)
     inputs = base.derivation.inputs
-    chats = make(store, "write_chat_shards", "training-a")
+    chats = make(store, WriteChatShardsOutputs, "training-a")
     chat = make(
         store,
-        "train_model",
+        TrainModelOutputs,
         "chat",
         config={"model": MODEL.semantic()},
         inputs={
@@ -85,10 +93,10 @@ def test_base_of_the_registry_is_the_training_behind_the_version(
     trained = make_base(store)
     exported = make(
         store,
-        "export_model",
+        ExportModelOutputs,
         "base",
         files={"model/model.safetensors": "weights", "model/config.json": "{}"},
-        facts={"directory": "model"},
+        facts=filled(ExportModelFacts, directory="model"),
         inputs={"model": (trained.artifact,)},
     )
     name = "base-of-finetuning"

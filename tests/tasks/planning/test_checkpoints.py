@@ -11,12 +11,14 @@ import pytest
 from flows.pretrain import pretrain_models
 from flows.settings.config import PretrainConfig
 from flows.settings.overrides import all_optional
+from model.config.outputs import KeptCheckpoint, TrainModelCounts, TrainModelOutputs
 from model.core.artifact import Derivation
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore, Work
 from tasks.config.evaluation import EvaluationConfig
 from tasks.planning.plan import Plan
 from tests.support.settings import plan_of, resolved_config
+from tests.support.small_pipeline import filled, train_facts
 
 TRAIN = {"steps": 1_000, "checkpoint_every_steps": 100, "keep_checkpoints": 3, "decay_frac": 0.65}
 
@@ -75,7 +77,9 @@ def test_plan_looks_at_each_training(store: ArtifactStore) -> None:
 
 def test_plan_knows_what_a_finished_training_kept(store: ArtifactStore) -> None:
     (training,) = [
-        step.derivation for step in plan(store, []).steps if step.artifact.stage == "train_model"
+        step.derivation
+        for step in plan(store, []).steps
+        if step.artifact.stage == TrainModelOutputs.stage
     ]
     make(store, training, kept=[150, 1_000])
     assert plan(store, [150]).steps
@@ -86,8 +90,8 @@ def test_plan_knows_what_a_finished_training_kept(store: ArtifactStore) -> None:
 def test_plan_takes_a_step_that_another_training_can_be_gone_on_from(
     store: ArtifactStore,
 ) -> None:
-    make(store, Derivation(stage="train_model", name="base", version=1), kept=[150])
-    make(store, Derivation(stage="train_model", name="chat", version=1), kept=[250])
+    make(store, Derivation(stage=TrainModelOutputs.stage, name="base", version=1), kept=[150])
+    make(store, Derivation(stage=TrainModelOutputs.stage, name="chat", version=1), kept=[250])
     assert "only if it goes on from a finished training's" in plan(store, [150]).text()
     with pytest.raises(ConfigError, match="no checkpoint 250"):  # of another kind of training
         plan(store, [250])
@@ -109,7 +113,9 @@ def make(store: ArtifactStore, derivation: Derivation, *, kept: list[int]) -> No
 
     def body(work: Work) -> None:
         (work.path / "out.txt").write_text("weights")
-        work.facts["checkpoints"] = [{"step": step, "path": f"step-{step}"} for step in kept]
+        checkpoints = tuple(KeptCheckpoint(step=step, path=f"step-{step}") for step in kept)
+        facts = train_facts(checkpoints=checkpoints)
+        TrainModelOutputs.record(work, filled(TrainModelCounts), facts)
 
     made = store.build(derivation.model_copy(update={"inputs": {}}), body)
     if made.artifact.key == derivation.key:

@@ -10,6 +10,7 @@ import pytest
 from flows.pretrain import pretrain_base, pretrain_models
 from flows.settings.config import LadderConfig, PretrainConfig
 from flows.sweep import train_ladder
+from model.config.outputs import TrainModelCounts, TrainModelOutputs
 from model.core.artifact import Artifact
 from model.core.errors import DiskSpaceError
 from model.core.store import ArtifactStore
@@ -17,8 +18,11 @@ from model.eval.scaling_laws import LadderPoint, Prediction, ScalingCurve, Scali
 from tasks.planning.estimate import NO_PREDICTION, TrainingEstimate
 from tasks.planning.plan import Plan, settings_text
 from tasks.reporting.outcome import outcome_text, predicted_metrics
+from tasks.stages.fit_scaling import FitScalingOutputs
+from tasks.stages.report_corpus import ReportCorpusOutputs
+from tasks.stages.write_chat_shards import WriteChatShardsCounts, WriteChatShardsOutputs
 from tests.support.settings import plan_of, resolved_config
-from tests.support.small_pipeline import make
+from tests.support.small_pipeline import filled, make, train_facts
 
 POINTS = (
     LadderPoint(
@@ -60,7 +64,7 @@ def test_plan_after_a_change_of_source_stays_short_and_gives_all_reasons_on_requ
     store = ArtifactStore(tmp_path / "data")
     config = resolved_config("demo", kind=PretrainConfig, train={"steps": 100})
     old = {f"input.{number}": f"value {number} " * 20 for number in range(30)}
-    make(store, "report_corpus", "corpus", config=old)
+    make(store, ReportCorpusOutputs, "corpus", config=old)
     plan = plan_of(pretrain_base, config, store)
     assert len(plan.text().splitlines()) < 45
     rows = re.split(r"^│ (?=\w)", plan.text(), flags=re.MULTILINE)
@@ -107,10 +111,15 @@ def test_plan_of_a_chat_model_counts_epochs_when_the_rows_are_there(tmp_path: Pa
     (shards,) = [
         step.derivation
         for step in plan.steps
-        if step.artifact.stage == "write_chat_shards" and step.artifact.name == "training-demo"
+        if WriteChatShardsOutputs.made(step.artifact) and step.artifact.name == "training-demo"
     ]
     path = store.path(shards.artifact)
-    made = make(store, shards.stage, shards.name, counts={"num_rows": 76})
+    made = make(
+        store,
+        WriteChatShardsOutputs,
+        shards.name,
+        counts=filled(WriteChatShardsCounts, num_rows=76),
+    )
     store.path(made.artifact).rename(path)
     base, chat = plan_of(pretrain_models, config, store).trainings
     assert chat.num_tokens == 10 * 4_096  # 2 epochs of 76 rows, 5 % text beside: 160 rows
@@ -174,7 +183,7 @@ def test_plan_predicts_by_a_ladder_on_the_same_validation_rows_only(tmp_path: Pa
 
 
 def make_fit(store: ArtifactStore, validation: Artifact, fit: ScalingFit) -> None:
-    made = make(store, "fit_scaling", "ladder", files={"fit.json": fit.model_dump_json()})
+    made = make(store, FitScalingOutputs, "ladder", files={"fit.json": fit.model_dump_json()})
     inputs = made.derivation.model_copy(update={"inputs": {"validation": (validation,)}})
     manifest = made.model_copy(update={"derivation": inputs})
     (store.path(made.artifact) / "manifest.json").write_text(manifest.model_dump_json())
@@ -183,10 +192,10 @@ def make_fit(store: ArtifactStore, validation: Artifact, fit: ScalingFit) -> Non
 def test_outcome_text_sets_actual_beside_predicted(tmp_path: Path) -> None:
     manifest = make(
         ArtifactStore(tmp_path),
-        "train_model",
+        TrainModelOutputs,
         "base",
-        counts={"tokens": 60_000, "steps": 60},
-        facts={"validation_bits_per_byte": 0.9, "tokens_per_second": 1_000.0},
+        counts=filled(TrainModelCounts, tokens=60000, steps=60),
+        facts=train_facts(validation_bits_per_byte=0.9, tokens_per_second=1000.0),
     )
     expected = TrainingEstimate(
         artifact=manifest.artifact,

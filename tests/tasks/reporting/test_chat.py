@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from model.config.outputs import TrainModelOutputs
 from model.core.store import ArtifactStore
+from tasks.engine.record_sets import RecordSetCounts
 from tasks.reporting.chat import chat_rows, chat_table, conversation_markdown, conversation_text
+from tasks.stages.read_chats import ReadChatsOutputs
+from tasks.stages.write_chat_shards import WriteChatShardsCounts, WriteChatShardsOutputs
 from tasks.tracking.training import sample_rows
-from tests.support.small_pipeline import make
+from tests.support.small_pipeline import filled, make
 
 TURNS = (
     {"role": "user", "content": "Hi *there*"},
@@ -22,20 +26,22 @@ def test_rows_lead_from_records_to_what_is_kept(tmp_path: Path) -> None:
     manifests = [
         make(
             store,
-            "read_chats",
+            ReadChatsOutputs,
             "mine",
-            counts={
-                "num_in": 10, "num_training": 6, "num_held_out": 2, "empty_turn": 2, "not_json": 0,
-            },
+            counts=RecordSetCounts(
+                num_in=10, num_training=6, num_held_out=2, empty_turn=2, not_json=0
+            ),
         ),
         make(
             store,
-            "write_chat_shards",
+            WriteChatShardsOutputs,
             "training-mine",
-            counts={"num_in": 6, "num_kept": 5, "too_long": 1, "num_cut": 2, "num_tokens": 99},
+            counts=filled(
+                WriteChatShardsCounts, num_in=6, num_kept=5, too_long=1, num_cut=2, num_tokens=99
+            ),
         ),
-        make(store, "train_model", "chat"),
-    ]  # fmt: skip
+        make(store, TrainModelOutputs, "chat"),
+    ]
     rows = chat_rows(manifests)
     assert [(row["what"], row["conversations"]) for row in rows] == [
         ("records", 10),

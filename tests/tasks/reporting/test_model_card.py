@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from model.config.export import SamplingConfig
+from model.config.outputs import ScoreModelFacts, ScoreModelOutputs
 from tasks.reporting.model_card import Lineage, model_card
-from tests.support.small_pipeline import SmallPipeline, make, make_small_pipeline
+from tasks.stages.judge_texts import JudgeTextsFacts, JudgeTextsOutputs
+from tests.support.small_pipeline import SmallPipeline, filled, make, make_small_pipeline
 
 
 @pytest.fixture
@@ -62,9 +64,16 @@ def test_card_of_a_pruned_lineage_says_what_is_left(small: SmallPipeline) -> Non
 
 
 def test_card_shows_every_measure_and_says_what_is_missing(small: SmallPipeline) -> None:
-    facts = {"grammar_accepted": 0.875, "absent": {"parser_accepted": "there is no link-parser"}}
-    judged = make(small.store, "judge_texts", "base", facts=facts)
-    scored = make(small.store, "score_model", "other", facts={"lambada_perplexity": 1.5e17})
+    facts = JudgeTextsFacts(
+        grammar_accepted=0.875, absent={"parser_accepted": "there is no link-parser"}
+    )
+    judged = make(small.store, JudgeTextsOutputs, "base", facts=facts)
+    scored = make(
+        small.store,
+        ScoreModelOutputs,
+        "other",
+        facts=filled(ScoreModelFacts, extras={"lambada_perplexity": 1.5e17}),
+    )
     lineage = Lineage.of(small.manifests["train_model"], small.store)
     card = model_card(lineage, scores=[scored, judged], sampling=SamplingConfig())
     assert "| judge_texts: grammar_accepted | 0.8750 |" in card

@@ -19,10 +19,11 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.runtime import flow_run
 
 from flows.settings.presets import demo
+from model.config.outputs import ScoreModelFacts, ScoreModelOutputs, TrainModelOutputs
 from model.core.artifact import Artifact
 from model.core.errors import ArtifactError
 from model.data.prompts import Generation, write_generations
-from model.train.events import EVENTS_NAME, read_events
+from model.train.events import read_events
 from tasks.corpus.report.data import (
     FunnelLine,
     Histogram,
@@ -51,10 +52,12 @@ from tasks.reporting.run import (
     samples_markdown,
     samples_text,
 )
-from tasks.stages.report_corpus import page_path, read_corpus_report
+from tasks.stages.judge_texts import JudgeTextsFacts, JudgeTextsOutputs
+from tasks.stages.publish_corpus import PublishCorpusOutputs
+from tasks.stages.report_corpus import ReportCorpusOutputs, read_corpus_report
 from tasks.tracking.run import TrackedPipeline, pipeline_run
 from tests.support.servers import local_mlflow_uri
-from tests.support.small_pipeline import SmallPipeline, make, make_small_pipeline
+from tests.support.small_pipeline import SmallPipeline, filled, make, make_small_pipeline
 
 KEYS = ("corpus-funnel", "corpus-report-page", "corpus-report", "loss", "samples", "mlflow-run")
 
@@ -112,14 +115,16 @@ def make_report(small: SmallPipeline) -> Artifact:
         contamination=None,
     )  # fmt: skip
     files = {"report.html": "<p>the page</p>", "report.json": report.model_dump_json()}
-    return make(small.store, "report_corpus", "corpus", files=files).artifact
+    return make(small.store, ReportCorpusOutputs, "corpus", files=files).artifact
 
 
 def report_all(tracked: TrackedPipeline, small: SmallPipeline) -> None:
     report_data(tracked, small.manifests.values())
     report_page(tracked, make_report(small), small.store)
     report_training(tracked, small.artifact("train_model"), small.store)
-    report_samples(tracked, read_samples(small.store.path(small.artifact("score_model"))))
+    report_samples(
+        tracked, read_samples(ScoreModelOutputs.of(small.store, small.artifact("score_model")))
+    )
     report_mlflow_run(tracked)
 
 
@@ -189,11 +194,14 @@ def test_report_scores_logs_every_measure_the_texts_and_checkpoints_at_their_ste
     )  # fmt: skip
     write_generations(small.store.path(scores) / "generations.parquet", [text])
     judged = make(
-        small.store, "judge_texts", "base",
-        facts={"distinct_1": 0.5, "absent": {"parser_accepted": "none is here"}},
+        small.store, JudgeTextsOutputs, "base",
+        facts=filled(JudgeTextsFacts, distinct_1=0.5, absent={'parser_accepted': 'none is here'}),
     )  # fmt: skip
     early = make(
-        small.store, "score_model", "early", facts={"bits_per_byte": 2.0, "checkpoint_step": 20}
+        small.store,
+        ScoreModelOutputs,
+        "early",
+        facts=filled(ScoreModelFacts, bits_per_byte=2.0, validation_loss=6.5, checkpoint_step=20),
     )
     with open_pipeline(experiment) as tracked:
         report_scores(tracked, [scores, judged.artifact], small.store)
@@ -208,6 +216,7 @@ def test_report_scores_logs_every_measure_the_texts_and_checkpoints_at_their_ste
         "score/validation_loss": 3.5,
         "score/distinct_1": 0.5,
         "checkpoint/bits_per_byte": 2.0,
+        "checkpoint/validation_loss": 6.5,
     }
     (point,) = client.get_metric_history(tracked.run_id, "checkpoint/bits_per_byte")
     assert point.step == 20
@@ -234,7 +243,7 @@ def test_report_data_whose_counts_do_not_add_up_fails(
 
 
 def test_corpus_markdown_says_where_page_and_copy_are(small: SmallPipeline) -> None:
-    page = page_path(make_report(small), small.store)
+    page = ReportCorpusOutputs.of(small.store, make_report(small)).page
     report = read_corpus_report(page.with_name("report.json"))
     text = corpus_markdown(report, path=page, mlflow_url="http://127.0.0.1:5000/#/x")
     assert text.startswith(
@@ -249,7 +258,7 @@ def test_report_published_says_where_it_is_and_keeps_the_card(
     small: SmallPipeline, experiment: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     files = {"dataset/README.md": "# Clean text"}
-    published = make(small.store, "publish_corpus", "dataset", files=files).artifact
+    published = make(small.store, PublishCorpusOutputs, "dataset", files=files).artifact
     with caplog.at_level("INFO"), open_pipeline(experiment) as tracked:
         report_published(tracked, published, small.store)
     assert f'load_dataset("{small.store.path(published)}/dataset")' in caplog.text
@@ -259,7 +268,7 @@ def test_report_published_says_where_it_is_and_keeps_the_card(
 
 
 def test_loss_plot_is_a_png_with_both_curves(small: SmallPipeline) -> None:
-    events = read_events(small.store.path(small.artifact("train_model")) / EVENTS_NAME)
+    events = read_events(TrainModelOutputs.of(small.store, small.artifact("train_model")).events)
     image = loss_plot(events)
     assert struct.unpack(">II", image[16:24]) == (700, 360)
     pixels = imread(io.BytesIO(image))[..., :3]

@@ -12,17 +12,18 @@ from mlflow import MlflowClient
 
 from flows.settings.presets import demo
 from model.config.network import ModelConfig
+from model.config.outputs import EVENTS_NAME, TrainModelCounts, TrainModelOutputs
 from model.core.artifact import Artifact, Manifest
 from model.core.store import ArtifactStore
-from model.eval.scaling_laws import FIT_NAME, ScalingFit
+from model.eval.scaling_laws import ScalingFit
 from tasks.engine.stage import Call, Share, run_body
 from tasks.planning.ladder import short_count
 from tasks.planning.plan import Plan
 from tasks.reporting.ladder import fit_metrics, ladder_markdown, report_ladder
-from tasks.stages.fit_scaling import PLOT_NAME, FitScaling, fit_scaling
+from tasks.stages.fit_scaling import FitScaling, FitScalingCounts, FitScalingOutputs, fit_scaling
 from tasks.tracking.run import pipeline_run
 from tests.support.servers import local_mlflow_uri
-from tests.support.small_pipeline import event_lines, make
+from tests.support.small_pipeline import event_lines, filled, make, train_facts
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
@@ -33,13 +34,13 @@ NO_PLAN = Plan(steps=(), disk_bytes=0, data_memory_bytes=0, trainings=())
 def make_training(store: ArtifactStore, name: str, *, tokens: int, bits: float) -> Manifest:
     return make(
         store,
-        "train_model",
+        TrainModelOutputs,
         name,
-        files={"model/model.safetensors": name, "events.jsonl": event_lines()},
-        counts={"tokens": tokens, "steps": 30},
-        facts={"validation_bits_per_byte": bits, "tokens_per_second": 100.0},
+        files={"model/model.safetensors": name, EVENTS_NAME: event_lines()},
+        counts=filled(TrainModelCounts, tokens=tokens, steps=30),
+        facts=train_facts(validation_bits_per_byte=bits, tokens_per_second=100.0),
         config={"model": ModelConfig(size="1m", context_tokens=256).semantic()},
-        logs=frozenset({"events.jsonl"}),
+        logs=TrainModelOutputs.LOGS,
     )
 
 
@@ -49,8 +50,7 @@ def fit_of(store: ArtifactStore, trained: list[Artifact]) -> tuple[Artifact, Sca
     derivation = fit_scaling.derive("ladder", config=config, inputs={"trained": trained})
     share = Share(threads=1, memory_bytes=1)
     run_body(Call(fit_scaling, derivation, config, share, store.root), store)
-    content = (store.path(derivation.artifact) / FIT_NAME).read_bytes()
-    return derivation.artifact, ScalingFit.model_validate_json(content)
+    return derivation.artifact, FitScalingOutputs.of(store, derivation.artifact).read_fit()
 
 
 @pytest.fixture
@@ -79,10 +79,11 @@ def test_stage_fits_the_scores_of_its_trainings(
     assert fit.curve
     assert fit.curve.at(fit.points[0].flops * 1_000) == pytest.approx(0.25)
     manifest = store.verify(artifact)
+    outputs = FitScalingOutputs.of(store, artifact)
     roles = {entry.path: entry.role for entry in manifest.files}
-    assert roles == {FIT_NAME: "content", PLOT_NAME: "log"}
-    assert manifest.counts == {"num_in": 3, "num_on_frontier": 3}
-    pixels = imread(io.BytesIO((store.path(artifact) / PLOT_NAME).read_bytes()))
+    assert roles == {outputs.fit.name: "content", outputs.plot.name: "log"}
+    assert outputs.counts == FitScalingCounts(num_in=3, num_on_frontier=3)
+    pixels = imread(io.BytesIO(outputs.plot.read_bytes()))
     assert pixels.shape[1] > 2 * pixels.shape[0]
     assert pixels.std() > 0.05  # something is drawn
 
@@ -140,7 +141,7 @@ def test_report_nests_every_training_in_the_newest_ladder(
         parent = client.get_run(tracked.run_id)
         assert "Next: 10m" in parent.data.tags["mlflow.note.content"]
         files = {item.path for item in client.list_artifacts(tracked.run_id)}
-        assert files >= {PLOT_NAME, FIT_NAME, "ladder.json"}
+        assert files >= {"ladder.png", "fit.json", "ladder.json"}
     assert len(client.search_runs([experiment], "tags.`llm.artifact_key` != ''")) == 3
     table = client.download_artifacts(tracked.run_id, "ladder.json", str(store.root))
     assert len(json.loads(Path(table).read_text())["data"]) == 3

@@ -18,14 +18,18 @@ from model.core.store import ArtifactStore
 from tasks.config.chat import ChatConfig
 from tasks.corpus.sources.hub_client import MAX_ATTEMPTS
 from tasks.corpus.sources.named_sets import ListedSet
+from tasks.engine.lesson_shards import LessonShardsFacts
 from tasks.engine.pipeline import Pipeline
 from tasks.engine.record_sets import ReadSet
 from tasks.engine.stage import Share
-from tasks.stages.read_chats import build, chat_sets, chat_validation_digest, read_chats
+from tasks.stages.read_chats import build, chat_sets, read_chats
+from tasks.stages.register_model import chat_validation_digest
+from tasks.stages.write_chat_shards import WriteChatShardsCounts, WriteChatShardsOutputs
 from tests.support.hub_pages import hub_environment
 from tests.support.hub_server import HubServer
 from tests.support.settings import plan_of
 from tests.support.small_chats import turns, write_jsonl, write_parquet
+from tests.support.small_pipeline import filled
 from tests.support.small_pipeline import make as make_artifact
 
 REVISION = "89abcdef01234567" * 2 + "89abcdef"
@@ -112,7 +116,7 @@ def test_digest_of_what_measures_is_that_of_its_conversations_not_of_their_token
         chats = make(store, "mine", listed(chat, store)["mine"])
         shards = make_artifact(
             store,
-            "write_chat_shards",
+            WriteChatShardsOutputs,
             "validation",
             config={"tokens": tokens},
             inputs={"chats": (chats.artifact,)},
@@ -133,11 +137,11 @@ def test_validation_digest_tells_what_outgrew_the_context(
     def digest(context_tokens: int, **lost: int) -> str:
         shards = make_artifact(
             store,
-            "write_chat_shards",
+            WriteChatShardsOutputs,
             "validation",
             config={"context_tokens": context_tokens, **lost},
-            counts=lost,
-            facts={"context_tokens": context_tokens},
+            counts=filled(WriteChatShardsCounts, **lost),
+            facts=LessonShardsFacts(context_tokens=context_tokens),
             inputs={"chats": (chats.artifact,)},
         )
         return chat_validation_digest(shards, store)

@@ -12,9 +12,11 @@ from prefect import State, flow
 
 from flows.settings.presets import demo
 from model.config.evaluation import ScoreConfig
+from model.config.outputs import ScoreModelFacts, ScoreModelOutputs
 from model.core.store import ArtifactStore
 from tasks.config.corpus import RegistryConfig
-from tasks.engine.lineage import find_input
+from tasks.stages.generation_prompts import GenerationPromptsOutputs
+from tasks.stages.judge_texts import JudgeTextsFacts, JudgeTextsOutputs
 from tasks.stages.register_model import (
     WRITING,
     RegisteredModel,
@@ -23,9 +25,11 @@ from tasks.stages.register_model import (
     validation_digest,
     version_tags,
 )
+from tasks.stages.select_validation import SelectValidationOutputs
+from tasks.stages.train_tokenizer import TrainTokenizerOutputs
 from tasks.tracking.run import TrackedPipeline, pipeline_run
 from tests.support.servers import free_port, local_mlflow_uri
-from tests.support.small_pipeline import SmallPipeline, make, make_small_pipeline
+from tests.support.small_pipeline import SmallPipeline, filled, make, make_small_pipeline
 
 pytestmark = [
     # MLflow's own models use what its newest SQLAlchemy deprecates.
@@ -112,23 +116,28 @@ def test_register_model_uploads_the_exported_folder_and_sets_the_alias(
 
 
 def test_version_tags_hold_what_each_score_was_measured_on(small: SmallPipeline) -> None:
-    prompts = make(small.store, "generation_prompts", "base")
+    prompts = make(small.store, GenerationPromptsOutputs, "base")
     scored = make(
         small.store,
-        "score_model",
+        ScoreModelOutputs,
         "asked",
-        facts={"blimp_acc": 0.75, "blimp_items": "d1", "blimp_islands_acc": 0.5},
+        facts=filled(
+            ScoreModelFacts,
+            extras={"blimp_acc": 0.75, "blimp_items": "d1", "blimp_islands_acc": 0.5},
+            bits_per_byte=0.9,
+        ),
         inputs={"prompts": (prompts.artifact,)},
     )
     judged = make(
         small.store,
-        "judge_texts",
+        JudgeTextsOutputs,
         "asked",
-        facts={"answer_accuracy": 0.9},
+        facts=filled(JudgeTextsFacts, answer_accuracy=0.9),
         inputs={"scores": (scored.artifact,)},
     )
     tags = version_tags(small.manifests["export_model"], [scored, judged], small.store)
     assert {name: tags[name] for name in tags if not name.startswith("llm.")} == {
+        "bits_per_byte": "0.900000",
         "blimp_acc": "0.750000",
         "data.items.blimp": "d1",
         "answer_accuracy": "0.900000",
@@ -138,7 +147,7 @@ def test_version_tags_hold_what_each_score_was_measured_on(small: SmallPipeline)
 
 def test_judgement_of_texts_says_nothing_of_the_held_out_documents(small: SmallPipeline) -> None:
     scored = small.manifests["score_model"]
-    judged = make(small.store, "judge_texts", "judged", inputs={"scores": (scored.artifact,)})
+    judged = make(small.store, JudgeTextsOutputs, "judged", inputs={"scores": (scored.artifact,)})
     assert validation_digest(scored, small.store) is not None
     assert validation_digest(judged, small.store) is None
 
@@ -146,12 +155,16 @@ def test_judgement_of_texts_says_nothing_of_the_held_out_documents(small: SmallP
 def test_texts_compare_only_of_equal_prompts_and_sampling(small: SmallPipeline) -> None:
     def digest(salt: str = "", **settings: object) -> str | None:
         prompts = make(
-            small.store, "generation_prompts", f"base{salt}", files={"prompts": f"Tom {salt}"}
+            small.store, GenerationPromptsOutputs, f"base{salt}", files={"prompts": f"Tom {salt}"}
         )
         score = ScoreConfig().model_copy(update=settings).model_dump(mode="json")
         inputs = {"prompts": (prompts.artifact,)}
-        scored = make(small.store, "score_model", "asked", config={"score": score}, inputs=inputs)
-        judged = make(small.store, "judge_texts", "asked", inputs={"scores": (scored.artifact,)})
+        scored = make(
+            small.store, ScoreModelOutputs, "asked", config={"score": score}, inputs=inputs
+        )
+        judged = make(
+            small.store, JudgeTextsOutputs, "asked", inputs={"scores": (scored.artifact,)}
+        )
         assert prompts_digest(judged, small.store) == prompts_digest(scored, small.store)
         return prompts_digest(judged, small.store)
 
@@ -180,10 +193,16 @@ def test_version_says_what_was_judged_after_its_card_and_is_told_anew(
     small: SmallPipeline, experiment: str, registry: RegistryConfig, client: MlflowClient
 ) -> None:
     def measure(round_: str, **facts: Any) -> RegisteredModel:
-        prompts = make(small.store, "generation_prompts", round_, files={"prompts": round_})
-        scored = make(small.store, "score_model", round_, inputs={"prompts": (prompts.artifact,)})
+        prompts = make(small.store, GenerationPromptsOutputs, round_, files={"prompts": round_})
+        scored = make(
+            small.store, ScoreModelOutputs, round_, inputs={"prompts": (prompts.artifact,)}
+        )
         judged = make(
-            small.store, "judge_texts", round_, facts=facts, inputs={"scores": (scored.artifact,)}
+            small.store,
+            JudgeTextsOutputs,
+            round_,
+            facts=filled(JudgeTextsFacts, **facts),
+            inputs={"scores": (scored.artifact,)},
         )
         found = register_model.fn(
             tracked,
@@ -268,10 +287,10 @@ def test_register_model_in_a_flow_shows_as_cached_the_second_time(
     assert second.result().uri == f"models:/{registry.name}/1"
 
 
-def test_find_input_looks_through_all_levels_and_past_pruned_ones(small: SmallPipeline) -> None:
+def test_nearest_looks_through_all_levels_and_past_pruned_ones(small: SmallPipeline) -> None:
     scores = small.manifests["score_model"]
-    found = find_input(scores, "select_validation", small.store)
+    found = SelectValidationOutputs.nearest(scores, small.store)
     assert found == small.manifests["select_validation"]
-    assert find_input(scores, "train_tokenizer", small.store) is None
+    assert TrainTokenizerOutputs.nearest(scores, small.store) is None
     elsewhere = ArtifactStore(small.store.root / "empty")
-    assert find_input(scores, "select_validation", elsewhere) is None
+    assert SelectValidationOutputs.nearest(scores, elsewhere) is None

@@ -24,23 +24,27 @@ from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 from tasks.engine.pipeline import Pipeline
 from tasks.engine.stage import Share
 from tasks.reporting.funnel import funnel
+from tasks.stages.download import DownloadCounts, DownloadOutputs
+from tasks.stages.filter_documents import FilterDocumentsFacts
 from tasks.stages.publish_corpus import (
     PublishCorpus,
-    dataset_folder,
+    PublishCorpusOutputs,
     publish_corpus,
     publish_inputs,
 )
 from tasks.stages.report_corpus import (
+    ReportCorpusOutputs,
     known_numbers,
-    page_path,
     read_corpus_report,
     report_corpus,
     report_inputs,
 )
+from tasks.stages.tokenise import TokeniseCounts, TokeniseOutputs
+from tasks.stages.train_tokenizer import TrainTokenizerFacts, TrainTokenizerOutputs
 from tests.support.html_check import read_page
 from tests.support.prepared_corpus import document
 from tests.support.settings import resolved_config
-from tests.support.small_pipeline import make, make_small_pipeline
+from tests.support.small_pipeline import filled, make, make_small_pipeline
 
 SMALL = {
     "source": {"kind": "demo", "demo_documents": 600, "demo_shards": 2},
@@ -118,7 +122,7 @@ def made(root: Path) -> dict[str, Manifest]:
 
 def test_report_corpus_says_what_the_manifests_say(root: Path, made: dict[str, Manifest]) -> None:
     store = ArtifactStore(root)
-    page = page_path(made["report_corpus"].artifact, store)
+    page = ReportCorpusOutputs.of(store, made["report_corpus"].artifact).page
     report = read_corpus_report(page.with_name("report.json"))
     manifests = store.manifests()
     found = funnel(manifests)
@@ -144,7 +148,7 @@ def test_publish_corpus_holds_the_training_documents(
     root: Path, made: dict[str, Manifest], tmp_path: Path
 ) -> None:
     published = made["publish_corpus"]
-    folder = dataset_folder(ArtifactStore(root).path(published.artifact))
+    folder = PublishCorpusOutputs.of(ArtifactStore(root), published.artifact).dataset
     found = load_dataset(str(folder), split="train", cache_dir=str(tmp_path))
     assert (
         len(found) == published.counts["num_docs"] == made["duplicate_clusters"].counts["num_kept"]
@@ -192,7 +196,7 @@ def test_report_and_publisher_leave_out_what_the_quality_model_removed(
     store, made = ArtifactStore(strict[0]), strict[1]
     found = funnel(store.manifests())
     assert found.low_quality["low_quality"] > 20
-    page = page_path(made["report_corpus"].artifact, store)
+    page = ReportCorpusOutputs.of(store, made["report_corpus"].artifact).page
     report = read_corpus_report(page.with_name("report.json"))
     assert report.score.summary_after.documents == found.num_training
     losses = {(loss.stage, loss.reason): loss.documents for loss in report.losses}
@@ -201,7 +205,7 @@ def test_report_and_publisher_leave_out_what_the_quality_model_removed(
 
     published = made["publish_corpus"]
     assert published.counts["num_docs"] == found.num_training
-    folder = dataset_folder(store.path(published.artifact))
+    folder = PublishCorpusOutputs.of(store, published.artifact).dataset
     texts = [
         text
         for path in sorted((folder / "data").iterdir())
@@ -219,7 +223,7 @@ def test_card_lists_the_source_as_a_whole_and_the_settings_of_every_stage(
     strict: tuple[Path, dict[str, Manifest]],
 ) -> None:
     store, made = ArtifactStore(strict[0]), strict[1]
-    card = dataset_folder(store.path(made["publish_corpus"].artifact)) / "README.md"
+    card = PublishCorpusOutputs.of(store, made["publish_corpus"].artifact).card
     _, source, *_, settings, _ = card.read_text().split("\n## ")
     assert source == 'Source\n\n- `kind`: `"local"`\n- `files`: `2`\n'
     digest = made["train_quality_model"].derivation.config["files"][0]["digest"]
@@ -254,13 +258,16 @@ def small_manifests(tmp_path: Path) -> dict[str, Manifest]:
     small = make_small_pipeline(tmp_path)
     more = {
         "train_tokenizer": make(
-            small.store, "train_tokenizer", "more", facts={"vocab_size": 512, "fingerprint": "f"}
+            small.store,
+            TrainTokenizerOutputs,
+            "more",
+            facts=filled(TrainTokenizerFacts, vocab_size=512, fingerprint="f"),
         ),
         "tokenise": make(
             small.store,
-            "tokenise",
+            TokeniseOutputs,
             "part-0",
-            counts={"num_docs": 10, "num_tokens": 110, "num_bytes": 425},
+            counts=filled(TokeniseCounts, num_docs=10, num_tokens=110, num_bytes=425),
         ),
     }
     return small.manifests | more
@@ -269,9 +276,10 @@ def small_manifests(tmp_path: Path) -> dict[str, Manifest]:
 def test_known_numbers_sum_facts_over_artifacts(tmp_path: Path) -> None:
     manifests = small_manifests(tmp_path)
     for name, edits in (("filter", {"policy_line": 3}), ("filter-1", {"policy_line": 2, "x": 0})):
-        facts = {"edits": edits, "personal_data": {"email": 1}}
-        manifests[name] = manifests[name].model_copy(update={"facts": facts})
-    counts = manifests["download"].counts | {"num_skipped_records": 3}
+        facts = filled(FilterDocumentsFacts, edits=edits, personal_data={"email": 1})
+        manifests[name] = manifests[name].model_copy(update={"facts": facts.plain()})
+    num_documents = DownloadOutputs.counts_of(manifests["download"]).num_documents
+    counts = DownloadCounts(num_documents=num_documents, num_skipped_records=3).plain()
     manifests["download"] = manifests["download"].model_copy(update={"counts": counts})
     known = known_numbers(list(manifests.values()))
     assert known.skipped_records == 3

@@ -12,7 +12,8 @@ from model.core.artifact import Artifact
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore, Work
 from tasks.stages.train_model import TrainModel, count_steps, mixture, mixture_of, train_model
-from tests.support.small_pipeline import make
+from tasks.stages.write_chat_shards import WriteChatShardsCounts, WriteChatShardsOutputs
+from tests.support.small_pipeline import filled, make
 
 TEXT, CHAT = [
     Artifact(stage="write_shards", name=name, key=name, relative_path=f"write_shards/{name}")
@@ -39,7 +40,9 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 
 def shards(store: ArtifactStore, name: str, *, num_rows: int) -> Artifact:
-    return make(store, "write_chat_shards", name, counts={"num_rows": num_rows}).artifact
+    return make(
+        store, WriteChatShardsOutputs, name, counts=filled(WriteChatShardsCounts, num_rows=num_rows)
+    ).artifact
 
 
 def work_of(store: ArtifactStore, config: TrainModel, **inputs: object) -> Work:

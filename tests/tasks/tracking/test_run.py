@@ -20,10 +20,12 @@ from prefect.exceptions import TerminationSignal
 
 from flows.settings.config import PretrainConfig
 from flows.settings.presets import demo
+from model.config.outputs import EVENTS_NAME, TrainModelOutputs
 from model.export.registry import tracking_uri
-from model.train.events import EVENTS_NAME, read_events, replay
+from model.train.events import read_events, replay
 from tasks.engine.pipeline import project_root
 from tasks.stages.register_model import register_model
+from tasks.stages.write_chat_shards import WriteChatShardsOutputs
 from tasks.tracking.dataset_inputs import training_data
 from tasks.tracking.mlflow_store import RunStore, check_reachable, flatten, shown_address
 from tasks.tracking.run import TrackedPipeline, pipeline_run
@@ -343,9 +345,9 @@ def test_complete_training_in_a_store_without_the_run_replays_all_of_it(
 
 def test_data_of_a_chat_training_are_the_text_of_its_base_as_well(small: SmallPipeline) -> None:
     shards = (small.artifact("shards-training"),)
-    chats = make(small.store, "write_chat_shards", "training-mine").artifact
+    chats = make(small.store, WriteChatShardsOutputs, "training-mine").artifact
     training = make(
-        small.store, "train_model", "chat", inputs={"training": (chats,), "pretraining": shards}
+        small.store, TrainModelOutputs, "chat", inputs={"training": (chats,), "pretraining": shards}
     )
     assert [(item.name, item.context) for item in training_data(training)] == [
         ("write_chat_shards/training-mine", "training"),

@@ -55,8 +55,15 @@ from tasks.corpus.sources.hub_client import MAX_ATTEMPTS
 from tasks.engine.pipeline import Pipeline
 from tasks.engine.stage import Share, Stage
 from tasks.reporting.funnel import funnel
+from tasks.stages.duplicate_clusters import DuplicateClustersOutputs
+from tasks.stages.filter_documents import FilterDocumentsOutputs
 from tasks.stages.score_quality import ScoreQuality, score_quality
-from tasks.stages.select_quality import SelectQuality, select_quality
+from tasks.stages.select_quality import (
+    SelectQuality,
+    SelectQualityCounts,
+    SelectQualityOutputs,
+    select_quality,
+)
 from tasks.stages.train_quality_model import labelled_documents
 from tasks.stages.train_quality_model import train_quality_model as training_stage
 from tests.support.hub_server import HubServer
@@ -409,9 +416,9 @@ def test_stages_end_to_end_tell_planted_good_from_bad(tmp_path):
     chance = random.Random(9)
     good = [chance.random() < 0.5 for _ in range(300)]
     texts = [make_text(chance, good=label) for label in good]
-    part = make(store, "filter_documents", "part-0").artifact
+    part = make(store, FilterDocumentsOutputs, "part-0").artifact
     write_part(store.path(part), texts, file="f")
-    clusters = make(store, "duplicate_clusters", "corpus").artifact
+    clusters = make(store, DuplicateClustersOutputs, "corpus").artifact
     write_removed(store.path(clusters) / "removed.parquet", [("f", 0), ("f", 2)])
     scores = run_stage(
         store, score_quality, "part-0", config=ScoreQuality(), inputs={"part": part, "model": model}
@@ -495,9 +502,9 @@ def test_funnel_goes_on_from_duplicates_to_low_quality(tmp_path):
     small = make_small_pipeline(tmp_path)
     chosen = make(
         small.store,
-        "select_quality",
+        SelectQualityOutputs,
         "corpus",
-        counts={"num_in": 67, "num_kept": 60, "low_quality": 5, "domain_cap": 2},
+        counts=SelectQualityCounts(num_in=67, num_kept=60, low_quality=5, domain_cap=2),
     )
     with pytest.raises(ArtifactError, match="num_docs = 60, what select_quality kept"):
         funnel([*small.manifests.values(), chosen])

@@ -13,6 +13,7 @@ import pytest
 import tasks.stages.generation_prompts
 import tasks.stages.judge_texts
 from model.config.evaluation import Style
+from model.config.outputs import ScoreModelOutputs
 from model.core.config import Config
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore, Work
@@ -177,7 +178,7 @@ def test_parser_shares_are_of_whole_sentences() -> None:
 def test_stage_without_a_parser_says_so_and_its_key_is_another(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
     write_generations(tmp_path / "g.parquet", [wrote(" a kind boy.")])
-    scores = make(store, "score_model", "base", files={"scores.json": "{}"})
+    scores = make(store, ScoreModelOutputs, "base", files={"scores.json": "{}"})
     place = store.path(scores.artifact) / "generations.parquet"
     place.write_bytes((tmp_path / "g.parquet").read_bytes())
     config = JudgeTexts.here(EvaluationConfig(parser="off"), is_demo=True)
