@@ -128,7 +128,8 @@ def main() -> int:
     ]
     print(f"\n{options.preset}, {duration(time.monotonic() - started)} with the interruption")
     print(f"anchor: {anchor.source}; {bits:.4f} bits per byte ({source})")
-    print(f"speed: {manifest.facts['tokens_per_second']:,.0f} tokens/s{_mfu(manifest)}")
+    speed = TrainModelOutputs.facts_of(manifest).tokens_per_second
+    print(f"speed: {speed:,.0f} tokens/s{_mfu(manifest)}")
     print("\n".join(check.text() for check in checks))
     passed = all(check.passed for check in checks)
     print("verdict:", "accepted" if passed else "not accepted")
@@ -243,7 +244,7 @@ def _validation_file(store: ArtifactStore, trained: Manifest) -> Path:
 
 
 def _mfu(manifest: Manifest) -> str:
-    mfu = manifest.facts["metrics"].get("perf/mfu")
+    mfu = TrainModelOutputs.facts_of(manifest).metrics.get("perf/mfu")
     return f", {mfu:.1%} of the device's peak" if mfu else ""
 
 

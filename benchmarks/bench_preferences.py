@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.machine import describe
+from model.config.outputs import TrainModelOutputs
 from model.config.train import DirectPreference
 from model.core.artifact import Manifest
 from model.core.errors import ArtifactError
@@ -110,9 +111,10 @@ def compare(store: ArtifactStore, *, num_questions: int, seed: int) -> str:
         )
     rows = [
         f"{num_questions} questions, {pairs.num_rows // 2} pairs; beta {dpo.beta:g}, "
-        f"{preferred.counts['steps']} steps, "
-        f"{preferred.facts['tokens_per_second']:,.0f} tokens/s of training on pairs and "
-        f"{store.read_manifest(start).facts['tokens_per_second']:,.0f} on conversations.",
+        f"{TrainModelOutputs.counts_of(preferred).steps} steps, "
+        f"{TrainModelOutputs.facts_of(preferred).tokens_per_second:,.0f} tokens/s of training on "
+        f"pairs and {TrainModelOutputs.of(store, start).facts.tokens_per_second:,.0f} on "
+        "conversations.",
     ]
     return "\n".join([*lines, "", *rows, "", describe()])
 

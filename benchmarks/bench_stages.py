@@ -26,6 +26,7 @@ from model.core.config import Config
 from model.core.store import ArtifactStore
 from tasks.engine.pipeline import Pipeline
 from tasks.engine.stage import Call, Inputs, Stage, run_body
+from tasks.stages.filter_documents import FilterDocumentsOutputs
 
 
 @dataclass
@@ -72,8 +73,8 @@ def measure(config: PrepareConfig) -> tuple[Walk, Walk, int, int]:
         prepare_corpus(made, config)
         prepare_corpus(cached, config)
         filters = store.manifests("filter_documents")
-        num_documents = sum(item.counts["num_in"] for item in filters)
-        num_bytes = sum(item.facts["text_bytes"] for item in filters)
+        num_documents = sum(FilterDocumentsOutputs.counts_of(item).num_in for item in filters)
+        num_bytes = sum(FilterDocumentsOutputs.facts_of(item).text_bytes for item in filters)
     return made.walk, cached.walk, num_documents, num_bytes
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from model.config.outputs import TrainModelOutputs
 from model.core.artifact import Artifact, Manifest
 from model.train.events import read_events
 from tests.support.flow_process import Home, copy_of, digests, run_flow, running_flow
@@ -64,14 +65,14 @@ def test_finetune_with_preferences_exports_and_files_the_tuned_model(finished: H
     assert inputs_of(tuned, "init_from") == (chat.artifact,)
     assert inputs_of(made(finished, "export_model", "chat"), "model") == (tuned.artifact,)
     assert inputs_of(made(finished, "score_model", "chat"), "model") == (tuned.artifact,)
-    assert set(tuned.facts["metrics"]) >= {
+    assert set(TrainModelOutputs.facts_of(tuned).metrics) >= {
         "validation/loss",
         "validation/preference_accuracy",
         "validation/preference_margin",
         "validation/chosen_likelier_frac",
         "train/preference_accuracy",
     }
-    assert "validation/bits_per_byte" not in tuned.facts["metrics"]
+    assert "validation/bits_per_byte" not in TrainModelOutputs.facts_of(tuned).metrics
     said = (finished.directory / "said").read_text()
     assert "training preferred, predicted against actual:" in said
     assert "training chat, predicted against actual:" in said

@@ -9,7 +9,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from model.eval.scaling_laws import FIT_NAME, ScalingFit
+from model.config.outputs import TrainModelOutputs
+from model.eval.scaling_laws import ScalingFit
+from tasks.stages.fit_scaling import FitScalingOutputs
 from tests.support.flow_process import Home, run_flow
 
 pytestmark = [
@@ -52,7 +54,7 @@ def newest_ladder(home: Home) -> tuple[Run, list[Run]]:
 
 def read_fit(home: Home) -> ScalingFit:
     (manifest,) = home.store.manifests("fit_scaling")
-    path = home.store.path(manifest.artifact) / FIT_NAME
+    path = FitScalingOutputs.of(home.store, manifest.artifact).fit
     return ScalingFit.model_validate_json(path.read_bytes())
 
 
@@ -60,7 +62,7 @@ def test_sweep_fits_its_trainings_and_predicts_the_next(finished: Home) -> None:
     fit = read_fit(finished)
     assert [point.name for point in fit.points] == NAMES
     scores = {
-        item.artifact.name: item.facts["validation_bits_per_byte"]
+        item.artifact.name: TrainModelOutputs.facts_of(item).validation_bits_per_byte
         for item in finished.store.manifests("train_model")
     }
     assert {point.name: point.bits_per_byte for point in fit.points} == scores
@@ -92,7 +94,7 @@ def test_sweep_nests_all_trainings_in_one_run_with_the_plot(finished: Home) -> N
     assert "| 1m-20.5k |" in parent.data.tags["mlflow.note.content"]
     client = MlflowClient(finished.mlflow_uri)
     files = {item.path for item in client.list_artifacts(parent.info.run_id)}
-    assert files >= {"ladder.png", "ladder.json", FIT_NAME, "config.json"}
+    assert files >= {"ladder.png", "ladder.json", "fit.json", "config.json"}
 
 
 def test_longer_ladder_trains_one_more_and_shows_all(finished: Home) -> None:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
+from model.config.outputs import ScoreModelOutputs
 from model.export.registry import fetch, find_version
 from tests.support.flow_process import (
     MADE_OF_THE_MODEL,
@@ -159,7 +160,7 @@ def test_run_in_two_training_processes_scores_like_one(tmp_path: Path, finished:
 
     def bits_per_byte(of: Home) -> float:
         (manifest,) = of.store.manifests("score_model")
-        return manifest.facts["bits_per_byte"]
+        return ScoreModelOutputs.facts_of(manifest).bits_per_byte
 
     assert bits_per_byte(home) == pytest.approx(bits_per_byte(finished), rel=1e-4)
 

@@ -13,6 +13,7 @@ import torch
 
 from model.config.child_runs import ScoreRun
 from model.config.evaluation import ScoreConfig
+from model.config.outputs import ScoreModelCounts, ScoreModelOutputs
 from model.config.train_run import ErrorReport
 from model.core.artifact import Derivation
 from model.core.errors import ConfigError
@@ -118,8 +119,10 @@ def test_main_makes_the_artifact_once(data_root):
     manifest = store.verify(DERIVATION.artifact)
     directory = store.path(DERIVATION.artifact)
     scores = Scores.model_validate_json((directory / "scores.json").read_bytes())
-    assert manifest.facts["bits_per_byte"] == scores.bits_per_byte
-    assert manifest.counts == {"tokens": scores.num_tokens, "bytes": scores.num_bytes}
+    assert ScoreModelOutputs.facts_of(manifest).bits_per_byte == scores.bits_per_byte
+    assert ScoreModelOutputs.counts_of(manifest) == ScoreModelCounts(
+        tokens=scores.num_tokens, bytes=scores.num_bytes
+    )
     assert {entry.path: entry.role for entry in manifest.files} == {
         "config.json": "log",
         "scores.json": "content",
@@ -147,10 +150,10 @@ def test_main_scores_items_and_generates_texts(data_root):
     manifest, directory = store.verify(DERIVATION.artifact), store.path(DERIVATION.artifact)
     network = load_model(data_root / "model")
     piqa, lambada = summarise(score_items(network, tokenizer, items))
-    assert manifest.facts["piqa_acc_norm"] == piqa.acc_norm
-    assert manifest.facts["lambada_perplexity"] == lambada.perplexity
-    assert manifest.facts["piqa_items"] == piqa.items_digest
-    assert manifest.counts["piqa_items"] == 1
+    assert ScoreModelOutputs.facts_of(manifest).scores["piqa_acc_norm"] == piqa.acc_norm
+    assert ScoreModelOutputs.facts_of(manifest).scores["lambada_perplexity"] == lambada.perplexity
+    assert ScoreModelOutputs.facts_of(manifest).items_digests["piqa"] == piqa.items_digest
+    assert ScoreModelOutputs.counts_of(manifest).extras["piqa_items"] == 1
     rows = pq.read_table(directory / "item_scores.parquet").to_pylist()
     assert [row["task"] for row in rows] == ["piqa", "lambada"]
     written = read_generations(directory / "generations.parquet")
@@ -186,11 +189,11 @@ def test_main_scores_a_checkpoint_beside_the_model(data_root):
     kept = data_root / "checkpoints" / "step-00000007"
     save_model(random_model(seed=2, vocab_size=VOCAB_SIZE), kept)
     assert main(["--config", str(_write_config(data_root, checkpoint=7))]) == 0
-    facts = ArtifactStore(data_root).verify(DERIVATION.artifact).facts
+    facts = ScoreModelOutputs.facts_of(ArtifactStore(data_root).verify(DERIVATION.artifact))
     _, tokenizer, shards = _parts(data_root)
     expected = evaluate(load_model(kept), shards, tokenizer.bytes_per_token)
-    assert facts["bits_per_byte"] == expected.bits_per_byte
-    assert facts["checkpoint_step"] == 7
+    assert facts.bits_per_byte == expected.bits_per_byte
+    assert facts.checkpoint_step == 7
 
 
 def test_main_failure_is_reported_beside_the_config_and_fixed_by_another_run(data_root):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from model.config.outputs import TrainModelOutputs
 from model.config.train_run import EXIT_INTERRUPTED, TrainResult, TrainRun
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore
@@ -111,10 +112,10 @@ def test_train_in_two_processes_gives_the_losses_of_one(root: Path, tmp_path: Pa
     assert (result.state, result.step) == ("complete", 6)
     store = ArtifactStore(root)
     manifests = [store.verify(run.derivation.artifact) for run in (alone, both)]
-    assert [item.facts["num_processes"] for item in manifests] == [1, 2]
+    assert [TrainModelOutputs.facts_of(item).num_processes for item in manifests] == [1, 2]
     assert manifests[0].counts == manifests[1].counts
-    assert manifests[1].facts["validation_loss"] == pytest.approx(
-        manifests[0].facts["validation_loss"], rel=1e-5
+    assert TrainModelOutputs.facts_of(manifests[1]).validation_loss == pytest.approx(
+        TrainModelOutputs.facts_of(manifests[0]).validation_loss, rel=1e-5
     )
 
 
@@ -168,7 +169,7 @@ def test_train_content_is_the_model_alone(root: Path):
     logs = {entry.path.split("/")[0] for entry in manifest.files if entry.role == "log"}
     assert logs == {"checkpoints", "events.jsonl", "result.json"}
     assert TrainResult.load(artifact_path(run) / "result.json") == result
-    assert result.metrics["validation/loss"] == manifest.facts["validation_loss"]
+    assert result.metrics["validation/loss"] == TrainModelOutputs.facts_of(manifest).validation_loss
 
 
 def test_train_of_a_finished_artifact_answers_the_same_again(root: Path):

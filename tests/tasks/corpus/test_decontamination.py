@@ -20,7 +20,13 @@ from tasks.corpus.decontamination import NgramIndex, find_contaminated, write_ng
 from tasks.corpus.evalsets.sets import EvaluationFile, evaluation_files, list_sets, read_item_texts
 from tasks.corpus.sources.hub_client import MAX_ATTEMPTS
 from tasks.engine.stage import Share
-from tasks.stages.evaluation_ngrams import EvaluationNgrams, build, evaluation_ngrams, listed_sets
+from tasks.stages.evaluation_ngrams import (
+    EvaluationNgrams,
+    EvaluationNgramsOutputs,
+    build,
+    evaluation_ngrams,
+    listed_sets,
+)
 from tasks.stages.find_contamination import find_contamination
 from tests.support.hub_pages import hub_environment
 from tests.support.hub_server import HubServer
@@ -161,7 +167,9 @@ def test_item_in_a_struct_is_found_and_its_column_recorded(tmp_path: Path) -> No
     choices = [{"text": ["nobody", ANSWER], "label": ["A", "B"]}]
     arc = write_set(tmp_path / "arc.parquet", {"id": [7], "question": [ITEM], "choices": choices})
     manifest = make(store, DecontaminationConfig(sets={"arc": str(arc)}))
-    assert manifest.facts["columns"] == {"arc": ["question", "choices.text", "choices.label"]}
+    assert EvaluationNgramsOutputs.facts_of(manifest).columns == {
+        "arc": ["question", "choices.text", "choices.label"]
+    }
     text = f"climbed the high mountain in the north of the country -- {ANSWER}"
     part = write_part(tmp_path / "part.parquet", [document(text)])
     index = NgramIndex(store.path(manifest.artifact))

@@ -18,9 +18,8 @@ from model.core.store import ArtifactStore
 from tasks.config.chat import ChatConfig
 from tasks.corpus.sources.hub_client import MAX_ATTEMPTS
 from tasks.corpus.sources.named_sets import ListedSet
-from tasks.engine.lesson_shards import LessonShardsFacts
 from tasks.engine.pipeline import Pipeline
-from tasks.engine.record_sets import ReadSet
+from tasks.engine.record_sets import ReadSet, RecordShardsFacts
 from tasks.engine.stage import Share
 from tasks.stages.read_chats import build, chat_sets, read_chats
 from tasks.stages.register_model import chat_validation_digest
@@ -141,7 +140,7 @@ def test_validation_digest_tells_what_outgrew_the_context(
             "validation",
             config={"context_tokens": context_tokens, **lost},
             counts=filled(WriteChatShardsCounts, **lost),
-            facts=LessonShardsFacts(context_tokens=context_tokens),
+            facts=RecordShardsFacts(context_tokens=context_tokens),
             inputs={"chats": (chats.artifact,)},
         )
         return chat_validation_digest(shards, store)

@@ -57,14 +57,14 @@ from tasks.engine.stage import Share, Stage
 from tasks.reporting.funnel import funnel
 from tasks.stages.duplicate_clusters import DuplicateClustersOutputs
 from tasks.stages.filter_documents import FilterDocumentsOutputs
-from tasks.stages.score_quality import ScoreQuality, score_quality
+from tasks.stages.score_quality import ScoreQuality, ScoreQualityOutputs, score_quality
 from tasks.stages.select_quality import (
     SelectQuality,
     SelectQualityCounts,
     SelectQualityOutputs,
     select_quality,
 )
-from tasks.stages.train_quality_model import labelled_documents
+from tasks.stages.train_quality_model import TrainQualityModelOutputs, labelled_documents
 from tasks.stages.train_quality_model import train_quality_model as training_stage
 from tests.support.hub_server import HubServer
 from tests.support.quality_labels import make_labelled, make_text
@@ -409,9 +409,13 @@ def test_stages_end_to_end_tell_planted_good_from_bad(tmp_path):
     learning = labelled_documents(config, data_seed=1, store=store)
     model = run_stage(store, training_stage, "quality", config=learning, inputs={})
     manifest = store.read_manifest(model)
-    assert manifest.facts["heldout_auc"] > 0.95
-    assert manifest.counts["num_labelled"] == 1_500
-    assert manifest.counts["num_trained"] + manifest.counts["num_heldout"] == 1_500
+    assert TrainQualityModelOutputs.facts_of(manifest).heldout_auc > 0.95
+    assert TrainQualityModelOutputs.counts_of(manifest).num_labelled == 1_500
+    assert (
+        TrainQualityModelOutputs.counts_of(manifest).num_trained
+        + TrainQualityModelOutputs.counts_of(manifest).num_heldout
+        == 1_500
+    )
 
     chance = random.Random(9)
     good = [chance.random() < 0.5 for _ in range(300)]
@@ -419,7 +423,7 @@ def test_stages_end_to_end_tell_planted_good_from_bad(tmp_path):
     part = make(store, FilterDocumentsOutputs, "part-0").artifact
     write_part(store.path(part), texts, file="f")
     clusters = make(store, DuplicateClustersOutputs, "corpus").artifact
-    write_removed(store.path(clusters) / "removed.parquet", [("f", 0), ("f", 2)])
+    write_removed(DuplicateClustersOutputs.of(store, clusters).removed, [("f", 0), ("f", 2)])
     scores = run_stage(
         store, score_quality, "part-0", config=ScoreQuality(), inputs={"part": part, "model": model}
     )
@@ -430,15 +434,15 @@ def test_stages_end_to_end_tell_planted_good_from_bad(tmp_path):
         config=SelectQuality(quality_model=config),
         inputs={"scores": [scores], "removed": clusters},
     )
-    found = pq.read_table(store.path(scores) / "scores.parquet").to_pylist()
+    found = pq.read_table(ScoreQualityOutputs.of(store, scores).scores).to_pylist()
     assert [row["row"] for row in found] == list(range(0, 600, 2))
     assert roc_auc_score(good, [row["score"] for row in found]) > 0.95
-    removed = pq.read_table(store.path(chosen) / "removed_quality.parquet").to_pylist()
+    removed = pq.read_table(SelectQualityOutputs.of(store, chosen).removed).to_pylist()
     low = [row["row"] for row in found if row["score"] < 0.5 and row["row"] > 2]
     assert [row["row"] for row in removed] == low
-    counts = store.read_manifest(chosen).counts
-    assert counts["num_in"] == 298 == counts["num_kept"] + counts["low_quality"]
-    assert counts["low_quality"] == len(removed)
+    counts = SelectQualityOutputs.of(store, chosen).counts
+    assert counts.num_in == 298 == counts.num_kept + counts.dropped["low_quality"]
+    assert counts.dropped["low_quality"] == len(removed)
 
 
 def test_training_on_noise_is_refused(tmp_path):
@@ -569,7 +573,7 @@ def test_training_goes_on_after_an_outage_with_what_is_missing(tmp_path, hub, mo
     (work / "weights.npy.tmp").write_bytes(b"left by a kill")
     manifest = train()
     assert {file.path for file in manifest.files} == {"weights.npy", "model.json"}
-    assert manifest.counts["num_labelled"] == 1_400
+    assert TrainQualityModelOutputs.counts_of(manifest).num_labelled == 1_400
     for name in names:
         assert hub.bytes_sent[name] == (hub.root / name).stat().st_size
 

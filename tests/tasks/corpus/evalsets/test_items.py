@@ -22,7 +22,7 @@ from tasks.config.evaluation import EvaluationConfig
 from tasks.corpus.evalsets.items import read_items as read_sets
 from tasks.corpus.evalsets.sets import EvaluationFile
 from tasks.engine.stage import Share
-from tasks.stages.scored_items import build, listed_items, scored_items
+from tasks.stages.scored_items import ScoredItemsOutputs, build, listed_items, scored_items
 
 Rows = list[dict[str, Any]]
 HUB_ROWS: dict[str, Rows] = {
@@ -239,7 +239,7 @@ def test_stage_makes_one_table_and_its_key_follows_the_content(tmp_path: Path) -
     manifest = store.build(derivation, lambda work: build(work, config, share))
     items = read_items(store.path(manifest.artifact) / "items.parquet")
     assert manifest.counts == {"num_lambada": 1}
-    assert manifest.facts["digests"] == {"lambada": items_digest(items)}
+    assert ScoredItemsOutputs.facts_of(manifest).digests == {"lambada": items_digest(items)}
     write_set(tmp_path / "sets", "lambada", LOCAL_ROWS["lambada"] * 2)
     changed = listed_items(EvaluationConfig(sets={"lambada": str(file.path)}), store=store)
     assert scored_items.derive("sets", config=changed, inputs={}).key != derivation.key

@@ -32,7 +32,7 @@ from tasks.corpus.evalsets.prompts import chat_openings, demo_questions, documen
 from tasks.corpus.evalsets.text_quality import score_texts, written_sentences
 from tasks.engine.stage import Share
 from tasks.stages.generation_prompts import GenerationPrompts, generation_prompts
-from tasks.stages.judge_texts import JudgeTexts, judge_texts
+from tasks.stages.judge_texts import JudgeTexts, JudgeTextsOutputs, judge_texts
 from tests.support.small_pipeline import make
 
 needs_parser = pytest.mark.skipif(
@@ -190,9 +190,12 @@ def test_stage_without_a_parser_says_so_and_its_key_is_another(tmp_path: Path) -
         judge_texts.build(work, config, Share(threads=1, memory_bytes=10**8))
 
     manifest = store.build(derive(config), body)
-    assert "link-parser is not installed" in manifest.facts["absent"]["parser_accepted"]
+    assert (
+        "link-parser is not installed"
+        in JudgeTextsOutputs.facts_of(manifest).absent["parser_accepted"]
+    )
     assert "parser_accepted" not in manifest.facts
-    assert manifest.facts["grammar_accepted"] == 1.0
+    assert JudgeTextsOutputs.facts_of(manifest).grammar_accepted == 1.0
     table = pq.read_table(store.path(manifest.artifact) / "sentences.parquet").to_pylist()
     assert table == [{"text_number": 0, "sentence": "Tom was a kind boy.", "parser_accepted": None}]
     other = JudgeTexts(parser="link-grammar-5.12.0", is_demo=True)
