@@ -150,7 +150,7 @@ def test_select_validation_unlabelled_texts_are_checked_by_the_language_model(tm
             limits,
             num_documents=2,
         )
-    assert caught.value.found == "1 that are labelled so, or that the language model finds to be so"
+    assert caught.value.found == "1 that are labelled so or identified as such"
 
 
 def test_select_validation_copies_leave_one_the_first_by_file_and_row(tmp_path, limits):
