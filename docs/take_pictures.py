@@ -1,4 +1,4 @@
-"""Take the README's screenshots: a running local stack, a chat server, a corpus report.
+"""Take the screenshots of docs/tour.md: a running local stack, a chat server, a corpus report.
 
 make local                          # and at least two finished pretrain runs
 make serve                          # the demo's chat model
