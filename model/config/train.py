@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from model.config.network import AttentionScope, LossOn, ModelConfig
-from model.core.config import RUNTIME_ONLY, Config
+from model.core.config import OMIT_DEFAULT, RUNTIME_ONLY, Config
 from model.core.errors import ConfigError
 
 Precision = Literal["auto", "bfloat16", "float32"]
@@ -35,7 +35,7 @@ class TrainConfig(Config):
         description="horizon in minutes of optimizer steps on this machine, whose speed is "
         "measured first; start, validation and checkpoints come on top",
     )
-    epochs: float | None = Field(
+    epochs: Annotated[float | None, OMIT_DEFAULT] = Field(
         default=None,
         gt=0,
         description="horizon in passes over the training rows, which are counted when they are "
@@ -178,13 +178,6 @@ class TrainConfig(Config):
         description="go on from a finished training that differs in its horizon alone; the result "
         "is the same",
     )
-
-    def semantic(self) -> dict[str, Any]:
-        """Return what identifies a training; one without ``epochs`` keeps the key it always had."""
-        fields = super().semantic()
-        if self.epochs is None:
-            del fields["epochs"]
-        return fields
 
     def with_horizon_in_steps(self) -> Self:
         """Return this config with its horizon given as ``steps`` only.

@@ -72,8 +72,7 @@ class SourceConfig(Config):
     def semantic(self) -> dict[str, Any]:
         """Return what identifies the bytes of one file: never its address on this machine.
 
-        What rewrites a hub file counts only where it is set, so that files of FineWeb, which are
-        never rewritten, keep the keys they always had.
+        What rewrites a hub file counts only where it is set: files of FineWeb are never rewritten.
         """
         fields = {
             "hub": {"kind", "repo", "revision"} | ({"columns"} if self.columns else set()),

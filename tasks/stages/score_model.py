@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field
 
 from model.config.child_runs import Checkpoint, ScoreRun
 from model.config.evaluation import ScoreConfig, Style
 from model.config.network import AttentionScope, LossOn
 from model.config.outputs import ScoreModelOutputs, TrainModelOutputs
 from model.core.artifact import Artifact
-from model.core.config import Config
+from model.core.config import OMIT_DEFAULT, Config
 from model.core.store import Work
 from tasks.engine.child import Child
 from tasks.engine.stage import Share, Stage
@@ -24,14 +26,9 @@ class ScoreModel(Config):
     loss_on: LossOn = "all"
     style: Style = "text"
     checkpoint: Checkpoint = "final"
-    attention: AttentionScope = "causal"  # of the training: what a token of a row sees
-
-    def semantic(self) -> dict[str, Any]:
-        """Return what identifies the scores; causal ones keep the key they had without a choice."""
-        fields = super().semantic()
-        if self.attention == "causal":
-            del fields["attention"]
-        return fields
+    attention: Annotated[AttentionScope, OMIT_DEFAULT] = Field(
+        default="causal", description="of the training: what a token of a row sees"
+    )
 
 
 def build(work: Work, config: ScoreModel, share: Share) -> None:  # noqa: ARG001

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from model.config.evaluation import Style
 from model.config.network import ModelConfig
@@ -13,7 +13,7 @@ from model.config.outputs import TrainModelOutputs
 from model.config.train import DirectPreference, MixturePart, TrainConfig, batch_tokens_of
 from model.config.train_run import TrainRun
 from model.core.artifact import MANIFEST_NAME, Artifact, Derivation
-from model.core.config import RUNTIME_ONLY, Config
+from model.core.config import OMIT_DEFAULT, RUNTIME_ONLY, Config
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore, Work
 from tasks.engine.child import Child
@@ -44,23 +44,12 @@ class TrainModel(Config):
     model: ModelConfig
     train: TrainConfig
     mixture_weights: tuple[float, ...] = ()
-    repeats: tuple[float, ...] = ()
-    pretraining_frac: float = 0.0
-    dpo: DirectPreference | None = None
+    repeats: Annotated[tuple[float, ...], OMIT_DEFAULT] = ()
+    pretraining_frac: Annotated[float, OMIT_DEFAULT] = 0.0
+    dpo: Annotated[DirectPreference | None, OMIT_DEFAULT] = None
     style: Annotated[Style, RUNTIME_ONLY] = "text"
     sample_prompts: Annotated[tuple[str, ...], RUNTIME_ONLY] = ()
     tracking_parent: Annotated[str | None, RUNTIME_ONLY] = None
-
-    def semantic(self) -> dict[str, Any]:
-        """Return what identifies a training; one on text alone keeps the key it always had."""
-        fields = super().semantic()
-        if not self.repeats:
-            del fields["repeats"]
-        if not self.pretraining_frac:
-            del fields["pretraining_frac"]
-        if self.dpo is None:
-            del fields["dpo"]
-        return fields
 
 
 def build(work: Work, config: TrainModel, share: Share) -> None:  # noqa: ARG001

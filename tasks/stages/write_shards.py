@@ -55,10 +55,7 @@ class WriteShards(Config):
         return "concat" if self.split == "validation" else self.shards.packing
 
     def semantic(self) -> dict[str, Any]:
-        """Return what identifies the shards: how training rows are packed says nothing of others.
-
-        Rows of validation keep the key that they had before there was a choice.
-        """
+        """Return what identifies the shards; how training rows are packed shapes no others."""
         fields = super().semantic()
         if self.split == "validation":
             del fields["shards"]["packing"]
