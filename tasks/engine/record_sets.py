@@ -1,8 +1,8 @@
-"""Sets of records for the stages read_chats and read_preferences: listed, keyed and read.
+"""Sets of records of the stages read_chats and read_preferences: listed, keyed and read.
 
-The stages differ in the kind of their records and in what the demo generates for them. Shards are
-written of the tables of a set: one artifact per set for training, so that a mixture can weigh them,
-and one of all sets for validation.
+The stages differ in the kind of their records and in the generator of the demo's. Shards are
+written from the tables of a set: one artifact per set for training, so that a mixture can weight
+them, and one of all sets for validation.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ class RecordShardsFacts(Facts):
 
 
 class GeneratedSet(Config):
-    """A set of the demo, which lies in no file.
+    """A set that the demo generates.
 
     Args:
         what: noun of its records; part of the cache key, as ``num_conversations``.
-        num_training: records for training; those that measure are as many as may.
+        num_training: records for training; ``max_held_out`` more are held out.
     """
 
     what: Literal["conversations", "pairs"]
@@ -94,7 +94,7 @@ class GeneratedSet(Config):
 
 
 class ReadSet(Config):
-    """One set, by content, and which of its records only measure."""
+    """One set, by content, and its split."""
 
     origin: ListedSet | GeneratedSet
     held_out_frac: float
@@ -103,7 +103,7 @@ class ReadSet(Config):
     seed: int
 
     def semantic(self) -> dict[str, Any]:
-        """Return what identifies the tables: files by digest, and what is asked of records."""
+        """Return the identity of the tables: files by digest, settings of checks and split."""
         if isinstance(self.origin, GeneratedSet):
             return {
                 "kind": "demo",
@@ -124,23 +124,23 @@ class ReadSet(Config):
 
 
 class DrawFields(Protocol):
-    """Draws the demo's records, which lie in no file."""
+    """Draws records of the demo."""
 
     def __call__(self, num: int, *, seed: int) -> Iterable[Fields]:
-        """Return so many records as a file would have them, the same for one seed."""
+        """Return ``num`` records as a file would have them, the same for one seed."""
         ...
 
 
 @dataclass(frozen=True)
 class DemoRecords:
-    """How the demo's records are drawn: those for training, and those that measure."""
+    """Generators of the demo's records for training and held out."""
 
     training: DrawFields
     held_out: DrawFields
 
 
 def pinned_sets(config: SetsConfigT, kind: RecordKind) -> SetsConfigT:
-    """Return what names the same records from now on: sets of the hub by their commits."""
+    """Return the settings with sets of the hub pinned to their commits."""
     if config.kind == "demo":
         return config
     return config.model_copy(update={"sets": pinned(config.sets, purpose=kind.purpose)})
@@ -154,7 +154,7 @@ def sets_to_read(
     data_seed: int,
     store: ArtifactStore,
 ) -> Mapping[str, ReadSet]:
-    """Return what to read, by the name of the set, for the sets as they are now.
+    """Return the sets to read, by name, with their files as they are now.
 
     Args:
         generated: the one set of the demo.

@@ -52,7 +52,7 @@ class Download(Config):
     data_seed: int
 
     def semantic(self) -> dict[str, Any]:
-        """Return what identifies the bytes: the file's digest covers seed and revision."""
+        """Return the identity of the bytes: the file's digest covers seed and revision."""
         return self.source.semantic() | {
             "file": self.file.path,
             "digest": self.file.digest,
@@ -74,7 +74,7 @@ def source_files(source: SourceConfig, *, data_seed: int, store: ArtifactStore) 
 
 
 def build(work: Work, config: Download, share: Share) -> None:  # noqa: ARG001
-    """Fetch the file and check it, going on from what a killed attempt downloaded."""
+    """Fetch the file and check it, resuming the download of a killed attempt."""
     sweep(work.path, keep=DOWNLOAD_FOLDER)
     fetched = fetch_file(
         config.source, config.file, data_seed=config.data_seed, destination=work.path
@@ -94,7 +94,7 @@ def build(work: Work, config: Download, share: Share) -> None:  # noqa: ARG001
 
 
 def source_facts(manifest: Manifest) -> dict[str, str]:
-    """Return what a download's manifest says of its whole source, nothing of the one file."""
+    """Return the facts of the whole source in a download's manifest, not of the one file."""
     config = manifest.derivation.config
     return {name: str(config[name]) for name in SOURCE_FIELDS if name in config}
 

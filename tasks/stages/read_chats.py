@@ -1,4 +1,4 @@
-"""Stage read_chats: one set of conversations, checked, with what only measures apart."""
+"""Stage read_chats: one set of conversations, checked, split into training and held out."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class ReadChatsOutputs(RecordSetOutputs, stage="read_chats"):
 
 
 def pinned_chats(chat: ChatConfig) -> ChatConfig:
-    """Return what names the same conversations from now on: sets of the hub by their commits."""
+    """Return the settings with sets of the hub pinned to their commits."""
     return pinned_sets(chat, CONVERSATIONS)
 
 
 def chat_sets(chat: ChatConfig, *, data_seed: int, store: ArtifactStore) -> Mapping[str, ReadSet]:
-    """Return what to read, by the name of the set; raises what ``sets_to_read`` does."""
+    """Return the sets to read, by name; raises as ``sets_to_read`` does."""
     generated = GeneratedSet(what="conversations", num_training=chat.demo_conversations)
     return sets_to_read(
         chat, kind=CONVERSATIONS, generated=generated, data_seed=data_seed, store=store

@@ -1,4 +1,4 @@
-"""Stage read_preferences: one set of pairs of answers, checked, with what only measures apart."""
+"""Stage read_preferences: one set of preference pairs, checked, split in training and held out."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class ReadPreferencesOutputs(RecordSetOutputs, stage="read_preferences"):
 
 
 def pinned_preferences(preference: PreferenceConfig) -> PreferenceConfig:
-    """Return what names the same pairs from now on: sets of the hub by their commits."""
+    """Return the settings with sets of the hub pinned to their commits."""
     return pinned_sets(preference, PAIRS)
 
 
 def preference_sets(
     preference: PreferenceConfig, *, data_seed: int, store: ArtifactStore
 ) -> Mapping[str, ReadSet]:
-    """Return what to read, by the name of the set; raises what ``sets_to_read`` does."""
+    """Return the sets to read, by name; raises as ``sets_to_read`` does."""
     generated = GeneratedSet(what="pairs", num_training=preference.demo_pairs)
     return sets_to_read(
         preference, kind=PAIRS, generated=generated, data_seed=data_seed, store=store

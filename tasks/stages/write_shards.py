@@ -12,7 +12,7 @@ from tasks.config.corpus import Packing, ShardsConfig
 from tasks.engine.stage import Share, Stage
 from tasks.stages.select_quality import removed_documents
 from tasks.stages.tokenise import Split, TokeniseOutputs
-from tasks.tokens.shuffle import ALGORITHM
+from tasks.tokens.training_shards import SHUFFLE_ALGORITHM
 from tasks.tokens.training_shards import write_shards as write
 
 STEP_VERSION = 1
@@ -89,5 +89,5 @@ write_shards = Stage(
     version=STEP_VERSION,
     build=build,
     scope="corpus",
-    algorithms={"shuffle": ALGORITHM},
+    algorithms={"shuffle": SHUFFLE_ALGORITHM},
 )

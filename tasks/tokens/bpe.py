@@ -1,4 +1,4 @@
-"""Training of the byte-level BPE tokenizer, and the files other runtimes load it from.
+"""Training of the byte-level BPE tokenizer, written in the files that other runtimes load.
 
 Writes one directory in Hugging Face layout: ``tokenizer.json``, ``tokenizer_config.json`` and
 ``bytes_per_token.npy`` (int32, one entry per id, specials 0). Which texts are sampled is the
@@ -33,12 +33,12 @@ from model.text.tokenizer import (
 from tasks.config.corpus import TokenizerConfig
 
 MIN_VOCAB_SIZE: Final = NUM_BYTES + len(SPECIAL_TOKENS)
-MIN_PAIR_COUNT: Final = 2  # a pair seen once says nothing about other text
+MIN_PAIR_COUNT: Final = 2  # a pair seen once does not generalise
 
 
 @dataclass(frozen=True)
 class BpeCounts:
-    """What a tokenizer was trained on, and what came out."""
+    """Counts of the training sample and of the vocabulary."""
 
     num_docs: int
     num_bytes: int
@@ -64,7 +64,7 @@ def train_bpe(texts: Iterator[str], *, config: TokenizerConfig, destination: Pat
     num_merges = backend.get_vocab_size() - MIN_VOCAB_SIZE
     if backend.get_vocab_size() != config.vocab_size:
         raise TokenizerError(
-            "the texts are too few for the vocabulary asked for",
+            "the texts are too few for the vocabulary size",
             expected=f"{config.vocab_size - MIN_VOCAB_SIZE} merges "
             f"(tokenizer.vocab_size={config.vocab_size} less {NUM_BYTES} bytes "
             f"and {len(SPECIAL_TOKENS)} specials)",
@@ -83,7 +83,7 @@ def train_bpe(texts: Iterator[str], *, config: TokenizerConfig, destination: Pat
 
 
 class _Sample:
-    """The beginning of each text until the byte budget is spent; counts what it gave."""
+    """The first bytes of each text until the byte budget is spent, counted."""
 
     def __init__(self, texts: Iterator[str], *, config: TokenizerConfig) -> None:
         self._texts = texts
@@ -99,7 +99,7 @@ class _Sample:
                 continue
             self.num_docs += 1
             self.num_bytes += len(raw)
-            yield raw.decode(errors="ignore")  # a character cut in two is left out
+            yield raw.decode(errors="ignore")  # a character that is cut is dropped
             if self.num_bytes >= self._config.sample_bytes:
                 return
 

@@ -1,12 +1,12 @@
-"""Text to ids: one table of documents becomes one token shard, in the order of its rows.
+"""Encoding of one table of documents as one token shard, in the order of its rows.
 
 Reads ``part.parquet`` or ``validation.parquet`` (columns ``text``, ``file``, ``row``) in small
 batches and writes ``tokens.arrow``. A document is ``<|endoftext|>`` followed by the ids of its
 text: the token marks a beginning, and with it the end of what came before. Ids are collected in a
 flat file beside the shard, so that memory holds one batch, however large the table.
 
-Ids come from the fast encoder. Every so many documents are encoded by the tokenizer itself as well;
-should the two ever differ, the file is encoded again by the tokenizer alone, and the counts say so.
+Ids come from the fast encoder. A sample of the documents is encoded by the tokenizer itself as
+well; if the two ever differ, the file is encoded again by the tokenizer alone, and counted as such.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TOKENS_FILE: Final = "tokens.arrow"
 BATCH_DOCS: Final = 256
 BATCH_CHARS: Final = 2**21  # an encoding in memory takes some hundred bytes per token
 READ_BUFFER_BYTES: Final = 2**20
-PARITY_STRIDE: Final = 100  # one document of so many is encoded twice
+PARITY_STRIDE: Final = 100  # one in so many documents is encoded twice
 SLOW_ENCODER: Final = f"tokenizers {tokenizers.__version__}"
 
 EncodeBatch = Callable[[Sequence[str]], list[Ids]]
@@ -43,7 +43,7 @@ EncodeBatch = Callable[[Sequence[str]], list[Ids]]
 
 @dataclass(frozen=True)
 class EncodeCounts:
-    """What was encoded, to how much, and by what.
+    """Counts of documents, tokens and bytes, and the encoder.
 
     Args:
         encoder: library and version that made the ids.
@@ -121,7 +121,7 @@ def encode_file(
 
 @dataclass(frozen=True)
 class _Rows:
-    """The documents of one table, which files they may be of, and what begins each of them."""
+    """The documents of one table, their expected files, and the id that begins each document."""
 
     table: pq.ParquetFile
     files: Sequence[str]
@@ -131,7 +131,7 @@ class _Rows:
 
 @dataclass
 class _Columns:
-    """Identity and length of every document so far: 16 bytes each."""
+    """Identity and length of every document so far, 16 bytes each."""
 
     encoder: str
     docs: array[int] = field(default_factory=lambda: array("q"))
@@ -141,19 +141,19 @@ class _Columns:
 
 
 def _encode(rows: _Rows, tokenizer: Tokenizer, *, flat_path: Path, threads: int) -> _Columns:
-    """Encode with the fast encoder, or else with the tokenizer."""
+    """Encode with the fast encoder, with the tokenizer where the two differ."""
 
-    def slowly(texts: Sequence[str]) -> list[Ids]:
+    def encode_slowly(texts: Sequence[str]) -> list[Ids]:
         return [np.array(ids, dtype=np.uint16) for ids in tokenizer.encode_batch(texts)]
 
     fast = FastEncoder(tokenizer, threads=threads)
     try:
         columns = _Columns(encoder=FAST_ENCODER)
-        _encode_rows(rows, columns, fast.encode_batch, compared=slowly, flat_path=flat_path)
+        _encode_rows(rows, columns, fast.encode_batch, compared=encode_slowly, flat_path=flat_path)
     except _UnequalIdsError as difference:
         logger.warning("%s; encoding with %s instead", difference, SLOW_ENCODER)
         columns = _Columns(encoder=SLOW_ENCODER)
-        _encode_rows(rows, columns, slowly, compared=None, flat_path=flat_path)
+        _encode_rows(rows, columns, encode_slowly, compared=None, flat_path=flat_path)
     return columns
 
 
@@ -184,7 +184,7 @@ def _encode_rows(
 
 
 def _compare(texts: list[str], encoded: list[Ids], encode: EncodeBatch, *, first: int) -> int:
-    """Return how many texts were encoded again; raise if one comes out otherwise.
+    """Return the number of texts encoded twice; raise if one differs.
 
     Args:
         first: number of the first text among all documents of the file.
@@ -213,12 +213,12 @@ def _chunks(texts: list[str]) -> Iterator[list[str]]:
 
 def _doc_identities(batch: pa.RecordBatch, *, files: Sequence[str], where: Path) -> Int64Array:
     names = batch["file"].dictionary_encode()
-    strangers = set(names.dictionary.to_pylist()) - set(files)
-    if strangers or names.null_count:
+    unknown = set(names.dictionary.to_pylist()) - set(files)
+    if unknown or names.null_count:
         raise ArtifactError(
             "a table holds rows of another file",
             expected=", ".join(files),
-            found=", ".join(sorted(map(str, strangers))) or "NULL",
+            found=", ".join(sorted(map(str, unknown))) or "NULL",
             where=where,
             fix="give the part that belongs to this file",
         )

@@ -1,8 +1,8 @@
-"""The trained vocabulary in tiktoken, which encodes several times as fast as tokenizers.
+"""Encoding with tiktoken, several times as fast as tokenizers, with the trained vocabulary.
 
 tiktoken merges the pair whose union has the lowest id; the trained merges name pairs. For a
-vocabulary whose ids follow its merges, as ours do, the two agree on every text met so far, which is
-no proof: whoever encodes with this compares a sample with ``Tokenizer`` as it goes.
+vocabulary whose ids follow its merges, as ours do, the two agreed on every text so far, which is no
+proof: callers compare a sample with ``Tokenizer``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import tiktoken
 from model.text.tokenizer import PRE_TOKENIZER_REGEX, SPECIAL_TOKENS, Tokenizer
 
 NAME = f"tiktoken {tiktoken.__version__}"
-# The only special token it is told of, which is never asked for and so is text where it occurs:
-# tiktoken looks for special tokens ahead, and its pattern of none of them matches everywhere, which
-# takes half of the time (44 against 22 MB/s on two cores of an EPYC, tiktoken 0.14, 2026-11-30).
-SPELT_SELDOM = {"\U0010ffff\U0010ffff": 2**16}
+# The only special token given to tiktoken, and never allowed, so that it is text where it occurs.
+# tiktoken searches ahead for special tokens; with none, its pattern matches everywhere, at half the
+# speed (44 against 22 MB/s on two cores of an EPYC, tiktoken 0.14, 2026-11-30).
+PLACEHOLDER_SPECIAL = {"\U0010ffff\U0010ffff": 2**16}
 
 Ids = npt.NDArray[np.uint16]
 
@@ -29,8 +29,8 @@ class FastEncoder:
     """Text to ids, on several threads.
 
     Args:
-        tokenizer: whose vocabulary; special tokens' spellings in texts stay text, as with it.
-        threads: encoded on so many at once.
+        tokenizer: its vocabulary is used; spelled special tokens stay text, as with it.
+        threads: number of texts encoded at once.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, threads: int) -> None:
@@ -41,7 +41,7 @@ class FastEncoder:
             mergeable_ranks={
                 token: index for index, token in ordinary if index >= len(SPECIAL_TOKENS)
             },
-            special_tokens=SPELT_SELDOM,
+            special_tokens=PLACEHOLDER_SPECIAL,
         )
         self._threads = threads
 

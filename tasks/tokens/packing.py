@@ -1,11 +1,9 @@
-"""Which slices of which shards make up each training row.
+"""Packing of documents into training rows: slices of shards for each row.
 
 A row is ``context`` inputs, each with the token after it as its target. ``pack_best_fit`` keeps
-documents whole where they fit: rows begin with a document, or go on in one that is longer than a
-row. ``pack_concat`` cuts the flat stream of tokens every ``context`` tokens, wherever that falls.
-Both learn every token once and the end of every document, and throw nothing away.
-
-Only lengths are looked at: ``tasks.tokens.training_shards`` is the caller.
+documents whole where they fit: rows begin with a document, or continue one longer than a row.
+``pack_concat`` cuts the flat tokens of a shard every ``context`` tokens. In both every token and
+the end of every document is a target once, and nothing is dropped. Only lengths are read.
 """
 
 from __future__ import annotations
@@ -46,11 +44,11 @@ def pack_concat(shard_token_counts: Sequence[int], context_tokens: int) -> Segme
 
 
 def pack_best_fit(shard_lengths: Sequence[Int32Array], context_tokens: int) -> Segments:
-    """Return rows that hold whole documents, or full pieces of longer ones, next to no padding.
+    """Return rows that hold whole documents, or full pieces of longer ones, almost no padding.
 
     A document of ``n`` tokens is ``n`` inputs: its tokens; and ``n`` targets: its tokens but the
     first, and the ``<|endoftext|>`` that ends it. A document longer than the context is cut every
-    ``context`` inputs; full pieces are rows of their own, and what remains of it, like every
+    ``context`` inputs; full pieces are rows of their own, and the remainder, like every
     shorter document, is an item that is packed best-fit-decreasing. The ``<|endoftext|>`` that ends
     an item is the first token of the document after it in the row, or where none follows the token
     after it in the shard, which is one as well. So as many tokens are targets as there are tokens.
@@ -103,7 +101,7 @@ def whole_document_rows(shard_lengths: Sequence[Int32Array], row: Int32Array) ->
 
 @dataclass(frozen=True, eq=False)
 class _Documents:
-    """All documents of all shards, and how each is cut."""
+    """All documents of all shards, and their cuts."""
 
     context_tokens: int
     shard: Int32Array
@@ -127,7 +125,7 @@ class _Documents:
 
 @dataclass(frozen=True, eq=False)
 class _Pieces:
-    """Pieces of documents by row, without the token that each learns last."""
+    """Pieces of documents by row, without the last target of each."""
 
     row_offsets: Int64Array
     document: Int32Array
@@ -155,11 +153,11 @@ def _full_pieces(documents: _Documents) -> _Pieces:
 
 
 def _packed_items(documents: _Documents) -> _Pieces:
-    """Return what does not fill a row, packed into rows; in each the remainders come first.
+    """Return the pieces that do not fill a row, packed; in each row the remainders come first.
 
     A remainder's ``<|endoftext|>`` cannot be the beginning of another remainder, so that it counts
-    as part of its size. Documents are taken in their order, which is a shuffled one: chance alone
-    decides which of equal size come together.
+    as part of its size. Documents are taken in their shuffled order, so that those of equal size
+    share a row by chance.
     """
     is_item, is_remainder = documents.rest > 0, documents.num_full > 0
     items = np.concatenate(
@@ -184,10 +182,10 @@ def _with_ends(pieces: _Pieces, documents: _Documents, *, shard_tokens: Int64Arr
     After the last token of a shard comes the ``<|endoftext|>`` at its beginning.
     """
     shard = documents.shard[pieces.document]
-    goes_on = _goes_on(pieces, documents)
+    is_continued = _is_continued(pieces, documents)
     needs_end = np.zeros(pieces.num_pieces, dtype=np.bool_)
     needs_end[pieces.row_offsets[1:] - 1] = True
-    needs_end[:-1] |= goes_on[1:]
+    needs_end[:-1] |= is_continued[1:]
     at_shard_end = pieces.start.astype(np.int64) + pieces.inputs == shard_tokens[shard]
     wraps = np.flatnonzero(needs_end & at_shard_end)
     return Segments(
@@ -195,12 +193,12 @@ def _with_ends(pieces: _Pieces, documents: _Documents, *, shard_tokens: Int64Arr
         shard=np.insert(shard, wraps + 1, shard[wraps]),
         start=np.insert(pieces.start, wraps + 1, 0).astype(np.int64),
         length=np.insert(pieces.inputs + (needs_end & ~at_shard_end), wraps + 1, 1),
-        num_masked_starts=int(goes_on.sum()),
+        num_masked_starts=int(is_continued.sum()),
     )
 
 
-def _goes_on(pieces: _Pieces, documents: _Documents) -> BoolArray:
-    """Say which pieces go on in a document inside a row, after another piece."""
-    goes_on = pieces.start != documents.start[pieces.document]
-    goes_on[pieces.row_offsets[:-1]] = False
-    return goes_on
+def _is_continued(pieces: _Pieces, documents: _Documents) -> BoolArray:
+    """Return which pieces continue a document inside a row, after another piece."""
+    is_continued = pieces.start != documents.start[pieces.document]
+    is_continued[pieces.row_offsets[:-1]] = False
+    return is_continued

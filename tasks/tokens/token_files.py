@@ -1,4 +1,4 @@
-"""The documents of all source files' ``tokens.arrow``, as one numbered set, and what is left out.
+"""The documents of all ``tokens.arrow`` of a corpus as one numbered set, without removed ones.
 
 Token files stay mapped; memory holds an identity and a length per document.
 """
@@ -24,12 +24,11 @@ from model.data.shards import (
     open_shard,
     split_identities,
 )
-from tasks.tokens.shuffle import document_hashes
 
 
 @dataclass(frozen=True, eq=False)
-class Corpus:
-    """All documents of all token files, numbered through as they were given."""
+class TokenCorpus:
+    """All documents of all token files, numbered in the order of the files."""
 
     sources: tuple[Shard, ...]
     source_starts: Int64Array  # number of each source's first document
@@ -38,14 +37,14 @@ class Corpus:
     lengths: Int32Array
 
     @classmethod
-    def open(cls, token_files: Sequence[Path]) -> Corpus:
+    def open(cls, token_files: Sequence[Path]) -> TokenCorpus:
         """Map the token files.
 
         Raises:
             ArtifactError: they do not belong together.
         """
         sources = tuple(map(open_shard, token_files))
-        _require_same_making(sources)
+        _require_one_tokenizer(sources)
         names = [name for source in sources for name in source.header.files]
         files = tuple(sorted(set(names)))
         if len(files) != len(names):
@@ -64,34 +63,29 @@ class Corpus:
 
     @property
     def header(self) -> ShardHeader:
-        """What the token files have in common."""
+        """Header that the token files share."""
         return self.sources[0].header
 
     def kept_documents(self, removed: Sequence[Path]) -> Int64Array:
-        """Return the numbers of the documents that stay, ordered by file name and row.
+        """Return the numbers of the documents that are kept, ordered by file name and row.
 
         Raises:
             ArtifactError: a table of removals belongs to another corpus.
         """
         in_order = np.argsort(self.docs, kind="stable")
-        stays = np.ones(len(in_order), dtype=bool)
+        is_kept = np.ones(len(in_order), dtype=bool)
         for table in removed:
-            left_out = _removed_docs(table, files=self.files)
-            found = np.isin(self.docs[in_order], left_out)
-            if found.sum() != len(left_out):
+            dropped = _removed_docs(table, files=self.files)
+            found = np.isin(self.docs[in_order], dropped)
+            if found.sum() != len(dropped):
                 raise _mismatch(
                     "removals name documents that the token files do not hold",
-                    expected=f"{len(left_out)} removed documents",
+                    expected=f"{len(dropped)} removed documents",
                     found=f"{found.sum()} of them among {len(found)} documents",
                     where=table,
                 )
-            stays &= ~found
-        return in_order[stays]
-
-    def hashes(self, documents: Int64Array, *, seed: int) -> np.ndarray:
-        """Return what the shuffle sorts these documents by."""
-        file_index, row = split_identities(self.docs[documents])
-        return document_hashes(file_index, row, files=self.files, seed=seed)
+            is_kept &= ~found
+        return in_order[is_kept]
 
     def gather(self, documents: Int64Array) -> UInt16Array:
         """Return the tokens of these documents, one after the other.
@@ -123,7 +117,7 @@ def _renumbered(source: Shard, *, files: tuple[str, ...]) -> Int64Array:
 
 
 def _removed_docs(path: Path, *, files: tuple[str, ...]) -> Int64Array:
-    """Return the identities of the documents to leave out, each once, in order."""
+    """Return the sorted identities of the documents to drop, each once."""
     try:
         table = pq.read_table(path, columns=["file", "row"], read_dictionary=["file"])
     except (OSError, pa.ArrowException) as exc:
@@ -145,7 +139,7 @@ def _removed_docs(path: Path, *, files: tuple[str, ...]) -> Int64Array:
     return np.unique(doc_identities(file_index, table["row"].to_numpy()))
 
 
-def _require_same_making(sources: tuple[Shard, ...]) -> None:
+def _require_one_tokenizer(sources: tuple[Shard, ...]) -> None:
     if not sources:
         raise _mismatch("there is no token file", found="an empty list")
     expected = sources[0].header.tokenizer_fingerprint
@@ -159,7 +153,7 @@ def _require_same_making(sources: tuple[Shard, ...]) -> None:
             )
         if source.loss_mask_bits is not None:
             raise _mismatch(
-                "a token file has a loss mask, which text shards would lose",
+                "a token file has a loss mask, which text shards would not keep",
                 expected="columns doc, tokens",
                 found="column loss_mask",
                 where=source.path,

@@ -1,10 +1,12 @@
-"""Token files to training shards: leave out removed documents, shuffle, cut shards, cut rows.
+"""Token files to training shards: removed documents dropped, shuffled, cut into shards, packed.
 
 Reads the ``tokens.arrow`` of every source file and the tables of removals, and writes
-``shard-00000.arrow``, … and ``rows.arrow``. Every kept document lands in exactly one shard, whole.
-The shuffle is global: all documents are put in the order of ``tasks.tokens.shuffle``, and that
-order is cut into shards of about equal size. Memory holds one shard and about a hundred bytes
-per document; token files stay mapped on disk.
+``shard-00000.arrow``, … and ``rows.arrow``. Every kept document is in exactly one shard, whole.
+
+The shuffle is global: all documents are sorted by a seeded hash of their file's name and row, and
+cut into shards of about equal size. So neither the order in which files are given, nor workers, nor
+other documents change the order of any two. Memory holds one shard and about a hundred bytes per
+document; token files stay mapped on disk.
 """
 
 from __future__ import annotations
@@ -12,20 +14,36 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
+import xxhash
 
 from model.core.errors import CorpusError
 from model.data.rows import ROWS_FILE, Segments, write_rows
-from model.data.shards import Int32Array, Int64Array, ShardHeader, shard_name, write_shard
+from model.data.shards import (
+    Int32Array,
+    Int64Array,
+    ShardHeader,
+    shard_name,
+    split_identities,
+    write_shard,
+)
 from tasks.config.corpus import Packing
 from tasks.tokens.packing import pack_best_fit, pack_concat
-from tasks.tokens.token_files import Corpus
+from tasks.tokens.token_files import TokenCorpus
+
+SHUFFLE_ALGORITHM: Final = "splitmix64(xxh64(file, seed), row)"  # for cache keys
+
+_GOLDEN_GAMMA: Final = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1: Final = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2: Final = np.uint64(0x94D049BB133111EB)
 
 
 @dataclass(frozen=True)
 class ShardCounts:
-    """What went into the shards; documents in = ``num_docs`` + ``num_removed``."""
+    """Counts of what was written; documents in = ``num_docs`` + ``num_removed``."""
 
     num_shards: int
     num_docs: int
@@ -55,7 +73,7 @@ def write_shards(
 
     Args:
         token_files: one ``tokens.arrow`` per source file.
-        removed: tables of (file, row) to leave out; a document may be in several.
+        removed: tables of (file, row) to drop; a document may be in several.
         shard_tokens: tokens per shard, about: a document is never cut.
         packing: how rows are cut, see ``tasks.tokens.packing``.
         shuffle: False keeps documents ordered by file name and row.
@@ -65,10 +83,12 @@ def write_shards(
         ArtifactError: the token files, or the removals, do not belong together.
         CorpusError: the kept documents do not fill one row.
     """
-    corpus = Corpus.open(token_files)
+    corpus = TokenCorpus.open(token_files)
     kept = corpus.kept_documents(removed)
     if shuffle:
-        kept = kept[np.argsort(corpus.hashes(kept, seed=seed), kind="stable")]
+        file_index, row = split_identities(corpus.docs[kept])
+        hashes = document_hashes(file_index, row, files=corpus.files, seed=seed)
+        kept = kept[np.argsort(hashes, kind="stable")]
     num_tokens = int(corpus.lengths[kept].sum(dtype=np.int64))
     _require_one_row(num_tokens, context_tokens=context_tokens, num_docs=len(kept))
     destination.mkdir(parents=True, exist_ok=True)
@@ -92,7 +112,9 @@ def write_shards(
     )
 
 
-def _write_shard(path: Path, documents: Int64Array, *, corpus: Corpus, header: ShardHeader) -> None:
+def _write_shard(
+    path: Path, documents: Int64Array, *, corpus: TokenCorpus, header: ShardHeader
+) -> None:
     write_shard(
         path,
         docs=corpus.docs[documents],
@@ -130,3 +152,36 @@ def _require_one_row(num_tokens: int, *, context_tokens: int, num_docs: int) -> 
             found=f"{num_tokens} tokens in {num_docs} documents",
             fix="take more source documents, loosen the filters, or lower model.context_tokens",
         )
+
+
+def document_hashes(
+    file_index: npt.NDArray[np.int64],
+    row: npt.NDArray[np.int64],
+    *,
+    files: Sequence[str],
+    seed: int,
+) -> npt.NDArray[np.uint64]:
+    """Return one well-mixed hash per document.
+
+    The hash of row ``r`` is output ``r`` of the generator SplitMix64 started at the xxh64 of the
+    file's name under ``seed``.
+
+    Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators", with the
+    mixing constants of Vigna's splitmix64.c.
+
+    Args:
+        file_index: position in ``files`` of each document's file.
+        row: row of each document in its file.
+    """
+    starts = [xxhash.xxh64_intdigest(name.encode(), seed=seed) for name in files]
+    return splitmix64(np.array(starts, dtype=np.uint64)[file_index], row.astype(np.uint64))
+
+
+def splitmix64(
+    start: npt.NDArray[np.uint64], index: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
+    """Return output number ``index`` (from 0) of the SplitMix64 generators with these starts."""
+    state = start + (index + np.uint64(1)) * _GOLDEN_GAMMA
+    state = (state ^ (state >> np.uint64(30))) * _MIX_1
+    state = (state ^ (state >> np.uint64(27))) * _MIX_2
+    return state ^ (state >> np.uint64(31))

@@ -28,7 +28,7 @@ def hub_source(**settings: Any) -> SourceConfig:
 
 @contextmanager
 def hub_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """Forget the user's settings for the hub, and yield the pauses that are not slept."""
+    """Unset the user's settings for the hub; yield the list of waits, which are not slept."""
     for name in ("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     disable_progress_bars()

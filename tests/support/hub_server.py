@@ -1,12 +1,12 @@
 """A Hugging Face hub on loopback: data sets, served from folders, with faults on demand.
 
-It speaks what huggingface_hub asks of a data set at one commit: revision, tree, and resolve with
-digests and ranges. It is no mock: real sockets, real bodies. Run it by hand:
+It serves the API that huggingface_hub uses for a data set at one commit, over real sockets:
+revision, tree, and resolve with digests and ranges. Run it by hand:
 
     python -m tests.support.hub_server --root FOLDER --revision <40 hex> --port 8081
     HF_ENDPOINT=http://127.0.0.1:8081 python -m flows.pretrain ...
 
-A fault is keyed by what it strikes: the path of a file, "api/revision" or "api/tree", optionally
+A fault is keyed by its target: the path of a file, "api/revision" or "api/tree", optionally
 after the method ("GET sample/10BT/000_00000.parquet"). Its value is an HTTP status, a pair of a
 status and headers, or one of
     "corrupt"    one byte in the middle is another, the length stays
@@ -15,10 +15,10 @@ status and headers, or one of
     "long"       a hundred bytes follow the file, and its length promises them
     "no-range"   range requests get the whole file and status 200
     "no-length"  the body comes in chunks, without its length, and ends half-way
-    "stall"      half of the promised body, the rest when `go_on` is set
+    "stall"      half of the promised body, the rest when `resume` is set
     "redirect"   status 302 to the same file at another host name, as the hub sends to its store,
                  which takes no token
-A list of these strikes one request after another; None in it, and its end, let a request through.
+A list holds the faults of one request after another; None and its end let a request through.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class HubServer:
         self.token = token
         self.faults: dict[str, Faults] = dict(faults or {})
         self.stalled = Event()
-        self.go_on = Event()
+        self.resume = Event()
         self.num_requests: Counter[str] = Counter()  # "GET path" -> requests
         self.bytes_sent: Counter[str] = Counter()  # path -> bytes of bodies
         self.lock = Lock()
@@ -98,7 +98,7 @@ class HubServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.go_on.set()
+        self.resume.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -116,7 +116,7 @@ class HubServer:
         self.bytes_sent.clear()
 
     def move_branch(self, revision: str, root: Path) -> None:
-        """Let main be another commit; the one before can still be asked for."""
+        """Move main to another commit; the previous one is still served."""
         self._main.commits[revision] = root
         self._main.revision = revision
 
@@ -158,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: tests count requests instead."""
+        """Log nothing: tests count requests instead."""
 
     @property
     def hub(self) -> HubServer:
@@ -177,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(refusal)
 
     def _enter(self, subject: str) -> Fault | None:
-        """Count a request, check its token, and return the fault that strikes it."""
+        """Count a request, check its token, and return its fault."""
         with self.hub.lock:
             self.hub.num_requests[f"{self.command} {subject}"] += 1
             fault = self.hub.next_fault(f"{self.command} {subject}", subject)
@@ -194,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
         return fault
 
     def _within_repo(self, path: str) -> tuple[_Repository, str]:
-        """Return the data set of an address, and what of it is asked for."""
+        """Return the data set of an address, and the path inside it."""
         for repository in self.hub.repositories:
             inside = path.removeprefix(repository.name)
             if inside != path and (not inside or inside.startswith("/")):
@@ -290,7 +290,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "stall":
             self._write(body[:middle], subject=subject)
             self.hub.stalled.set()
-            self.hub.go_on.wait()
+            self.hub.resume.wait()
             self._write(body[middle:], subject=subject)
         elif fault == "truncate":
             self._write(body[:middle], subject=subject)
@@ -301,16 +301,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._write(body, subject=subject)
 
     def _write(self, body: bytes, *, subject: str) -> None:
-        """Send bytes, counting those that a living client took.
-
-        They count before they go: whoever has them finds them counted.
-        """
+        """Send bytes, counting those that a connected client took, before they are sent."""
         for start in range(0, len(body), PIECE_BYTES):
             piece = body[start : start + PIECE_BYTES]
             self._count(len(piece), subject=subject)
             try:
                 self.wfile.write(piece)
-            except ConnectionError:  # the client has heard enough
+            except ConnectionError:  # the client closed
                 self._count(-len(piece), subject=subject)
                 self.close_connection = True
                 return

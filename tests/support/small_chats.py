@@ -31,14 +31,14 @@ ALL_TRAINING = Split(frac=1e-18, max_held_out=10, seed=1)
 
 
 def turns(*contents: str, system: str = "") -> Turns:
-    """Return what the user and the assistant say by turns, after the system's words if any."""
+    """Return messages of user and assistant in turn, after a system message if any."""
     roles = ("user", "assistant")
     said = [{"role": roles[i % 2], "content": text} for i, text in enumerate(contents)]
     return [{"role": "system", "content": system}, *said] if system else said
 
 
 def spoken(*contents: str, system: str = "") -> list[Message]:
-    """Return turns as messages."""
+    """Return the same as ``Message`` objects."""
     return [Message(**turn) for turn in turns(*contents, system=system)]
 
 
@@ -65,7 +65,7 @@ def write_parquet(path: Path, conversations: Sequence[Turns | None]) -> Path:
     return path
 
 
-def sort_out(
+def check_file(
     path: Path, *, split: Split = ALL_TRAINING, on_broken: Any = "fail"
 ) -> tuple[SetCounts, dict[str, list[dict[str, Any]]]]:
     """Check the records of a file and return the counts and the rows of each table."""

@@ -1,4 +1,4 @@
-"""Shards of preference pairs beside those of ``small_training``, and runs that learn from them."""
+"""Shards of preference pairs beside those of ``small_training``, and DPO runs on them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BETA = 0.5
 def write_small_pairs(
     directory: Path, tokenizer: Tokenizer, *, num_rows: int, seed: int = 1
 ) -> ShardSet:
-    """Write rows of a prompt and an answer: one word is the better answer, whatever is asked."""
+    """Write rows of a prompt and an answer: one word is the better answer to every prompt."""
     directory.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     answers = [[*tokenizer.encode(text), tokenizer.special_id(IM_END)] for text in ("cat", "mat!")]
@@ -62,7 +62,7 @@ def write_small_pairs(
 
 
 def make_pairs_root(root: Path) -> Path:
-    """Make a data root with pairs, and a model in which every parameter matters to start from."""
+    """Make a data root with pairs, and a base model in which every parameter matters."""
     make_data_root(root, num_rows=20)
     tokenizer = Tokenizer.load(root / "tokenizer")
     write_small_pairs(root / "pairs", tokenizer, num_rows=80, seed=1)
@@ -81,7 +81,7 @@ def make_pairs_root(root: Path) -> Path:
 
 
 def pairs_run(root: Path, *, name: str = "preferred", train: dict[str, object], **fields: object):
-    """Return a run that learns the pairs of a data root, two pairs a step."""
+    """Return a DPO run on the pairs of a data root, two pairs a step."""
     rates = dict.fromkeys(
         (
             "learning_rate",

@@ -1,4 +1,4 @@
-"""Small files of documents, and fetching all of a source: what the tests of the sources share."""
+"""Small files of documents, and fetching all of a source, for the tests of sources."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def local(path: Path | str, **settings: Any) -> SourceConfig:
 
 
 def fetch_all(source: SourceConfig, folder: Path) -> list[tuple[FetchedFile, Path]]:
-    """List and fetch every file of a source; return what was fetched and where."""
+    """List and fetch every file of a source; return each with its path."""
     fetched = []
     for file in list_files(source, data_seed=1, cache=folder / "cache"):
         destination = folder / "fetched" / file.name

@@ -1,11 +1,10 @@
-"""Checked records of one set: those for training, those that only measure, and the rest.
+"""Checked records of one set, split into training and held-out tables; rejected ones apart.
 
     training.parquet, held_out.parquet   file, row, and the columns of the kind of records
     rejected.parquet                     file, row, reason, detail
 
-Which side a record is on, the words it opens with decide: a hash of the user's first message,
-which knows nothing of the set or the kind, so that with one seed no opening question is on both
-sides, of any two sets. ``tasks.engine.record_sets`` is the caller; ``tasks.tokens`` reads on.
+A hash of the user's first message decides the side, whatever the set or the kind, so that with one
+seed no opening question is on both sides, in any two sets.
 """
 
 from __future__ import annotations
@@ -48,11 +47,11 @@ BUFFERED_ROWS = 2_048
 
 @dataclass(frozen=True)
 class Split:
-    """Which records only measure.
+    """Split of records into training and held-out ones.
 
     Args:
-        frac: share of the openings: those of the lowest places, which no set trains on.
-        max_held_out: at most so many measure; the others of the share are on neither side.
+        frac: share of the openings that is held out, those of the lowest hashes, in every set.
+        max_held_out: most held-out records to keep; those above are on neither side.
         seed: of the hash.
     """
 
@@ -61,7 +60,7 @@ class Split:
     seed: int
 
     def place(self, opening: str) -> float:
-        """Return where the user's first message falls between 0 and 1."""
+        """Return the hash of the user's first message, as a number from 0 to 1."""
         plain = " ".join(opening.lower().split())
         return xxhash.xxh64_intdigest(plain.encode(), seed=self.seed) / 2**64
 
@@ -77,35 +76,35 @@ def write_set(
     """Check every record of a set's files and write the three tables.
 
     Raises:
-        SourceRecordError: a record is none of the kind and ``on_broken`` is "fail".
-        SourceSchemaError: a file has no such columns.
+        SourceRecordError: a record is not of the kind and ``on_broken`` is "fail".
+        SourceSchemaError: a file lacks the columns of the kind.
         SourceError: a file cannot be read.
-        CorpusError: too little is left of the set.
+        CorpusError: too few records of the set remain.
     """
     rejected: Counter[str] = Counter()
     held_out = _HeldOut(split)
     with (
         _RowTable(destination / TRAINING_NAME, kind.schema) as training,
-        _RowTable(destination / HELD_OUT_NAME, kind.schema) as measuring,
-        _RowTable(destination / REJECTED_NAME, REJECTED_SCHEMA) as refused,
+        _RowTable(destination / HELD_OUT_NAME, kind.schema) as held_out_table,
+        _RowTable(destination / REJECTED_NAME, REJECTED_SCHEMA) as rejected_table,
     ):
         for item in files:
             for record in read_records(item, kind):
                 found = _checked(record, item, kind=kind, on_broken=on_broken)
                 if isinstance(found, BrokenRecordError):
                     rejected[found.reason] += 1
-                    refused.add(_refused_row(record, item, found))
+                    rejected_table.add(_rejected_row(record, item, found))
                 else:
                     row = _row(item.file.path, record.row, found)
                     if not held_out.take(row, split.place(found.opening)):
                         training.add(row)
-        measuring.add(*held_out.rows())
+        held_out_table.add(*held_out.rows())
     counts = SetCounts(
-        num_in=training.num_rows + held_out.num_taken + refused.num_rows,
+        num_in=training.num_rows + held_out.num_taken + rejected_table.num_rows,
         num_training=training.num_rows,
-        num_held_out=measuring.num_rows,
+        num_held_out=held_out_table.num_rows,
         rejected={reason: rejected[reason] for reason in kind.reasons},
-        over_limit=held_out.num_taken - measuring.num_rows,
+        over_limit=held_out.num_taken - held_out_table.num_rows,
     )
     kind.require_enough(counts)
     return counts
@@ -119,7 +118,7 @@ def write_generated(
     file: str,
     destination: Path,
 ) -> SetCounts:
-    """Write the three tables of records that were generated for one side or the other."""
+    """Write the three tables of generated records, which have a side already."""
     counts: list[int] = []
     for name, records in ((TRAINING_NAME, training), (HELD_OUT_NAME, held_out)):
         with _RowTable(destination / name, kind.schema) as table:
@@ -153,16 +152,16 @@ def _row(file: str, row: int, checked: CheckedRecord) -> Row:
     return {"file": file, "row": row, **checked.columns()}
 
 
-def _refused_row(record: Record, item: SetFile, broken: BrokenRecordError) -> Row:
+def _rejected_row(record: Record, item: SetFile, broken: BrokenRecordError) -> Row:
     place = {"file": item.file.path, "row": record.row}
     return {**place, "reason": broken.reason, "detail": f"{record.where}: {broken.found}"}
 
 
 class _HeldOut:
-    """What is held out of training: of that, the lowest places are kept, as many as may be.
+    """The held-out records with the lowest hashes, up to the limit.
 
-    What is over the limit is not handed back to training: another set, whose limit is not reached,
-    may measure with the same opening.
+    Those above the limit do not go back to training: another set, below its limit, may hold out the
+    same opening.
     """
 
     def __init__(self, split: Split) -> None:
@@ -171,7 +170,7 @@ class _HeldOut:
         self.num_taken = 0
 
     def take(self, row: Row, place: float) -> bool:
-        """Take a record if its place is one of those held out; say whether it was."""
+        """Take a record if its hash is among those held out; return whether it was."""
         if place >= self._split.frac:
             return False
         self.num_taken += 1
@@ -181,13 +180,13 @@ class _HeldOut:
         return True
 
     def rows(self) -> list[Row]:
-        """Return what was kept, in the order it came."""
+        """Return the kept records, in order of arrival."""
         return [row for _, _, row in sorted(self._heap, key=lambda item: -item[1])]
 
 
 @dataclass
 class _RowTable:
-    """A parquet file that rows are added to."""
+    """A parquet file to which rows are appended."""
 
     path: Path
     schema: pa.Schema

@@ -1,8 +1,8 @@
-"""Records that are conversations: parquet with a column ``messages``, or jsonl with such a key.
+"""Conversation records: parquet with a column ``messages``, or jsonl with such a key.
 
-``messages`` is a list of ``{"role", "content"}``. A checked conversation is one in which an
-optional system message, then user and assistant by turns, say something each, and the assistant at
-least once. What else a record may be has a name: its reason.
+``messages`` is a list of ``{"role", "content"}``. A valid conversation has an optional system
+message, then user and assistant in turn, at least one answer, and no empty message. Any other
+record is rejected with a reason.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ CONVERSATION_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Conversation:
-    """What user and assistant said by turns."""
+    """A valid conversation."""
 
     messages: tuple[Message, ...]
 
     @property
     def opening(self) -> str:
-        """What the user says first."""
+        """The user's first message."""
         return opening_of(self.messages)
 
     def columns(self) -> Row:
@@ -47,15 +47,15 @@ class Conversation:
 
 
 def opening_of(messages: Sequence[Message]) -> str:
-    """Return what the user says first of some checked messages."""
+    """Return the user's first message of valid messages."""
     return next(turn.content for turn in messages if turn.role == "user")
 
 
 def checked_messages(messages: object) -> tuple[Message, ...]:
-    """Return what should be the messages of a conversation as one.
+    """Return the messages of a conversation, validated.
 
     Raises:
-        BrokenRecordError: they are none.
+        BrokenRecordError: they are no valid conversation.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise BrokenRecordError("no_messages", f"messages = {shown(messages)}")
@@ -96,7 +96,7 @@ def _is_encodable(text: str) -> bool:
 
 
 def is_list_of_turns(kind: pa.DataType) -> bool:
-    """Say whether a column's values are lists of roles and contents."""
+    """Return whether a column's values are lists of roles and contents."""
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         return False
     turn = kind.value_type

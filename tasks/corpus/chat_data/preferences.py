@@ -1,10 +1,10 @@
-"""Records that are pairs of answers: a prompt, a chosen and a rejected answer to it.
+"""Preference records: a prompt, a chosen and a rejected answer to it.
 
 Parquet columns or jsonl keys ``chosen`` and ``rejected`` hold conversations, lists of ``{"role",
-"content"}``, that end with the assistant's answer; all before it is the prompt, the same in both.
-Where they hold the answer alone, as one message or as plain text, the prompt is in ``prompt`` or
-else in ``messages``: messages, or the text of the user's only one. A conversation is checked as
-``tasks.corpus.chat_data.conversations`` checks it.
+"content"}``, that end with the assistant's answer; the messages before it are the
+prompt, the same in both. Where they hold the answer alone, as one message or as plain text, the
+prompt is in ``prompt`` or else in ``messages``: messages, or the text of the user's only one.
+Conversations are validated as in ``tasks.corpus.chat_data.conversations``.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ PAIR_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Pair:
-    """What was said so far, the better answer and the worse one."""
+class PreferencePair:
+    """A prompt, its better answer and its worse one."""
 
     prompt: tuple[Message, ...]
     chosen: str
@@ -55,7 +55,7 @@ class Pair:
 
     @property
     def opening(self) -> str:
-        """What the user says first."""
+        """The user's first message."""
         return opening_of(self.prompt)
 
     def columns(self) -> Row:
@@ -64,22 +64,22 @@ class Pair:
         return {"prompt": prompt, "chosen": self.chosen, "rejected": self.rejected}
 
 
-def checked_pair(fields: Fields) -> Pair:
-    """Return a record's fields as a pair.
+def checked_pair(fields: Fields) -> PreferencePair:
+    """Return the fields of a record as a pair.
 
     Raises:
-        BrokenRecordError: it is none.
+        BrokenRecordError: they are no valid pair.
     """
     chosen, rejected = (_conversation(fields, side) for side in ANSWERS)
     if chosen[:-1] != rejected[:-1]:
         raise BrokenRecordError("different_prompts", _first_difference(chosen[:-1], rejected[:-1]))
     if chosen[-1].content.strip() == rejected[-1].content.strip():
         raise BrokenRecordError("equal_answers", f"both {shown(chosen[-1].content)}")
-    return Pair(chosen[:-1], chosen[-1].content, rejected[-1].content)
+    return PreferencePair(chosen[:-1], chosen[-1].content, rejected[-1].content)
 
 
 def _conversation(fields: Fields, side: str) -> tuple[Message, ...]:
-    """Return the prompt and the answer of one side."""
+    """Return the prompt and the answer of one side, validated."""
     answer = fields.get(side)
     if answer is None or answer == []:
         raise BrokenRecordError("missing_answer", f"{side} = {shown(answer)}")

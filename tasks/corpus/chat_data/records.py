@@ -1,8 +1,7 @@
-"""Records of the files of a set, one by one, and what a kind of records is.
+"""Reader of the records of a set's files, and the definition of a kind of records.
 
-Conversations (``tasks.corpus.chat_data.conversations``) and pairs of answers
-(``preference_records``) are the kinds. A file is parquet, or jsonl, plain or compressed; of a
-record, what its kind asks for is looked at, and other columns and keys do not matter.
+The kinds are ``CONVERSATIONS`` and ``PAIRS`` of the modules beside this one. A file is parquet, or
+jsonl, plain or compressed; columns and keys that the kind does not use are ignored.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ Row = dict[str, Any]
 
 
 class BrokenRecordError(Exception):
-    """A record is not what those of its kind are.
+    """A record is not of its kind.
 
     Args:
         reason: one of the kind's ``reasons``.
-        found: what stands there, for people.
+        found: the value found, for people.
     """
 
     def __init__(self, reason: str, found: str) -> None:
@@ -41,12 +40,12 @@ class BrokenRecordError(Exception):
 
 @dataclass(frozen=True)
 class Record:
-    """One record of a file as it is.
+    """One record of a file, unchecked.
 
     Args:
         row: its number among the file's records, from 0.
         where: row or line, for people.
-        fields: whatever stands there; ``BrokenRecordError`` if nothing can be read.
+        fields: as read; ``BrokenRecordError`` if it cannot be parsed.
     """
 
     row: int
@@ -55,24 +54,24 @@ class Record:
 
 
 class CheckedRecord(Protocol):
-    """A record that is what those of its kind are."""
+    """A valid record of a kind."""
 
     @property
     def opening(self) -> str:
-        """What the user says first."""
+        """The user's first message."""
         ...
 
     def columns(self) -> Row:
-        """Return its columns of a table, beside file and row."""
+        """Return its columns of a table, besides file and row."""
         ...
 
 
 @dataclass(frozen=True)
 class SetCounts:
-    """Where the records of a set went; in = training + held out + over limit + every reason.
+    """Counts of the records of a set; in = training + held out + over limit + every reason.
 
     Args:
-        over_limit: held out of training, and more than measure.
+        over_limit: held-out records above the limit.
     """
 
     num_in: int
@@ -83,25 +82,25 @@ class SetCounts:
 
     @property
     def rejected_text(self) -> str:
-        """How many were rejected for which reason, for people."""
+        """Number of rejected records by reason, for people."""
         found = (f"{name} {count}" for name, count in self.rejected.items() if count)
         return ", ".join(found) or "none"
 
 
 @dataclass(frozen=True)
 class RecordKind:
-    """What the records of the sets of one group of settings are.
+    """A kind of records: how they are read, checked, and named in errors.
 
     Args:
-        group: of the settings that name the sets.
-        noun: what one record is called in an error.
-        definition: what makes a record one, for an error.
-        reasons: why a record may be none.
-        schema: of the tables of checked ones.
-        wanted_columns: given the schema of a parquet file and where it lies, returns which columns
-            to read; raises ``SourceSchemaError`` where one is missing, or of another type.
-        checked: returns a record's fields as one of the kind; raises ``BrokenRecordError``.
-        require_enough: raises ``CorpusError`` where counts leave a set of no use.
+        group: group of settings that names the sets.
+        noun: name of one record in an error.
+        definition: of a valid record, for an error.
+        reasons: reasons to reject a record.
+        schema: of the tables of valid records.
+        wanted_columns: given the schema and the address of a parquet file, returns the columns to
+            read; raises ``SourceSchemaError`` where one is missing, or of another type.
+        checked: validates the fields of a record; raises ``BrokenRecordError``.
+        require_enough: raises ``CorpusError`` where the counts make a set useless.
     """
 
     group: str
@@ -115,7 +114,7 @@ class RecordKind:
 
     @property
     def purpose(self) -> Purpose:
-        """What sets of such records are for."""
+        """Restrictions on the sets of such records."""
         return Purpose(
             noun=f"{self.group} set",
             setting=f"{self.group}.sets",
@@ -124,7 +123,7 @@ class RecordKind:
         )
 
     def refusal(self, broken: BrokenRecordError, *, where: str) -> SourceRecordError:
-        """Return the error that names a record which is none of the kind."""
+        """Return the error for a record that is not of the kind."""
         return SourceRecordError(
             f"a record of a {self.group} file is no {self.noun} ({broken.reason})",
             expected=self.definition,
@@ -139,10 +138,10 @@ def read_records(item: SetFile, kind: RecordKind) -> Iterator[Record]:
     """Yield the records of a file in order.
 
     Raises:
-        SourceSchemaError: a parquet file has no such columns as the kind wants.
+        SourceSchemaError: a parquet file lacks columns of the kind.
         SourceError: the file is cut off, or not of its format.
     """
-    if item.file.path.endswith(".parquet"):  # what was fetched has another name here
+    if item.file.path.endswith(".parquet"):  # a fetched file has another name
         yield from _parquet_records(item, kind)
     else:
         for row, (number, line) in enumerate(read_lines(item.path)):
@@ -150,7 +149,7 @@ def read_records(item: SetFile, kind: RecordKind) -> Iterator[Record]:
 
 
 def shown(value: object) -> str:
-    """Return what was found for an error, 80 characters of it at most."""
+    """Return a value for an error, at most 80 characters of it."""
     return f"{value!r:.80}"
 
 

@@ -141,7 +141,7 @@ def with_retries(
 ) -> Answer:
     """Return the result of a request, retried with exponential backoff after transient failures.
 
-    The task that called retries what still fails.
+    Failures that remain are retried by the calling task.
 
     Args:
         progress: number of bytes received; attempts are counted from 0 again when it grows.

@@ -184,7 +184,7 @@ def open_parquet(source: Path | Any, *, where: object, pre_buffer: bool) -> pq.P
 
     Args:
         source: a path, or an open binary file.
-        where: what errors name.
+        where: named in errors.
         pre_buffer: fetch a row group in few large reads (remote), rather than little by little.
 
     Raises:

@@ -115,7 +115,7 @@ def test_download_by_two_processes_at_once_is_fetched_by_one(
         while not has_open(process, lock):
             process.join(0.02)
             assert process.is_alive()
-    hub.go_on.set()
+    hub.resume.set()
     assert [finish(first), finish(second)] == [0, 0]
     assert_whole(hub, store)
     assert hub.num_requests[f"GET {PATH}"] == 1

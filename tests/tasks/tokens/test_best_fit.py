@@ -1,4 +1,4 @@
-"""Best-fit-decreasing by groups, against the plain algorithm, one item at a time."""
+"""tasks.tokens.best_fit: packing by groups against the plain algorithm, one item at a time."""
 
 import numpy as np
 from hypothesis import given, settings

@@ -58,7 +58,7 @@ def write_shards(tmp_path: Path, directory: Path, pairs: list[tuple[list[str], s
     return counts, ShardSet(tmp_path / "shards", context_tokens=CONTEXT_TOKENS, loss_on="mask")
 
 
-def test_rows_of_a_pair_hold_the_two_conversations_and_learn_the_last_answer(
+def test_rows_of_a_pair_hold_the_two_conversations_with_loss_on_the_last_answer(
     tmp_path: Path, directory: Path, tokenizer: Tokenizer
 ):
     pairs = [(["cat?", "dog", "mat?"], "cats", "dogs they"), (["The cat?"], "sat", "ran on")]
@@ -77,9 +77,9 @@ def test_rows_of_a_pair_hold_the_two_conversations_and_learn_the_last_answer(
         num_ids = int((row != PAD_ID).sum())
         text = tokenizer.decode_bytes(row[:num_ids].tolist()).decode()
         assert text == render(messages, add_generation_prompt=False)
-        learned = row[mask].tolist()
-        assert learned[-1] == tokenizer.special_id(IM_END)
-        assert tokenizer.decode(learned[:-1]) == answers[side]
+        targets = row[mask].tolist()
+        assert targets[-1] == tokenizer.special_id(IM_END)
+        assert tokenizer.decode(targets[:-1]) == answers[side]
     assert counts.num_targets == int(block.mask.sum())
 
 

@@ -12,7 +12,7 @@ from model.text.tokenizer import Tokenizer
 from tasks.tokens import encode
 from tasks.tokens.encode import SLOW_ENCODER, EncodeCounts, encode_file
 from tasks.tokens.fast_encoder import NAME as FAST_ENCODER
-from tasks.tokens.fast_encoder import SPELT_SELDOM, FastEncoder
+from tasks.tokens.fast_encoder import PLACEHOLDER_SPECIAL, FastEncoder
 from tests.support.small_tokenizer import HOSTILE_TEXTS, train_small_tokenizer
 
 
@@ -86,7 +86,7 @@ LONG_TEXTS = ("漢字" * 20_000, " " * 100_000, "^" * 100_000, "ab1" * 30_000, "
 @pytest.mark.parametrize("threads", [1, 2])
 def test_fast_encoder_gives_the_ids_of_the_tokenizer(directory, threads):
     tokenizer = Tokenizer.load(directory)
-    texts = [*HOSTILE_TEXTS, *LONG_TEXTS, *(f"a{text}b {text}" for text in SPELT_SELDOM)]
+    texts = [*HOSTILE_TEXTS, *LONG_TEXTS, *(f"a{text}b {text}" for text in PLACEHOLDER_SPECIAL)]
     found = FastEncoder(tokenizer, threads=threads).encode_batch(texts)
     assert [ids.tolist() for ids in found] == tokenizer.encode_batch(texts)
 

@@ -1,4 +1,4 @@
-"""Which slices make up a row: concat-and-chunk, and best-fit, against counts by brute force."""
+"""tasks.tokens.packing: concat-and-chunk and best-fit rows against counts by brute force."""
 
 from collections import Counter
 
@@ -55,8 +55,8 @@ def rows_as_read(segments, text):
         yield tokens, is_target
 
 
-def learned(segments, text):
-    """What each target follows and is: (token before, next token of its document or "end")."""
+def targets_of(segments, text):
+    """Return each target as (previous token, next token of its document or "end")."""
     for tokens, is_target in rows_as_read(segments, text):
         for before, token, counts in zip(tokens, tokens[1:], is_target[1:], strict=False):
             if counts:
@@ -95,7 +95,7 @@ def test_pack_best_fit_any_documents_every_token_and_every_end_is_learned_once(
     for tokens in text:
         for before, token in zip(tokens, [*tokens[1:], (0, 0, 0)], strict=True):
             expected[before, "end" if token[2] == 0 else token] += 1
-    assert Counter(learned(segments, text)) == expected
+    assert Counter(targets_of(segments, text)) == expected
     rows = list(rows_as_read(segments, text))
     assert all(2 <= len(tokens) <= context_tokens + 1 for tokens, _ in rows)
     assert all(any(is_target) for _, is_target in rows)
@@ -110,7 +110,7 @@ def test_pack_best_fit_any_documents_cuts_none_that_fits(lengths, context_tokens
     segments = pack_best_fit(lengths_of(lengths), context_tokens)
     pieces = Counter()
     for tokens, _ in rows_as_read(segments, text_of([lengths])):
-        # A lone first token is the end of what stands before it.
+        # A lone first token is the end of the document before it.
         documents = Counter(document for _, document, _ in tokens)
         pieces.update(d for d, count in documents.items() if count > 1 or lengths[d] == 1)
     for document, length in enumerate(lengths):

@@ -144,8 +144,8 @@ def test_write_shards_any_corpus_holds_each_kept_document_once(tmp_path_factory,
     assert Counter(read_documents(out)) == Counter(kept)
     assert (counts.num_docs, counts.num_removed) == (len(kept), len(removed))
     assert counts.num_tokens == num_tokens
-    num_unlearned = counts.num_shards if sizes["packing"] == "concat" else 0
-    assert counts.num_targets == num_tokens - num_unlearned
+    num_untargets = counts.num_shards if sizes["packing"] == "concat" else 0
+    assert counts.num_targets == num_tokens - num_untargets
     shards = ShardSet(out, context_tokens=8)
     block = shards.rows(range(shards.num_rows))
     assert block.mask.any(axis=1).all()
@@ -153,14 +153,14 @@ def test_write_shards_any_corpus_holds_each_kept_document_once(tmp_path_factory,
     assert counts.num_padding == 8 * counts.num_rows - counts.num_targets
 
 
-def test_write_shards_best_fit_teaches_each_token_once_and_the_end_of_each_document(tmp_path):
+def test_write_shards_best_fit_makes_each_token_and_document_end_a_target_once(tmp_path):
     corpus = random_corpus(num_docs=60)
     paths, out = write_corpus(tmp_path, corpus), tmp_path / "out"
     counts = write_shards(paths, (), **(SETTINGS | {"packing": "best_fit"}), destination=out)
     assert counts.num_shards > 10
     shards = ShardSet(out, context_tokens=8)
     block = shards.rows(range(shards.num_rows))
-    learned = Counter(
+    targets = Counter(
         (int(before), int(token))
         for ids, mask in zip(block.ids, block.mask, strict=True)
         for before, token in zip(ids[:-1][mask[1:]], ids[1:][mask[1:]], strict=True)
@@ -170,7 +170,7 @@ def test_write_shards_best_fit_teaches_each_token_once_and_the_end_of_each_docum
         for _, _, ids in flat_documents(corpus)
         for pair in zip(ids, [*ids[1:], 0], strict=True)
     )
-    assert learned == expected
+    assert targets == expected
 
 
 def test_write_shards_rows_give_each_token_but_the_first_as_target_once(tmp_path):

@@ -1,4 +1,4 @@
-"""conversations: which records are conversations, and what is wrong with the others."""
+"""tasks.corpus.chat_data.conversations: valid records, and reasons of rejected ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from model.core.errors import CorpusError, SourceRecordError, SourceSchemaError
 from tasks.corpus.chat_data.checked_sets import REJECTED_NAME, TRAINING_NAME, Split
-from tests.support.small_chats import GOOD_CHATS, sort_out, turns, write_jsonl
+from tests.support.small_chats import GOOD_CHATS, check_file, turns, write_jsonl
 
 BROKEN = [
     ([{"content": "Hi"}, {"role": "assistant", "content": "Hello."}], "missing_role", "message 0"),
@@ -41,11 +41,11 @@ def test_broken_record_fails_with_its_line_or_is_counted(
     record = json.dumps({"messages": messages})
     path = write_jsonl(tmp_path / "chats.jsonl", [GOOD_CHATS[0], "", record, GOOD_CHATS[1]])
     with pytest.raises(SourceRecordError, match=rf"(?s)\({reason}\).*{found}") as caught:
-        sort_out(path)
+        check_file(path)
     assert str(caught.value.where) == f"{path}, line 3"
     assert "chat.on_broken_record=skip" in str(caught.value.fix)
     (tmp_path / "chats.jsonl.out").rename(tmp_path / "failed")
-    counts, tables = sort_out(path, on_broken="skip")
+    counts, tables = check_file(path, on_broken="skip")
     assert counts.rejected[reason] == sum(counts.rejected.values()) == 1
     assert counts.num_in == counts.num_training + counts.num_held_out + 1 == 3
     (rejected,) = tables[REJECTED_NAME]
@@ -58,18 +58,20 @@ def test_parquet_without_messages_says_which_columns_it_has(tmp_path: Path) -> N
     path = tmp_path / "texts.parquet"
     pq.write_table(pa.table({"text": ["Hi"], "id": ["1"]}), path)
     with pytest.raises(SourceSchemaError, match=r"(?s)messages: list of struct.*columns text, id"):
-        sort_out(path)
+        check_file(path)
 
 
 def test_set_of_broken_records_alone_leaves_nothing_to_train_on(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "chats.jsonl", [turns("Hi")] * 3)
     with pytest.raises(CorpusError, match=r"(?s)no conversation.*no_assistant_turn 3"):
-        sort_out(path, on_broken="skip")
+        check_file(path, on_broken="skip")
 
 
 def test_real_conversations_are_all_read(tmp_path: Path, shared_data: Path) -> None:
     path = tmp_path / "train.parquet"
     path.symlink_to(shared_data / "chat" / "train.parquet")
-    counts, _ = sort_out(path, split=Split(frac=0.02, max_held_out=1_000, seed=1), on_broken="skip")
+    counts, _ = check_file(
+        path, split=Split(frac=0.02, max_held_out=1_000, seed=1), on_broken="skip"
+    )
     assert counts.num_in == pq.ParquetFile(path).metadata.num_rows
     assert counts.num_training > 0.9 * counts.num_in

@@ -1,4 +1,4 @@
-"""preferences: which records are pairs of answers, and how files have them."""
+"""tasks.corpus.chat_data.preferences: valid pairs, file formats, rejected records."""
 
 from __future__ import annotations
 

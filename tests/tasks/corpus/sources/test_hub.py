@@ -1,4 +1,4 @@
-"""The hub as a source, against a server on loopback that speaks its protocol."""
+"""tasks.corpus.sources.hub, against a server on loopback with the hub's protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that goes wrong between a hub and the disk, one test each, on a server of our own."""
+"""Faults between a hub and the disk, one test each, on a server with faults on demand."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ GATED = (403, {"X-Error-Code": "GatedRepo"})
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    with hub_environment(monkeypatch) as not_slept:
-        yield not_slept
+    with hub_environment(monkeypatch) as waits:
+        yield waits
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def num_bytes(hub: HubServer) -> int:
         ("no-range", 250, DownloadError, r"status 206[\s\S]*status 200"),
     ],
 )
-def test_fault_that_stays_becomes_the_error_that_tells_whether_to_retry(
+def test_permanent_fault_raises_the_error_that_says_whether_to_retry(
     hub: HubServer,
     tmp_path: Path,
     got: Path,
@@ -114,7 +114,7 @@ def test_fault_that_stays_becomes_the_error_that_tells_whether_to_retry(
     assert not (got / "raw.parquet").exists()
 
 
-def test_bodies_cut_off_again_and_again_are_continued_not_repeated(
+def test_bodies_cut_off_repeatedly_are_resumed_not_restarted(
     hub: HubServer, tmp_path: Path, got: Path
 ) -> None:
     file = listed(hub, tmp_path)
@@ -125,7 +125,7 @@ def test_bodies_cut_off_again_and_again_are_continued_not_repeated(
     assert hub.num_requests[f"GET {PATH}"] == 2 * MAX_ATTEMPTS + 1
 
 
-def test_body_without_length_that_ends_early_is_continued(
+def test_body_without_length_that_ends_early_is_resumed(
     hub: HubServer, tmp_path: Path, got: Path
 ) -> None:
     file = listed(hub, tmp_path)
@@ -145,7 +145,7 @@ def test_server_without_ranges_sends_the_file_again_from_its_start(
     assert hub.bytes_sent[PATH] == num_bytes(hub) // 2 + num_bytes(hub)
 
 
-def test_server_that_falls_silent_is_asked_for_the_rest(
+def test_stalled_body_is_resumed_after_the_timeout(
     hub: HubServer, tmp_path: Path, got: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = listed(hub, tmp_path)
@@ -156,7 +156,7 @@ def test_server_that_falls_silent_is_asked_for_the_rest(
     assert hub.bytes_sent[PATH] == num_bytes(hub)
 
 
-def test_503_on_get_is_asked_again_with_growing_scattered_pauses(
+def test_503_on_get_is_retried_with_exponential_backoff_and_jitter(
     hub: HubServer, tmp_path: Path, got: Path, pauses: list[float]
 ) -> None:
     file = listed(hub, tmp_path)
@@ -169,7 +169,7 @@ def test_503_on_get_is_asked_again_with_growing_scattered_pauses(
     assert len({pause / 2**number for number, pause in enumerate(pauses)}) == MAX_ATTEMPTS - 1
 
 
-def test_503_on_head_does_not_matter_as_none_is_asked(
+def test_503_on_head_does_not_matter_as_none_is_sent(
     hub: HubServer, tmp_path: Path, got: Path
 ) -> None:
     file = listed(hub, tmp_path)
@@ -200,7 +200,7 @@ def test_429_waits_as_long_as_the_hub_asks(
     assert seconds <= pause <= seconds + 1
 
 
-def test_429_that_asks_for_an_hour_is_left_to_a_later_run(
+def test_429_with_retry_after_an_hour_fails_at_once(
     hub: HubServer, tmp_path: Path, got: Path, pauses: list[float]
 ) -> None:
     file = listed(hub, tmp_path)
@@ -210,7 +210,7 @@ def test_429_that_asks_for_an_hour_is_left_to_a_later_run(
     assert (pauses, hub.num_requests[f"GET {PATH}"]) == ([], 1)
 
 
-def test_503_on_listing_is_asked_again(hub: HubServer, tmp_path: Path, pauses: list[float]) -> None:
+def test_503_on_listing_is_retried(hub: HubServer, tmp_path: Path, pauses: list[float]) -> None:
     hub.faults["api/revision"] = [503, (429, {"Retry-After": "3"})]
     assert resolve_revision(hub_source(revision="main")).revision == REVISION
     assert len(pauses) == 2
@@ -260,7 +260,7 @@ def test_damaged_copy_in_the_users_hub_cache_is_left_alone_and_not_used(
     assert cached.read_bytes() == b"\0" * 500
 
 
-def test_partial_file_of_other_bytes_is_found_out_and_fetched_anew(
+def test_partial_file_of_other_bytes_is_detected_and_fetched_again(
     hub: HubServer, tmp_path: Path, got: Path
 ) -> None:
     file = listed(hub, tmp_path)
@@ -273,7 +273,7 @@ def test_partial_file_of_other_bytes_is_found_out_and_fetched_anew(
     assert_whole(hub, got)
 
 
-def test_file_of_the_right_digest_that_is_no_parquet_is_the_hubs_own_fault(
+def test_file_of_the_right_digest_that_is_not_parquet_is_broken_on_the_hub(
     hub: HubServer, tmp_path: Path, got: Path
 ) -> None:
     (hub.root / PATH).write_bytes(b"PAR1" + b"\0" * 5_000)
@@ -316,7 +316,7 @@ def test_branch_that_moves_after_listing_changes_neither_bytes_nor_partial(
     assert_whole(hub, got)
 
 
-def test_partial_of_one_file_without_digest_is_not_gone_on_with_for_another(
+def test_partial_of_one_file_without_digest_is_not_resumed_for_another(
     hub: HubServer, tmp_path: Path, got: Path
 ) -> None:
     paths = ["data/a.parquet", "data/b.parquet"]

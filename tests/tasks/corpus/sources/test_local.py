@@ -1,4 +1,4 @@
-"""Local files as a source: what is found, read, cast, refused."""
+"""tasks.corpus.sources.local: files found, read, cast and refused."""
 
 from __future__ import annotations
 

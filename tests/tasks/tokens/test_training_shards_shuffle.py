@@ -1,7 +1,7 @@
 import numpy as np
 import xxhash
 
-from tasks.tokens.shuffle import document_hashes, splitmix64
+from tasks.tokens.training_shards import document_hashes, splitmix64
 
 # First outputs of SplitMix64 started at 1234567.
 # Source: rosettacode.org/wiki/Pseudo-random_numbers/Splitmix64
