@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import describe
+from model.config.defaults import with_defaults
 from model.config.network import ModelConfig
 from model.config.train import TrainConfig
 from model.network.gpt import GPT
@@ -56,7 +57,8 @@ class Training:
         config = ModelConfig.model_validate({"size": size, "context_tokens": CONTEXT_TOKENS})
         model = GPT(config.architecture(VOCAB_SIZE))
         model.init_weights(1)
-        training = cls(model, build_optimizer(model, TrainConfig(steps=100), DistributedContext()))
+        config = with_defaults(TrainConfig(steps=100), model.architecture)
+        training = cls(model, build_optimizer(model, config, DistributedContext()))
         training.step()
         return training
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.machine import describe
-from model.config.evaluation import ScoreConfig
+from model.config.trained_model import ScoreConfig
 from model.data.prompts import Generation, Prompt
 from model.eval.generations import generate_texts
 from model.eval.multiple_choice import TaskScore, score_items, summarise

@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.machine import describe
 from model.config.network import ModelConfig
+from model.config.runs import TrainRun
 from model.config.train import MixturePart, TrainConfig
-from model.config.train_run import TrainRun
 from model.core.artifact import Derivation
 from model.core.store import ArtifactStore
 from model.data.rows import Segments, write_rows

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from model.config.export import ExportConfig
 from model.config.network import ModelConfig, ModelSize
+from model.config.trained_model import ExportConfig
 from model.export.hf_writer import export
 from model.network.gpt import GPT
 from tasks.config.corpus import TokenizerConfig

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.config.defaults import with_defaults
 from model.config.network import Architecture, ModelConfig
 from model.config.train import TrainConfig
 from model.network.compiling import compile_model
@@ -49,7 +50,8 @@ class Ours:
         self.dtype = dtype
         self.model = GPT(architecture)
         self.model.init_weights(1)
-        self.optimizer = build_optimizer(self.model, TrainConfig(steps=1000), DistributedContext())
+        config = with_defaults(TrainConfig(steps=1000), architecture)
+        self.optimizer = build_optimizer(self.model, config, DistributedContext())
 
     def prepare(self, rows: int) -> str:
         """Compile for micro-batches of some rows."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flows.settings.config import ChatModelConfig
-from model.config.evaluation import Style
+from model.config.trained_model import Style
 from model.core.artifact import Artifact
 from tasks.engine.pipeline import Pipeline
 from tasks.stages.generation_prompts import GenerationPrompts, generation_prompts

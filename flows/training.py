@@ -11,7 +11,7 @@ from flows.chat_data import ChatShards, chat_shards, preference_shards
 from flows.evaluation import Measured, measure_model
 from flows.prepare import PreparedCorpus
 from flows.settings.config import ChatModelConfig
-from model.config.evaluation import Style
+from model.config.trained_model import Style
 from model.core.artifact import Artifact
 from tasks.engine.pipeline import Pipeline
 from tasks.planning.base_checkpoint import BaseModel

@@ -6,10 +6,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from model.config.evaluation import ScoreConfig
-from model.config.export import ExportConfig
 from model.config.network import ModelConfig
 from model.config.train import TrainConfig
+from model.config.trained_model import ExportConfig, ScoreConfig
 from model.core.config import Config
 from model.core.errors import ConfigError
 from tasks.config.chat import ChatConfig, FinetuneConfig, PreferenceConfig

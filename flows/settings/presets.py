@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import get_args
 
 from flows.settings.config import Preset, PretrainConfig
-from model.config.evaluation import ScoreConfig, TalkConfig
-from model.config.export import ExportConfig, SamplingConfig
 from model.config.network import ModelConfig
 from model.config.train import TrainConfig
+from model.config.trained_model import ExportConfig, SamplingConfig, ScoreConfig, TalkConfig
 from tasks.config.chat import ChatConfig, FinetuneConfig, PreferenceConfig
 from tasks.config.corpus import (
     FilterConfig,

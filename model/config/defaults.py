@@ -1,66 +1,51 @@
-"""The dial: what a model size implies for its training, as pure functions of the architecture.
+"""Hyperparameter defaults by model size, as pure functions of the architecture.
 
-A user chooses a size; batch, learning rates, weight decay, warmup and default horizon follow from
-it, each unless it is given. Rates follow the batch that is really used. None of them depends on the
-horizon, so that a finished training can be made longer.
-
-Called by the flow before any key is made, and by ``model.optim.optimizer``.
+Batch, learning rates, weight decay, warmup and default horizon follow from the size, each unless it
+is given. Rates follow the batch that is really used. None of them depends on the horizon, so that
+the horizon of a finished training can be extended. ``flows.settings`` calls ``resolve`` once,
+before any key is made.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
 
 from model.config.network import Architecture, ModelConfig
-from model.config.train import TrainConfig
+from model.config.train import Hyperparameters, TrainConfig
 
 TOKENS_PER_PARAM = 12  # of matrices and head; nanochat's default, optimum about 10.5
 REFERENCE_PARAMS = 110_100_480  # matrices and head of the 135m size with 32,768 tokens
 REFERENCE_WIDTH = 768  # of the same size: all rates below were found there
 REFERENCE_BATCH_TOKENS = 2**19  # and at this batch: nanochat, modded-nanogpt track 3
-TIED_RATE = 0.0016  # of a table that is the head, too: 0.004 at width 128, measured (decision 011)
+TIED_RATE = 0.0016  # of a tied embedding: 0.004 at width 128, measured (decision 011)
 BATCH_EXPONENT = 0.383  # nanochat base_train.py
 
 RATES = tuple(
-    f"{part}learning_rate" for part in ("", "embedding_", "head_", "norm_")
-)  # with adamw, the first is that of all unless they are given
+    field.name
+    for field in dataclasses.fields(Hyperparameters)
+    if field.name.endswith("learning_rate")
+)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to train one architecture; the fields are those of ``TrainConfig``."""
+def with_defaults(
+    train: TrainConfig, architecture: Architecture, *, rate_scale: float = 1.0
+) -> TrainConfig:
+    """Return the config with every unset hyperparameter filled.
 
-    batch_tokens_per_step: int
-    learning_rate: float
-    embedding_learning_rate: float
-    head_learning_rate: float
-    norm_learning_rate: float
-    weight_decay: float
-    embedding_weight_decay: float
-    head_weight_decay: float
-    warmup_steps: int
-    beta1: float
-    beta2: float
-
-
-def recipe(train: TrainConfig, architecture: Architecture, *, rate_scale: float = 1.0) -> Recipe:
-    """Return the dial's recipe with what ``train`` gives in its place.
+    With AdamW, a given ``learning_rate`` is the default of the other rates.
 
     Args:
-        rate_scale: the dial's learning rates are multiplied by this, given ones are not.
+        rate_scale: factor of the default learning rates; given ones stay.
     """
     batch = train.batch_tokens_per_step or batch_tokens(architecture)
-    dialled = _adamw if train.optimizer == "adamw" else _muon
-    implied = dialled(architecture, batch)
-    scaled = {name: rate_scale * getattr(implied, name) for name in RATES}
-    implied = dataclasses.replace(implied, **scaled)
-    names = [field.name for field in dataclasses.fields(Recipe)]
-    given = {name: value for name in names if (value := getattr(train, name)) is not None}
+    defaults_of = _adamw if train.optimizer == "adamw" else _muon
+    values = dataclasses.asdict(defaults_of(architecture, batch))
+    values |= {name: rate_scale * values[name] for name in RATES}
     if train.optimizer == "adamw" and train.learning_rate:
-        given = dict.fromkeys(RATES, train.learning_rate) | given
-    return dataclasses.replace(implied, **given)
+        values |= dict.fromkeys(RATES, train.learning_rate)
+    unset = {name: value for name, value in values.items() if getattr(train, name) is None}
+    return train.model_copy(update=unset)
 
 
 def resolve(
@@ -69,21 +54,20 @@ def resolve(
     """Return the config with every unset value filled and its horizon in steps.
 
     Args:
-        rate_scale: of the dial's learning rates, below 1 for a model that is trained already.
+        rate_scale: factor of the default learning rates, below 1 for fine-tuning.
 
     Raises:
         ConfigError: more than one horizon is given.
     """
     architecture = model.architecture(vocab_size)
-    chosen = recipe(train, architecture, rate_scale=rate_scale)
-    filled = train.model_copy(update=dataclasses.asdict(chosen))
+    filled = with_defaults(train, architecture, rate_scale=rate_scale)
     if not any(getattr(train, name) for name in TrainConfig.HORIZONS):
         filled = filled.model_copy(update={"tokens": default_tokens(architecture)})
     return filled.with_horizon_in_steps()
 
 
 def default_tokens(architecture: Architecture) -> int:
-    """Return the horizon in tokens that uses compute best for a size."""
+    """Return the compute-optimal horizon in tokens."""
     return TOKENS_PER_PARAM * architecture.num_matmul_params()
 
 
@@ -99,7 +83,7 @@ def batch_tokens(architecture: Architecture) -> int:
     return max(architecture.context_tokens, 2 ** round(math.log2(REFERENCE_BATCH_TOKENS * growth)))
 
 
-def _muon(architecture: Architecture, batch: int) -> Recipe:
+def _muon(architecture: Architecture, batch: int) -> Hyperparameters:
     """Return the reference's rates, scaled to this width and to a larger batch.
 
     The root law holds above the reference batch. It would shrink rates below it, and training on
@@ -111,7 +95,7 @@ def _muon(architecture: Architecture, batch: int) -> Recipe:
     params = architecture.num_matmul_params()
     reference_steps = REFERENCE_PARAMS / REFERENCE_BATCH_TOKENS
     step_share = reference_steps / (params / batch)  # of a step in the horizon, by the reference's
-    return Recipe(
+    return Hyperparameters(
         batch_tokens_per_step=batch,
         learning_rate=0.02 * batch_scale,  # nanochat
         embedding_learning_rate=(TIED_RATE if architecture.tied else 0.3) * scale,  # nanochat
@@ -126,12 +110,12 @@ def _muon(architecture: Architecture, batch: int) -> Recipe:
     )
 
 
-def _adamw(architecture: Architecture, batch: int) -> Recipe:
+def _adamw(architecture: Architecture, batch: int) -> Hyperparameters:
     """Return the rates of OLMo-core's model ladder, scaled to this batch."""
     size = architecture.num_matmul_params() / 108e6  # the ladder's reference
     ladder_batch = 2048 * 160 * size ** (2 / 3)  # OLMo-core's model ladder
     rate = 0.5 * 0.0047 * size ** (-1 / 3) * (batch / ladder_batch) ** 0.5  # same
-    return Recipe(
+    return Hyperparameters(
         batch_tokens_per_step=batch,
         learning_rate=rate,
         embedding_learning_rate=rate,

@@ -85,7 +85,7 @@ class Architecture(Geometry):
 
 
 class ModelConfig(Config):
-    """The network, chosen by one dial."""
+    """Settings of the network."""
 
     size: ModelSize = Field(default="10m", description="model size by rounded parameter count")
     context_tokens: int = Field(

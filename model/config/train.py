@@ -1,9 +1,10 @@
-"""Configuration of a training: horizon, batch, optimizer, schedule, when to look and save."""
+"""Configuration of a training: horizon, batch, optimizer, schedule, validation, checkpoints."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal, Self
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -15,10 +16,28 @@ Precision = Literal["auto", "bfloat16", "float32"]
 CompileMode = Literal["auto", "on", "off"]
 
 
-class TrainConfig(Config):
-    """The optimisation: horizon, batch, optimizer, schedule, how often to look and to save.
+@dataclass(frozen=True)
+class Hyperparameters:
+    """The fields of ``TrainConfig`` that have defaults by model size, all of them set."""
 
-    What is ``None`` follows from the model: ``model.config.defaults.resolve`` fills it.
+    batch_tokens_per_step: int
+    learning_rate: float
+    embedding_learning_rate: float
+    head_learning_rate: float
+    norm_learning_rate: float
+    weight_decay: float
+    embedding_weight_decay: float
+    head_weight_decay: float
+    warmup_steps: int
+    beta1: float
+    beta2: float
+
+
+class TrainConfig(Config):
+    """Settings of the optimisation.
+
+    Fields that are ``None`` follow from the model size: ``model.config.defaults.resolve`` fills
+    them, once, before any key is made. Training only reads resolved fields.
     """
 
     HORIZONS: ClassVar = ("tokens", "steps", "budget_minutes", "epochs")
@@ -26,7 +45,7 @@ class TrainConfig(Config):
     tokens: int | None = Field(
         default=None,
         gt=0,
-        description="horizon in training tokens; unset, with no other horizon = the dial's",
+        description="horizon in training tokens; unset, with no other horizon = by model size",
     )
     steps: int | None = Field(default=None, gt=0, description="horizon in optimizer steps")
     budget_minutes: float | None = Field(
@@ -44,7 +63,7 @@ class TrainConfig(Config):
     batch_tokens_per_step: int | None = Field(
         default=None,
         gt=0,
-        description="tokens per optimizer step over all processes; unset = the dial's",
+        description="tokens per optimizer step over all processes; unset = by model size",
     )
     optimizer: Literal["muon", "adamw"] = Field(
         default="muon",
@@ -53,34 +72,36 @@ class TrainConfig(Config):
     learning_rate: float | None = Field(
         default=None,
         gt=0,
-        description="peak rate of block matrices, with adamw of everything; unset = the dial's",
+        description="peak rate of block matrices, with adamw of everything; unset = by model size",
     )
     embedding_learning_rate: float | None = Field(
-        default=None, gt=0, description="peak rate of the embedding table; unset = the dial's"
+        default=None, gt=0, description="peak rate of the embedding table; unset = by model size"
     )
     head_learning_rate: float | None = Field(
-        default=None, gt=0, description="peak rate of an untied head; unset = the dial's"
+        default=None, gt=0, description="peak rate of an untied head; unset = by model size"
     )
     norm_learning_rate: float | None = Field(
-        default=None, gt=0, description="peak rate of norm weights; unset = the dial's"
+        default=None, gt=0, description="peak rate of norm weights; unset = by model size"
     )
     final_learning_rate_frac: float = Field(
         default=0.0, ge=0, le=1, description="learning rate at the end, as a share of the peak"
     )
     warmup_steps: int | None = Field(
-        default=None, ge=0, description="steps of linear warmup from zero; unset = the dial's"
+        default=None, ge=0, description="steps of linear warmup from zero; unset = by model size"
     )
     decay_frac: float = Field(
         default=0.65, ge=0, le=1, description="share of the horizon, at its end, with linear decay"
     )
     weight_decay: float | None = Field(
-        default=None, ge=0, description="decoupled decay of block matrices; unset = the dial's"
+        default=None, ge=0, description="decoupled decay of block matrices; unset = by model size"
     )
     embedding_weight_decay: float | None = Field(
-        default=None, ge=0, description="decoupled decay of the embedding table; unset = the dial's"
+        default=None,
+        ge=0,
+        description="decoupled decay of the embedding table; unset = by model size",
     )
     head_weight_decay: float | None = Field(
-        default=None, ge=0, description="decoupled decay of an untied head; unset = the dial's"
+        default=None, ge=0, description="decoupled decay of an untied head; unset = by model size"
     )
     momentum: float = Field(default=0.95, ge=0, lt=1, description="Muon's momentum after warmup")
     start_momentum: float = Field(
@@ -90,10 +111,10 @@ class TrainConfig(Config):
         default=300, ge=0, description="steps over which Muon's momentum rises to its final value"
     )
     beta1: float | None = Field(
-        default=None, ge=0, lt=1, description="AdamW first-moment decay; unset = the dial's"
+        default=None, ge=0, lt=1, description="AdamW first-moment decay; unset = by model size"
     )
     beta2: float | None = Field(
-        default=None, ge=0, lt=1, description="AdamW second-moment decay; unset = the dial's"
+        default=None, ge=0, lt=1, description="AdamW second-moment decay; unset = by model size"
     )
     epsilon: float = Field(default=1e-10, gt=0, description="AdamW denominator floor")
     gradient_clip_norm: float = Field(default=1.0, gt=0, description="global gradient norm limit")
@@ -109,7 +130,7 @@ class TrainConfig(Config):
     seed: int = Field(default=1, ge=0, lt=2**32, description="initialisation and order of rows")
     loss_on: LossOn = Field(
         default="all",
-        description="targets that count: all tokens, or those the shards' loss_mask marks",
+        description="targets of the loss: all tokens, or those of the shards' loss_mask",
     )
     attention: AttentionScope = Field(
         default="causal",
@@ -175,8 +196,8 @@ class TrainConfig(Config):
     )
     extend: Annotated[Literal["auto", "never"], RUNTIME_ONLY] = Field(
         default="auto",
-        description="go on from a finished training that differs in its horizon alone; the result "
-        "is the same",
+        description="continue from a finished training that differs in its horizon alone; the "
+        "result is the same",
     )
 
     def with_horizon_in_steps(self) -> Self:
@@ -201,28 +222,48 @@ class TrainConfig(Config):
         steps = math.ceil((self.tokens or 0) / batch_tokens_of(self))
         return self.model_copy(update={"tokens": None, "steps": max(1, steps)})
 
+    def required(self, name: str) -> Any:
+        """Return the value of a field that resolving has set.
+
+        Raises:
+            ConfigError: it is unset.
+        """
+        value = getattr(self, name)
+        if value is None:
+            horizons = (item for item in self.HORIZONS if getattr(self, item))
+            found = [f"train.{name}=None", *(f"train.{h}={getattr(self, h)}" for h in horizons)]
+            raise ConfigError(
+                f"a training config is not resolved: train.{name} is unset",
+                expected=f"a value of train.{name}",
+                found=", ".join(found),
+                fix="resolve the config with model.config.defaults.resolve() first",
+            )
+        return value
+
+    def hyperparameters(self) -> Hyperparameters:
+        """Return the fields that have defaults by model size.
+
+        Raises:
+            ConfigError: one of them is unset.
+        """
+        names = [field.name for field in fields(Hyperparameters)]
+        return Hyperparameters(**{name: self.required(name) for name in names})
+
 
 def batch_tokens_of(train: TrainConfig) -> int:
     """Return the tokens of an optimizer step, over all processes.
 
     Raises:
-        ConfigError: they are left to the dial, and nobody asked it.
+        ConfigError: they are unset.
     """
-    if train.batch_tokens_per_step is None:
-        raise ConfigError(
-            "the batch of a training is not known yet",
-            expected="train.batch_tokens_per_step",
-            found="none",
-            fix="resolve the config with model.config.defaults.resolve() first",
-        )
-    return train.batch_tokens_per_step
+    return train.required("batch_tokens_per_step")
 
 
 def rows_per_step(train: TrainConfig, model: ModelConfig, *, rows_per_group: int = 1) -> int:
     """Return the rows of one optimizer step, over all processes.
 
     Args:
-        rows_per_group: rows that no process may split.
+        rows_per_group: rows that stay on one process.
 
     Raises:
         ConfigError: the batch is no whole number of rows, or its rows no multiple of processes.
@@ -250,7 +291,7 @@ def rows_per_step(train: TrainConfig, model: ModelConfig, *, rows_per_group: int
 
 
 def check_machines(train: TrainConfig) -> None:
-    """Check that machines that train together know where to meet.
+    """Check that machines that train together have an address to meet at.
 
     Raises:
         ConfigError: there are several, and no ``host:port``.
@@ -258,7 +299,7 @@ def check_machines(train: TrainConfig) -> None:
     host, _, port = (train.rendezvous or "").rpartition(":")
     if train.nodes > 1 and not (host and port.isdigit()):
         raise ConfigError(
-            "several machines need a place to meet",
+            "several machines need an address to meet at",
             expected="train.rendezvous=<host>:<port>, an address of the machine the flow runs on",
             found=f"train.nodes={train.nodes} and train.rendezvous={train.rendezvous}",
             where="train.nodes and train.rendezvous",
@@ -272,7 +313,7 @@ class MixturePart(Config):
     shards: str = Field(description="directory of a write_shards or write_chat_shards artifact")
     weight: float = Field(default=1.0, gt=0, description="relative share of training rows")
     loss_on: LossOn | None = Field(
-        default=None, description="targets of this set that count; unset = train.loss_on"
+        default=None, description="targets of the loss in this set; unset = train.loss_on"
     )
 
 
@@ -288,7 +329,7 @@ class DirectPreference(Config):
 
 
 class TrackingConfig(Config):
-    """Where rank 0 reports to; all unset means events.jsonl only."""
+    """Where rank 0 reports metrics; all unset means events.jsonl only."""
 
     uri: str | None = Field(default=None, description="MLflow tracking address")
     run_id: str | None = Field(default=None, description="MLflow run that takes the metrics")

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
-from model.config.evaluation import Style
+from model.config.trained_model import Style
 from model.core.config import Config
 from model.core.errors import ArtifactError
 from model.text.chat_template import Message

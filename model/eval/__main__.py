@@ -19,14 +19,6 @@ from pathlib import Path
 
 import torch
 
-from model.config.child_runs import (
-    Checkpoint,
-    ScoreRun,
-    make_artifact,
-    parse_config_path,
-    run_child,
-)
-from model.config.evaluation import ScoreConfig, Style
 from model.config.network import AttentionScope
 from model.config.outputs import (
     ITEMS_SUFFIX,
@@ -35,6 +27,8 @@ from model.config.outputs import (
     ScoreModelOutputs,
     TrainModelOutputs,
 )
+from model.config.runs import Checkpoint, ScoreRun
+from model.config.trained_model import ScoreConfig, Style
 from model.core.config import Config
 from model.core.errors import ConfigError
 from model.core.files import write_synced
@@ -53,6 +47,7 @@ from model.eval.validation import evaluate
 from model.inference.generate import generate, prompt_ids
 from model.network.gpt import GPT
 from model.network.weights import load_model
+from model.runtime.child_process import make_artifact, parse_config_path, run_child
 from model.text.tokenizer import IM_END, Tokenizer
 from model.train.checkpoint import Checkpoints
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from model.config.evaluation import ScoreConfig
+from model.config.trained_model import ScoreConfig
 from model.data.prompts import Generation, Kind, Prompt
 from model.inference.decoder import Decoder
 from model.inference.generate import generate_batch, prompt_ids

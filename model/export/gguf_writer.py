@@ -23,8 +23,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.config.export import SamplingConfig
 from model.config.network import Architecture
+from model.config.trained_model import SamplingConfig
 from model.core.errors import ConfigError
 from model.text.tokenizer import IM_END, SPECIAL_TOKENS, Tokenizer
 

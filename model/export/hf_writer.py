@@ -24,22 +24,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.config.child_runs import (
-    ExportRun,
-    make_artifact,
-    parse_config_path,
-    run_child,
-    verify_inputs,
-)
-from model.config.export import ExportConfig, SamplingConfig
 from model.config.network import Architecture
 from model.config.outputs import ExportModelCounts, ExportModelFacts, ExportModelOutputs
+from model.config.runs import ExportRun
+from model.config.trained_model import ExportConfig, SamplingConfig
 from model.core.errors import ConfigError, TokenizerError
 from model.core.files import write_synced
 from model.core.store import Work
 from model.export.gguf_writer import GGUF_NAME, read_chat_template, write_gguf
 from model.network.gpt import GPT, TIED_EMBEDDING_STD
 from model.network.weights import WEIGHTS_NAME, load_model, save_tensors
+from model.runtime.child_process import make_artifact, parse_config_path, run_child, verify_inputs
 from model.text.tokenizer import IM_END, TOKENIZER_FILE, Tokenizer
 
 CARD_NAME = "README.md"

@@ -21,7 +21,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 from pydantic import Field, ValidationError, model_validator
 
-from model.config.export import SamplingConfig
+from model.config.trained_model import SamplingConfig
 from model.core.config import Config
 from model.core.errors import ConfigError
 from model.export.hf_reader import load_exported

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Sequence
 
-from model.config.evaluation import Style
+from model.config.trained_model import Style
 from model.inference.batching import BatchEngine, GenerationRequest
 from model.inference.decoder import Decoder
 from model.inference.sampling import Sampling

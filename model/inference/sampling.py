@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from model.config.export import SamplingConfig
+from model.config.trained_model import SamplingConfig
 
 MAX_TEMPERATURE = 2  # OpenAI's limit
 MAX_REPETITION_PENALTY = 10

@@ -16,12 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from model.config.defaults import Recipe, recipe
-from model.config.train import TrainConfig
+from model.config.train import Hyperparameters, TrainConfig
 from model.network.gpt import GPT, TIED_EMBEDDING_STD
-from model.optim.adamw import adamw_step
 from model.optim.muon import MuonStep
-from model.optim.parameter_stacks import stacks_of
+from model.optim.parameter_stacks import ParameterStack, stacks_of
 from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import compute_dtype
 
@@ -50,19 +48,22 @@ def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float) -> Fl
 
 
 def build_optimizer(model: GPT, config: TrainConfig, distributed: DistributedContext) -> Optimizer:
-    """Return the optimizer of a model's parameters, with what the config leaves to the dial.
+    """Return the optimizer of a model's parameters.
 
     Args:
+        config: resolved; its precision is that of Muon's products.
         distributed: the processes that share Muon's work.
+
+    Raises:
+        ConfigError: a hyperparameter is unset.
     """
-    settings = recipe(config, model.architecture)
-    groups = _groups(model, settings, config)
+    groups = _groups(model, config.hyperparameters(), config)
     return Optimizer(
         groups, distributed=distributed, dtype=compute_dtype(config.precision, distributed.device)
     )
 
 
-def _groups(model: GPT, settings: Recipe, config: TrainConfig) -> list[dict[str, Any]]:
+def _groups(model: GPT, settings: Hyperparameters, config: TrainConfig) -> list[dict[str, Any]]:
     """Return the parameter groups; an embedding table that is the head, too, is no head.
 
     Such a table starts the stream at a small scale. Muon's steps have the same size whatever the
@@ -129,6 +130,10 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__(groups, defaults={})
         set_learning_rate(self, 1.0)
 
+    def learning_rate(self, part: str) -> float:
+        """Return the present learning rate of one of ``PARTS``."""
+        return next(group["lr"] for group in self.param_groups if group["part"] == part)
+
     @overload
     def step(self, closure: None = None) -> None: ...
 
@@ -165,3 +170,33 @@ class Optimizer(torch.optim.Optimizer):
                 adamw_step(stack)
         for step in begun:
             step.finish()
+
+
+def adamw_step(stack: ParameterStack) -> None:
+    """Take one AdamW step of one stack.
+
+    Source: arXiv 1711.05101, algorithm 2, with decay scaled by the learning rate as torch does.
+    State per parameter: ``num_steps``, ``mean`` and ``mean_square``, in the parameter's type.
+    """
+    for parameter, state in zip(stack.parameters, stack.states, strict=True):
+        if not state:
+            state["num_steps"] = parameter.new_zeros(())
+            state["mean"] = torch.zeros_like(parameter)
+            state["mean_square"] = torch.zeros_like(parameter)
+    group, gradients = stack.group, stack.gradients()
+    rate, (beta1, beta2) = group["lr"], group["betas"]
+    num_steps = stack.state("num_steps") + 1
+    mean = stack.state("mean").lerp_(gradients, 1.0 - beta1)
+    square = stack.state("mean_square").mul_(beta2)
+    square.addcmul_(gradients, gradients, value=1.0 - beta2)
+
+    shape = (-1, *(1 for _ in gradients.shape[1:]))
+    bias1, bias2 = ((1.0 - beta**num_steps).view(shape) for beta in (beta1, beta2))
+    denominators = (square / bias2).sqrt_().add_(group["epsilon"])
+    values = stack.values().mul_(1.0 - rate * group["weight_decay"])
+    values.addcdiv_(mean / bias1, denominators, value=-rate)
+
+    stack.set_state("num_steps", num_steps)
+    stack.set_state("mean", mean)
+    stack.set_state("mean_square", square)
+    stack.set_values(values)

@@ -26,9 +26,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from model.config.child_runs import TalkRun, make_artifact, run_child, verify_inputs
-from model.config.evaluation import TalkConfig
 from model.config.outputs import TalkToModelCounts, TalkToModelOutputs
+from model.config.runs import TalkRun
+from model.config.trained_model import TalkConfig
 from model.core.errors import LLMError
 from model.core.files import write_synced
 from model.core.store import Work
@@ -36,6 +36,7 @@ from model.export.hf_reader import PretrainedModel, load_pretrained
 from model.inference.decoder import Decoder
 from model.inference.generate import stream_text
 from model.inference.sampling import MAX_REPETITION_PENALTY, MAX_SEED, MAX_TEMPERATURE, Sampling
+from model.runtime.child_process import make_artifact, run_child, verify_inputs
 from model.serve.hot_reload import ModelSource, find_source
 from model.text.chat_template import Message
 from model.text.conversation import fit_conversation

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from model.config.child_runs import CONFIG_NAME, parse_config_path
 from model.config.outputs import TrainModelOutputs
-from model.config.train_run import (
+from model.config.runs import (
+    CONFIG_NAME,
     EXIT_INTERRUPTED,
     RESULT_NAME,
     ErrorReport,
@@ -33,6 +33,7 @@ from model.config.train_run import (
 )
 from model.core.processes import end_with_parent
 from model.core.store import ArtifactStore, Work
+from model.runtime.child_process import parse_config_path
 from model.runtime.distributed import DistributedContext, StopRequest
 from model.train.trainer import TrainingInterruptedError, train
 

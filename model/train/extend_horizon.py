@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from model.config.outputs import TrainingEnvironment, TrainModelOutputs
+from model.config.runs import TrainRun
 from model.config.train import TrainConfig
-from model.config.train_run import TrainRun
 from model.core.artifact import Derivation, Manifest
 from model.core.errors import ArtifactError, CheckpointError
 from model.core.files import write_synced

@@ -21,13 +21,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.config.child_runs import MeasureRun, Speed, parse_config_path, run_child
+from model.config.runs import MeasureRun, Speed
 from model.config.train import batch_tokens_of, rows_per_step
 from model.core.files import write_synced
 from model.core.processes import end_with_parent
 from model.network.compiling import compile_model
 from model.network.gpt import GPT
 from model.optim.optimizer import build_optimizer, clip_gradients
+from model.runtime.child_process import parse_config_path, run_child
 from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import compute_dtype, device_name, share_threads
 from model.train.accumulation import Accumulator

@@ -22,7 +22,7 @@ from model.config.outputs import (
     TrainModelFacts,
     TrainModelOutputs,
 )
-from model.config.train_run import TrainRun
+from model.config.runs import TrainRun
 from model.inference.generate import generate_batch, prompt_ids
 from model.inference.sampling import Sampling
 from model.network.gpt import GPT

@@ -7,8 +7,8 @@ together.
 from __future__ import annotations
 
 from model.config.network import LossOn
+from model.config.runs import TrainRun
 from model.config.train import rows_per_step
-from model.config.train_run import TrainRun
 from model.core.errors import ConfigError
 from model.data.shards import ShardSet
 from model.network.gpt import GPT
@@ -55,13 +55,6 @@ def build_reader(
         ConfigError: the batch does not divide into rows for every process.
         TrainingError: there are fewer tokens than one batch.
     """
-    if run.train.steps is None:
-        raise ConfigError(
-            "training needs its horizon in steps",
-            expected="train.steps",
-            found=f"train.tokens={run.train.tokens}",
-            fix="resolve the config with with_horizon_in_steps()",
-        )
     # Where 0 processes were asked for, there is a number now.
     spread = run.train.model_copy(update={"processes": distributed.size, "nodes": 1})
     parts = [

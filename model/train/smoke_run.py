@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from model.config.outputs import TrainModelOutputs
+from model.config.runs import TrainRun
 from model.config.train import TrackingConfig, TrainConfig, batch_tokens_of
-from model.config.train_run import TrainRun
 from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import compute_dtype, device_name, peak_flops_per_second, share_threads
 from model.text.tokenizer import Tokenizer

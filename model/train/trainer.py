@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from model.config.outputs import TrainingEnvironment, TrainModelOutputs
+from model.config.runs import TrainRun
 from model.config.train import batch_tokens_of
-from model.config.train_run import TrainRun
 from model.network.attention import backend_name
 from model.network.compiling import compile_model
 from model.network.weights import save_model
@@ -169,8 +169,7 @@ class Trainer:
     @property
     def num_steps(self) -> int:
         """The horizon."""
-        assert self.train.steps is not None, "build_reader checked"
-        return self.train.steps
+        return self.train.required("steps")
 
     def fit(self) -> TrainingSummary | None:
         """Train to the horizon, write the model, and return what there is to say about it.
@@ -208,7 +207,7 @@ class Trainer:
         norm = clip_gradients(self.model.parameters(), max_norm=self.train.gradient_clip_norm)
         factor = self.guard.update_factor(step, loss=loss, gradient_norm=norm)
         set_learning_rate(self.optimizer, learning_rate_factor(self.loop.step, self.train))
-        rate = self.optimizer.param_groups[0]["lr"]  # of the block matrices
+        rate = self.optimizer.learning_rate("matrix")
         self.optimizer.update(factor)
         self.optimizer.zero_grad(set_to_none=True)
         measures = dict(zip(self.objective.measures[1:], measured, strict=True))

@@ -8,8 +8,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from model.config.evaluation import TalkConfig
 from model.config.train import DirectPreference, TrainConfig
+from model.config.trained_model import TalkConfig
 from model.core.config import Config
 from model.core.errors import ConfigError, unknown_key
 from tasks.config.corpus import RegistryConfig

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from model.config.train_run import settled_result
+from model.config.runs import settled_result
 from model.core.config import Config
 from model.core.errors import ChildError, ChildInterruptedError, ChildKilledError
 from model.core.files import write_synced

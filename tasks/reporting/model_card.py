@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.config.export import SamplingConfig
 from model.config.outputs import (
     MeasuredFacts,
     ScoreModelOutputs,
     TrainModelOutputs,
 )
+from model.config.trained_model import SamplingConfig
 from model.core.artifact import Manifest
 from model.core.errors import ArtifactError
 from model.core.outputs import Outputs, ancestors

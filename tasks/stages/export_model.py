@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from model.config.child_runs import ExportRun
-from model.config.export import ExportConfig
 from model.config.outputs import ExportModelOutputs, TrainModelOutputs
+from model.config.runs import ExportRun
+from model.config.trained_model import ExportConfig
 from model.core.config import Config
 from model.core.store import Work
 from tasks.engine.child import Child

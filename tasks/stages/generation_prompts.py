@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from model.config.evaluation import Style
+from model.config.trained_model import Style
 from model.core.config import Config
 from model.core.outputs import Counts, Facts, Outputs
 from model.core.store import Work

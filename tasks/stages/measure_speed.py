@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from model.config.child_runs import MeasureRun, Speed
 from model.config.network import ModelConfig
+from model.config.runs import MeasureRun, Speed
 from model.config.train import TrainConfig
 from model.core.artifact import Manifest
 from model.core.config import Config

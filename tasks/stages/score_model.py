@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from model.config.child_runs import Checkpoint, ScoreRun
-from model.config.evaluation import ScoreConfig, Style
 from model.config.network import AttentionScope, LossOn
 from model.config.outputs import ScoreModelOutputs, TrainModelOutputs
+from model.config.runs import Checkpoint, ScoreRun
+from model.config.trained_model import ScoreConfig, Style
 from model.core.artifact import Artifact
 from model.core.config import OMIT_DEFAULT, Config
 from model.core.store import Work

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from model.config.child_runs import TalkRun
-from model.config.evaluation import TalkConfig
 from model.config.outputs import ExportModelOutputs, TalkToModelOutputs
+from model.config.runs import TalkRun
+from model.config.trained_model import TalkConfig
 from model.core.config import Config
 from model.core.store import Work
 from tasks.engine.child import Child

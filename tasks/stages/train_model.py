@@ -7,11 +7,11 @@ import math
 from collections.abc import Sequence
 from typing import Annotated
 
-from model.config.evaluation import Style
 from model.config.network import ModelConfig
 from model.config.outputs import TrainModelOutputs
+from model.config.runs import TrainRun
 from model.config.train import DirectPreference, MixturePart, TrainConfig, batch_tokens_of
-from model.config.train_run import TrainRun
+from model.config.trained_model import Style
 from model.core.artifact import MANIFEST_NAME, Artifact, Derivation
 from model.core.config import OMIT_DEFAULT, RUNTIME_ONLY, Config
 from model.core.errors import ConfigError

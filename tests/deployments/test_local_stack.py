@@ -25,7 +25,7 @@ import pytest
 from deployments.addresses import HOST, Addresses
 from deployments.deploy import PROJECT
 from deployments.local_stack import stack_environment, usage
-from model.config.train_run import TrainResult
+from model.config.runs import TrainResult
 from model.export.registry import tracking_uri
 from tasks.config.chat import ChatConfig
 from tasks.config.corpus import FINEWEB_REVISION, SourceConfig

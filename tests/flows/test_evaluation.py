@@ -10,7 +10,7 @@ import pytest
 
 from flows.settings.config import PretrainConfig
 from flows.training import evaluate_and_export
-from model.config.evaluation import Style
+from model.config.trained_model import Style
 from model.core.store import ArtifactStore
 from model.data.items import SCHEMA
 from tasks.config.corpus import RunConfig

@@ -19,8 +19,8 @@ import pytest
 from mlflow import MlflowClient
 
 from model.config.outputs import EVENTS_NAME
+from model.config.runs import ErrorReport, TrainResult, TrainRun, settled_result
 from model.config.train import TrackingConfig
-from model.config.train_run import ErrorReport, TrainResult, TrainRun, settled_result
 from model.core.errors import ChildError, ChildInterruptedError
 from tasks.engine.child import Child
 from tests.support.flow_process import Home, run_flow, running_flow

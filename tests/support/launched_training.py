@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from model.config.outputs import TrainModelOutputs
-from model.config.train_run import TrainRun
+from model.config.runs import TrainRun
 from model.core.store import ArtifactStore, Work
 from model.train.events import read_events
 from tasks.engine.child import Child

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import uvicorn
 
-from model.config.export import ExportConfig, SamplingConfig
+from model.config.trained_model import ExportConfig, SamplingConfig
 from model.export.hf_writer import export
 from model.network.gpt import GPT
 from model.serve.app import ServerConfig, create_app

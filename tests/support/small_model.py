@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from model.config.defaults import with_defaults
 from model.config.network import Architecture
+from model.config.train import TrainConfig
 from model.data.rows import Segments, write_rows
 from model.data.shards import ShardHeader, write_shard
 from model.network.gpt import GPT
@@ -41,6 +43,11 @@ def random_model(seed: int = 1, **changes: object) -> GPT:
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     return model
+
+
+def resolved(model: GPT, **train: object) -> TrainConfig:
+    """A training config of 10 steps with every default of the model filled."""
+    return with_defaults(TrainConfig.model_validate({"steps": 10} | train), model.architecture)
 
 
 def random_ids(*shape: int, seed: int = 1, vocab_size: int = 96) -> torch.Tensor:

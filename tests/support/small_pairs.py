@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from model.config.network import ModelConfig
+from model.config.runs import TrainRun
 from model.config.train import DirectPreference, MixturePart
-from model.config.train_run import TrainRun
 from model.data.rows import Segments, write_rows
 from model.data.shards import ShardHeader, ShardSet, write_shard
 from model.network.gpt import GPT

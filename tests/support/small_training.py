@@ -12,8 +12,8 @@ import numpy as np
 
 from model.config import defaults
 from model.config.network import ModelConfig
+from model.config.runs import TrainRun
 from model.config.train import MixturePart, TrainConfig
-from model.config.train_run import TrainRun
 from model.core.artifact import Derivation
 from model.data.rows import Segments, write_rows
 from model.data.shards import ShardHeader, ShardSet, write_shard

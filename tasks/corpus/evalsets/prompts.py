@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from model.config.evaluation import Style
+from model.config.trained_model import Style
 from model.core.errors import ConfigError
 from model.data.prompts import Prompt
 from model.text.chat_template import read_messages

@@ -1,15 +1,13 @@
-"""defaults: what follows from a size, what the user gives, and how rates follow the batch."""
+"""Hyperparameter defaults: values by size, given values, and rates that follow the batch."""
 
 from __future__ import annotations
-
-from dataclasses import fields
 
 import pytest
 
 from flows.settings.config import PretrainConfig
-from model.config.defaults import Recipe, batch_tokens, default_tokens, recipe, resolve
+from model.config.defaults import batch_tokens, default_tokens, resolve, with_defaults
 from model.config.network import GEOMETRIES, ModelConfig
-from model.config.train import TrainConfig
+from model.config.train import Hyperparameters, TrainConfig
 from model.core.errors import ConfigError
 from tests.support.settings import resolved_config
 
@@ -49,7 +47,7 @@ def test_resolve_fills_everything_and_is_idempotent(size: str, optimizer: str) -
     model = ModelConfig.model_validate({"size": size})
     train = resolve(TrainConfig.model_validate({"optimizer": optimizer}), model, VOCAB_SIZE)
     assert train.steps
-    assert not [field.name for field in fields(Recipe) if getattr(train, field.name) is None]
+    assert train.hyperparameters()
     assert resolve(train, model, VOCAB_SIZE) == train
 
 
@@ -62,41 +60,41 @@ def test_resolve_what_is_given_stays() -> None:
 
 def test_resolve_adamw_one_rate_given_is_the_rate_of_all() -> None:
     train = TrainConfig(optimizer="adamw", learning_rate=0.5, norm_learning_rate=0.25)
-    found = recipe(train, BIG.architecture(VOCAB_SIZE))
+    found = with_defaults(train, BIG.architecture(VOCAB_SIZE))
     assert found.embedding_learning_rate == found.head_learning_rate == 0.5
     assert found.norm_learning_rate == 0.25
 
 
-def _recipe(optimizer: str, batch: int, model: ModelConfig = BIG) -> Recipe:
+def _defaults(optimizer: str, batch: int, model: ModelConfig = BIG) -> Hyperparameters:
     train = TrainConfig.model_validate({"optimizer": optimizer, "batch_tokens_per_step": batch})
-    return recipe(train, model.architecture(VOCAB_SIZE))
+    return with_defaults(train, model.architecture(VOCAB_SIZE)).hyperparameters()
 
 
-def test_recipe_muon_rates_grow_with_the_root_of_a_larger_batch_and_stay_with_a_smaller() -> None:
-    whole, four_times, small = (_recipe("muon", batch) for batch in (2**19, 2**21, 2**12))
+def test_defaults_muon_rates_grow_with_the_root_of_a_larger_batch_only() -> None:
+    whole, four_times, small = (_defaults("muon", batch) for batch in (2**19, 2**21, 2**12))
     for name in ("learning_rate", "embedding_learning_rate", "head_learning_rate"):
         assert getattr(four_times, name) == pytest.approx(2 * getattr(whole, name))
         assert getattr(small, name) == getattr(whole, name)
 
 
-def test_recipe_adamw_rates_follow_the_root_of_the_batch() -> None:
-    whole, quarter = (_recipe("adamw", batch) for batch in (2**19, 2**17))
+def test_defaults_adamw_rates_follow_the_root_of_the_batch() -> None:
+    whole, quarter = (_defaults("adamw", batch) for batch in (2**19, 2**17))
     assert quarter.learning_rate == pytest.approx(whole.learning_rate / 2)
 
 
 @pytest.mark.parametrize(("size", "batch"), [("10m", 2**14), ("135m", 2**17), ("490m", 2**21)])
-def test_recipe_muon_decays_alike_over_every_default_horizon(size: str, batch: int) -> None:
+def test_defaults_muon_decay_alike_over_every_default_horizon(size: str, batch: int) -> None:
     model = ModelConfig.model_validate({"size": size})
-    found = _recipe("muon", batch, model)
+    found = _defaults("muon", batch, model)
     steps = default_tokens(model.architecture(VOCAB_SIZE)) / batch
     assert found.learning_rate * found.weight_decay * steps == pytest.approx(0.02 * 0.05 * 2520)
 
 
-def test_recipe_does_not_depend_on_the_horizon() -> None:
+def test_defaults_do_not_depend_on_the_horizon() -> None:
     architecture = BIG.architecture(VOCAB_SIZE)
-    assert recipe(TrainConfig(steps=10), architecture) == recipe(
-        TrainConfig(tokens=10**10), architecture
-    )
+    short, long = TrainConfig(steps=10), TrainConfig(tokens=10**10)
+    found = [with_defaults(train, architecture).hyperparameters() for train in (short, long)]
+    assert found[0] == found[1]
 
 
 def test_resolve_two_horizons_are_refused() -> None:
@@ -104,9 +102,18 @@ def test_resolve_two_horizons_are_refused() -> None:
         resolve(TrainConfig(steps=1, tokens=2), BIG, VOCAB_SIZE)
 
 
-def test_flow_resolves_by_the_dial_before_any_key() -> None:
+def test_flow_fills_defaults_before_any_key() -> None:
     config = resolved_config("demo", kind=PretrainConfig, train={"batch_tokens_per_step": 8_192})
     expected = resolve(config.train, config.model, config.tokenizer.vocab_size)
     assert config.train == expected
     assert config.train.batch_tokens_per_step == 8_192
     assert config.train.learning_rate == 0.02
+
+
+def test_unresolved_config_has_no_hyperparameters() -> None:
+    with pytest.raises(ConfigError, match=r"train\.batch_tokens_per_step is unset") as caught:
+        TrainConfig(steps=10).hyperparameters()
+    assert "model.config.defaults.resolve" in str(caught.value)
+    filled = with_defaults(TrainConfig(steps=10), BIG.architecture(VOCAB_SIZE))
+    with pytest.raises(ConfigError, match=r"train\.warmup_steps is unset"):
+        filled.model_copy(update={"warmup_steps": None}).hyperparameters()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from model.config.export import ExportConfig
+from model.config.trained_model import ExportConfig
 from model.data.items import Item
 from model.eval.multiple_choice import ItemScore, score_items, summarise
 from model.export.hf_writer import export

@@ -11,10 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from model.config.child_runs import ScoreRun
-from model.config.evaluation import ScoreConfig
 from model.config.outputs import ScoreModelCounts, ScoreModelOutputs
-from model.config.train_run import ErrorReport
+from model.config.runs import ErrorReport, ScoreRun
+from model.config.trained_model import ScoreConfig
 from model.core.artifact import Derivation
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore

@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from model.config.export import ExportConfig, SamplingConfig
+from model.config.trained_model import ExportConfig, SamplingConfig
 from model.core.errors import ConfigError
 from model.export.gguf_writer import GGUF_NAME, without_generation_marks, write_gguf
 from model.export.hf_writer import export

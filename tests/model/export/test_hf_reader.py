@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from model.config.export import ExportConfig
+from model.config.trained_model import ExportConfig
 from model.core.errors import ArtifactError, LLMError, TokenizerError
 from model.export.hf_reader import load_pretrained
 from model.export.hf_writer import export

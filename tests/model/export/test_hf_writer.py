@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from model.config.child_runs import ExportRun
-from model.config.export import ExportConfig, SamplingConfig
+from model.config.runs import ExportRun
+from model.config.trained_model import ExportConfig, SamplingConfig
 from model.core.artifact import Derivation
 from model.core.errors import ArtifactError, ConfigError, TamperedArtifactError, TokenizerError
 from model.core.store import ArtifactStore

@@ -17,8 +17,8 @@ import psutil
 import pytest
 from transformers import AutoTokenizer
 
-from model.config.export import ExportConfig
 from model.config.outputs import ExportModelCounts, ExportModelFacts, ExportModelOutputs
+from model.config.trained_model import ExportConfig
 from model.core.artifact import Derivation
 from model.core.store import ArtifactStore, Work
 from model.export.hf_writer import export

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch._inductor.config
 
-from model.config.train_run import TrainRun
+from model.config.runs import TrainRun
 from model.network.compiling import MIN_CPU_FLOPS, compile_model
 from model.network.gpt import GPT
 from model.network.losses import next_token_loss

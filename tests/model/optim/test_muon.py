@@ -117,9 +117,8 @@ from pathlib import Path
 import torch
 from model.runtime.distributed import DistributedContext
 from model.optim.optimizer import build_optimizer
-from model.config.train import TrainConfig
 from safetensors.torch import save_file
-from tests.support.small_model import random_ids, random_model
+from tests.support.small_model import random_ids, random_model, resolved
 
 distributed = DistributedContext.from_environment()
 if distributed.is_main:
@@ -129,7 +128,7 @@ else:
 with distributed.process_group():
     for dtype in ("float32", "bfloat16"):
         network = random_model(num_layers=3)  # 3 matrices of some shapes: not all ranks have one
-        config = TrainConfig.model_validate({"steps": 9, "precision": dtype})
+        config = resolved(network, steps=9, precision=dtype)
         optimizer = build_optimizer(network, config, distributed)
         for step in range(4):
             ids = random_ids(2, 17, seed=step)

@@ -15,7 +15,7 @@ from model.optim.optimizer import Optimizer, build_optimizer, clip_gradients, se
 from model.optim.schedule import learning_rate_factor
 from model.runtime.distributed import DistributedContext
 from model.train.snapshot import join_tensors, split_tensors
-from tests.support.small_model import random_ids, random_model
+from tests.support.small_model import random_ids, random_model, resolved
 
 
 def _parameters(seed: int = 1) -> list[torch.nn.Parameter]:
@@ -103,7 +103,7 @@ def test_step_is_an_update_with_factor_one():
 @pytest.mark.parametrize("steps_before", [0, 3])
 def test_update_with_factor_zero_leaves_every_bit(name, steps_before):
     network = random_model(tied=False)
-    config = TrainConfig.model_validate({"steps": 10, "optimizer": name})
+    config = resolved(network, optimizer=name)
     optimizer = build_optimizer(network, config, DistributedContext())
     _train(network, optimizer, steps=range(steps_before))
     before = _bits(network, optimizer)
@@ -121,8 +121,8 @@ def test_update_with_factor_zero_leaves_every_bit(name, steps_before):
 
 @pytest.mark.parametrize("name", ["muon", "adamw"])
 def test_state_through_a_file_goes_on_bit_for_bit(name):
-    config = TrainConfig.model_validate({"steps": 10, "optimizer": name})
     straight, broken = random_model(tied=False), random_model(tied=False)
+    config = resolved(straight, optimizer=name)
     whole = build_optimizer(straight, config, DistributedContext())
     _train(straight, whole, steps=range(6))
     before = build_optimizer(broken, config, DistributedContext())
@@ -145,7 +145,7 @@ def test_build_optimizer_every_parameter_has_the_rate_and_decay_of_its_part():
         "embedding_weight_decay": 0.6,
         "head_weight_decay": 0.7,
     }
-    optimizer = build_optimizer(network, TrainConfig.model_validate(given), DistributedContext())
+    optimizer = build_optimizer(network, resolved(network, **given), DistributedContext())
     names = {item: name for name, item in network.named_parameters()}
     found = {
         names[item]: (group["peak_learning_rate"], group["weight_decay"], "momentum" in group)
@@ -160,11 +160,21 @@ def test_build_optimizer_every_parameter_has_the_rate_and_decay_of_its_part():
     assert found["model.norm.weight"] == (0.4, 0.0, False)
     set_learning_rate(optimizer, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.05, 0.1, 0.15, 0.2]
+    assert optimizer.learning_rate("matrix") == 0.05
+    assert optimizer.learning_rate("head") == 0.15
+
+
+def test_build_optimizer_refuses_a_config_that_is_not_resolved():
+    network = random_model()
+    config = resolved(network).model_copy(update={"learning_rate": None})
+    with pytest.raises(ConfigError, match=r"train\.learning_rate is unset"):
+        build_optimizer(network, config, DistributedContext())
 
 
 def test_build_optimizer_matrices_that_write_to_a_small_stream_move_by_its_scale():
-    settings = TrainConfig(learning_rate=0.1, weight_decay=0.5)
-    optimizer = build_optimizer(random_model(tied=True), settings, DistributedContext())
+    network = random_model(tied=True)
+    config = resolved(network, learning_rate=0.1, weight_decay=0.5)
+    optimizer = build_optimizer(network, config, DistributedContext())
     rates = {group["part"]: group["peak_learning_rate"] for group in optimizer.param_groups}
     decays = {group["part"]: group["weight_decay"] for group in optimizer.param_groups}
     assert rates["matrix"] == 0.1
@@ -174,7 +184,7 @@ def test_build_optimizer_matrices_that_write_to_a_small_stream_move_by_its_scale
 
 def test_build_optimizer_adamw_decays_block_matrices_and_untied_head_only():
     network = random_model(tied=False)
-    config = TrainConfig(optimizer="adamw", learning_rate=0.25)
+    config = resolved(network, optimizer="adamw", learning_rate=0.25)
     optimizer = build_optimizer(network, config, DistributedContext())
     decay = {group["part"]: group["weight_decay"] for group in optimizer.param_groups}
     assert decay == {"matrix": 0.1, "writer": 0.1, "embedding": 0.0, "head": 0.1, "norm": 0.0}
@@ -188,7 +198,7 @@ def test_build_optimizer_learns_one_batch_by_heart(name, tied):
     network = random_model(tied=tied)
     given = {"learning_rate": 0.02, "embedding_learning_rate": 0.02, "head_learning_rate": 0.02}
     given |= {"steps": 80, "optimizer": name, "warmup_steps": 5, "weight_decay": 0.0}
-    config = TrainConfig.model_validate(given)
+    config = resolved(network, **given)
     optimizer = build_optimizer(network, config, DistributedContext())
     ids = random_ids(4, 16)
     losses = []
@@ -236,7 +246,7 @@ def test_learning_rate_without_warmup_and_decay_is_flat():
 
 
 def test_learning_rate_horizon_in_tokens_is_refused():
-    with pytest.raises(ConfigError, match="horizon in steps") as caught:
+    with pytest.raises(ConfigError, match=r"train\.steps is unset") as caught:
         learning_rate_factor(0, TrainConfig(tokens=1_000_000))
     assert "train.tokens=1000000" in str(caught.value)
     assert "model.config.defaults.resolve" in str(caught.value)

@@ -97,7 +97,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from model.runtime.distributed import StopRequest, DistributedContext
-from model.config.train_run import TrainRun
+from model.config.runs import TrainRun
 from model.train.trainer import train
 
 buckets = []

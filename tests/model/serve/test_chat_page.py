@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from model.config.export import SamplingConfig
+from model.config.trained_model import SamplingConfig
 from model.inference.batching import BatchEngine, GenerationRequest
 from tests.support.small_export import RunningServer, chat_server, eventually, write_export
 

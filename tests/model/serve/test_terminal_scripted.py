@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model.config.evaluation import TalkConfig
+from model.config.trained_model import TalkConfig
 from model.core.errors import ConfigError
 from model.export.hf_reader import PretrainedModel, load_pretrained
 from model.serve.terminal import ChatTerminal, scripted_conversation

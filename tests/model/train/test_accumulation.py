@@ -25,7 +25,7 @@ WITH_LITTLE_MEMORY = """
 import resource, sys, threading
 from pathlib import Path
 from model.runtime.distributed import StopRequest, DistributedContext
-from model.config.train_run import TrainRun
+from model.config.runs import TrainRun
 from model.train.trainer import Trainer
 
 run, directory, room = TrainRun.load(Path(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from model.config.evaluation import ScoreConfig
 from model.config.network import ModelConfig
+from model.config.runs import TrainRun
 from model.config.train import MixturePart
-from model.config.train_run import TrainRun
+from model.config.trained_model import ScoreConfig
 from model.core.errors import ConfigError
 from model.data.shards import ShardSet
 from model.eval.__main__ import score

@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from model.config.train import TrainConfig
 from model.core.errors import CheckpointError, DiskSpaceError
 from model.network.gpt import GPT
 from model.network.losses import next_token_loss
@@ -26,7 +25,7 @@ from model.train.checkpoint_writer import CheckpointWriter
 from model.train.loader import LoaderState
 from model.train.snapshot import LoopState, join_tensors, split_tensors
 from tests.support.small_disk import small_disk
-from tests.support.small_model import random_ids, random_model
+from tests.support.small_model import random_ids, random_model, resolved
 
 KEY = "a" * 64
 
@@ -50,7 +49,7 @@ def take_steps(model: GPT, optimizer: Optimizer, *, seeds: range) -> None:
 
 def trained(num_steps: int = 3) -> tuple[GPT, Optimizer]:
     model = random_model()
-    optimizer = build_optimizer(model, TrainConfig(steps=10), DistributedContext())
+    optimizer = build_optimizer(model, resolved(model), DistributedContext())
     take_steps(model, optimizer, seeds=range(num_steps))
     return model, optimizer
 
@@ -75,7 +74,7 @@ def test_load_of_a_checkpoint_goes_on_bit_for_bit(tmp_path: Path):
     take_steps(model, optimizer, seeds=range(10, 13))
 
     resumed = random_model(seed=9)
-    resumed_optimizer = build_optimizer(resumed, TrainConfig(steps=10), DistributedContext())
+    resumed_optimizer = build_optimizer(resumed, resolved(resumed), DistributedContext())
     loop = checkpoints.load(3, resumed, resumed_optimizer)
     take_steps(resumed, resumed_optimizer, seeds=range(10, 13))
 
@@ -258,7 +257,7 @@ def test_writer_writes_what_was_there_when_it_began(tmp_path: Path):
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
     resumed = random_model(seed=9)
-    resumed_optimizer = build_optimizer(resumed, TrainConfig(steps=10), DistributedContext())
+    resumed_optimizer = build_optimizer(resumed, resolved(resumed), DistributedContext())
     checkpoints.load(3, resumed, resumed_optimizer)
     take_steps(resumed, resumed_optimizer, seeds=range(10, 13))
     assert all(map(torch.equal, resumed.parameters(), reference.parameters()))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from model.config.outputs import TrainingEnvironment, TrainModelOutputs
+from model.config.runs import TrainRun
 from model.config.train import TrainConfig
-from model.config.train_run import TrainRun
 from model.core.store import read_manifest
 from model.optim.schedule import flat_steps
 from model.runtime.distributed import DistributedContext, StopRequest

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from model.config.outputs import TrainModelOutputs
-from model.config.train_run import EXIT_INTERRUPTED, TrainResult, TrainRun
+from model.config.runs import EXIT_INTERRUPTED, TrainResult, TrainRun
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore
 from model.runtime.distributed import DistributedContext, StopRequest
@@ -184,7 +184,7 @@ def test_main_with_an_unknown_field_reports_it_in_the_result(tmp_path: Path, roo
     config = write_config(small_run(root, train={"steps": 1}), tmp_path)
     config.write_text(json.dumps(json.loads(config.read_text()) | {"epochs": 3}))
     (tmp_path / "result.json").write_text("stale")
-    with pytest.raises(ConfigError, match="training config cannot be read"):
+    with pytest.raises(ConfigError, match="config of a child process cannot be read"):
         main(["--config", str(config)])
     result = TrainResult.load(tmp_path / "result.json")
     assert result.state == "failed"

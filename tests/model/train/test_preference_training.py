@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from model.config.runs import TrainRun
 from model.config.train import MixturePart
-from model.config.train_run import TrainRun
 from model.core.errors import ArtifactError, ConfigError
 from model.core.store import ArtifactStore
 from model.data.shards import ShardSet

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from model.config.train_run import TrainRun
+from model.config.runs import TrainRun
 from model.runtime.distributed import DistributedContext, StopRequest
 from model.text.tokenizer import Tokenizer
 from model.train.events import read_events

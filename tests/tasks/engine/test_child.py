@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from model.config.evaluation import ScoreConfig
+from model.config.trained_model import ScoreConfig
 from model.core.artifact import Derivation
 from model.core.errors import ChildError
 from model.core.store import ArtifactStore, Work

@@ -10,8 +10,9 @@ from prefect import flow
 from flows.pretrain import pretrain_base
 from flows.settings.config import PretrainConfig
 from flows.settings.overrides import merged_config
-from model.config.child_runs import Speed
+from model.config.defaults import resolve
 from model.config.network import ModelConfig
+from model.config.runs import Speed
 from model.config.train import TrainConfig
 from model.core.errors import ChildError, ConfigError
 from model.core.store import ArtifactStore
@@ -24,8 +25,9 @@ from tests.support.flow_process import Home, run_flow
 from tests.support.settings import plan_of, resolved_config
 
 MODEL = ModelConfig(size="1m", context_tokens=16)
-TRAIN = TrainConfig(batch_tokens_per_step=128, micro_batch_rows=2, budget_minutes=1.0)
 VOCAB_SIZE = 256
+GIVEN = TrainConfig(batch_tokens_per_step=128, micro_batch_rows=2, budget_minutes=1.0)
+TRAIN = resolve(GIVEN, MODEL, VOCAB_SIZE)
 
 
 @flow(name="measure")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from model.config.export import SamplingConfig
 from model.config.outputs import ScoreModelFacts, ScoreModelOutputs
+from model.config.trained_model import SamplingConfig
 from tasks.reporting.model_card import Lineage, model_card
 from tasks.stages.judge_texts import JudgeTextsFacts, JudgeTextsOutputs
 from tests.support.small_pipeline import SmallPipeline, filled, make, make_small_pipeline

@@ -11,8 +11,8 @@ from mlflow import MlflowClient
 from prefect import State, flow
 
 from flows.settings.presets import demo
-from model.config.evaluation import ScoreConfig
 from model.config.outputs import ScoreModelFacts, ScoreModelOutputs
+from model.config.trained_model import ScoreConfig
 from model.core.store import ArtifactStore
 from tasks.config.corpus import RegistryConfig
 from tasks.stages.generation_prompts import GenerationPromptsOutputs

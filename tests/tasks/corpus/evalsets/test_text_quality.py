@@ -12,8 +12,8 @@ import pytest
 
 import tasks.stages.generation_prompts
 import tasks.stages.judge_texts
-from model.config.evaluation import Style
 from model.config.outputs import ScoreModelOutputs
+from model.config.trained_model import Style
 from model.core.config import Config
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore, Work

@@ -1,4 +1,4 @@
-"""Configuration of what a trained model is scored on, and asked."""
+"""Settings for a trained model: evaluation, sampling and export."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Style = Literal["text", "chat"]
 
 
 class ScoreConfig(Config):
-    """What score_model measures and which texts it lets the model write."""
+    """Settings of the score_model stage: validation and sample texts."""
 
     validation_tokens: int | None = Field(
         default=None, gt=0, description="validation tokens scored; unset = all"
@@ -36,7 +36,7 @@ class ScoreConfig(Config):
 
 
 class TalkConfig(Config):
-    """What a finished chat model is asked, in one conversation."""
+    """A scripted conversation with a finished chat model."""
 
     turns: tuple[str, ...] = Field(
         default=(
@@ -49,3 +49,47 @@ class TalkConfig(Config):
     answer_tokens: int = Field(default=128, gt=0, description="most tokens of an answer")
     temperature: float = Field(default=0.0, ge=0, description="sampling temperature; 0 = greedy")
     seed: int = Field(default=1, ge=0, lt=2**32, description="seed of the answers")
+
+
+class SamplingConfig(Config):
+    """Default sampling settings of exports and servers."""
+
+    temperature: float = Field(
+        default=0.7, ge=0, description="logits are divided by this; 0 = always the likeliest token"
+    )
+    top_k: int = Field(
+        default=0, ge=0, description="draw among this many likeliest tokens; 0 = all"
+    )
+    top_p: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="draw among the fewest likeliest tokens that have this probability together",
+    )
+    min_p: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="leave out tokens less likely than this share of the likeliest one's",
+    )
+    repetition_penalty: float = Field(
+        default=1.1,
+        gt=0,
+        description="logits of tokens that are there already are divided by this if positive, "
+        "else multiplied; 1 = off (arXiv 1909.05858)",
+    )
+
+
+class ExportConfig(Config):
+    """Settings of the folder that other runtimes load."""
+
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="type of the weights in model.safetensors"
+    )
+    gguf: Literal["none", "float32", "float16", "bfloat16"] = Field(
+        default="float32",
+        description="type of the matrices in model.gguf; norms stay float32; none: no such file",
+    )
+    sampling: SamplingConfig = Field(
+        default=SamplingConfig(), description="what runtimes sample with unless told otherwise"
+    )
