@@ -169,20 +169,20 @@ def make_scores(config_path: Path) -> None:
             scored = score_items(model, tokenizer, items)
             write_item_scores(outputs.item_scores, scored)
             scores = scores.model_copy(update={"tasks": summarise(scored)})
-        num_written = None
+        num_generations = None
         if run.prompts:
             prompts = read_prompts(run.path(run.prompts) / PROMPTS_NAME)
-            written = generate_texts(model, tokenizer, prompts, config=run.score)
-            write_generations(outputs.generations, written)
-            num_written = len(written)
+            generations = generate_texts(model, tokenizer, prompts, config=run.score)
+            write_generations(outputs.generations, generations)
+            num_generations = len(generations)
         write_synced(outputs.scores, scores.model_dump_json(indent=1).encode())
-        _record(work, scores, num_written=num_written, step=step)
+        _record(work, scores, num_generations=num_generations, step=step)
 
     make_artifact(run, body)
 
 
-def _record(work: Work, scores: Scores, *, num_written: int | None, step: int | None) -> None:
-    """Record the scores; what was not asked for is absent."""
+def _record(work: Work, scores: Scores, *, num_generations: int | None, step: int | None) -> None:
+    """Record the scores; absent where there were no items or prompts."""
     num_items = {f"{task.task}{ITEMS_SUFFIX}": task.num_items for task in scores.tasks}
     of_sets: dict[str, float | str] = {}
     for task in scores.tasks:
@@ -191,7 +191,7 @@ def _record(work: Work, scores: Scores, *, num_written: int | None, step: int | 
         work,
         ScoreModelCounts(
             **num_items,
-            **({} if num_written is None else {"generations": num_written}),
+            **({} if num_generations is None else {"generations": num_generations}),
             tokens=scores.num_tokens,
             bytes=scores.num_bytes,
         ),

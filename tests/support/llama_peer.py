@@ -191,7 +191,7 @@ def main() -> None:
         answer["logits"] = llama.logits(request["ids"])
         answer["last_logits"] = llama.last_logits(request["ids"])
     if "prompt" in request:
-        answer["written"] = llama.greedy(request["prompt"], request["num_tokens"])
+        answer["output"] = llama.greedy(request["prompt"], request["num_tokens"])
     json.dump(answer, sys.stdout)
 
 

@@ -84,9 +84,9 @@ def test_requests_equal_those_of_the_harness_own_configuration(task: str, tmp_pa
     theirs.build_all_requests(rank=0, world_size=1)
     ours = read_items([file], max_items=None)
     for number, item in enumerate(ours):
-        asked = [request for request in theirs.instances if request.doc_id == number]
-        assert [request.args for request in asked] == item.requests
-        doc = asked[0].doc
+        requests = [request for request in theirs.instances if request.doc_id == number]
+        assert [request.args for request in requests] == item.requests
+        doc = requests[0].doc
         right = theirs.doc_to_text(doc) if theirs.multiple_input else theirs.doc_to_target(doc)
         assert right in (item.gold, str(item.gold), f" {item.choices[0]}")
 

@@ -141,10 +141,10 @@ def test_main_scores_items_and_generates_texts(data_root):
         Prompt(kind="opening", messages=(Message(role="user", content="Hi"),)),
         Prompt(kind="opening", text="In 1984"),
     ]
-    (data_root / "asked").mkdir()
-    write_items(data_root / "asked" / "items.parquet", items)
-    write_prompts(data_root / "asked" / "prompts.parquet", prompts)
-    assert main(["--config", str(_write_config(data_root, items="asked", prompts="asked"))]) == 0
+    (data_root / "inputs").mkdir()
+    write_items(data_root / "inputs" / "items.parquet", items)
+    write_prompts(data_root / "inputs" / "prompts.parquet", prompts)
+    assert main(["--config", str(_write_config(data_root, items="inputs", prompts="inputs"))]) == 0
     store = ArtifactStore(data_root)
     manifest, directory = store.verify(DERIVATION.artifact), store.path(DERIVATION.artifact)
     network = load_model(data_root / "model")
@@ -155,15 +155,15 @@ def test_main_scores_items_and_generates_texts(data_root):
     assert ScoreModelOutputs.counts_of(manifest).extras["piqa_items"] == 1
     rows = pq.read_table(directory / "item_scores.parquet").to_pylist()
     assert [row["task"] for row in rows] == ["piqa", "lambada"]
-    written = read_generations(directory / "generations.parquet")
-    assert [item.kind for item in written] == ["question", "opening", "opening"]
-    assert [item.style for item in written] == ["text", "chat", "text"]
+    generations = read_generations(directory / "generations.parquet")
+    assert [item.kind for item in generations] == ["question", "opening", "opening"]
+    assert [item.style for item in generations] == ["text", "chat", "text"]
     ids = [tokenizer.end_of_text_id, *tokenizer.encode("The cat")]
     greedy = generate(
         network, ids, num_tokens=CONFIG.answer_tokens, temperature=0, top_k=0, seed=0,
         stop_ids={tokenizer.end_of_text_id, tokenizer.special_id(IM_END)},
     )  # fmt: skip
-    whole, text = tokenizer.decode(greedy), written[0].text
+    whole, text = tokenizer.decode(greedy), generations[0].text
     assert whole.startswith(text)
     assert text == whole or "\n" in text.lstrip()
 

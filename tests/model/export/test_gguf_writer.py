@@ -108,7 +108,7 @@ def test_gguf_in_llama_cpp_writes_our_greedy_text(
     prompt = [tokenizer.end_of_text_id, *tokenizer.encode("The baker")]
     answer = ask_llama(tmp_path, prompt=prompt, num_tokens=NUM_GREEDY)
     ours = generate(network, prompt, num_tokens=NUM_GREEDY, temperature=0.0, top_k=0, seed=1)
-    assert answer["written"] == ours
+    assert answer["output"] == ours
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     theirs = loaded.generate(
         torch.tensor([prompt]),

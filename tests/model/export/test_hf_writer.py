@@ -65,9 +65,9 @@ def test_export_greedy_text_equals_ours(tmp_path, tokenizer_directory):
         top_p=None,
         repetition_penalty=1.0,
     )
-    written = generate(network, prompt, num_tokens=8, temperature=0.0, top_k=0, seed=1)
-    assert answer[0, len(prompt) :].tolist() == written
-    assert theirs.decode(written) == ours.decode(written)
+    output_ids = generate(network, prompt, num_tokens=8, temperature=0.0, top_k=0, seed=1)
+    assert answer[0, len(prompt) :].tolist() == output_ids
+    assert theirs.decode(output_ids) == ours.decode(output_ids)
 
 
 def test_export_tokenizer_in_transformers_gives_our_ids(tmp_path, tokenizer_directory):

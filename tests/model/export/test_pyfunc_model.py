@@ -39,7 +39,7 @@ TRY_SECONDS = 0.5
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder as it lies in the MLflow store."""
+    """Return an exported folder as the MLflow store holds it."""
     home = tmp_path_factory.mktemp("pyfunc")
     small_tokenizer(home / "tokenizer")
 
@@ -81,10 +81,10 @@ def expected_answer(folder: Path) -> str:
     cut = ids.index(tokenizer.encode("X")[0])
     ids[cut : cut + 1] = tokenizer.encode("<|im_end|>")
     network = random_model(vocab_size=VOCAB_SIZE, context_tokens=128)
-    written = generate(
+    output_ids = generate(
         network, ids, num_tokens=6, temperature=0.0, top_k=0, seed=0, stop_ids={0, 2}
     )
-    return tokenizer.decode(written)
+    return tokenizer.decode(output_ids)
 
 
 def test_predict_answers_a_conversation(loaded: Any, folder: Path) -> None:
