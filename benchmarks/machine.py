@@ -9,7 +9,7 @@ from pathlib import Path
 
 from model.core.processes import num_cores
 from model.core.store import git_commit, package_versions
-from tasks.planning.machine import processor_name
+from tasks.stages.measure_speed import processor_name
 
 
 def describe() -> str:

@@ -10,7 +10,7 @@ from model.core.artifact import Artifact
 from tasks.config.chat import RecordShardLayout
 from tasks.engine.pipeline import Pipeline
 from tasks.engine.record_sets import VALIDATION
-from tasks.planning.base_checkpoint import BaseModel
+from tasks.planning.base_checkpoint import BaseCheckpoint
 from tasks.stages.read_chats import chat_sets, read_chats
 from tasks.stages.read_preferences import preference_sets, read_preferences
 from tasks.stages.write_chat_shards import write_chat_shards
@@ -43,7 +43,7 @@ def read_chat_data(pipeline: Pipeline, config: ChatModelConfig) -> list[Artifact
     return read
 
 
-def chat_shards(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) -> ChatShards:
+def chat_shards(pipeline: Pipeline, config: ChatModelConfig, base: BaseCheckpoint) -> ChatShards:
     """Make token shards of the conversations, with the tokenizer and context of a base model."""
     read = _read_chats(pipeline, config)
 
@@ -59,7 +59,9 @@ def chat_shards(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) ->
     )
 
 
-def preference_shards(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) -> ChatShards:
+def preference_shards(
+    pipeline: Pipeline, config: ChatModelConfig, base: BaseCheckpoint
+) -> ChatShards:
     """Make token shards of the preference pairs, with the tokenizer and context of a base model."""
     read = _read_preferences(pipeline, config)
 
@@ -90,7 +92,7 @@ def _read_preferences(pipeline: Pipeline, config: ChatModelConfig) -> dict[str, 
     }
 
 
-def _layout(config: ChatModelConfig, base: BaseModel, name: str) -> RecordShardLayout:
+def _layout(config: ChatModelConfig, base: BaseCheckpoint, name: str) -> RecordShardLayout:
     return RecordShardLayout(
         split="validation" if name == VALIDATION else "training",
         context_tokens=base.model.context_tokens,

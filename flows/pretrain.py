@@ -27,7 +27,7 @@ from flows.training import (
     train_base,
 )
 from tasks.engine.pipeline import Pipeline
-from tasks.planning.base_checkpoint import BaseModel
+from tasks.planning.base_checkpoint import BaseCheckpoint
 from tasks.reporting.run import report_data, report_page, report_summary
 
 
@@ -36,7 +36,7 @@ class Pretrained:
     """A corpus, and the base model made of it."""
 
     corpus: PreparedCorpus
-    base: BaseModel
+    base: BaseCheckpoint
     model: FinishedModel
 
 

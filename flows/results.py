@@ -5,7 +5,7 @@ from __future__ import annotations
 from flows.configured import Session
 from flows.training import ChatModel, FinishedModel
 from model.core.artifact import Artifact
-from tasks.config.corpus import RegistryConfig
+from tasks.config.run import RegistryConfig
 from tasks.reporting.chat import report_chat_data, report_conversation
 from tasks.reporting.outcome import report_outcome
 from tasks.reporting.run import report_checkpoints, report_scores, report_training

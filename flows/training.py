@@ -14,7 +14,7 @@ from flows.settings.config import ChatModelConfig
 from model.config.trained_model import Style
 from model.core.artifact import Artifact
 from tasks.engine.pipeline import Pipeline
-from tasks.planning.base_checkpoint import BaseModel
+from tasks.planning.base_checkpoint import BaseCheckpoint
 from tasks.stages.export_model import ExportModel, export_model
 from tasks.stages.score_model import ScoreModel
 from tasks.stages.talk_to_model import TalkToModel, talk_to_model
@@ -47,7 +47,9 @@ class ChatModel:
     conversation: Artifact
 
 
-def train_base(pipeline: Pipeline, config: ChatModelConfig, corpus: PreparedCorpus) -> BaseModel:
+def train_base(
+    pipeline: Pipeline, config: ChatModelConfig, corpus: PreparedCorpus
+) -> BaseCheckpoint:
     """Train a base model on the shards of a corpus."""
     trained = pipeline.add(
         train_model,
@@ -64,7 +66,7 @@ def train_base(pipeline: Pipeline, config: ChatModelConfig, corpus: PreparedCorp
             "validation": corpus.validation,
         },
     )
-    return BaseModel(
+    return BaseCheckpoint(
         trained=trained,
         tokenizer=corpus.tokenizer,
         pretraining=(corpus.training,),
@@ -73,7 +75,7 @@ def train_base(pipeline: Pipeline, config: ChatModelConfig, corpus: PreparedCorp
     )
 
 
-def make_chat_model(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel) -> ChatModel:
+def make_chat_model(pipeline: Pipeline, config: ChatModelConfig, base: BaseCheckpoint) -> ChatModel:
     """Walk the DAG from conversations and a base model to a chat model that was talked to."""
     chats = chat_shards(pipeline, config, base)
     finetuned = train_chat(pipeline, config, base, chats)
@@ -99,7 +101,7 @@ def make_chat_model(pipeline: Pipeline, config: ChatModelConfig, base: BaseModel
 
 
 def train_chat(
-    pipeline: Pipeline, config: ChatModelConfig, base: BaseModel, chats: ChatShards
+    pipeline: Pipeline, config: ChatModelConfig, base: BaseCheckpoint, chats: ChatShards
 ) -> Artifact:
     """Fine-tune a base model on conversations, with some text of its pretraining."""
     return pipeline.add(
@@ -125,7 +127,7 @@ def train_chat(
 
 
 def train_preferences(
-    pipeline: Pipeline, config: ChatModelConfig, base: BaseModel, finetuned: Artifact
+    pipeline: Pipeline, config: ChatModelConfig, base: BaseCheckpoint, finetuned: Artifact
 ) -> Artifact:
     """Tune a chat model on pairs of answers (DPO)."""
     pairs = preference_shards(pipeline, config, base)

@@ -1,5 +1,6 @@
-"""Prefect tasks.
+"""Stages of the DAG as Prefect tasks, and what serves them.
 
-A module directly in this package is one stage (or serves the stages); a package inside it is a
-library that the stages call.
+``stages`` has one module for each box of the DAG; ``engine``, ``planning``, ``reporting`` and
+``tracking`` serve stages and flows; ``corpus`` and ``tokens`` are libraries that the stages call,
+without Prefect; ``config`` holds their settings.
 """

@@ -13,23 +13,19 @@ from model.core.config import Config
 from model.core.errors import ConfigError
 from tasks.config.chat import ChatConfig, FinetuneConfig, PreferenceConfig
 from tasks.config.corpus import (
-    CardConfig,
     DataConfig,
     DecontaminationConfig,
     DedupConfig,
     FilterConfig,
     PersonalDataConfig,
     QualityModelConfig,
-    RegistryConfig,
-    ReportConfig,
-    RunConfig,
     ShardsConfig,
     SourceConfig,
-    SweepConfig,
     TokenizerConfig,
     ValidationConfig,
 )
 from tasks.config.evaluation import EvaluationConfig
+from tasks.config.run import CardConfig, RegistryConfig, ReportConfig, RunConfig, SweepConfig
 
 Preset = Literal["demo", "sample", "gpu-hour", "full"]
 

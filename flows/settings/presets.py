@@ -11,14 +11,13 @@ from model.config.trained_model import ExportConfig, SamplingConfig, ScoreConfig
 from tasks.config.chat import ChatConfig, FinetuneConfig, PreferenceConfig
 from tasks.config.corpus import (
     FilterConfig,
-    RegistryConfig,
     ShardsConfig,
     SourceConfig,
-    SweepConfig,
     TokenizerConfig,
     ValidationConfig,
 )
 from tasks.config.evaluation import EvaluationConfig
+from tasks.config.run import RegistryConfig, SweepConfig
 
 DEMO_MESSAGES = (
     "Hello, who are you?",

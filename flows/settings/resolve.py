@@ -18,7 +18,7 @@ from model.config import defaults
 from model.config.network import ModelConfig
 from model.config.train import TrainConfig, check_machines, rows_per_step
 from model.core.store import ArtifactStore
-from tasks.planning.base_checkpoint import BaseModel, find_base
+from tasks.planning.base_checkpoint import BaseCheckpoint, find_base
 from tasks.planning.budget import Horizon, measured_horizon, planned_horizon
 from tasks.planning.ladder import Rung, rungs
 from tasks.planning.pins import pinned_quality_model, pinned_source
@@ -43,7 +43,7 @@ class ResolvedRun(Generic[ConfigT_co]):
     """
 
     config: ConfigT_co
-    base: BaseModel | None = None
+    base: BaseCheckpoint | None = None
     ladder: tuple[Rung, ...] = ()
     horizons: tuple[Horizon, ...] = ()
 
@@ -129,7 +129,7 @@ def _resolved_trainings(
     return ResolvedRun(config.model_copy(update=update), base=base, horizons=tuple(horizons.found))
 
 
-def _with_base(config: ChatModelT, base: BaseModel) -> ChatModelT:
+def _with_base(config: ChatModelT, base: BaseCheckpoint) -> ChatModelT:
     """Return the config with its base model as an artifact, and the shape of that."""
     address, found = config.finetune.base, base.trained.relative_path
     if found != address:

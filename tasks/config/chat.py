@@ -12,7 +12,7 @@ from model.config.train import DirectPreference, TrainConfig
 from model.config.trained_model import TalkConfig
 from model.core.config import Config
 from model.core.errors import ConfigError, unknown_key
-from tasks.config.corpus import RegistryConfig
+from tasks.config.run import RegistryConfig
 
 SET_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 

@@ -24,8 +24,8 @@ from model.core.artifact import Artifact, Derivation
 from model.core.config import Config
 from model.core.processes import num_cores, watch_parent
 from model.core.store import ArtifactStore, Status
-from tasks.config.corpus import RunConfig
-from tasks.engine.stage import Call, Inputs, Share, Stage
+from tasks.config.run import RunConfig
+from tasks.engine.stage import Call, Inputs, ResourceShare, Stage
 from tasks.engine.task_runners import extra_runner
 
 logger = logging.getLogger(__name__)
@@ -77,8 +77,9 @@ class Pipeline:
     def add(self, stage: Stage, name: str, *, config: Config, inputs: Inputs) -> Artifact:
         """Run a stage, or start it on the task runner, and return the artifact it makes.
 
-        Waits until the inputs are made, not until the artifact is. What was added before is not
-        started again.
+        Waits until the inputs are made. On return a cached stage, and one whose artifact a child
+        process makes, has ended; any other is only started. What was added before is not started
+        again.
         """
         derivation = stage.derive(name, config=config, inputs=inputs)
         if derivation.key in self.steps:
@@ -139,9 +140,9 @@ class Pipeline:
         steps = [self.steps.get(item.key) for item in needed]
         return [step.handle for step in steps if step and isinstance(step.handle, State)]
 
-    def _share(self, stage: Stage) -> Share:
+    def _share(self, stage: Stage) -> ResourceShare:
         workers = num_workers(self.run) if stage.scope == "shard" else 1
-        return Share(
+        return ResourceShare(
             threads=max(1, num_cores() // workers),
             memory_bytes=memory_bytes(self.run) // workers,
         )

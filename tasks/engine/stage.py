@@ -35,7 +35,7 @@ def data_root() -> Path:
     return Path(os.environ.get(DATA_ROOT_VARIABLE) or "data").absolute()
 
 
-class Share(Config):
+class ResourceShare(Config):
     """What one running stage may use of the machine."""
 
     threads: int
@@ -45,7 +45,7 @@ class Share(Config):
 class Build(Protocol):
     """The body of a stage: fill ``work.path``, count what went in and out."""
 
-    def __call__(self, work: Work, config: Any, share: Share) -> None:
+    def __call__(self, work: Work, config: Any, share: ResourceShare) -> None:
         """Make the artifact in ``work.path``."""
         ...
 
@@ -119,7 +119,7 @@ class Call:
     stage: Stage
     derivation: Derivation
     config: Config
-    share: Share
+    share: ResourceShare
     root: Path
 
 

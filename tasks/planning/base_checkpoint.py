@@ -23,7 +23,7 @@ REGISTRY_PREFIX = "models:/"
 
 
 @dataclass(frozen=True)
-class BaseModel:
+class BaseCheckpoint:
     """A trained model, and what it was trained with.
 
     Args:
@@ -37,7 +37,7 @@ class BaseModel:
     vocab_size: int
 
 
-def find_base(address: str, store: ArtifactStore) -> BaseModel:
+def find_base(address: str, store: ArtifactStore) -> BaseCheckpoint:
     """Return the base model of an address.
 
     Args:
@@ -63,7 +63,7 @@ def find_base(address: str, store: ArtifactStore) -> BaseModel:
             fix="see `python -m tasks.artifacts list train_model`",
         )
     (tokenizer,) = trained.derivation.inputs["tokenizer"]
-    return BaseModel(
+    return BaseCheckpoint(
         trained=trained.artifact,
         tokenizer=tokenizer,
         pretraining=_pretraining(trained, store),

@@ -13,9 +13,14 @@ from model.config.train import TrainConfig, batch_tokens_of
 from model.core.artifact import Artifact
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore
-from tasks.planning.machine import Machine
-from tasks.planning.speed import stated_tokens_per_second
-from tasks.stages.measure_speed import MeasureSpeed, known_speed, measure_speed, measured_speed
+from tasks.planning.estimate import stated_tokens_per_second
+from tasks.stages.measure_speed import (
+    Machine,
+    MeasureSpeed,
+    known_speed,
+    measure_speed,
+    measured_speed,
+)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from model.config import defaults
 from model.config.network import ModelConfig, ModelSize
 from model.config.train import TrainConfig, batch_tokens_of, check_machines, rows_per_step
 from model.core.errors import ConfigError
-from tasks.config.corpus import SweepConfig
+from tasks.config.run import SweepConfig
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 TABLE_ROWS = 100  # of generations, in MLflow; all are in the store
 
 
-class Sample(Config):
+class SampleText(Config):
     """What a model wrote after a prompt."""
 
     prompt: str
@@ -147,7 +147,7 @@ def report_training(tracked: TrackedPipeline, trained: Artifact, store: Artifact
         create_image_artifact(address, key="loss", description=f"loss of {trained.name}")
 
 
-def report_samples(tracked: TrackedPipeline, samples: Sequence[Sample]) -> None:
+def report_samples(tracked: TrackedPipeline, samples: Sequence[SampleText]) -> None:
     """Report sample texts of a model."""
     tracked.record_text(samples_text(samples), "samples.txt")
     if in_prefect_run():
@@ -265,22 +265,22 @@ def in_prefect_run() -> bool:
     return bool(FlowRunContext.get() or TaskRunContext.get())
 
 
-def read_samples(scores: ScoreModelOutputs) -> tuple[Sample, ...]:
+def read_samples(scores: ScoreModelOutputs) -> tuple[SampleText, ...]:
     """Return the sample texts of a score_model artifact.
 
     Args:
         scores: its directory.
     """
     found = json.loads(scores.scores.read_text(encoding="utf-8"))
-    return tuple(Sample.model_validate(item) for item in found["samples"])
+    return tuple(SampleText.model_validate(item) for item in found["samples"])
 
 
-def samples_text(samples: Sequence[Sample]) -> str:
+def samples_text(samples: Sequence[SampleText]) -> str:
     """Return texts, each after its prompt in brackets."""
     return "\n\n".join(f"[{item.prompt}]{item.text}" for item in samples) + "\n"
 
 
-def samples_markdown(samples: Sequence[Sample]) -> str:
+def samples_markdown(samples: Sequence[SampleText]) -> str:
     """Return texts as Markdown, the prompts in bold and all text escaped."""
     return "\n".join(f"**{plain_text(item.prompt)}**{plain_text(item.text)}\n" for item in samples)
 

@@ -13,7 +13,7 @@ from tasks.config.corpus import SourceConfig
 from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
 from tasks.corpus.sources.raw_file import RAW_NAME, sweep
 from tasks.corpus.sources.source_files import SourceFile, fetch_file, list_files, resolve_revision
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 
 STEP_VERSION = 1
 SOURCE_FIELDS = ("kind", "repo", "revision")  # of a whole source; the others are of one file
@@ -73,7 +73,7 @@ def source_files(source: SourceConfig, *, data_seed: int, store: ArtifactStore) 
     return [Download(source=source, file=file, data_seed=data_seed) for file in files]
 
 
-def build(work: Work, config: Download, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: Download, share: ResourceShare) -> None:  # noqa: ARG001
     """Fetch the file and check it, resuming the download of a killed attempt."""
     sweep(work.path, keep=DOWNLOAD_FOLDER)
     fetched = fetch_file(

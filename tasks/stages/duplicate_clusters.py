@@ -11,7 +11,7 @@ from tasks.config.corpus import DedupConfig
 from tasks.corpus.dedup.clusters import CLUSTERS_NAME, REMOVED_NAME, cluster_duplicates
 from tasks.corpus.dedup.near_duplicates import SignedFile
 from tasks.corpus.duckdb_connection import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 from tasks.stages.filter_documents import FilterDocumentsOutputs
 from tasks.stages.find_contamination import FindContaminationOutputs
 from tasks.stages.select_validation import SelectValidationOutputs
@@ -56,7 +56,7 @@ class DuplicateClustersOutputs(
         return self.directory / CLUSTERS_NAME
 
 
-def build(work: Work, config: DedupConfig, share: Share) -> None:
+def build(work: Work, config: DedupConfig, share: ResourceShare) -> None:
     """Write removed.parquet and clusters.parquet."""
     files = [
         SignedFile(

@@ -15,7 +15,7 @@ from tasks.corpus.evalsets.sets import EvaluationSet, evaluation_files, list_set
 from tasks.corpus.shingles import ALGORITHM as WORDS_ALGORITHM
 from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
 from tasks.corpus.sources.raw_file import sweep
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 
 STEP_VERSION = 2
 
@@ -60,7 +60,7 @@ def listed_sets(config: DecontaminationConfig, *, store: ArtifactStore) -> Evalu
     return EvaluationNgrams(sets=sets, digests=digests, ngram_words=config.ngram_words)
 
 
-def build(work: Work, config: EvaluationNgrams, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: EvaluationNgrams, share: ResourceShare) -> None:  # noqa: ARG001
     """Write ngrams.npy, items.npy and sets.json, going on from what was downloaded before."""
     sweep(work.path, keep=DOWNLOAD_FOLDER)
     downloads = work.path / DOWNLOAD_FOLDER

@@ -8,7 +8,7 @@ from model.config.trained_model import ExportConfig
 from model.core.config import Config
 from model.core.store import Work
 from tasks.engine.child import Child
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 from tasks.reporting.model_card import Lineage, model_card
 
 STEP_VERSION = 1
@@ -20,7 +20,7 @@ class ExportModel(Config):
     export: ExportConfig
 
 
-def build(work: Work, config: ExportModel, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: ExportModel, share: ResourceShare) -> None:  # noqa: ARG001
     """Run the exporting process to its end.
 
     Inputs: ``model``, ``tokenizer``, and for the card ``scores`` of the model, any number of them.

@@ -12,7 +12,7 @@ from tasks.config.corpus import FilterConfig, PersonalDataConfig
 from tasks.corpus.duckdb_connection import Limits
 from tasks.corpus.filters.filter_file import PART_NAME, REJECTED_NAME, filter_file
 from tasks.corpus.filters.language import MODEL_ALGORITHM
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 from tasks.stages.download import DownloadOutputs
 
 STEP_VERSION = 2
@@ -56,7 +56,7 @@ class FilterDocuments(Config):
     personal_data: PersonalDataConfig = PersonalDataConfig()
 
 
-def build(work: Work, config: FilterDocuments, share: Share) -> None:
+def build(work: Work, config: FilterDocuments, share: ResourceShare) -> None:
     """Write part.parquet and rejected.parquet."""
     download = DownloadOutputs.input(work, "raw")
     file = download.facts.file

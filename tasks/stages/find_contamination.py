@@ -9,7 +9,7 @@ from model.core.store import Work
 from tasks.config.corpus import DecontaminationConfig
 from tasks.corpus.decontamination import CONTAMINATED_NAME, NgramIndex, find_contaminated
 from tasks.corpus.shingles import ALGORITHM as WORDS_ALGORITHM
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 from tasks.stages.evaluation_ngrams import EvaluationNgramsOutputs
 from tasks.stages.filter_documents import FilterDocumentsOutputs
 
@@ -40,7 +40,7 @@ class FindContaminationOutputs(
         return self.directory / CONTAMINATED_NAME
 
 
-def build(work: Work, config: DecontaminationConfig, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: DecontaminationConfig, share: ResourceShare) -> None:  # noqa: ARG001
     """Write contaminated.parquet."""
     counts = find_contaminated(
         FilterDocumentsOutputs.input(work, "part").part,

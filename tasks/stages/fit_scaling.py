@@ -15,7 +15,7 @@ from model.core.outputs import Counts, Facts, Outputs
 from model.core.store import Work
 from model.eval.scaling_laws import FIT_NAME, LadderPoint, NextRung, ScalingCurve, ScalingFit
 from model.train.events import read_events
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 from tasks.planning.ladder import num_flops
 from tasks.planning.scaling_fit import fit_ladder
 from tasks.reporting.plots import scaling_plot, validation_curve
@@ -65,7 +65,7 @@ class FitScaling(Config):
     next_tokens: int = Field(default=0, description="its horizon")
 
 
-def build(work: Work, config: FitScaling, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: FitScaling, share: ResourceShare) -> None:  # noqa: ARG001
     """Write fit.json and its plot."""
     outputs = FitScalingOutputs(work.path)
     manifests = work.input_manifests("trained")

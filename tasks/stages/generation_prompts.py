@@ -14,7 +14,7 @@ from tasks.config.evaluation import EvaluationConfig
 from tasks.corpus.demo.chats import DEMO_CHATS_VERSION
 from tasks.corpus.demo.corpus import DEMO_CORPUS_VERSION
 from tasks.corpus.evalsets.prompts import chat_openings, demo_questions, document_openings
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 from tasks.stages.select_validation import SelectValidationOutputs
 
 STEP_VERSION = 1
@@ -66,7 +66,7 @@ class GenerationPrompts(Config):
         return super().semantic() | {"demo_version": version}
 
 
-def build(work: Work, config: GenerationPrompts, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: GenerationPrompts, share: ResourceShare) -> None:  # noqa: ARG001
     """Write prompts.parquet. Input of openings of text: ``documents``, of select_validation."""
     openings = _openings(work, config) if config.num_generations else []
     questions = demo_questions(config.num_questions, seed=config.seed, style=config.style)

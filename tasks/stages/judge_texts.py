@@ -21,7 +21,7 @@ from tasks.config.evaluation import EvaluationConfig
 from tasks.corpus.demo.corpus import DEMO_CORPUS_VERSION
 from tasks.corpus.evalsets.link_grammar import PROGRAM, parser_version
 from tasks.corpus.evalsets.text_quality import TextScores, score_texts
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 
 STEP_VERSION = 1
 SENTENCES = pa.schema(
@@ -89,7 +89,7 @@ class JudgeTexts(Config):
         return super().semantic() | version
 
 
-def build(work: Work, config: JudgeTexts, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: JudgeTexts, share: ResourceShare) -> None:  # noqa: ARG001
     """Write judgement.json and sentences.parquet. Input: ``scores``, of score_model."""
     generations = read_generations(ScoreModelOutputs.input(work, "scores").generations)
     scores = score_texts(generations, has_parser=config.parser is not None, is_demo=config.is_demo)

@@ -7,9 +7,14 @@ measurement is kept, so that the same budget buys the same horizon the next time
 from __future__ import annotations
 
 import logging
+import platform
+import socket
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import Field
 
 from model.config.network import ModelConfig
 from model.config.runs import MeasureRun, Speed
@@ -20,9 +25,13 @@ from model.core.outputs import Counts, Outputs
 from model.core.processes import num_cores
 from model.core.store import ArtifactStore, Work
 from tasks.engine.child import Child
-from tasks.engine.launchers import local_arguments
-from tasks.engine.stage import Call, Share, Stage
-from tasks.planning.machine import Machine
+from tasks.engine.launchers import local_arguments, num_gpus, num_processes
+from tasks.engine.stage import Call, ResourceShare, Stage
+
+try:
+    import pynvml
+except ImportError:  # installed on Linux only
+    pynvml = None
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +56,25 @@ class MeasureSpeedOutputs(Outputs[Counts, Speed], stage="measure_speed"):
         return self.directory / "speed.json"
 
 
+class Machine(Config):
+    """Host, device and share of it: a measured speed holds for equal ones."""
+
+    host: str
+    device: str = Field(description="name of the first GPU, or of the processor")
+    cores: int = Field(description="cores this process may run on")
+    processes: int = Field(description="training processes")
+
+    @classmethod
+    def here(cls, train: TrainConfig) -> Self:
+        """Return this machine as a training would use it."""
+        return cls(
+            host=socket.gethostname(),
+            device=gpu_name() or processor_name(),
+            cores=num_cores(),
+            processes=num_processes(train),
+        )
+
+
 class MeasureSpeed(Config):
     """What is measured, where."""
 
@@ -63,7 +91,7 @@ class MeasureSpeed(Config):
         }
 
 
-def build(work: Work, config: MeasureSpeed, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: MeasureSpeed, share: ResourceShare) -> None:  # noqa: ARG001
     """Run the measuring process to its end and keep what it found."""
     destination = MeasureSpeedOutputs(work.path).speed
     run = MeasureRun(
@@ -101,7 +129,7 @@ def measured_speed(config: MeasureSpeed, store: ArtifactStore) -> Speed:
         ChildError: the measuring process failed; a training would have, too.
     """
     derivation = measure_speed.derive(config.model.size, config=config, inputs={})
-    share = Share(threads=num_cores(), memory_bytes=0)
+    share = ResourceShare(threads=num_cores(), memory_bytes=0)
     call = Call(measure_speed, derivation, config, share, store.root)
     state = measure_speed.prefect_task(call, return_state=True)
     state.result(raise_on_failure=True)
@@ -109,3 +137,26 @@ def measured_speed(config: MeasureSpeed, store: ArtifactStore) -> Speed:
     assert speed
     logger.info("%s trains at %.0f tokens/s here", config.model.size, speed.tokens_per_second)
     return speed
+
+
+def gpu_name() -> str | None:
+    """Return the name of this machine's first GPU, ``None`` where this process may use none."""
+    if not num_gpus() or pynvml is None:
+        return None
+    with suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        try:
+            return pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
+        finally:
+            pynvml.nvmlShutdown()
+    return None
+
+
+def processor_name() -> str:
+    """Return the name of the processor."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from model.core.errors import PromotionError
-from tasks.config.corpus import RegistryConfig
+from tasks.config.run import RegistryConfig
 from tasks.stages.register_model import RegisteredModel
 from tasks.tracking.mlflow_store import RunStore
 from tasks.tracking.promotion import Promotion, promote

@@ -13,10 +13,11 @@ from model.core.artifact import Artifact, Manifest
 from model.core.config import Config
 from model.core.outputs import Counts, DropCounts, Facts, Outputs
 from model.core.store import Work
-from tasks.config.corpus import CardConfig, PersonalDataConfig
+from tasks.config.corpus import PersonalDataConfig
+from tasks.config.run import CardConfig
 from tasks.corpus.publish.card import Provenance
 from tasks.corpus.publish.dataset import CARD, write_dataset
-from tasks.engine.stage import Inputs, Share, Stage
+from tasks.engine.stage import Inputs, ResourceShare, Stage
 from tasks.stages.download import DownloadOutputs, source_facts
 from tasks.stages.duplicate_clusters import DuplicateClustersOutputs
 from tasks.stages.evaluation_ngrams import EvaluationNgramsOutputs
@@ -83,7 +84,7 @@ def publish_inputs(artifacts: Iterable[Artifact]) -> Inputs:
     return {stage.stage: [item for item in found if stage.made(item)] for stage in STAGES}
 
 
-def build(work: Work, config: PublishCorpus, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: PublishCorpus, share: ResourceShare) -> None:  # noqa: ARG001
     """Write dataset/data/*.parquet and dataset/README.md."""
     manifests = [item for stage in STAGES for item in work.input_manifests(stage.stage)]
     _keep_only_what_these_made(work, manifests)

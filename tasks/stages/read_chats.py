@@ -19,7 +19,7 @@ from tasks.engine.record_sets import (
     pinned_sets,
     sets_to_read,
 )
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 
 STEP_VERSION = 1
 
@@ -41,7 +41,7 @@ def chat_sets(chat: ChatConfig, *, data_seed: int, store: ArtifactStore) -> Mapp
     )
 
 
-def build(work: Work, config: ReadSet, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: ReadSet, share: ResourceShare) -> None:  # noqa: ARG001
     """Write training.parquet, held_out.parquet and rejected.parquet."""
     build_set(work, config, outputs=ReadChatsOutputs, kind=CONVERSATIONS, demo=DEMO)
 

@@ -25,8 +25,8 @@ from model.core.artifact import Artifact, Manifest, canonical_json
 from model.core.config import Config
 from model.core.store import ArtifactStore
 from model.export.registry import DIGEST_TAG, VALIDATION_TAG
-from tasks.config.corpus import RegistryConfig
 from tasks.config.evaluation import ITEMS_TAG, PINNED_SCORES, PROMPTS_TAG
+from tasks.config.run import RegistryConfig
 from tasks.reporting.model_card import measured_facts, score_table
 from tasks.stages.generation_prompts import GenerationPromptsOutputs
 from tasks.stages.read_chats import ReadChatsOutputs

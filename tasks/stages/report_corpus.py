@@ -9,11 +9,11 @@ from pathlib import Path
 from model.core.artifact import Artifact, Manifest
 from model.core.outputs import Counts, Facts, Outputs
 from model.core.store import Work
-from tasks.config.corpus import ReportConfig
+from tasks.config.run import ReportConfig
 from tasks.corpus.duckdb_connection import Limits
 from tasks.corpus.report.data import CorpusFiles, Disk, FunnelLine, Loss, Report, Tokens
 from tasks.corpus.report.make import DATA, PAGE, KnownNumbers, write_report
-from tasks.engine.stage import Inputs, Share, Stage
+from tasks.engine.stage import Inputs, ResourceShare, Stage
 from tasks.reporting.funnel import funnel
 from tasks.stages.download import DownloadOutputs, source_facts
 from tasks.stages.duplicate_clusters import DuplicateClustersOutputs
@@ -58,7 +58,7 @@ def report_inputs(artifacts: Iterable[Artifact]) -> Inputs:
     return roles
 
 
-def build(work: Work, config: ReportConfig, share: Share) -> None:
+def build(work: Work, config: ReportConfig, share: ResourceShare) -> None:
     """Write report.html and report.json."""
     manifests = [item for role in work.derivation.inputs for item in work.input_manifests(role)]
     report = write_report(

@@ -14,7 +14,7 @@ from model.core.artifact import Artifact
 from model.core.config import OMIT_DEFAULT, Config
 from model.core.store import Work
 from tasks.engine.child import Child
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 
 STEP_VERSION = 2  # 2: items of evaluation sets, and texts to be judged
 
@@ -31,7 +31,7 @@ class ScoreModel(Config):
     )
 
 
-def build(work: Work, config: ScoreModel, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: ScoreModel, share: ResourceShare) -> None:  # noqa: ARG001
     """Run the scoring process to its end.
 
     Inputs: ``model``, ``tokenizer``, ``validation``, and where there are any ``items`` and

@@ -10,7 +10,7 @@ from model.core.store import Work
 from tasks.corpus.classifier.linear_model import ALGORITHM
 from tasks.corpus.classifier.selection import SCORES_NAME, score_file
 from tasks.corpus.duckdb_connection import Limits
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 from tasks.stages.filter_documents import FilterDocumentsOutputs
 from tasks.stages.train_quality_model import TrainQualityModelOutputs
 
@@ -36,7 +36,7 @@ class ScoreQuality(Config):
     """Nothing to choose: the model is an input."""
 
 
-def build(work: Work, config: ScoreQuality, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: ScoreQuality, share: ResourceShare) -> None:  # noqa: ARG001
     """Write scores.parquet."""
     num_documents = score_file(
         FilterDocumentsOutputs.input(work, "part").part,

@@ -16,7 +16,7 @@ from tasks.corpus.evalsets.items import read_items, require_known
 from tasks.corpus.evalsets.sets import EvaluationSet, evaluation_files, list_sets
 from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
 from tasks.corpus.sources.raw_file import sweep
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 
 STEP_VERSION = 1
 
@@ -61,7 +61,7 @@ def listed_items(config: EvaluationConfig, *, store: ArtifactStore) -> ScoredIte
     return ScoredItems(sets=sets, digests=digests, max_items=config.max_items)
 
 
-def build(work: Work, config: ScoredItems, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: ScoredItems, share: ResourceShare) -> None:  # noqa: ARG001
     """Write items.parquet, going on from what was downloaded before."""
     sweep(work.path, keep=DOWNLOAD_FOLDER)
     downloads = work.path / DOWNLOAD_FOLDER

@@ -11,7 +11,7 @@ from model.core.store import Work
 from tasks.config.corpus import QualityModelConfig
 from tasks.corpus.classifier.selection import REMOVED_NAME, select_documents
 from tasks.corpus.duckdb_connection import Limits
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 from tasks.stages.duplicate_clusters import DuplicateClustersOutputs
 from tasks.stages.score_quality import ScoreQualityOutputs
 
@@ -55,7 +55,7 @@ class SelectQuality(Config):
         return {name: chosen.semantic()[name] for name in fields}
 
 
-def build(work: Work, config: SelectQuality, share: Share) -> None:
+def build(work: Work, config: SelectQuality, share: ResourceShare) -> None:
     """Write removed_quality.parquet."""
     counts = select_documents(
         [item.scores for item in ScoreQualityOutputs.inputs(work, "scores")],

@@ -16,7 +16,7 @@ from tasks.corpus.duckdb_connection import KEY_ALGORITHM, NORMALISATION_VERSION,
 from tasks.corpus.filters.language import MODEL_ALGORITHM
 from tasks.corpus.validation_split import VALIDATION_NAME
 from tasks.corpus.validation_split import select_validation as select
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 from tasks.stages.download import DownloadOutputs
 
 STEP_VERSION = 2  # 2: texts without a language label are judged by the language model
@@ -48,7 +48,7 @@ class SelectValidation(Config):
     seed: int
 
 
-def build(work: Work, config: SelectValidation, share: Share) -> None:
+def build(work: Work, config: SelectValidation, share: ResourceShare) -> None:
     """Write validation.parquet."""
     downloads = DownloadOutputs.inputs(work, "raw")
     counts = select(

@@ -15,7 +15,7 @@ from tasks.corpus.dedup.signatures import (
     write_signatures,
 )
 from tasks.corpus.duckdb_connection import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 from tasks.stages.filter_documents import FilterDocumentsOutputs
 
 STEP_VERSION = 2
@@ -42,7 +42,7 @@ class SignaturesOutputs(Outputs[SignaturesCounts, Facts], stage="signatures"):
         return self.directory / BANDS_NAME
 
 
-def build(work: Work, config: SignatureConfig, share: Share) -> None:
+def build(work: Work, config: SignatureConfig, share: ResourceShare) -> None:
     """Write signatures.parquet and bands.parquet."""
     counts = write_signatures(
         FilterDocumentsOutputs.input(work, "part").part,

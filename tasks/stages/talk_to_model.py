@@ -10,7 +10,7 @@ from model.config.trained_model import TalkConfig
 from model.core.config import Config
 from model.core.store import Work
 from tasks.engine.child import Child
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 
 STEP_VERSION = 1
 
@@ -21,7 +21,7 @@ class TalkToModel(Config):
     talk: TalkConfig
 
 
-def build(work: Work, config: TalkToModel, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: TalkToModel, share: ResourceShare) -> None:  # noqa: ARG001
     """Run the chat process to its end."""
     (exported,) = work.derivation.inputs["exported"]
     folder = work.store.relative(ExportModelOutputs.of(work.store, exported).folder)

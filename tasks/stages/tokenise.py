@@ -13,7 +13,7 @@ from typing import Literal
 from model.core.config import Config
 from model.core.outputs import Counts, Facts, Outputs
 from model.core.store import Work
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 from tasks.stages.filter_documents import FilterDocumentsOutputs
 from tasks.stages.select_validation import SelectValidationOutputs
 from tasks.stages.train_tokenizer import TrainTokenizerOutputs
@@ -54,7 +54,7 @@ class Tokenise(Config):
     split: Split
 
 
-def build(work: Work, config: Tokenise, share: Share) -> None:
+def build(work: Work, config: Tokenise, share: ResourceShare) -> None:
     """Write tokens.arrow."""
     os.environ["RAYON_NUM_THREADS"] = str(share.threads)  # read at the first encoding
     if config.split == "validation":

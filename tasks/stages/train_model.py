@@ -18,7 +18,7 @@ from model.core.errors import ConfigError
 from model.core.store import ArtifactStore, Work
 from tasks.engine.child import Child
 from tasks.engine.launchers import choose_launcher
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 from tasks.reporting.progress import TrainingProgress
 from tasks.stages.write_chat_shards import WriteChatShardsOutputs
 from tasks.stages.write_preference_shards import WritePreferenceShardsOutputs
@@ -52,7 +52,7 @@ class TrainModel(Config):
     tracking_parent: Annotated[str | None, RUNTIME_ONLY] = None
 
 
-def build(work: Work, config: TrainModel, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: TrainModel, share: ResourceShare) -> None:  # noqa: ARG001
     """Run the training process to its end.
 
     Inputs: ``tokenizer``, ``validation``, ``training`` shards, any number of them; and where a

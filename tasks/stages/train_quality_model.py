@@ -14,7 +14,7 @@ from tasks.corpus.classifier.training import train_and_measure
 from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
 from tasks.corpus.sources.raw_file import sweep
 from tasks.corpus.sources.source_files import SourceFile
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 
 STEP_VERSION = 2
 LEARNING_FIELDS = (
@@ -75,7 +75,7 @@ def labelled_documents(
     return TrainQualityModel(source=source, files=files, quality_model=config, seed=data_seed)
 
 
-def build(work: Work, config: TrainQualityModel, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: TrainQualityModel, share: ResourceShare) -> None:  # noqa: ARG001
     """Write weights.npy and model.json, going on from what a failed attempt downloaded."""
     sweep(work.path, keep=DOWNLOAD_FOLDER)
     labelled = read_labelled(

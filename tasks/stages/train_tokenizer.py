@@ -11,7 +11,7 @@ from model.text.tokenizer import Tokenizer
 from tasks.config.corpus import TokenizerConfig
 from tasks.corpus.duckdb_connection import Limits
 from tasks.corpus.text_sample import sample_text
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 from tasks.stages.filter_documents import FilterDocumentsOutputs
 from tasks.stages.select_validation import SelectValidationOutputs
 from tasks.tokens.bpe import train_bpe
@@ -46,7 +46,7 @@ class TrainTokenizer(Config):
     seed: int
 
 
-def build(work: Work, config: TrainTokenizer, share: Share) -> None:
+def build(work: Work, config: TrainTokenizer, share: ResourceShare) -> None:
     """Write the tokenizer in Hugging Face form, with its bytes-per-token table."""
     texts = sample_text(
         [item.part for item in FilterDocumentsOutputs.inputs(work, "part")],

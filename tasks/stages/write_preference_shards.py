@@ -8,7 +8,7 @@ from model.core.outputs import Counts, Outputs
 from model.core.store import Work
 from tasks.config.chat import RecordShardLayout
 from tasks.engine.record_sets import RecordShardsFacts, input_tables
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 from tasks.stages.read_preferences import ReadPreferencesOutputs
 from tasks.stages.train_tokenizer import TrainTokenizerOutputs
 from tasks.tokens.dpo import write_dpo_shards
@@ -41,7 +41,7 @@ class WritePreferenceShardsOutputs(
     """The shards and rows of pairs; ``ShardSet`` reads their directory."""
 
 
-def build(work: Work, config: RecordShardLayout, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: RecordShardLayout, share: ResourceShare) -> None:  # noqa: ARG001
     """Write shard-*.arrow and rows.arrow."""
     counts = write_dpo_shards(
         input_tables(work, "preferences", outputs=ReadPreferencesOutputs, split=config.split),

@@ -9,7 +9,7 @@ from model.core.config import Config
 from model.core.outputs import Counts, Facts, Outputs
 from model.core.store import Work
 from tasks.config.corpus import Packing, ShardsConfig
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 from tasks.stages.select_quality import removed_documents
 from tasks.stages.tokenise import Split, TokeniseOutputs
 from tasks.tokens.training_shards import SHUFFLE_ALGORITHM
@@ -62,7 +62,7 @@ class WriteShards(Config):
         return fields
 
 
-def build(work: Work, config: WriteShards, share: Share) -> None:  # noqa: ARG001
+def build(work: Work, config: WriteShards, share: ResourceShare) -> None:  # noqa: ARG001
     """Write shard-*.arrow and rows.arrow."""
     counts = write(
         [item.tokens for item in TokeniseOutputs.inputs(work, "tokens")],

@@ -13,7 +13,7 @@ from flows.training import evaluate_and_export
 from model.config.trained_model import Style
 from model.core.store import ArtifactStore
 from model.data.items import SCHEMA
-from tasks.config.corpus import RunConfig
+from tasks.config.run import RunConfig
 from tasks.engine.pipeline import Pipeline, Step
 from tests.support.settings import resolved_config
 from tests.support.small_pipeline import SmallPipeline, make_small_pipeline

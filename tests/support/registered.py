@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.settings.presets import demo
-from tasks.config.corpus import RegistryConfig
+from tasks.config.run import RegistryConfig
 from tasks.stages.register_model import register_model
 from tasks.tracking.run import pipeline_run
 from tests.support.small_pipeline import SmallPipeline, make_small_pipeline

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.config.corpus import CardConfig
+from tasks.config.run import CardConfig
 from tasks.corpus.sources.licences import LICENCES, UNKNOWN_LICENCE, Licence
 from tasks.corpus.templates import render
 

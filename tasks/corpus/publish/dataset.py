@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.core.errors import CorpusError, SourceError
-from tasks.config.corpus import CardConfig, PersonalDataConfig
+from tasks.config.corpus import PersonalDataConfig
+from tasks.config.run import CardConfig
 from tasks.corpus.filters.personal_data import edit_personal_data
 from tasks.corpus.publish.card import DatasetCounts, Provenance, card_text
 from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA

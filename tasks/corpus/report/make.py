@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tasks.config.corpus import ReportConfig
+from tasks.config.run import ReportConfig
 from tasks.corpus.duckdb_connection import Limits, read_sql
 from tasks.corpus.report.data import CorpusFiles, Disk, FunnelLine, Loss, Report, Tokens
 from tasks.corpus.report.examples import example_pairs, rejected_examples

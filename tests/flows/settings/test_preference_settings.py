@@ -19,7 +19,7 @@ from tasks.corpus.demo.chats import demo_preferences, held_out_preferences
 from tasks.corpus.demo.stories import Story
 from tasks.corpus.sources.named_sets import ListedSet
 from tasks.engine.record_sets import RecordSetCounts
-from tasks.engine.stage import Share
+from tasks.engine.stage import ResourceShare
 from tasks.planning.base_checkpoint import find_base
 from tasks.planning.estimate import TrainingEstimate
 from tasks.reporting.chat import chat_rows
@@ -263,7 +263,7 @@ def test_hub_set_is_pinned_to_the_commit_of_its_branch_and_read(
     assert isinstance(reading.origin, ListedSet)
     assert reading.origin.source.revision == REVISION
     derivation = read_preferences.derive("pairs", config=reading, inputs={})
-    share = Share(threads=1, memory_bytes=10**9)
+    share = ResourceShare(threads=1, memory_bytes=10**9)
     manifest = store.build(derivation, lambda work: build(work, reading, share), resume=True)
     counts = manifest.counts
     assert counts["num_in"] == 30 == counts["num_training"] + counts["num_held_out"]

@@ -19,7 +19,7 @@ from tasks.config.corpus import DecontaminationConfig
 from tasks.corpus.decontamination import NgramIndex, find_contaminated, write_ngrams
 from tasks.corpus.evalsets.sets import EvaluationFile, evaluation_files, list_sets, read_item_texts
 from tasks.corpus.sources.hub_client import MAX_ATTEMPTS
-from tasks.engine.stage import Share
+from tasks.engine.stage import ResourceShare
 from tasks.stages.evaluation_ngrams import (
     EvaluationNgrams,
     EvaluationNgramsOutputs,
@@ -35,7 +35,7 @@ from tests.support.small_corpus import decide, document, planted_files, sign, wr
 ITEM = "Who was it that first climbed the high mountain in the north of the country"
 ANSWER = "a shepherd called Tom who had lost his sheep"
 REVISION = "0123456789abcdef" * 2 + "01234567"
-SHARE = Share(threads=1, memory_bytes=10**9)
+SHARE = ResourceShare(threads=1, memory_bytes=10**9)
 
 
 def write_set(path: Path, columns: dict[str, list]) -> Path:

@@ -18,25 +18,25 @@ from model.core.config import Config
 from model.core.errors import ConfigError
 from model.core.outputs import Counts, Facts, Outputs
 from model.core.store import ArtifactStore, Work
-from tasks.config.corpus import RunConfig
+from tasks.config.run import RunConfig
 from tasks.engine.pipeline import Pipeline, Step, task_runner
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 
 
 class Text(Config):
     text: str
 
 
-def write(work: Work, config: Text, share: Share) -> None:
+def write(work: Work, config: Text, share: ResourceShare) -> None:
     (work.path / "out.txt").write_text(config.text)
 
 
-def join(work: Work, config: Text, share: Share) -> None:
+def join(work: Work, config: Text, share: ResourceShare) -> None:
     parts = [(path / "out.txt").read_text() for path in work.inputs("part")]
     (work.path / "out.txt").write_text(config.text.join(parts))
 
 
-def fail(work: Work, config: Text, share: Share) -> None:
+def fail(work: Work, config: Text, share: ResourceShare) -> None:
     raise ConfigError("it cannot be", expected="x", found="y", where="z", fix="w")
 
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from model.core.errors import ConfigError
-from tasks.config.corpus import RunConfig
+from tasks.config.run import RunConfig
 from tasks.engine.pipeline import task_runner
 from tasks.engine.task_runners import Extra
 from tests.support.flow_process import ROOT, Home, run_flow, running_flow, wait_for_work

@@ -14,7 +14,7 @@ from model.config.outputs import ExportModelFacts, ExportModelOutputs, TrainMode
 from model.core.artifact import Manifest
 from model.core.errors import ArtifactError, ConfigError, RegistryError
 from model.core.store import ArtifactStore
-from tasks.config.corpus import RegistryConfig
+from tasks.config.run import RegistryConfig
 from tasks.planning.base_checkpoint import find_base
 from tasks.stages.register_model import register_model
 from tasks.stages.train_tokenizer import TrainTokenizerFacts, TrainTokenizerOutputs

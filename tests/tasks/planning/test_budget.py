@@ -18,8 +18,7 @@ from model.core.errors import ChildError, ConfigError
 from model.core.store import ArtifactStore
 from tasks.engine.stage import Stage
 from tasks.planning.budget import Horizon, measured_horizon, planned_horizon
-from tasks.planning.machine import Machine
-from tasks.stages.measure_speed import MeasureSpeed
+from tasks.stages.measure_speed import Machine, MeasureSpeed
 from tasks.stages.train_model import TrainModel, train_model
 from tests.support.flow_process import Home, run_flow
 from tests.support.settings import plan_of, resolved_config

@@ -14,7 +14,7 @@ from model.config.network import ModelConfig
 from model.config.train import TrainConfig
 from model.core.errors import ConfigError
 from model.core.store import ArtifactStore
-from tasks.config.corpus import SweepConfig
+from tasks.config.run import SweepConfig
 from tasks.planning.ladder import Rung, next_rung, num_tokens, rungs, short_count
 from tests.support.settings import resolved_config
 

@@ -36,8 +36,8 @@ from tasks.corpus.report.data import (
 )
 from tasks.reporting.funnel import funnel
 from tasks.reporting.plots import loss_plot
-from tasks.reporting.run import Sample as WrittenSample
 from tasks.reporting.run import (
+    SampleText,
     corpus_markdown,
     mlflow_markdown,
     read_samples,
@@ -286,7 +286,7 @@ def test_loss_plot_of_a_long_training_stays_small() -> None:
 
 
 def test_samples_markdown_shows_markup_as_it_is() -> None:
-    sample = WrittenSample(prompt="# Tom", text=" *ran*\n<b>")
+    sample = SampleText(prompt="# Tom", text=" *ran*\n<b>")
     assert samples_markdown([sample]) == "**\\# Tom** \\*ran\\*<br>\\<b\\>\n"
     assert samples_text([sample, sample]) == "[# Tom] *ran*\n<b>\n\n[# Tom] *ran*\n<b>\n"
 

@@ -15,17 +15,17 @@ from prefect import flow
 
 from model.core.errors import DownloadError
 from model.core.store import ArtifactStore
-from tasks.config.corpus import RunConfig
+from tasks.config.run import RunConfig
 from tasks.corpus.sources.hub_client import MAX_ATTEMPTS
 from tasks.engine.pipeline import Pipeline, task_runner
-from tasks.engine.stage import Share
+from tasks.engine.stage import ResourceShare
 from tasks.stages.download import Download, build, download, source_files
 from tests.support.hub_pages import hub_environment, hub_source, pages_hub
 from tests.support.hub_server import HubServer
 from tests.support.source_files import local, make_rows, write_parquet
 
 PATH = "data/a.parquet"
-SHARE = Share(threads=1, memory_bytes=10**9)
+SHARE = ResourceShare(threads=1, memory_bytes=10**9)
 SECONDS = 60.0  # until a process that should come or go counts as stuck
 
 

@@ -16,7 +16,7 @@ from model.config.outputs import EVENTS_NAME, TrainModelCounts, TrainModelOutput
 from model.core.artifact import Artifact, Manifest
 from model.core.store import ArtifactStore
 from model.eval.scaling_laws import ScalingFit
-from tasks.engine.stage import Call, Share, run_body
+from tasks.engine.stage import Call, ResourceShare, run_body
 from tasks.planning.ladder import short_count
 from tasks.planning.plan import Plan
 from tasks.reporting.ladder import fit_metrics, ladder_markdown, report_ladder
@@ -48,7 +48,7 @@ def fit_of(store: ArtifactStore, trained: list[Artifact]) -> tuple[Artifact, Sca
     """Run the stage and return what it made."""
     config = FitScaling(vocab_size=VOCAB_SIZE, next_size="10m", next_tokens=400_000)
     derivation = fit_scaling.derive("ladder", config=config, inputs={"trained": trained})
-    share = Share(threads=1, memory_bytes=1)
+    share = ResourceShare(threads=1, memory_bytes=1)
     run_body(Call(fit_scaling, derivation, config, share, store.root), store)
     return derivation.artifact, FitScalingOutputs.of(store, derivation.artifact).read_fit()
 

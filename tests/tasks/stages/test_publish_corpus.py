@@ -14,7 +14,8 @@ import yaml
 from datasets import DatasetDict, load_dataset
 
 from model.core.errors import CorpusError, SourceError
-from tasks.config.corpus import CardConfig, PersonalDataConfig
+from tasks.config.corpus import PersonalDataConfig
+from tasks.config.run import CardConfig
 from tasks.corpus.publish.card import DatasetCounts, Provenance
 from tasks.corpus.publish.dataset import write_dataset
 from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA

@@ -20,7 +20,7 @@ from tasks.corpus.sources.hub_client import MAX_ATTEMPTS
 from tasks.corpus.sources.named_sets import ListedSet
 from tasks.engine.pipeline import Pipeline
 from tasks.engine.record_sets import ReadSet, RecordShardsFacts
-from tasks.engine.stage import Share
+from tasks.engine.stage import ResourceShare
 from tasks.stages.read_chats import build, chat_sets, read_chats
 from tasks.stages.register_model import chat_validation_digest
 from tasks.stages.write_chat_shards import WriteChatShardsCounts, WriteChatShardsOutputs
@@ -33,7 +33,7 @@ from tests.support.small_pipeline import make as make_artifact
 
 REVISION = "89abcdef01234567" * 2 + "89abcdef"
 CHATS = [turns(f"Question {number}", f"Answer {number}.") for number in range(60)]
-SHARE = Share(threads=1, memory_bytes=10**9)
+SHARE = ResourceShare(threads=1, memory_bytes=10**9)
 
 
 @pytest.fixture

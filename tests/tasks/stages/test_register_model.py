@@ -14,7 +14,7 @@ from flows.settings.presets import demo
 from model.config.outputs import ScoreModelFacts, ScoreModelOutputs
 from model.config.trained_model import ScoreConfig
 from model.core.store import ArtifactStore
-from tasks.config.corpus import RegistryConfig
+from tasks.config.run import RegistryConfig
 from tasks.stages.generation_prompts import GenerationPromptsOutputs
 from tasks.stages.judge_texts import JudgeTextsFacts, JudgeTextsOutputs
 from tasks.stages.register_model import (

@@ -19,10 +19,10 @@ from flows.settings.resolve import ResolvedRun
 from model.core.artifact import Artifact, Manifest
 from model.core.errors import ArtifactError
 from model.core.store import ArtifactStore, Work
-from tasks.config.corpus import CardConfig
+from tasks.config.run import CardConfig
 from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 from tasks.engine.pipeline import Pipeline
-from tasks.engine.stage import Share
+from tasks.engine.stage import ResourceShare
 from tasks.reporting.funnel import funnel
 from tasks.stages.download import DownloadCounts, DownloadOutputs
 from tasks.stages.filter_documents import FilterDocumentsFacts
@@ -62,7 +62,7 @@ def build_everything(root: Path, **settings: dict[str, Any]) -> dict[str, Manife
     publish_dataset(pipeline, ResolvedRun(config))
     made = {}
     for step in pipeline.steps.values():
-        share = Share(threads=1, memory_bytes=500_000_000)
+        share = ResourceShare(threads=1, memory_bytes=500_000_000)
         manifest = pipeline.store.build(
             step.derivation,
             lambda work, step=step, share=share: step.stage.build(work, step.config, share),
@@ -178,7 +178,7 @@ def test_publishing_after_an_input_was_rebuilt_starts_anew(
     store.path(derivation.artifact).rename(work.path)
     (data,) = (work.path / "dataset" / "data").glob("train-00000-*")
     config = PublishCorpus(card=CardConfig(name="Stories"))
-    share = Share(threads=1, memory_bytes=500_000_000)
+    share = ResourceShare(threads=1, memory_bytes=500_000_000)
     publish_corpus.build(work, config, share)
     expected, written_at = data.read_bytes(), data.stat().st_mtime_ns
     publish_corpus.build(work, config, share)

@@ -20,9 +20,10 @@ from model.core.errors import (
     CorpusError,
 )
 from model.core.store import ArtifactStore
-from tasks.config.corpus import QualityModelConfig, RunConfig, SourceConfig
+from tasks.config.corpus import QualityModelConfig, SourceConfig
+from tasks.config.run import RunConfig
 from tasks.engine.pipeline import Pipeline
-from tasks.engine.stage import Share, Stage
+from tasks.engine.stage import ResourceShare, Stage
 from tasks.reporting.funnel import funnel
 from tasks.stages.duplicate_clusters import DuplicateClustersOutputs
 from tasks.stages.filter_documents import FilterDocumentsOutputs
@@ -44,7 +45,7 @@ from tests.support.quality_labels import (
 )
 from tests.support.small_pipeline import make, make_small_pipeline
 
-SHARE = Share(threads=2, memory_bytes=500_000_000)
+SHARE = ResourceShare(threads=2, memory_bytes=500_000_000)
 
 
 def run_stage(store: ArtifactStore, stage: Stage, name: str, *, config, inputs) -> Artifact:

@@ -14,8 +14,8 @@ from prefect import State
 from flows.promote import main
 from flows.settings.presets import demo
 from model.core.errors import PromotionError, RegistryError
-from tasks.config.corpus import RegistryConfig
 from tasks.config.evaluation import PINNED_SCORES, PinnedScore
+from tasks.config.run import RegistryConfig
 from tasks.stages.promote_candidate import promote_candidate
 from tasks.stages.promote_model import promote_model
 from tasks.stages.register_model import RegisteredModel

@@ -23,7 +23,7 @@ from tasks.corpus.classifier.labels import (
     read_labelled,
 )
 from tasks.corpus.sources.hub_client import MAX_ATTEMPTS
-from tasks.engine.stage import Share
+from tasks.engine.stage import ResourceShare
 from tasks.stages.train_quality_model import TrainQualityModelOutputs, labelled_documents
 from tasks.stages.train_quality_model import train_quality_model as training_stage
 from tests.support.hub_server import HubServer
@@ -110,7 +110,7 @@ def test_read_labelled_of_a_hub_checks_the_file_and_leaves_nothing_behind(tmp_pa
     assert not [path for path in scratch.rglob("*") if path.is_file()]
 
 
-SHARE = Share(threads=2, memory_bytes=500_000_000)
+SHARE = ResourceShare(threads=2, memory_bytes=500_000_000)
 
 
 def test_training_after_an_outage_downloads_what_is_missing(tmp_path, hub, monkeypatch):

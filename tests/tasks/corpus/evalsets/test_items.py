@@ -21,7 +21,7 @@ from model.data.items import by_task, items_digest, read_items, write_items
 from tasks.config.evaluation import EvaluationConfig
 from tasks.corpus.evalsets.items import read_items as read_sets
 from tasks.corpus.evalsets.sets import EvaluationFile
-from tasks.engine.stage import Share
+from tasks.engine.stage import ResourceShare
 from tasks.stages.scored_items import ScoredItemsOutputs, build, listed_items, scored_items
 
 Rows = list[dict[str, Any]]
@@ -235,7 +235,7 @@ def test_stage_makes_one_table_and_its_key_follows_the_content(tmp_path: Path) -
     store = ArtifactStore(tmp_path / "data")
     config = listed_items(EvaluationConfig(sets={"lambada": str(file.path)}), store=store)
     derivation = scored_items.derive("sets", config=config, inputs={})
-    share = Share(threads=1, memory_bytes=10**8)
+    share = ResourceShare(threads=1, memory_bytes=10**8)
     manifest = store.build(derivation, lambda work: build(work, config, share))
     items = read_items(store.path(manifest.artifact) / "items.parquet")
     assert manifest.counts == {"num_lambada": 1}

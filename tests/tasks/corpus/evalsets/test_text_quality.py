@@ -30,7 +30,7 @@ from tasks.corpus.demo.stories import held_out_questions
 from tasks.corpus.evalsets.link_grammar import MAX_BYTES, accepted, parser_version
 from tasks.corpus.evalsets.prompts import chat_openings, demo_questions, document_openings
 from tasks.corpus.evalsets.text_quality import score_texts, written_sentences
-from tasks.engine.stage import Share
+from tasks.engine.stage import ResourceShare
 from tasks.stages.generation_prompts import GenerationPrompts, generation_prompts
 from tasks.stages.judge_texts import JudgeTexts, JudgeTextsOutputs, judge_texts
 from tests.support.small_pipeline import make
@@ -131,7 +131,7 @@ def test_stage_asks_questions_alone_where_no_opening_is_wanted(
     config = GenerationPrompts.of(evaluation, style=style, is_demo=True)
 
     def body(work: Work) -> None:
-        generation_prompts.build(work, config, Share(threads=1, memory_bytes=10**8))
+        generation_prompts.build(work, config, ResourceShare(threads=1, memory_bytes=10**8))
 
     derivation = generation_prompts.derive("base", config=config, inputs={})
     manifest = ArtifactStore(tmp_path).build(derivation, body)
@@ -187,7 +187,7 @@ def test_stage_without_a_parser_says_so_and_its_key_is_another(tmp_path: Path) -
         return judge_texts.derive("base", config=config, inputs={"scores": scores.artifact})
 
     def body(work: Work) -> None:
-        judge_texts.build(work, config, Share(threads=1, memory_bytes=10**8))
+        judge_texts.build(work, config, ResourceShare(threads=1, memory_bytes=10**8))
 
     manifest = store.build(derive(config), body)
     assert (

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.core.errors import SourceError
-from tasks.config.corpus import ReportConfig
+from tasks.config.run import ReportConfig
 from tasks.corpus.duckdb_connection import Limits, read_sql
 from tasks.corpus.report.data import (
     CorpusFiles,
