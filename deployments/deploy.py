@@ -20,11 +20,11 @@ POOL = "local"
 
 
 def deploy() -> None:
-    """Create the work pool if it is missing, and register all deployments of the file.
+    """Make the work pool unless it is there, and register what the file of deployments names.
 
     Raises:
         ConfigError: no Prefect server answers.
-        subprocess.CalledProcessError: Prefect failed and printed why.
+        subprocess.CalledProcessError: Prefect refused; it has said why.
     """
     url = get_current_settings().api.url
     if not (url and answers(f"{url}/health")):

@@ -1,8 +1,7 @@
 """``make local``: Prefect server, MLflow server, a worker and all deployments, as plain processes.
 
-Everything listens on this machine only and keeps its state in SQLite in the project:
+Everything listens on this machine only and keeps its state in SQLite below the project:
 ``.prefect/`` and ``.mlflow/``, the same files that flows started by hand use. Ctrl-C ends it all.
-Why no maintained supervisor: docs/decisions/023-process-supervisor.md.
 """
 
 from __future__ import annotations
@@ -51,32 +50,32 @@ class LocalStack:
         self.num_stop_signals = 0
 
     def ask_to_stop(self, *_signal: Any) -> None:
-        """Handle a signal: the first ends the stack in order, the second at once."""
+        """Take a signal: the first ends the stack in good order, the second at once."""
         self.num_stop_signals += 1
 
     def run(self) -> None:
-        """Start everything in order of readiness, print the usage, and watch until asked to stop.
+        """Start everything, say how to use it, and watch until asked to stop.
 
         Raises:
             ChildError: a process ended by itself, or was not ready in time.
         """
         addresses = self.addresses
         try:
-            _print("starting (logs in " + _short_path(self.logs) + ") ...")
+            _say("starting (logs in " + _shown(self.logs) + ") ...")
             self._start("prefect")
             self._start("mlflow")
-            self._wait_until_ready("prefect", lambda: answers(f"{addresses.prefect_api}/health"))
-            self._wait_until_ready("mlflow", lambda: answers(f"{addresses.mlflow}/health"))
+            self._await("prefect", lambda: answers(f"{addresses.prefect_api}/health"))
+            self._await("mlflow", lambda: answers(f"{addresses.mlflow}/health"))
             self._close_interrupted_runs()
             since = datetime.now(UTC)
             self._start("worker")
-            self._wait_until_ready("worker", lambda: self._worker_online(since))
+            self._await("worker", lambda: self._worker_online(since))
             self._deploy()
-            _print(usage(addresses, self.logs))
+            _say(usage(addresses, self.logs))
             while True:
-                self._poll()
+                self._look()
         except StopRequested:
-            _print("stopping (again to kill) ...")
+            _say("stopping (again to kill) ...")
         finally:
             self._end()
 
@@ -90,10 +89,10 @@ class LocalStack:
         )
         self.services.append(service)
 
-    def _wait_until_ready(self, name: str, ready: Callable[[], bool]) -> None:
+    def _await(self, name: str, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not ready():
-            self._poll()
+            self._look()
             if time.monotonic() > deadline:
                 raise self._failure(name, f"not ready after {START_SECONDS:.0f} seconds")
 
@@ -102,18 +101,18 @@ class LocalStack:
 
     def _close_interrupted_runs(self) -> None:
         for name in close_interrupted_runs(self.addresses.prefect_api, pool=POOL):
-            _print(f"run {name} was interrupted: marked as crashed; run it again to resume")
+            _say(f"run {name} was cut off: marked as crashed; run it again to go on")
 
     def _deploy(self) -> None:
         self._start("deploy")
         while self.services[-1].process.poll() is None:
-            self._poll()
-        self._poll()
+            self._look()
+        self._look()
 
-    def _poll(self) -> None:
-        """Wait one poll interval: print the worker's log, check for signals and dead processes."""
+    def _look(self) -> None:
+        """Pass one moment: show what the worker wrote, notice signals and dead processes."""
         time.sleep(POLL_SECONDS)
-        self._print_worker_log()
+        self._show()
         if self.num_stop_signals:
             raise StopRequested
         for service in self.services:
@@ -121,11 +120,11 @@ class LocalStack:
             if code or (code == 0 and service.name != "deploy"):
                 raise self._failure(service.name, f"exit code {code}")
 
-    def _print_worker_log(self) -> None:
+    def _show(self) -> None:
         for service in self.services:
             for line in service.new_lines():
                 if service.name == "worker":
-                    _print(f"worker | {line}")
+                    _say(f"worker | {line}")
 
     def _failure(self, name: str, found: str) -> ChildError:
         service = next(service for service in self.services if service.name == name)
@@ -136,18 +135,18 @@ class LocalStack:
                 [found, "its last lines were", *service.last_lines(LOG_TAIL_LINES)]
             ),
             where=service.log,
-            fix="fix the cause that its last lines name and start again",
+            fix="mend what its last lines name and start again",
         )
 
     def _end(self) -> None:
-        """End the worker first, so that the servers record the end of its runs."""
+        """End the worker first, so that what it ran can be reported to the servers."""
         for service in reversed(self.services):
             end(
                 service,
                 grace_seconds=GRACE_SECONDS.get(service.name, DEFAULT_GRACE_SECONDS),
                 hurry=lambda: self.num_stop_signals > 1,
             )
-            self._print_worker_log()
+            self._show()
             if service.name == "worker" and answers(f"{self.addresses.prefect_api}/health"):
                 self._close_interrupted_runs()
 
@@ -170,7 +169,7 @@ def stack_environment(addresses: Addresses, environment: Mapping[str, str]) -> d
         "PREFECT_SERVER_UI_API_URL": addresses.prefect_api,
         "MLFLOW_TRACKING_URI": addresses.mlflow,
         "PYTHONUNBUFFERED": "1",
-        "COLUMNS": "160",  # no wrapping of logs at 80 columns
+        "COLUMNS": "160",  # nothing is wrapped at the width of a terminal that is not there
     }
     merged = {**defaults, **environment, **fixed}
     merged["PREFECT_HOME"] = str(Path(merged["PREFECT_HOME"]).absolute())
@@ -178,7 +177,7 @@ def stack_environment(addresses: Addresses, environment: Mapping[str, str]) -> d
 
 
 def arguments(name: str, addresses: Addresses) -> str:
-    """Return the arguments of a process, after ``python -m``.
+    """Return what a process of the stack is, after ``python -m``.
 
     MLflow takes its stores from the environment; the worker makes the work pool if there is none.
     """
@@ -197,13 +196,13 @@ def usage(addresses: Addresses, logs: Path) -> str:
         "ready",
         f"  Prefect   {addresses.prefect}   runs, logs, parameters",
         f"  MLflow    {addresses.mlflow}   metrics, data sets, models",
-        f"  logs      {_short_path(logs)}/*.log",
+        f"  logs      {_shown(logs)}/*.log",
         "",
         "in another terminal:",
     ]
     if addresses.prefect_port != DEFAULT_PORTS["PREFECT_PORT"]:
         lines.append(f"  export PREFECT_API_URL={addresses.prefect_api}")
-    prefect = _short_path(Path(sys.prefix)) + "/bin/prefect"
+    prefect = _shown(Path(sys.prefix)) + "/bin/prefect"
     lines += [
         f"  {prefect} deployment run pretrain/demo --watch",
         f"  {prefect} deployment run pretrain/demo -p 'train={{\"steps\": 100}}' --watch",
@@ -215,12 +214,12 @@ def usage(addresses: Addresses, logs: Path) -> str:
     return "\n".join(lines)
 
 
-def _short_path(path: Path) -> str:
-    """Return a path, relative to the project if it is inside."""
+def _shown(path: Path) -> str:
+    """Return a path as short as it can be written from the project."""
     return str(path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path)
 
 
-def _print(text: str) -> None:
+def _say(text: str) -> None:
     try:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
@@ -229,7 +228,7 @@ def _print(text: str) -> None:
 
 
 def main() -> None:
-    """Run the stack until Ctrl-C or SIGTERM and exit: 0, or 2 for a user-fixable error."""
+    """Run the stack until Ctrl-C or SIGTERM and exit: 0, or 2 for an error its user can mend."""
     try:
         addresses = read_addresses(os.environ)
         require_free_ports(addresses)

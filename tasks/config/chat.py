@@ -97,7 +97,7 @@ class FinetuneConfig(Config):
     rate_scale: float = Field(
         default=0.8,  # nanochat's chat_sft
         gt=0,
-        description="learning rates that are left to the dial, as a share of those of pretraining",
+        description="learning rates that are unset, as a share of those of pretraining",
     )
     train: TrainConfig = Field(
         default=TrainConfig(epochs=2, decay_frac=0.5, loss_on="mask"),

@@ -108,7 +108,7 @@ class Child:
     def _failure(self, module: str, code: int) -> ChildError | None:
         """Return how a child failed; a launcher's exit code of zero does not say that it did not.
 
-        What one of its processes settled counts. An error that is not for a reader to mend may be
+        What one of its processes settled counts. An error that no user can fix may be
         the echo of another process's death: then the exit code counts, with the log's last lines.
         """
         said = settled_result(self.directory)
@@ -129,7 +129,7 @@ class Child:
             expected="exit code 0",
             found="\n    ".join(["its last lines were", *lines]),
             where=self.log,
-            fix="mend what its message names and run again: finished stages and checkpoints are "
+            fix="correct what its message names and run again: finished stages and checkpoints are "
             "kept",
         )
 

@@ -53,7 +53,7 @@ def rungs(
 
 
 def _rung(model: ModelConfig, train: TrainConfig, *, tokens: int, vocab_size: int) -> Rung:
-    """Return one training: what it leaves to the dial filled, its horizon in whole steps."""
+    """Return one training: unset values filled, its horizon in whole steps."""
     given = train.model_copy(update=dict.fromkeys(TrainConfig.HORIZONS) | {"tokens": tokens})
     resolved = defaults.resolve(given, model, vocab_size)
     rows_per_step(resolved, model)

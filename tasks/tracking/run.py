@@ -196,8 +196,8 @@ class TrackedPipeline:
         self.attempt("the end of the run", partial(_end, status=status, outcome=outcome))
         if self.problems:
             logger.warning(
-                "MLflow at %s does not have all of this run (%s). Nothing else is lost: mend the "
-                "store and run again, finished stages are cached and are told to it anew",
+                "MLflow at %s does not have all of this run (%s). Nothing else is lost: fix the "
+                "store and run again, finished stages are cached and are reported to it again",
                 self.address,
                 "; ".join(self.problems),
             )

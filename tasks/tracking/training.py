@@ -114,7 +114,7 @@ def complete_training(
     if samples:
         runs.log_table(run_id, samples, SAMPLES_NAME)
     runs.log_data_sets(run_id, training_data(manifest))
-    runs.set_tags(run_id, circumstances(events) | {DIGEST_TAG: manifest.content_digest})
+    runs.set_tags(run_id, environment_tags(events) | {DIGEST_TAG: manifest.content_digest})
     runs.end_run(run_id, "FINISHED", end_seconds=events[-1]["time"])
     return run_id
 
@@ -168,8 +168,8 @@ def final_metrics(events: Iterable[Event]) -> dict[str, float]:
     return {key: last[key] for key in FINAL_METRICS if key in last}
 
 
-def circumstances(events: Iterable[Event]) -> dict[str, str]:
-    """Return what the newest start or resume says of machine and precision, as tags."""
+def environment_tags(events: Iterable[Event]) -> dict[str, str]:
+    """Return machine and precision of the newest start or resume, as tags."""
     tags: dict[str, str] = {}
     for event in events:
         if event["kind"] in ("start", "resume"):

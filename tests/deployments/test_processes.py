@@ -14,38 +14,38 @@ import pytest
 from deployments.processes import Service, end
 
 # A child that ends when asked, and its own child, in another session, that does not.
-IGNORES_SIGTERM = """
+STUBBORN = """
 import signal, subprocess, sys, time
 grandchild = subprocess.Popen(
     [sys.executable, "-c",
      "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
-     "print('ignores', flush=True); time.sleep(600)"],
+     "print('deaf', flush=True); time.sleep(600)"],
     start_new_session=True)
 print(grandchild.pid, flush=True)
 grandchild.wait()
 """
-SAVES_ITS_WORK = """
+POLITE = """
 import signal, sys, time
-def stop(*_):
+def leave(*_):
     print("saved", flush=True)
     sys.exit(0)
-signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGTERM, leave)
 print("ready", flush=True)
 time.sleep(600)
 """
 
 
 # A child that kills its own child when it is told to stop, and starts another when that one ends.
-KILLS_ITS_CHILD = f"""
+HASTY = f"""
 import signal, subprocess, sys
 child = None
-def stop(*_):
+def leave(*_):
     child.kill()
     sys.exit(3)
-signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGTERM, leave)
 while True:
     print("start", flush=True)
-    child = subprocess.Popen([sys.executable, "-c", {SAVES_ITS_WORK!r}])
+    child = subprocess.Popen([sys.executable, "-c", {POLITE!r}])
     child.wait()
 """
 
@@ -89,23 +89,21 @@ def test_service_lines_come_whole_and_once(start: Callable[..., Service]) -> Non
 
 
 def test_service_has_a_session_of_its_own(start: Callable[..., Service]) -> None:
-    service = start(SAVES_ITS_WORK)
+    service = start(POLITE)
     assert os.getsid(service.process.pid) == service.process.pid
 
 
-def test_end_waits_for_a_process_that_saves_its_work(start: Callable[..., Service]) -> None:
-    service = start(SAVES_ITS_WORK)
+def test_end_lets_a_polite_process_finish_its_work(start: Callable[..., Service]) -> None:
+    service = start(POLITE)
     read_until(service, "ready")
     end(service, grace_seconds=60, hurry=lambda: False)
     assert service.process.returncode == 0
     assert service.new_lines() == ["saved"]
 
 
-def test_end_kills_a_descendant_in_another_session_that_ignores_sigterm(
-    start: Callable[..., Service],
-) -> None:
-    service = start(IGNORES_SIGTERM)
-    lines = read_until(service, "ignores")
+def test_end_kills_a_deaf_descendant_in_another_session(start: Callable[..., Service]) -> None:
+    service = start(STUBBORN)
+    lines = read_until(service, "deaf")
     grandchild = psutil.Process(int(lines[0]))
     end(service, grace_seconds=60, hurry=lambda: True)
     assert service.process.returncode
@@ -115,7 +113,7 @@ def test_end_kills_a_descendant_in_another_session_that_ignores_sigterm(
 def test_end_lets_descendants_finish_before_their_parent_may_act(
     start: Callable[..., Service],
 ) -> None:
-    service = start(KILLS_ITS_CHILD)
+    service = start(HASTY)
     before = read_until(service, "ready")
     end(service, grace_seconds=60, hurry=lambda: False)
     assert [*before, *service.new_lines()] == ["start", "ready", "saved"]

@@ -29,7 +29,7 @@ from tasks.stages.write_chat_shards import WriteChatShardsOutputs
 from tasks.tracking.dataset_inputs import training_data
 from tasks.tracking.mlflow_store import RunStore, check_reachable, flatten, shown_address
 from tasks.tracking.run import TrackedPipeline, pipeline_run
-from tasks.tracking.training import circumstances, final_metrics, training_run
+from tasks.tracking.training import environment_tags, final_metrics, training_run
 from tests.support.servers import free_port, local_mlflow_uri, mlflow_server
 from tests.support.small_pipeline import SmallPipeline, event_lines, make, make_small_pipeline
 
@@ -459,11 +459,11 @@ def test_final_metrics_are_the_last_of_each_key(tmp_path: Path) -> None:
     }
 
 
-def test_circumstances_are_those_of_the_newest_start() -> None:
+def test_environment_tags_are_those_of_the_newest_start() -> None:
     start = {"time": 1.0, "kind": "start", "step": 0, "device": "cpu", "a/b": 1}
     resume = {"time": 2.0, "kind": "resume", "step": 5, "device": "gpu"}
-    assert circumstances([start]) == {"training.device": "cpu"}
-    assert circumstances([start, resume]) == {"training.device": "gpu"}
+    assert environment_tags([start]) == {"training.device": "cpu"}
+    assert environment_tags([start, resume]) == {"training.device": "gpu"}
 
 
 @pytest.fixture(scope="module")
