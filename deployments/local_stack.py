@@ -135,7 +135,7 @@ class LocalStack:
                 [found, "its last lines were", *service.last_lines(LOG_TAIL_LINES)]
             ),
             where=service.log,
-            fix="mend what its last lines name and start again",
+            fix="correct what its last lines name and start again",
         )
 
     def _end(self) -> None:
@@ -228,7 +228,7 @@ def _say(text: str) -> None:
 
 
 def main() -> None:
-    """Run the stack until Ctrl-C or SIGTERM and exit: 0, or 2 for an error its user can mend."""
+    """Run the stack until Ctrl-C or SIGTERM and exit: 0, or 2 for a user-fixable error."""
     try:
         addresses = read_addresses(os.environ)
         require_free_ports(addresses)

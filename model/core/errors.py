@@ -101,7 +101,7 @@ class DownloadError(SourceError):
 
 
 class TransientDownloadError(DownloadError):
-    """A download failed in a way that another try may mend."""
+    """A download failed in a way that another attempt may not."""
 
 
 class CorruptDownloadError(DownloadError):

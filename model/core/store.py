@@ -341,7 +341,7 @@ def check_sizes(directory: Path, manifest: Manifest) -> None:
                 expected=f"{entry.num_bytes} bytes",
                 found="no file" if found is None else f"{found} bytes",
                 where=path,
-                fix="run the pipeline again: it makes this artifact anew",
+                fix="run the pipeline again: it makes this artifact again",
             )
 
 
@@ -358,7 +358,7 @@ def check_sha256(path: Path, entry: FileEntry) -> None:
             expected=entry.sha256,
             found=found,
             where=path,
-            fix=f"delete {path.parent} and run the pipeline again: it makes this artifact anew",
+            fix=f"delete {path.parent} and run the pipeline again: it makes this artifact again",
         )
 
 

@@ -46,7 +46,7 @@ def make_artifact(run: ArtifactRun, body: Callable[[Work], None]) -> None:
         (work.path / RESULT_NAME).unlink(missing_ok=True)  # an earlier attempt's failure
         body(work)
 
-    # The work directory is kept: it holds the config. Every file of the body is written anew.
+    # The work directory is kept: it holds the config. Every file of the body is written again.
     ArtifactStore(Path(run.data_root)).build(run.derivation, logged, resume=True)
 
 

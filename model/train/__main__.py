@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _report(result: TrainResult, directory: Path, distributed: DistributedContext) -> None:
-    """Write rank 0's result, and that of another process that found what only a reader can mend."""
+    """Write rank 0's result, and that of another process that found a user-fixable error."""
     is_wanted = distributed.is_main or (result.state == "failed" and result.is_settled)
     if is_wanted and directory.is_dir():  # a work directory has moved by now
         named = result.model_copy(update={"launch": distributed.launch})

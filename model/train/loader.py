@@ -122,7 +122,7 @@ class BatchReader:
         )
 
     def stream(self, state: LoaderState, *, ahead: int = BATCHES_AHEAD) -> Generator[Batch]:
-        """Yield batches for ever; a thread reads the next ones while one is in use.
+        """Yield batches without end; a thread reads the next ones while one is in use.
 
         Args:
             ahead: batches read before they are asked for; they change nothing but memory.
@@ -267,7 +267,7 @@ def interleave(
 def permutation(num_groups: int, *, seed: int, part: int, epoch: int) -> npt.NDArray[np.int64]:
     """Return one epoch's order of a part's groups.
 
-    Sorts raw Philox numbers: numpy promises that stream for ever, and not the one of its shuffle.
+    Sorts raw Philox numbers: numpy keeps that stream stable, but not the one of its shuffle.
     """
     bits = np.random.Philox(key=(seed << 64) | (part << 32) | epoch)
     order = np.argsort(bits.random_raw(num_groups), kind="stable").astype(np.int64)

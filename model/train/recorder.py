@@ -1,4 +1,4 @@
-"""What a training says of itself: events, samples of its writing, and the summary at its end.
+"""Records of a training: events, sample texts, and the summary at its end.
 
 Rank 0 records; the same calls do nothing in the other processes, so that the loop need not ask.
 ``model.train.trainer`` is the caller; ``model.train.events`` owns the file and the way to MLflow.

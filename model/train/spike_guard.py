@@ -156,7 +156,7 @@ class SpikeGuard:
 
 
 def require_targets(num_targets: int, *, step: int, rows: npt.NDArray[np.int64]) -> None:
-    """Check that a batch teaches anything.
+    """Check that a batch has unmasked targets.
 
     Raises:
         TrainingError: every token of it is masked.

@@ -144,7 +144,7 @@ def promote(
         comparisons = compare(chosen.tags, _version(client, name, champion).tags)
         if not force:
             _require_no_worse(name, number, champion, comparisons)
-    _crown(client, name, number, before=champion, forced=force)
+    _set_champion(client, name, number, before=champion, forced=force)
     return Promotion(
         name=name,
         version=number,
@@ -179,7 +179,7 @@ def roll_back(client: MlflowClient, name: str) -> Promotion:
     return Promotion(name=name, version=before, champion_before=left, outcome="rolled back")
 
 
-def _crown(
+def _set_champion(
     client: MlflowClient, name: str, version: int, *, before: int | None, forced: bool
 ) -> None:
     """Move the aliases; the way back is there before the new champion is."""

@@ -37,7 +37,7 @@ def planned(source: Path, evaluation_set: Path, root: Path) -> dict[tuple[str, s
     }
 
 
-def test_one_more_file_makes_only_its_own_stages_and_the_whole_corpus_anew(tmp_path: Path) -> None:
+def test_one_more_file_runs_only_its_own_stages_and_those_of_the_corpus(tmp_path: Path) -> None:
     source = tmp_path / "source"
     quiz = write_parquet(tmp_path / "quiz.parquet", make_rows(3))
     for number in range(5):

@@ -169,7 +169,7 @@ def test_published_corpus_again_has_the_same_bytes(corpus: SmallCorpus, tmp_path
         assert path.read_bytes() == twin.read_bytes()
 
 
-def test_publishing_taken_up_again_keeps_whole_files_and_mends_others(
+def test_publishing_taken_up_again_keeps_whole_files_and_writes_others(
     corpus: SmallCorpus, tmp_path: Path
 ) -> None:
     counts = publish(corpus, tmp_path)

@@ -189,7 +189,7 @@ def test_register_model_again_uploads_nothing_and_is_cached(
     assert client.get_run(tracked.run_id).data.tags["llm.registered_model"] == first.uri
 
 
-def test_version_says_what_was_judged_after_its_card_and_is_told_anew(
+def test_version_says_what_was_judged_after_its_card_and_is_updated(
     small: SmallPipeline, experiment: str, registry: RegistryConfig, client: MlflowClient
 ) -> None:
     def measure(round_: str, **facts: Any) -> RegisteredModel:

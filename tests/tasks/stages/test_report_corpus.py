@@ -168,7 +168,7 @@ def test_report_and_published_corpus_made_elsewhere_have_the_same_bytes(
         assert again[stage].artifact.key == made[stage].artifact.key
 
 
-def test_publishing_after_an_input_was_rebuilt_starts_anew(
+def test_publishing_after_an_input_was_rebuilt_starts_again(
     root: Path, made: dict[str, Manifest], tmp_path: Path
 ) -> None:
     shutil.copytree(root, tmp_path, dirs_exist_ok=True)
