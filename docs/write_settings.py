@@ -73,6 +73,8 @@ NOTES = """
 * `source.max_documents`: from the hub, only the row groups that hold them are fetched.
 * Documents without a language label get one from the language model before they are filtered.
 * `train.nodes`: with several machines, the log shows the command to start on the others.
+* Why chat fine-tuning and preference tuning are as they are: decisions
+  [019](decisions/019-chat-fine-tuning.md) and [021](decisions/021-preference-tuning.md).
 """
 IMPORTANT = (
     "source.kind", "source.path", "source.repo", "source.max_documents",
