@@ -30,8 +30,7 @@ from model.network.losses import next_token_loss
 from model.optim.optimizer import Optimizer, build_optimizer
 from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import compute_dtype
-from model.train.checkpoint import Checkpoints
-from model.train.checkpoint_writer import CheckpointWriter
+from model.train.checkpoint import Checkpoints, CheckpointWriter
 from model.train.loader import LoaderState
 from model.train.snapshot import LoopState
 

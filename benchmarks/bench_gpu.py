@@ -35,9 +35,9 @@ from model.network.losses import next_token_loss
 from model.optim.optimizer import build_optimizer, clip_gradients
 from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import (
-    collecting_by_hand,
     compute_dtype,
     device_name,
+    manual_garbage_collection,
     peak_flops_per_second,
     prepare_memory,
 )
@@ -141,7 +141,7 @@ def measure(options: argparse.Namespace, device: torch.device, directory: Path) 
     run = Run(options, device, directory)
     seconds: list[float] = []
     losses: list[torch.Tensor] = []
-    with collecting_by_hand():
+    with manual_garbage_collection():
         for index, batch in enumerate(run.reader.stream(run.reader.start())):
             synchronise(device)
             started = time.perf_counter()

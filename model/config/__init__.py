@@ -1,1 +1,1 @@
-"""Configuration of the model, its training and its child processes: pydantic only."""
+"""Configuration of model, training and child processes: pydantic only."""

@@ -1,4 +1,4 @@
-"""Configuration of the network: its size, and the architecture that the size stands for."""
+"""Configuration of the network: model sizes and their architectures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from model.core.config import Config
 
 LossOn = Literal["all", "mask"]
-AttentionScope = Literal["causal", "document"]  # what a token sees of its row
+AttentionScope = Literal["causal", "document"]  # within a row
 ModelSize = Literal["1m", "10m", "27m", "49m", "135m", "375m", "490m"]
 
 
@@ -39,7 +39,7 @@ def _geometry(
 
 # MLP about 8/3 of the width, rounded up to a multiple of 128; heads of 128 from width 512 on. The
 # smallest two have small vocabularies, so that a head of their own costs little:
-# docs/decisions/011-small-sizes-untied.md. Without the embedding table they have 1 and 10 million.
+# docs/decisions/011-small-sizes-untied.md. Without the embedding they have 1 and 10 million.
 GEOMETRIES: dict[str, Geometry] = {
     "1m": _geometry(128, 4, mlp_width=384, head_dim=32, tied=False),
     "10m": _geometry(320, 6, mlp_width=896, head_dim=64, tied=False),
@@ -60,7 +60,7 @@ class Architecture(Geometry):
     norm_epsilon: float
 
     def num_params(self) -> int:
-        """Count all parameters; a tied table counts once."""
+        """Count all parameters; a tied embedding counts once."""
         tables = (1 if self.tied else 2) * self.vocab_size * self.width
         norms = self.num_layers * (2 * self.width + 2 * self.head_dim) + self.width
         return tables + self._num_block_matrix_params() + norms
@@ -102,7 +102,7 @@ class ModelConfig(Config):
     )
 
     def semantic(self) -> dict[str, Any]:
-        """Return the settings with the geometry their size stands for."""
+        """Return the settings with the geometry of their size."""
         return super().semantic() | {"geometry": GEOMETRIES[self.size].model_dump()}
 
     def architecture(self, vocab_size: int) -> Architecture:

@@ -75,7 +75,7 @@ class TrainConfig(Config):
         description="peak rate of block matrices, with adamw of everything; unset = by model size",
     )
     embedding_learning_rate: float | None = Field(
-        default=None, gt=0, description="peak rate of the embedding table; unset = by model size"
+        default=None, gt=0, description="peak rate of the embedding; unset = by model size"
     )
     head_learning_rate: float | None = Field(
         default=None, gt=0, description="peak rate of an untied head; unset = by model size"
@@ -98,7 +98,7 @@ class TrainConfig(Config):
     embedding_weight_decay: float | None = Field(
         default=None,
         ge=0,
-        description="decoupled decay of the embedding table; unset = by model size",
+        description="decoupled decay of the embedding; unset = by model size",
     )
     head_weight_decay: float | None = Field(
         default=None, ge=0, description="decoupled decay of an untied head; unset = by model size"
@@ -134,7 +134,7 @@ class TrainConfig(Config):
     )
     attention: AttentionScope = Field(
         default="causal",
-        description="what a token sees: all before it in its row, or only those of its document",
+        description="scope of attention: all earlier tokens of the row, or those of the document",
     )
     precision: Precision = Field(
         default="auto",

@@ -1,1 +1,1 @@
-"""What every layer stands on: errors, the base of configs, artifacts and their store; no torch."""
+"""Core: errors, base of configs, artifacts, store, files, processes. No torch."""

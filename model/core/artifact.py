@@ -1,6 +1,6 @@
-"""Identity of what the pipeline makes: derivations, artifacts and their manifests.
+"""Derivations, artifacts and manifests: the identity of everything the pipeline makes.
 
-A *derivation* says how something is made; the sha256 of its canonical JSON is the *key*. An
+A *derivation* describes how something is made; the sha256 of its canonical JSON is the *key*. An
 *artifact* is the directory that holds the result, named by stage, name and key. Its *manifest* is
 written last and records what was made, from what, by whom. Reading and writing them on disk is
 ``model.core.store``'s work.
@@ -28,7 +28,7 @@ SHOWN_CHARS = 72  # of one of them: its field, and where its new value ends
 
 
 def canonical_json(value: object) -> str:
-    """Return the one JSON text that equal values share.
+    """Return the canonical JSON text of a value: equal values have equal texts.
 
     Raises:
         ConfigError: a value has no stable JSON form (a set, a path, a not-a-number, an object).
@@ -58,12 +58,12 @@ def _unstable(value: object, *, where: str) -> ConfigError:
         expected="text, finite numbers, booleans, lists and string-keyed mappings",
         found=f"{type(value).__name__}: {value!r}",
         where=where,
-        fix="give the key a plain value that means the same",
+        fix="use an equivalent plain value",
     )
 
 
 class Artifact(Config):
-    """A finished thing in the store, or one that will be: known before anything runs."""
+    """An artifact in the store, finished or planned: known before anything runs."""
 
     stage: str
     name: str
@@ -72,7 +72,7 @@ class Artifact(Config):
 
 
 class Derivation(Config):
-    """How an artifact is made: everything that may change its bytes, and nothing else."""
+    """How an artifact is made: exactly what may change its bytes."""
 
     stage: str
     name: str
@@ -98,7 +98,7 @@ class Derivation(Config):
 
     @cached_property
     def artifact(self) -> Artifact:
-        """Where the result lies."""
+        """The artifact that this derivation makes."""
         directory = f"{self.name}-{self.key[:SHORT_KEY_CHARS]}"
         return Artifact(
             stage=self.stage,
@@ -142,7 +142,7 @@ class FileEntry(Config):
     num_bytes: int
     sha256: str
     role: Literal["content", "log"] = Field(
-        description="content is what the stage makes; a log tells how and may differ between runs"
+        description="content is the stage's result; logs may differ between runs"
     )
 
 
@@ -168,8 +168,8 @@ class Manifest(Config):
     input_digests: dict[str, str] = Field(
         description="key -> content digest of each input consumed"
     )
-    counts: dict[str, int] = Field(description="what went in and where it went; adds up")
-    facts: dict[str, Any] = Field(description="what else consumers and readers want to know")
+    counts: dict[str, int] = Field(description="inputs, outputs and drops; they add up")
+    facts: dict[str, Any] = Field(description="other results that consumers and readers use")
     files: tuple[FileEntry, ...]
     origin: Origin
 

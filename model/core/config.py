@@ -1,4 +1,4 @@
-"""The base of every config: frozen, no unknown keys, and the part that identifies results.
+"""Base class of configs: frozen, no unknown keys, with the fields that identify results.
 
 Two marks keep a field out of cache keys, ``Annotated[int, RUNTIME_ONLY]`` always, as it changes how
 fast or how chattily a result is made and never the result; ``Annotated[int, OMIT_DEFAULT]`` while
@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 
 class RuntimeOnly:
-    """Mark a field that never changes what is made: workers, cadence, memory."""
+    """Mark a field that never changes the result: workers, cadence, memory."""
 
 
 class OmitDefault:
@@ -26,7 +26,7 @@ OMIT_DEFAULT = OmitDefault()
 
 
 class Config(BaseModel):
-    """Base of every config: frozen, no unknown keys, and a part that identifies results."""
+    """Base of every config."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,15 +1,15 @@
-"""The errors a user may meet, as one tree.
+"""The tree of errors that users may see.
 
-Every message says what was expected, what was found, where, and what to do.
+Every message names what was expected, what was found, where, and what to do.
 
     LLMError
     ├── ConfigError              a setting is unknown, impossible, or contradicts another
     ├── SourceError              a source is missing, or a file of it cannot be read
     │   ├── SourceSchemaError    a file lacks a column, or a column has another type
     │   ├── SourceRecordError    one record of a file is broken (its line is named)
-    │   └── DownloadError        the hub refused, or sent something else than it promised
-    │       ├── TransientDownloadError   worth another try: time-outs, 429, 5xx, cut bodies
-    │       └── CorruptDownloadError     other bytes arrived than the hub's listing promises
+    │   └── DownloadError        the hub refused, or sent other data than listed
+    │       ├── TransientDownloadError   worth a retry: time-outs, 429, 5xx, cut bodies
+    │       └── CorruptDownloadError     bytes differ from the hub's listing
     ├── CorpusError              a stage would drop (almost) everything, or kept too little
     ├── ArtifactError            a stored artifact is missing, incomplete or unlike its manifest
     │   └── TamperedArtifactError   bytes differ from the manifest's sha256
@@ -18,11 +18,11 @@ Every message says what was expected, what was found, where, and what to do.
     ├── RegistryError            a registered model, version or alias cannot be had
     │   └── PromotionError       a version is not fit to become the champion
     ├── CheckpointError          a checkpoint cannot be read, or belongs to another run
-    ├── TrainingError            training cannot go on (too few tokens, non-finite loss)
+    ├── TrainingError            training cannot continue (too few tokens, non-finite loss)
     ├── ServerError              a server that a run needs did not start
     └── ChildError               a training, scoring or export process ended badly
-        ├── ChildKilledError     it died of a signal, without a word
-        └── ChildInterruptedError   it was asked to stop, and saved its work
+        ├── ChildKilledError     it died of a signal
+        └── ChildInterruptedError   it was asked to stop, and saved its state
 
 A bug in this project raises AssertionError or a built-in error instead.
 """
@@ -36,7 +36,7 @@ from typing import Any
 
 
 class LLMError(Exception):
-    """A problem its reader can act on.
+    """A problem that its reader can fix.
 
     Args:
         problem: one sentence naming what went wrong.
@@ -69,7 +69,7 @@ class LLMError(Exception):
         return "\n".join([self.problem, *facts, *advice])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Survive pickling: errors cross process-pool borders."""
+        """Support pickling: errors cross process-pool boundaries."""
         return (_rebuild, (type(self), self.__dict__.copy()))
 
 
@@ -97,19 +97,19 @@ class SourceRecordError(SourceError):
 
 
 class DownloadError(SourceError):
-    """The hub refused, or sent something else than it promised."""
+    """The hub refused, or sent other data than listed."""
 
 
 class TransientDownloadError(DownloadError):
-    """A download failed in a way that another attempt may not."""
+    """A download failed for a transient cause: a retry may succeed."""
 
 
 class CorruptDownloadError(DownloadError):
-    """Other bytes arrived than the hub's listing promises."""
+    """Bytes differ from the hub's listing."""
 
 
 class CorpusError(LLMError):
-    """A stage would drop (almost) everything, or kept too little to go on."""
+    """A stage would drop (almost) everything, or kept too little to continue."""
 
 
 class ArtifactError(LLMError):
@@ -141,7 +141,7 @@ class CheckpointError(LLMError):
 
 
 class TrainingError(LLMError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class ServerError(LLMError):
@@ -153,15 +153,15 @@ class ChildError(LLMError):
 
 
 class ChildKilledError(ChildError):
-    """A process died of a signal, without a word: another attempt may go well."""
+    """A process died of a signal: another attempt may succeed."""
 
 
 class ChildInterruptedError(ChildError):
-    """A process was asked to stop, and saved its work; it is no failure."""
+    """A process was asked to stop, and saved its state; not a failure."""
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Say whether an error of the operating system means that a disk or a quota is full."""
+    """Return whether an error means that a disk or a quota is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 

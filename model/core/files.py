@@ -24,7 +24,7 @@ def file_sha256(path: Path) -> str:
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: to a temporary name, synced, then renamed."""
+    """Write a file atomically: to a temporary name, synced, then renamed."""
     temporary = path.with_name(f"{path.name}.tmp")
     with temporary.open("wb") as handle:
         handle.write(data)
@@ -35,7 +35,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the disk hold what a file or directory is now."""
+    """Flush a file or directory to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -69,7 +69,7 @@ class RecordedFiles:
 
     Args:
         directory: holds the files.
-        manifest: theirs; ``None`` compares nothing.
+        manifest: of the files; ``None`` compares nothing.
     """
 
     def __init__(self, directory: Path, manifest: Mapping[str, Any] | None) -> None:

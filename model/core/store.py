@@ -1,12 +1,12 @@
 """The artifact store: a directory tree in which a manifest is the cache.
 
     <root>/<stage>/<name>-<key12>/manifest.json   a finished artifact
-    <root>/<stage>/<name>-<key12>.work/           one being made; survives its maker
-    <root>/<stage>/.locks/<name>-<key12>.lock     kernel lock of the process that makes it
+    <root>/<stage>/<name>-<key12>.work/           an artifact in progress; survives its process
+    <root>/<stage>/.locks/<name>-<key12>.lock     kernel lock of the process that writes it
     <root>/runs/<run>/<stage>/<name>              link to what one pipeline run used
 
-Work happens in the ``.work`` directory; when it is done, files are synced, the manifest is written
-last, and one rename publishes it. A directory without a manifest does not exist.
+A stage works in the ``.work`` directory; at its end files are synced, the manifest is written last,
+and one rename publishes the artifact. A directory without a manifest does not count.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ RECORDED_PACKAGES = ("duckdb", "numpy", "pyarrow", "tokenizers", "torch", "prefe
 
 @dataclass
 class Work:
-    """What the body of a stage gets: a directory to fill and a place for its numbers."""
+    """Arguments of a stage's body: a directory to fill, and fields for its numbers."""
 
     path: Path
     derivation: Derivation
@@ -79,7 +79,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Status:
-    """Whether a derivation's artifact can be used as it is, and all reasons why not."""
+    """Whether a derivation's artifact is usable, and all reasons why not."""
 
     state: Literal["complete", "missing", "damaged", "stale"]
     reasons: tuple[str, ...]
@@ -95,7 +95,7 @@ class ArtifactStore:
     """The artifacts below one data root.
 
     Args:
-        root: the data root; it may move, nothing inside names it.
+        root: the data root; it may be moved, as all paths inside are relative.
     """
 
     def __init__(self, root: Path) -> None:
@@ -106,7 +106,7 @@ class ArtifactStore:
         return self.root / artifact.relative_path
 
     def work_path(self, artifact: Artifact) -> Path:
-        """Return the directory in which an artifact is made."""
+        """Return the work directory of an artifact."""
         path = self.path(artifact)
         return path.with_name(f"{path.name}.work")
 
@@ -123,7 +123,7 @@ class ArtifactStore:
         return read_manifest(self.path(artifact))
 
     def status(self, derivation: Derivation) -> Status:
-        """Say whether a derivation's artifact is complete, and if not, why it must be made."""
+        """Return whether a derivation's artifact is complete, and if not, why it must be made."""
         path = self.path(derivation.artifact)
         if not (path / MANIFEST_NAME).exists():
             return Status("missing", self.explain(derivation))
@@ -143,13 +143,13 @@ class ArtifactStore:
         try:
             digest = self.read_manifest(item).content_digest
         except ArtifactError:
-            return None  # gone inputs do not matter to a finished artifact
+            return None  # a finished artifact does not need its inputs
         if digest == consumed:
             return None
         return f"input {item.stage}/{item.name} was rebuilt to other bytes"
 
     def explain(self, derivation: Derivation) -> tuple[str, ...]:
-        """Say what sets a derivation apart from the newest artifact of its name."""
+        """Return the differences between a derivation and the newest artifact of its name."""
         if self.work_path(derivation.artifact).exists():
             return ("an earlier run did not finish it",)
         newest = self.newest(derivation.stage, derivation.name)
@@ -161,7 +161,7 @@ class ArtifactStore:
         """Return the manifest of the newest artifact of a name, if there is one.
 
         Args:
-            before: only of those that were made before this time.
+            before: only artifacts made before this time.
         """
         siblings = [
             manifest
@@ -181,23 +181,23 @@ class ArtifactStore:
             try:
                 found.append(read_manifest(path))
             except ArtifactError as error:
-                logger.warning("%s: passed over", error.problem)
+                logger.warning("%s: skipped", error.problem)
         return found
 
     def build(
         self, derivation: Derivation, body: Callable[[Work], None], *, resume: bool = False
     ) -> Manifest:
-        """Make an artifact unless it is there, and return its manifest.
+        """Make an artifact unless it exists, and return its manifest.
 
         Only one process makes an artifact at a time; others wait and use its result.
 
         Args:
             body: fills ``work.path`` and ``work.counts``.
-            resume: the body goes on from what an earlier, killed attempt left; otherwise the work
-                directory is emptied first.
+            resume: the body continues from the work directory of an earlier, killed attempt;
+                otherwise the directory is emptied first.
 
         Raises:
-            ArtifactError: an input is not there.
+            ArtifactError: an input is missing.
             DiskSpaceError: the disk filled up while the body wrote.
         """
         artifact = derivation.artifact
@@ -229,7 +229,7 @@ class ArtifactStore:
             yield
 
     def is_locked(self, artifact: Artifact) -> bool:
-        """Say whether some process is making an artifact."""
+        """Return whether a process is making an artifact."""
         path = self.path(artifact)
         lock = path.parent / ".locks" / f"{path.name}.lock"
         if not lock.exists():
@@ -264,9 +264,9 @@ class ArtifactStore:
         return home
 
     def _discard(self, artifact: Artifact, *, salvage: bool) -> None:
-        """Take a damaged or stale artifact away; a resumable one goes back to being worked on."""
+        """Remove a damaged or stale artifact; a resumable one becomes a work directory again."""
         path = self.path(artifact)
-        if path.exists():  # without its manifest it no longer exists
+        if path.exists():  # without a manifest it does not count
             (path / MANIFEST_NAME).unlink(missing_ok=True)
             if salvage and not self.work_path(artifact).exists():
                 path.rename(self.work_path(artifact))
@@ -320,7 +320,7 @@ def read_manifest(directory: Path) -> Manifest:
             expected=f"{MANIFEST_NAME} written by this project",
             found=str(exc).splitlines()[0],
             where=path,
-            fix="run the pipeline again: it makes what is missing",
+            fix="run the pipeline again: it rebuilds what is missing",
         ) from exc
 
 
@@ -332,16 +332,16 @@ def check_sizes(directory: Path, manifest: Manifest) -> None:
     """
     for entry in manifest.files:
         if entry.role == "log":
-            continue  # may be deleted to free space: nothing is made from it
+            continue  # may be deleted to free space
         path = directory / entry.path
         found = path.stat().st_size if path.exists() else None
         if found != entry.num_bytes:
             raise ArtifactError(
-                f"{entry.path} is {'gone' if found is None else 'of another size'}",
+                f"{entry.path} is {'missing' if found is None else 'of another size'}",
                 expected=f"{entry.num_bytes} bytes",
                 found="no file" if found is None else f"{found} bytes",
                 where=path,
-                fix="run the pipeline again: it makes this artifact again",
+                fix="run the pipeline again: it rebuilds this artifact",
             )
 
 
@@ -358,7 +358,7 @@ def check_sha256(path: Path, entry: FileEntry) -> None:
             expected=entry.sha256,
             found=found,
             where=path,
-            fix=f"delete {path.parent} and run the pipeline again: it makes this artifact again",
+            fix=f"delete {path.parent} and run the pipeline again: it rebuilds this artifact",
         )
 
 

@@ -1,7 +1,7 @@
-"""Arrow IPC stream files of one record batch: written without a copy, mapped back without a copy.
+"""Arrow IPC stream files of one record batch, written and memory-mapped without copies.
 
-What the columns mean is the business of ``model.data.shards``, the only module that uses this one.
-Every file carries a format version in its schema metadata, whose values are JSON.
+Used by ``model.data.shards`` and ``model.data.rows``, which define the columns. Every file carries
+a format version in its schema metadata, whose values are JSON.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def read_stream(path: Path, *, access: Access = "any") -> tuple[pa.RecordBatch, 
     """Return the mapped record batch of a file and its metadata.
 
     Args:
-        access: ``random`` has the kernel read no more of the file than is asked for, which halves
-            the time of a row that is on disk.
+        access: ``random`` disables the kernel's read-ahead, which halves the time of a row that is
+            on disk.
 
     Raises:
-        ArtifactError: the file is missing, cut short, or not one this module wrote.
+        ArtifactError: the file is missing, truncated, or not written by this module.
     """
     if not path.is_file():
         raise missing_file(path)
@@ -77,7 +77,7 @@ def _require_complete(buffer: pa.Buffer, *, path: Path) -> None:
     tail = buffer.slice(max(0, buffer.size - 8)).to_pybytes()
     if tail != _END_OF_STREAM:
         raise ArtifactError(
-            "an Arrow file is cut short",
+            "an Arrow file is truncated",
             expected="an end-of-stream mark as its last 8 bytes",
             found=f"{buffer.size} bytes, the last ones {tail.hex()}",
             where=path,
@@ -111,7 +111,7 @@ def view_offsets(array: pa.Array, *, item_type: pa.DataType) -> npt.NDArray[np.i
 
 
 def foreign_file(path: Path, *, found: object) -> ArtifactError:
-    """Return the error for a file that is of another kind or damaged."""
+    """Return the error for a file of another format or a damaged one."""
     return ArtifactError(
         "a file cannot be read in the format it should have",
         expected=f"one record batch in an Arrow stream of format version {FORMAT_VERSION}",

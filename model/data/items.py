@@ -1,13 +1,13 @@
-"""Items of evaluation sets: choices whose likelihoods a model is asked for. No torch.
+"""Items of multiple-choice evaluation sets. No torch.
 
 ``tasks.corpus.evalsets.items`` makes them from the files of well-known sets,
 ``model.eval.multiple_choice`` scores them.
 
     items.parquet   one row per item: task, category, subset, number, contexts, choices, gold
 
-An item with one context asks which choice goes on after it; one with several contexts and one
-choice, after which context it fits best (WinoGrande); one with a single context and choice, whether
-the model would write it (LAMBADA). Context and choice are joined by one space.
+With one context, an item asks for its likeliest choice; with several contexts and one choice, for
+the context that makes it likeliest (WinoGrande); with one of each, whether greedy decoding gives
+the choice (LAMBADA). Context and choice are joined by one space.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def read_items(path: Path) -> list[Item]:
     """Return the items of a file.
 
     Raises:
-        ArtifactError: it is missing, or no such file.
+        ArtifactError: it is missing or has another format.
     """
     try:
         columns = pq.read_table(path).select(SCHEMA.names).to_pydict()
@@ -99,7 +99,7 @@ def read_items(path: Path) -> list[Item]:
 
 
 def items_digest(items: Sequence[Item]) -> str:
-    """Return the sha256 of what is asked: scores compare only between equal digests."""
+    """Return the sha256 of the items: scores are comparable only between equal digests."""
     digest = hashlib.sha256()
     for item in items:
         asked = [item.task, item.subset, item.contexts, item.choices, item.gold]
@@ -108,7 +108,7 @@ def items_digest(items: Sequence[Item]) -> str:
 
 
 def by_task(items: Iterable[Item]) -> dict[str, list[Item]]:
-    """Return the items of each task, in the order in which tasks come."""
+    """Return the items of each task, in the order of first occurrence."""
     found: dict[str, list[Item]] = {}
     for item in items:
         found.setdefault(item.task, []).append(item)

@@ -1,9 +1,9 @@
-"""What a model is asked to write, and what it wrote: two tables. No torch.
+"""Tables of prompts and of generated texts. No torch.
 
     prompts.parquet       kind, messages, text, expected          by tasks.stages.generation_prompts
     generations.parquet   kind, style, prompt, text, expected, num_tokens, finish   by model.eval
 
-A prompt has messages, for a model that chats, or text, for one that goes on with a document.
+A prompt has messages, for a chat model, or text to continue.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ Row = TypeVar("Row", bound=Config)
 
 
 class Prompt(Config):
-    """What a model reads first, and, of a question, the answer that would be right."""
+    """A prompt and, of a question, the expected answer."""
 
-    kind: Kind = Field(description="opening: to go on from freely; question: has one right answer")
+    kind: Kind = Field(description="opening: to continue freely; question: has one right answer")
     messages: tuple[Message, ...] = ()
     text: str = ""
     expected: str | None = None
 
     @property
     def style(self) -> Style:
-        """Whether a model that chats is asked."""
+        """Whether the prompt is a chat or a text."""
         return "chat" if self.messages else "text"
 
 
 class Generation(Config):
-    """What a model wrote after a prompt."""
+    """A generated text."""
 
     kind: Kind
     style: Style
@@ -83,7 +83,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     """Return the prompts of a file.
 
     Raises:
-        ArtifactError: it is missing, or no such file.
+        ArtifactError: it is missing or has another format.
     """
     return _read(path, _PROMPTS, Prompt)
 
@@ -97,7 +97,7 @@ def read_generations(path: Path) -> list[Generation]:
     """Return the generations of a file.
 
     Raises:
-        ArtifactError: it is missing, or no such file.
+        ArtifactError: it is missing or has another format.
     """
     return _read(path, _GENERATIONS, Generation)
 

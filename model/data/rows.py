@@ -1,12 +1,12 @@
-"""The table of training rows: which slices of which shards make up each training sample.
+"""Table of training rows: the slices of shards that make up each row.
 
 ``rows.arrow`` is an Arrow IPC stream file of one record batch with one column
 ``segments: list<struct<shard: int32, start: int64, length: int32>>``. A row is a sample of
 context + 1 tokens: its segments one after the other, each a slice of a shard's flat tokens. Shorter
 rows are padded by the reader. Every token is a target, except a row's first, and the first of a
-later segment that is not ``<|endoftext|>``: such a segment goes on in a document that the row does
-not hold, and nothing before it tells how. Schema metadata, each value JSON: format_version,
-context_tokens, num_rows, num_targets, num_padding. ``tasks.tokens.packing`` decides on the rows,
+later segment that is not ``<|endoftext|>``: such a segment continues a document whose beginning is
+not in the row. Schema metadata, each value JSON: format_version,
+context_tokens, num_rows, num_targets, num_padding. ``tasks.tokens.packing`` makes the rows,
 ``model.data.shards`` reads them.
 """
 
@@ -46,8 +46,8 @@ class Segments:
     """Training rows as slices of shards.
 
     Row ``r`` has segments ``row_offsets[r]`` up to, not including, ``row_offsets[r + 1]``.
-    ``num_masked_starts`` counts the segments, beside the first of a row, whose first token is no
-    target; which ones they are the tokens say.
+    ``num_masked_starts`` counts the segments, except the first of a row, whose first token is not a
+    target.
     """
 
     row_offsets: Int64Array
@@ -63,19 +63,19 @@ class Segments:
 
     @property
     def num_targets(self) -> int:
-        """Return the tokens predicted over all rows."""
+        """Return the number of targets."""
         return int(self.length.sum(dtype=np.int64)) - self.num_rows - self.num_masked_starts
 
     def num_padding(self, context_tokens: int) -> int:
-        """Return the tokens that readers pad rows of context + 1 tokens with."""
+        """Return the padding tokens of rows of context + 1 tokens."""
         return self.num_rows * context_tokens - self.num_targets
 
     def slices(self, rows: Int64Array, *, width: int) -> RowSlices:
-        """Return where the tokens of some rows come from and go to, without a loop over them.
+        """Return the source and destination of the tokens of some rows, vectorised.
 
         Args:
             rows: numbers of rows, in any order.
-            width: tokens from the beginning of one row to that of the next, where they go.
+            width: tokens per row in the destination.
         """
         first, counts = self.row_offsets[rows], self.row_offsets[rows + 1] - self.row_offsets[rows]
         row_ends = np.cumsum(counts)
@@ -99,7 +99,7 @@ class Segments:
 
 @dataclass(frozen=True, eq=False)
 class RowSlices:
-    """The segments of some rows, one after the other.
+    """The segments of some rows, concatenated.
 
     Args:
         shard: that a segment is a slice of, from ``start``, ``length`` tokens.
@@ -146,7 +146,7 @@ def open_rows(path: Path, *, context_tokens: int) -> Segments:
     """Map a row table into memory.
 
     Raises:
-        ArtifactError: the file is missing, cut short, or no row table of this format.
+        ArtifactError: the file is missing, truncated, or of another format.
         ConfigError: its rows were cut for another context.
     """
     batch, metadata = read_stream(path)
@@ -166,7 +166,7 @@ def open_rows(path: Path, *, context_tokens: int) -> Segments:
             expected=f"context_tokens={context_tokens}",
             found=f"context_tokens={found_context_tokens}",
             where=path,
-            fix="write the shards again with this context, or train with theirs",
+            fix="write the shards again with this context, or train with that of the shards",
         )
     segments = Segments(row_offsets=offsets.astype(np.int64), **fields)
     return replace(segments, num_masked_starts=segments.num_targets - num_targets)

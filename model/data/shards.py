@@ -5,15 +5,15 @@ one uncompressed record batch, so that it maps into memory without a copy and ``
 
     doc: int64                 which document: file index * 2**32 + row in that file
     tokens: list<uint16>       its ids, starting with <|endoftext|>
-    loss_mask: list<bool>      optional, chat only: the ids the model is to learn
+    loss_mask: list<bool>      optional, chat only: the targets of the loss
 
 Schema metadata, each value JSON: format_version, tokenizer_fingerprint, vocab_size, num_docs,
 num_tokens, split, seed, files (the names behind the file index).
 
-Training rows, which are slices of shards, have their table in ``model.data.rows``.
+``model.data.rows`` has the table of training rows, which are slices of shards.
 
-Files are written in place; fsync, renames and manifests belong to the artifact store. A flipped
-byte passes every check Arrow has, so a reader compares sha256s with ``manifest.json``.
+Files are written in place; fsync, renames and manifests belong to the artifact store. Arrow
+does not detect flipped bytes, so a reader compares sha256s with ``manifest.json``.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def split_identities(docs: Int64Array) -> tuple[Int64Array, Int64Array]:
 
 
 class ShardHeader(Config):
-    """What all documents of a shard have in common."""
+    """Metadata that all documents of a shard share."""
 
     tokenizer_fingerprint: str
     vocab_size: int
@@ -82,9 +82,9 @@ class ShardHeader(Config):
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """A mapped token shard. Every array is a read-only view of the file; nothing was copied.
+    """A memory-mapped token shard; every array is a read-only view of the file.
 
-    ``offsets`` has one entry more than there are documents: document ``i`` is
+    Document ``i`` is
     ``tokens[offsets[i]:offsets[i + 1]]``.
     """
 
@@ -131,12 +131,12 @@ def write_shard(
     header: ShardHeader,
     loss_mask: BoolArray | None = None,
 ) -> None:
-    """Write one token shard; ``tokens`` may be a memory map, it is never copied.
+    """Write one token shard; ``tokens`` may be a memory map, which is not copied.
 
     Args:
         docs: identity of each document.
         lengths: tokens of each document.
-        tokens: all documents one after the other.
+        tokens: all documents, concatenated.
         loss_mask: one entry per token.
 
     Raises:
@@ -171,7 +171,7 @@ def open_shard(path: Path, *, access: Access = "any") -> Shard:
         access: ``random`` where rows are read in a shuffled order.
 
     Raises:
-        ArtifactError: the file is missing, cut short, or no token shard of this format.
+        ArtifactError: the file is missing, truncated, or of another format.
     """
     batch, metadata = read_stream(path, access=access)
     header_fields = {name: metadata.get(name) for name in ShardHeader.model_fields}
@@ -190,7 +190,7 @@ def open_shard(path: Path, *, access: Access = "any") -> Shard:
     promised = (metadata.get("num_docs"), metadata.get("num_tokens"))
     if promised != (shard.num_docs, shard.num_tokens) or shard.offsets[-1] != shard.num_tokens:
         raise ArtifactError(
-            "a token shard contradicts its own header",
+            "a token shard contradicts its header",
             expected=f"{promised[0]} documents, {promised[1]} tokens",
             found=f"{shard.num_docs} documents, {shard.num_tokens} tokens",
             where=path,
@@ -203,10 +203,9 @@ def open_shard(path: Path, *, access: Access = "any") -> Shard:
 class RowBlock:
     """Training rows, padded to one length.
 
-    Shape: all ``[n, context + 1]``. ``mask`` is True where the token is a target: never a row's
-    first token, never padding, no document's token that nothing before it leads to, and only where
-    the loss mask says so if that was asked for. ``begins`` is True where a document, a piece of
-    one, or padding begins.
+    Shape: all ``[n, context + 1]``. ``mask`` is True for targets: never a row's first token, never
+    padding, never the first token of a continued document, and only where the loss mask is True if
+    ``loss_on`` is ``mask``. ``begins`` is True where a document, a piece of one, or padding begins.
     """
 
     ids: UInt16Array
@@ -215,9 +214,9 @@ class RowBlock:
 
     @property
     def documents(self) -> Int32Array:
-        """Return the number of the document in its row that each token belongs to.
+        """Return the index of each token's document in its row.
 
-        Pieces of one document count apart, and padding counts as one more.
+        Pieces of one document have indices of their own, and so has padding.
         """
         return np.cumsum(self.begins, axis=1, dtype=np.int32) - 1
 
@@ -225,16 +224,16 @@ class RowBlock:
 class ShardSet:
     """The rows of one directory of shards, by number, in any order.
 
-    Shards are mapped, and their bytes checked, when a row of them is first read.
+    Shards are mapped and verified when a row of them is first read.
 
     Args:
         directory: holds ``shard-*.arrow``, ``rows.arrow`` and, when stored, ``manifest.json``.
-        context_tokens: tokens per row, less one; must be what the rows were cut for.
+        context_tokens: tokens per row, less one; must be that of the rows.
         verify: compare each file's sha256 with the manifest, if there is one.
-        loss_on: ``mask`` makes only those tokens targets that the shards' loss mask marks.
+        loss_on: ``mask`` restricts targets to the shards' loss mask.
 
     Raises:
-        ArtifactError: a file is missing, broken, or does not belong with the others.
+        ArtifactError: a file is missing, broken, or does not match the others.
         TamperedArtifactError: the row table differs from the manifest.
         ConfigError: the rows were cut for another context.
     """
@@ -309,7 +308,7 @@ class ShardSet:
         return RowBlock(ids=ids, mask=mask, begins=begins)
 
     def _copy(self, slices: RowSlices, ids: UInt16Array) -> None:
-        """Copy tokens, one slice after the other: faster than a gather by index (measured)."""
+        """Copy tokens slice by slice, which is faster than a gather by index (measured)."""
         tokens = {number: self._shard(number).tokens for number in set(slices.shard.tolist())}
         flat = ids.reshape(-1)
         for number, start, length, place in slices:

@@ -1,12 +1,12 @@
-"""Causal self-attention by the fastest exact way the device has, and by documents where asked.
+"""Causal self-attention, optionally within documents, on the fastest exact backend.
 
-* CUDA: torch's SDPA, which picks flash attention; by documents, FlexAttention where the block is
-  compiled and SDPA with a mask where it is not.
+* CUDA: SDPA, which picks flash attention; within documents, FlexAttention if the block is compiled,
+  else SDPA with a mask.
 * CPU, training: ``blockwise``, below. CPU without gradients, or a short sequence: SDPA.
 
-By documents, a token sees itself and the tokens before it of its own document only. Positions stay
-the row's: rotary angles depend on distances alone, so a document is treated alike wherever it
-begins. ``model.network.gpt`` is the caller.
+Within documents, a token attends to itself and to earlier tokens of its own document. Positions are
+those of the row: attention only depends on distances between rotary angles, so the place of a
+document makes no difference. Called by ``model.network.gpt``.
 """
 
 # pyright: reportPrivateImportUsage=false
@@ -27,21 +27,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-Scope = Tensor | BlockMask | None  # what a token sees besides "not the future": see scope_of
+Scope = Tensor | BlockMask | None  # restriction beyond causality: see scope_of
 
 _Triple = tuple[Tensor, Tensor, Tensor]
 
 BLOCK_QUERIES = 256  # queries at once; on one core 128 was about as fast, 64 and 512 mostly slower
-SCORES_AT_ONCE = 2**20  # of a few heads: they stay in the cache
+SCORES_AT_ONCE = 2**20  # of a few heads, to fit into the cache
 
 
 def scope_of(documents: Int[Tensor, "B T"] | None, *, is_compiled: bool) -> Scope:
-    """Return what ``attend`` takes for rows of these documents, made once for all layers.
+    """Return the scope of rows of these documents, computed once for all layers.
 
     Args:
-        documents: for each token the index of its document in the row, never falling; ``None``
-            where all of a row is one.
-        is_compiled: whether ``attend`` will run inside a compiled function.
+        documents: for each token the index of its document in the row, non-decreasing;
+            ``None`` where a row is one document.
+        is_compiled: whether ``attend`` runs inside a compiled function.
     """
     if documents is None or documents.device.type != "cuda" or not is_compiled:
         return documents
@@ -51,7 +51,7 @@ def scope_of(documents: Int[Tensor, "B T"] | None, *, is_compiled: bool) -> Scop
 
 
 def same_document(documents: Int[Tensor, "B T"]) -> Callable[..., Tensor]:
-    """Return FlexAttention's rule of what a query sees; ``visible`` says the same as a tensor."""
+    """Return the mask function for FlexAttention; ``visible`` is the same as a tensor."""
 
     def sees(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query >= key) & (documents[row, query] == documents[row, key])
@@ -65,7 +65,7 @@ def attend(
     v: Float[Tensor, "B H T D"],
     scope: Scope,
 ) -> Float[Tensor, "B H T D"]:
-    """Return for each query the values it sees, weighted by the softmax of its scaled scores."""
+    """Return scaled dot-product attention of each query over the keys in scope."""
     if isinstance(scope, BlockMask):
         return flex_attention(q, k, v, block_mask=scope)  # pyright: ignore[reportReturnType]
     if q.device.type == "cpu" and torch.is_grad_enabled() and q.shape[2] >= BLOCK_QUERIES:
@@ -76,14 +76,14 @@ def attend(
 
 
 def visible(documents: Int[Tensor, "B T"]) -> Bool[Tensor, "B T T"]:
-    """Return which keys each query sees."""
+    """Return the attention mask: the keys visible to each query."""
     num_tokens = documents.shape[1]
     causal = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=documents.device).tril()
     return causal & (documents[:, :, None] == documents[:, None, :])
 
 
 def backend_name(device: torch.device, *, by_documents: bool, is_compiled: bool) -> str:
-    """Name what ``attend`` runs on in training, for the log."""
+    """Return the name of the attention backend in training, for the log."""
     if device.type == "cpu":
         return "blockwise"
     if by_documents:
@@ -103,10 +103,10 @@ def blockwise(
     v: Float[Tensor, "B H T D"],
     documents: Int[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "B H T D"]:
-    """Attend on a CPU in blocks of queries, each against the keys it may see.
+    """Compute attention on a CPU in blocks of queries, each against its visible keys.
 
-    Scores of one block and a few heads at a time stay in the cache; the probabilities are kept for
-    the backward pass. Scores and probabilities are rounded to the type of ``q``, sums are fp32.
+    Scores of one block and a few heads fit into the cache; the probabilities are kept for the
+    backward pass. Scores and probabilities are rounded to the type of ``q``, sums are fp32.
     In bf16, forward and backward took 0.5 to 0.6 of the time of torch 2.13's flash attention
     (one core of an EPYC with avx512_bf16, 1,024 tokens, heads of 64 and 128, 2026-11-22).
     """
@@ -118,14 +118,14 @@ def blockwise(
 
 @dataclass(frozen=True)
 class _Piece:
-    """A block of queries of a few heads of one row, and where its probabilities are kept."""
+    """A block of queries of a few heads of one row, and its stored probabilities."""
 
     queries: tuple[int, slice, slice]
     keys: tuple[int, slice, slice]
     kept: Float[Tensor, "heads queries keys"]
 
     def hide(self, scores: Float[Tensor, "heads queries keys"], documents: Tensor | None) -> None:
-        """Set the scores of what the queries may not see to minus infinity, in place."""
+        """Set the scores of keys that are not visible to minus infinity, in place."""
         row, _, queries = self.queries
         keys = self.keys[2]
         size = queries.stop - queries.start
@@ -137,14 +137,14 @@ class _Piece:
 
 @functools.cache
 def _future(size: int, dtype: torch.dtype) -> Float[Tensor, "size size"]:
-    """Return what hides later keys when added to scores: a sum takes a fifth of a masked fill."""
+    """Return the additive causal mask: a sum takes a fifth of the time of a masked fill."""
     return torch.full((size, size), -torch.inf, dtype=dtype).triu(1)
 
 
 def _pieces(q: Tensor, kept: Tensor, documents: Tensor | None) -> Iterator[_Piece]:
     """Yield the pieces of all rows, always in the same order.
 
-    Keys begin with the document of the block's first query: none sees further back.
+    Keys start at the document of the block's first query.
     """
     num_rows, num_heads, num_tokens, _ = q.shape
     num_used = 0
@@ -167,7 +167,7 @@ def _pieces(q: Tensor, kept: Tensor, documents: Tensor | None) -> Iterator[_Piec
 
 
 def _num_kept(q: Tensor) -> int:
-    """Return how many probabilities all pieces have when nothing but the future is hidden."""
+    """Return the number of probabilities of all pieces under the causal mask alone."""
     num_rows, num_heads, num_tokens, _ = q.shape
     blocks = range(0, num_tokens, BLOCK_QUERIES)
     ends = [min(start + BLOCK_QUERIES, num_tokens) for start in blocks]
@@ -177,7 +177,7 @@ def _num_kept(q: Tensor) -> int:
 
 @torch.library.custom_op("llm_from_scratch::blockwise_attention", mutates_args=())
 def _blockwise(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the gathered values, and the probabilities of all pieces one after the other."""
+    """Return the attention output, and the probabilities of all pieces, concatenated."""
     gathered = torch.empty_like(q)
     kept = q.new_zeros(_num_kept(q)) if documents is not None else q.new_empty(_num_kept(q))
     for piece in _pieces(q, kept, documents):
@@ -217,7 +217,7 @@ def _(_gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, *_others: Tensor | Non
 
 
 class _Blockwise(torch.autograd.Function):
-    """Ties the two operators together; compilers take each as it is."""
+    """Autograd function of the two operators, which are opaque to compilers."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:

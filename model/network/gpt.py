@@ -3,7 +3,7 @@
 * pre-norm blocks, RMSNorm with a weight
 * multi-head attention, causal, with rotary positions and per-head RMSNorm of queries and keys
 * SwiGLU feed-forward
-* no biases, no dropout; the head shares the embedding table or has its own
+* no biases, no dropout; the head is tied to the embedding or has its own weights
 
 Parameters carry the names Hugging Face gives them, so that a finished model loads in stock
 runtimes with equal logits. See ``model.network.losses`` for the loss, ``model.optim.optimizer``,
@@ -26,7 +26,7 @@ from model.core.errors import ConfigError
 from model.network.attention import Scope, attend, scope_of
 
 TIED_EMBEDDING_STD = 0.02  # Qwen3's initializer_range (its public config.json); also GPT-2's
-EMBEDDING_STD = 1.0  # unit scale, like what blocks add: docs/decisions/011-small-sizes-untied.md
+EMBEDDING_STD = 1.0  # that of block outputs: docs/decisions/011-small-sizes-untied.md
 
 RunBlock = Callable[..., Tensor]
 ScoreChunk = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -96,7 +96,7 @@ class Attention(nn.Module):
         sine: Float[Tensor, "T D"],
         scope: Scope = None,
     ) -> Float[Tensor, "B T C"]:
-        """Return what each position gathers from itself and the positions before it."""
+        """Return the attention output of each position."""
         q = rotate(self.q_norm(self._heads(self.q_proj(x))), cosine, sine)
         k = rotate(self.k_norm(self._heads(self.k_proj(x))), cosine, sine)
         v = self._heads(self.v_proj(x))
@@ -117,12 +117,12 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
-        """Return each position's transform."""
+        """Return the output of each position."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Block(nn.Module):
-    """Attention, then MLP, each added to the stream it read through a norm."""
+    """Attention, then MLP, each pre-normed and added to the residual stream."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -139,13 +139,13 @@ class Block(nn.Module):
         sine: Float[Tensor, "T D"],
         scope: Scope = None,
     ) -> Float[Tensor, "B T C"]:
-        """Return the stream after this block; ``scope`` as in ``attention.attend``."""
+        """Return the residual stream after this block; ``scope`` as in ``attention.attend``."""
         x = x + self.self_attn(self.input_layernorm(x), cosine, sine, scope)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Backbone(nn.Module):
-    """Embedding, blocks and the last norm: everything but the head."""
+    """Embedding, blocks and final norm: everything but the head."""
 
     cosine: Tensor
     sine: Tensor
@@ -167,7 +167,7 @@ class Backbone(nn.Module):
     def forward(
         self, ids: Int[Tensor, "B T"], documents: Int[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B T C"]:
-        """Return the normed stream of each position."""
+        """Return the normed residual stream of each position."""
         num_positions = ids.shape[1]
         if num_positions > self.cosine.shape[0]:
             raise ConfigError(
@@ -205,7 +205,7 @@ class GPT(nn.Module):
 
     @property
     def head_weight(self) -> Float[Tensor, "V C"]:
-        """The matrix that turns hidden states into logits: the embedding table when tied."""
+        """The matrix that maps hidden states to logits: the embedding when tied."""
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def hidden(
@@ -214,8 +214,8 @@ class GPT(nn.Module):
         """Return the normed hidden state of each position, before the head.
 
         Args:
-            documents: for each token the index of its document in the row; where given, a token
-                sees its own document only.
+            documents: for each token the index of its document in the row; where given, attention
+                stays within documents.
         """
         return self.model(ids, documents)
 
@@ -231,27 +231,27 @@ class GPT(nn.Module):
     def init_weights(self, seed: int) -> None:
         """Set every parameter from ``seed`` alone, the same on every machine.
 
-        Matrices that read the stream are normal with standard deviation width^-0.5, so that their
-        outputs start at unit scale; those that write to it are zero, so that every block starts as
-        the identity. An own head starts at zero: the first loss is exactly ln(vocabulary); only a
-        table that is the head, too, has to be small.
+        Input projections of the residual stream are normal with standard deviation width^-0.5, so
+        that their outputs start at unit scale; output projections are zero, so that every block
+        starts as the identity. An untied head starts at zero: the first loss is exactly
+        ln(vocabulary); only a tied embedding has to be small.
         Source: nanochat ``gpt.py`` (zero output projections); modded-nanogpt record 5 (zero head).
         """
         generator = torch.Generator().manual_seed(seed)
-        table_std = TIED_EMBEDDING_STD if self.architecture.tied else EMBEDDING_STD
+        embedding_std = TIED_EMBEDDING_STD if self.architecture.tied else EMBEDDING_STD
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
                 value = torch.ones(parameter.shape)
             elif name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
                 value = torch.zeros(parameter.shape)
             else:
-                is_table = name.endswith("embed_tokens.weight")
-                std = table_std if is_table else self.architecture.width**-0.5
+                is_embedding = name.endswith("embed_tokens.weight")
+                std = embedding_std if is_embedding else self.architecture.width**-0.5
                 value = torch.randn(parameter.shape, generator=generator) * std
             parameter.copy_(value)
 
     def num_params(self) -> int:
-        """Count all parameters; a tied table counts once."""
+        """Count all parameters; a tied embedding counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def flops_per_token(self) -> int:

@@ -34,8 +34,8 @@ def next_token_loss(
 
     Args:
         ids: rows of context + 1 tokens; inputs are all but the last, targets all but the first.
-        mask: true where a token counts as a target; its first column is not looked at.
-        documents: as for ``GPT.hidden``; its last column is not looked at.
+        mask: loss mask, true for targets; its first column is not used.
+        documents: as for ``GPT.hidden``; its last column is not used.
 
     Returns:
         Units: nats, fp32, a sum: divide by ``mask[:, 1:].sum()`` for a mean.

@@ -1,9 +1,8 @@
-"""Muon: momentum whose direction, for a matrix, is orthogonalised before it is applied.
+"""Muon: momentum with an orthogonalised update for matrices.
 
-A step takes all matrices of one shape as a stack. Every process keeps all momentum, so that any one
-can write a checkpoint; the orthogonalisation, which is nearly all of the work, is spread: each
-process takes a slice of the stack, and the results are gathered. Called by
-``model.optim.optimizer``.
+A step takes all matrices of one shape as a stack. Every process holds all momentum, so that any can
+write a checkpoint; the orthogonalisation, nearly all of the work, is sharded: each process takes a
+slice of the stack, and the results are gathered. Called by ``model.optim.optimizer``.
 
 Source: Keller Jordan, "Muon: an optimizer for hidden layers in neural networks", 2024.
 """
@@ -20,7 +19,7 @@ from torch import Tensor
 from model.optim.parameter_stacks import ParameterStack
 from model.runtime.distributed import DistributedContext
 
-# An iteration maps a singular value s to a s + b s^3 + c s^5. Source: as above.
+# Newton–Schulz iteration: singular value s -> a s + b s^3 + c s^5. Source: as above.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NUM_ITERATIONS = 5
 SMALLEST_NORM = 1e-7  # a gradient of zero stays zero
@@ -29,15 +28,15 @@ SMALLEST_NORM = 1e-7  # a gradient of zero stays zero
 def orthogonalise(
     matrices: Float[Tensor, "N R C"], *, dtype: torch.dtype
 ) -> Float[Tensor, "N R C"]:
-    """Return nearly U V^T of each matrix U S V^T: all singular values come to lie around one.
+    """Return about U V^T of each matrix U S V^T: all singular values are close to one.
 
     Args:
-        dtype: what the products are computed in, and the type of the result.
+        dtype: of the matrix products and of the result.
     """
     norms = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True)
     x = (matrices / norms.clamp(min=SMALLEST_NORM)).to(dtype)
     is_tall = x.shape[1] > x.shape[2]
-    if is_tall:  # the product of the shorter side with itself is the smaller one
+    if is_tall:  # the Gram matrix of the shorter side is smaller
         x = x.mT.contiguous()
     a, b, c = COEFFICIENTS
     for _ in range(NUM_ITERATIONS):
@@ -57,7 +56,7 @@ def momentum_at(
 
 @dataclass(frozen=True)
 class MuonStep:
-    """A step of one stack that has begun: its directions may still travel between processes."""
+    """A step of one stack in progress: its updates may still be gathered."""
 
     stack: ParameterStack
     directions: Float[Tensor, "M R C"]  # at least as many as the stack has matrices
@@ -67,7 +66,7 @@ class MuonStep:
     def begin(
         cls, stack: ParameterStack, *, dtype: torch.dtype, distributed: DistributedContext
     ) -> MuonStep:
-        """Move the momentum, and send this process's share of the directions on its way."""
+        """Update the momentum, and start to gather this process's share of the updates."""
         for parameter, state in zip(stack.parameters, stack.states, strict=True):
             if not state:
                 state["num_steps"] = parameter.new_zeros(())
@@ -80,15 +79,15 @@ class MuonStep:
             warmup_steps=group["momentum_warmup_steps"],
         ).view(-1, 1, 1)
         buffer = gradients.lerp(stack.state("momentum"), momentum)
-        ahead = gradients.lerp_(buffer, momentum)  # Nesterov's look one step ahead
+        ahead = gradients.lerp_(buffer, momentum)  # Nesterov momentum
         stack.set_state("num_steps", num_steps + 1)
         stack.set_state("momentum", buffer)
         if distributed.size == 1:
             return cls(stack, orthogonalise(ahead, dtype=dtype), None)
-        return cls(stack, *_share_out(ahead, dtype=dtype, distributed=distributed))
+        return cls(stack, *_orthogonalise_sharded(ahead, dtype=dtype, distributed=distributed))
 
     def finish(self) -> None:
-        """Await the directions and apply them, scaled by the shape of the matrices."""
+        """Wait for the updates and apply them, scaled by the shape of the matrices."""
         if self.work is not None:
             self.work.wait()
         stack, rate = self.stack, self.stack.group["lr"]
@@ -99,10 +98,10 @@ class MuonStep:
         stack.set_values(values.add_(directions, alpha=-size))
 
 
-def _share_out(
+def _orthogonalise_sharded(
     matrices: Float[Tensor, "N R C"], *, dtype: torch.dtype, distributed: DistributedContext
 ) -> tuple[Float[Tensor, "M R C"], dist.Work | None]:
-    """Orthogonalise this process's slice and begin to gather all; M is a multiple of processes."""
+    """Orthogonalise this process's slice and start to gather all; M is a multiple of processes."""
     per_process = -(-len(matrices) // distributed.size)
     own = matrices[distributed.rank * per_process : (distributed.rank + 1) * per_process]
     share = matrices.new_zeros((per_process, *matrices.shape[1:]), dtype=dtype)

@@ -1,7 +1,7 @@
 """The optimizer of a whole model, its learning rate and its gradient clipping.
 
-Muon moves the block matrices, AdamW the embedding table, the head and the norms. The learning rate
-is a pure function of the step, so that resuming needs no scheduler state.
+Muon updates the block matrices, AdamW the embedding, the head and the norms. The learning rate is a
+pure function of the step, so that resuming needs no scheduler state.
 """
 
 # pyright: reportPrivateImportUsage=false
@@ -23,12 +23,13 @@ from model.optim.parameter_stacks import ParameterStack, stacks_of
 from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import compute_dtype
 
-# Of a model, in the order of the groups: block matrices that read the stream or write to it first.
+# Stored names of the parameter groups, in their order: input projections of the residual stream,
+# output projections, embedding, untied head, norm weights.
 PARTS = ("matrix", "writer", "embedding", "head", "norm")
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Give every parameter group this share of its own peak learning rate."""
+    """Set the learning rate of every parameter group to this share of its peak."""
     for group in optimizer.param_groups:
         group["lr"] = factor * group["peak_learning_rate"]
 
@@ -37,7 +38,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float) -> Float[Tensor, ""]:
     """Scale all gradients down together to a global norm of ``max_norm``; return the norm before.
 
-    A non-finite norm is returned as it is, with the gradients spoilt: do not step on them.
+    With a non-finite norm the gradients are invalid: do not step on them.
     """
     gradients = [item.grad for item in parameters if item.grad is not None]
     if not gradients:
@@ -64,10 +65,11 @@ def build_optimizer(model: GPT, config: TrainConfig, distributed: DistributedCon
 
 
 def _groups(model: GPT, settings: Hyperparameters, config: TrainConfig) -> list[dict[str, Any]]:
-    """Return the parameter groups; an embedding table that is the head, too, is no head.
+    """Return the parameter groups; a tied embedding has no head group.
 
-    Such a table starts the stream at a small scale. Muon's steps have the same size whatever the
-    gradient's, so matrices that write to the stream move by that scale, or they would drown it.
+    A tied embedding starts the residual stream at a small scale. Muon's steps do not depend on the
+    size of gradients, so the rate of output projections is scaled likewise, or their outputs would
+    dominate the stream.
     """
     parts: dict[str, list[nn.Parameter]] = {name: [] for name in PARTS}
     for name, parameter in model.named_parameters():
@@ -109,14 +111,14 @@ def _part(name: str, parameter: nn.Parameter) -> str:
 class Optimizer(torch.optim.Optimizer):
     """Muon or AdamW for each group of parameters, as one optimizer with one state.
 
-    A group with ``momentum`` has Muon, one with ``betas`` AdamW. The state is the same in all
-    processes. A parameter without a gradient is left alone.
+    A group with ``momentum`` uses Muon, one with ``betas`` AdamW. The state is the same in all
+    processes. Parameters without a gradient are skipped.
 
     Args:
-        groups: each has ``params``, ``peak_learning_rate``, ``weight_decay`` and the settings of
-            its algorithm, as ``build_optimizer`` gives them.
+        groups: each with ``params``, ``peak_learning_rate``, ``weight_decay`` and the settings of
+            its algorithm, as ``build_optimizer`` makes them.
         distributed: the processes that share Muon's work.
-        dtype: what Muon's products are computed in.
+        dtype: of Muon's matrix products.
     """
 
     def __init__(
@@ -154,7 +156,7 @@ class Optimizer(torch.optim.Optimizer):
     def update(self, factor: Float[Tensor, ""]) -> None:
         """Update every parameter that has a gradient, if ``factor`` is 1; do nothing if it is 0.
 
-        Nothing waits for the device. Muon's directions travel while AdamW computes.
+        Does not synchronise with the device. Muon's updates are gathered while AdamW computes.
         """
         applies = factor > 0
         stacks = [

@@ -1,9 +1,9 @@
-"""Parameters of one shape, their gradients and their state, each as one tensor.
+"""Stacks of parameters of one shape, with gradients and optimizer state, each as one tensor.
 
-An optimizer works on a stack as on a single parameter, so that a step takes few, large operations.
-Whether a step applies is a number on the device: the new values are made either way and then taken
-or left, element by element, so that nobody waits for that number and a step that is left out leaves
-every bit as it was, whatever the gradients hold.
+An optimizer treats a stack as a single parameter, so that a step takes few, large operations.
+Whether a step applies is a number on the device: new values are always computed, then selected
+element by element. So nothing synchronises, and a skipped step leaves every bit unchanged, whatever
+the gradients hold.
 """
 
 # pyright: reportPrivateImportUsage=false
@@ -26,7 +26,7 @@ class ParameterStack:
 
     Args:
         group: the optimizer's parameter group they belong to.
-        applies: whether the step counts.
+        applies: whether the step is applied.
     """
 
     parameters: list[nn.Parameter]
@@ -47,11 +47,11 @@ class ParameterStack:
         return torch.stack([state[name] for state in self.states])
 
     def set_values(self, values: Float[Tensor, "N ..."]) -> None:
-        """Give the parameters new values, if the step applies."""
+        """Set the parameters, if the step applies."""
         self._put(list(self.parameters), values)
 
     def set_state(self, name: str, values: Float[Tensor, "N ..."]) -> None:
-        """Give one part of the state new values, if the step applies."""
+        """Set one part of the state, if the step applies."""
         self._put([state[name] for state in self.states], values)
 
     def _put(self, targets: list[Tensor], values: Float[Tensor, "N ..."]) -> None:

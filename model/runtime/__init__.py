@@ -1,1 +1,1 @@
-"""The machine and the other processes: ranks, devices, memory, signals."""
+"""Runtime of a process: ranks, devices, memory, signals, child processes."""

@@ -30,7 +30,7 @@ def run_child(config_path: Path, make: Callable[[Path], None]) -> int:
     try:
         make(config_path)
     except LLMError as error:
-        logger.error("%s", error)  # noqa: TRY400 - the message says all; a traceback would hide it
+        logger.error("%s", error)  # noqa: TRY400 - a traceback would hide the message
         text = ChildResult(error=ErrorReport.of(error)).model_dump_json(indent=1)
         if config_path.parent.is_dir():
             write_synced(config_path.parent / RESULT_NAME, text.encode())
@@ -39,14 +39,14 @@ def run_child(config_path: Path, make: Callable[[Path], None]) -> int:
 
 
 def make_artifact(run: ArtifactRun, body: Callable[[Work], None]) -> None:
-    """Make the artifact of a run in the store, unless it is there."""
+    """Make the artifact of a run in the store, unless it exists."""
 
     def logged(work: Work) -> None:
         work.logs |= {CONFIG_NAME, RESULT_NAME}
         (work.path / RESULT_NAME).unlink(missing_ok=True)  # an earlier attempt's failure
         body(work)
 
-    # The work directory is kept: it holds the config. Every file of the body is written again.
+    # The work directory is kept, as it holds the config; the body writes every file again.
     ArtifactStore(Path(run.data_root)).build(run.derivation, logged, resume=True)
 
 
@@ -54,7 +54,7 @@ def verify_inputs(run: ArtifactRun) -> None:
     """Read every content file of a run's inputs and compare it with its manifest.
 
     Raises:
-        ArtifactError: an input is gone, or a file of it is, or has another size.
+        ArtifactError: an input, or a file of it, is missing or has another size.
         TamperedArtifactError: a file has another sha256.
     """
     store = ArtifactStore(Path(run.data_root))

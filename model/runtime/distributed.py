@@ -1,4 +1,4 @@
-"""This process among the others: ranks, device, agreement, signals.
+"""Distributed training: rank and device of a process, collectives, stop signals.
 
 Started by torchrun, a process reads its rank from the environment; started alone, it is rank 0 of
 1 and has no process group. Rank 0 decides whether there is anything to train, which may take as
@@ -6,9 +6,9 @@ long as another run holds the artifact's lock: the others wait for its decision 
 store, and only then the process group is made. So no collective is under way while rank 0 waits,
 and collective time-outs stay short enough to notice a dead peer.
 
-When a process dies, torchrun ends the others and starts all again, each attempt in this same way.
-What an attempt said at the store must not be heard by the next: either rank 0 keeps the store, and
-it dies with rank 0, or torchrun's agent does, and each attempt has its own names there.
+When a process dies, torchrun restarts all of them. An attempt must not read the store entries of
+the previous one: either rank 0 holds the store, which ends with it, or torchrun's agent does, and
+each attempt prefixes its keys.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from model.core.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=15)  # longer than any checkpoint rank 0 writes alone
-DECISION_TIMEOUT = timedelta(days=30)  # as long as another run may take to make the same artifact
+DECISION_TIMEOUT = timedelta(days=30)  # another run may be making the same artifact
 DECISION_KEY = "decision"
 HEARD_KEY = "heard"
 CPU = torch.device("cpu")
@@ -51,8 +51,8 @@ class DistributedContext:
     local_rank: int = 0
     local_size: int = 1
     device: torch.device = CPU
-    launch: str | None = None  # torchrun's id; the same in all attempts of one launch
-    num_restarts_left: int = 0  # how often torchrun would still start all processes again
+    launch: str | None = None  # torchrun's id, the same in all attempts
+    num_restarts_left: int = 0  # by torchrun, of all processes
 
     @classmethod
     def from_environment(cls) -> DistributedContext:
@@ -99,19 +99,19 @@ class DistributedContext:
         return store
 
     def meet(self) -> None:
-        """Find the others at the store, which rank 0 may be the one to open."""
+        """Connect to the rendezvous store, which rank 0 may open."""
         if self.size > 1:
             _ = self._store
 
     def announce(self, decision: str) -> None:
-        """Tell the other processes what rank 0 decided, and stay until they have heard."""
+        """Send rank 0's decision to the other processes, and wait until they have received it."""
         if self.size > 1:
             self._store.set(DECISION_KEY, decision)
             others = [f"{HEARD_KEY}-{rank}" for rank in range(1, self.size)]
             self._store.wait(others, COLLECTIVE_TIMEOUT)
 
     def await_decision(self) -> str:
-        """Return what rank 0 decided, however long that takes."""
+        """Wait for rank 0's decision and return it."""
         self._store.wait([DECISION_KEY], DECISION_TIMEOUT)
         decision = self._store.get(DECISION_KEY).decode()
         self._store.set(f"{HEARD_KEY}-{self.rank}", "")
@@ -119,7 +119,7 @@ class DistributedContext:
 
     @contextlib.contextmanager
     def process_group(self) -> Iterator[None]:
-        """Connect the processes; not taken down after an error, when peers may be gone."""
+        """Create the process group; after an error, when peers may be gone, it is not destroyed."""
         self.require_devices()
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
@@ -134,15 +134,15 @@ class DistributedContext:
             timeout=COLLECTIVE_TIMEOUT,
         )
         yield
-        self.sum(0)  # nobody leaves while others still talk
+        self.sum(0)  # a barrier: no rank leaves while others communicate
         dist.destroy_process_group()
 
     def leave(self, exit_status: int) -> None:
-        """End this process; one of several does so without the interpreter's own end.
+        """Exit; one of several processes skips the interpreter's finalisation.
 
-        DDP keeps gloo's threads beyond ``destroy_process_group``, and one of them that gives up its
-        last tensor while the interpreter ends aborts the process (torch 2.13). The error would be
-        one process's after all work is done, and torchrun would fail the training for it.
+        DDP keeps gloo's threads beyond ``destroy_process_group``, and one that frees its last
+        tensor during finalisation aborts the process (torch 2.13): torchrun would fail a finished
+        training.
         """
         if self.size == 1:
             sys.exit(exit_status)
@@ -160,23 +160,23 @@ class DistributedContext:
             module,
             device_ids=ids,
             gradient_as_bucket_view=True,
-            broadcast_buffers=False,  # rotary tables: the same everywhere from the start
+            broadcast_buffers=False,  # rotary angles are equal on every rank
         )
 
     def sum_tensor(self, tensor: Tensor) -> Tensor:
-        """Sum a tensor over processes, in place, where it is: nothing waits for the device."""
+        """Sum a tensor over processes, in place, without synchronising with the device."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def sum(self, value: int) -> int:
-        """Sum a whole number over processes, on the CPU: the device is not waited for."""
+        """Sum an integer over processes, on the CPU, without synchronising with the device."""
         if self.size == 1:
             return value
         return int(self.sum_tensor(torch.tensor(value, dtype=torch.int64)).item())
 
     def any(self, flag: bool) -> bool:
-        """Say whether the flag is set in any process; the same answer in all of them."""
+        """Return whether the flag is set in any process."""
         return self.sum(int(flag)) > 0
 
     def from_main(self, value: int | None) -> int:
@@ -185,12 +185,12 @@ class DistributedContext:
 
 
 def _attempt() -> int:
-    """Return how often torchrun's agent here has started its processes again."""
+    """Return the number of restarts by torchrun's agent."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 class StopRequest:
-    """Remembers SIGTERM and SIGINT instead of dying from them.
+    """Records SIGTERM and SIGINT instead of dying from them.
 
     The loop asks ``is_set`` at step boundaries, where it can save before it stops. As a context, it
     gives the signals back at its end.
@@ -204,7 +204,7 @@ class StopRequest:
         return self
 
     def listen(self) -> None:
-        """Take the two signals from here to the end of the block; for the main thread only."""
+        """Handle the two signals until the end of the block; for the main thread only."""
         for kind in (signal.SIGTERM, signal.SIGINT):
             self._before[kind] = signal.signal(kind, self._note)
 

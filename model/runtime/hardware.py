@@ -1,4 +1,4 @@
-"""What the machine offers training: threads, precision, memory, speed."""
+"""Hardware settings of training: threads, precision, memory, garbage collection, throughput."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PEAK_TFLOPS = {
 
 
 def peak_flops_per_second(device_name: str) -> float | None:
-    """Return a GPU's dense bf16 peak, or ``None`` for hardware that is not in the table.
+    """Return a GPU's dense bf16 peak, or ``None`` for unknown hardware.
 
     Example:
         >>> peak_flops_per_second("NVIDIA H100 80GB HBM3")
@@ -49,10 +49,10 @@ def device_name(device: torch.device) -> str:
 
 
 def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return the type that matrix products run in.
+    """Return the dtype of matrix products.
 
     Raises:
-        ConfigError: bfloat16 is asked for and the GPU lacks it.
+        ConfigError: bfloat16 is requested and the GPU lacks it.
     """
     if precision == "float32":
         return torch.float32
@@ -72,7 +72,7 @@ def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def _multiplies_bfloat16() -> bool:
-    """Say whether this CPU has instructions for it; without them it is many times slower.
+    """Return whether this CPU has bfloat16 instructions; without them it is many times slower.
 
     With them a step takes 0.84 (1m) and 0.62 (10m) of its fp32 CPU time: EPYC with avx512_bf16,
     torch 2.13, one thread, 2026-11-22.
@@ -82,9 +82,9 @@ def _multiplies_bfloat16() -> bool:
 
 
 def share_threads(distributed: DistributedContext) -> int:
-    """Give torch this process's share of the cores it may run on, and return how many.
+    """Set torch's threads to this process's share of the usable cores, and return their number.
 
-    A lone process keeps to ``OMP_NUM_THREADS`` if that is set; torchrun sets it to 1 by itself.
+    A lone process respects ``OMP_NUM_THREADS``; torchrun sets it to 1 itself.
     """
     wanted = os.environ.get("OMP_NUM_THREADS", "") if distributed.local_size == 1 else ""
     num_threads = int(wanted) if wanted.isdigit() else num_cores() // distributed.local_size
@@ -93,10 +93,10 @@ def share_threads(distributed: DistributedContext) -> int:
 
 
 def prepare_memory(device: torch.device) -> None:
-    """Set how memory for tensors is had and kept; to be called before the first one on a GPU.
+    """Configure the allocators; call it before the first tensor on a GPU.
 
-    CUDA gets segments that grow, so that odd sizes leave no holes, unless the environment has an
-    opinion of its own. (Not run: no GPU was at hand.)
+    CUDA gets expandable segments, which avoid fragmentation, unless the environment configures its
+    allocator. Their effect has not been measured on a GPU.
     """
     if device.type == "cpu":
         keep_freed_memory()
@@ -105,10 +105,10 @@ def prepare_memory(device: torch.device) -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep freed memory for the next tensor, and say whether it does.
+    """Configure glibc to keep freed memory for the next tensor; return whether it does.
 
-    By default glibc gives every large block back to the kernel, and each tensor of some megabytes
-    pays for fresh pages: a bf16 product of [2048, 384] and [384, 1152] took 1.27 times as long
+    By default glibc returns every large block to the kernel, so that each tensor of some megabytes
+    faults in new pages: a bf16 product of [2048, 384] and [384, 1152] took 1.27 times as long
     (EPYC, torch 2.13, one thread, 2026-11-22). Only glibc on Linux has the call.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
@@ -118,11 +118,11 @@ def keep_freed_memory() -> bool:
 
 
 @contextlib.contextmanager
-def collecting_by_hand() -> Iterator[None]:
-    """Keep Python's garbage collector from running until someone calls ``gc.collect``.
+def manual_garbage_collection() -> Iterator[None]:
+    """Disable automatic garbage collection; ``gc.collect`` still works.
 
-    What lives by now is set apart and not looked at again. A collection in the midst of a step
-    holds up all processes of a training, and they collect one after the other.
+    Existing objects are frozen. A collection within a step of one process delays all processes of a
+    training, and each collects at another time.
     """
     was_enabled = gc.isenabled()
     gc.collect()
@@ -137,17 +137,17 @@ def collecting_by_hand() -> Iterator[None]:
 
 
 class ThroughputMeter:
-    """Tokens per second of training alone: saving and validating stop the clock."""
+    """Tokens per second of training, without checkpoints and validation."""
 
     def __init__(self) -> None:
         self.restart(0)
 
     def restart(self, tokens: int) -> None:
-        """Measure from here."""
+        """Start measuring from here."""
         self._tokens, self._time = tokens, time.perf_counter()
 
     def lap(self, tokens: int) -> float:
-        """Return the speed since the last lap or restart, and measure from here."""
+        """Return the throughput since the last lap or restart, and start again."""
         num_tokens, seconds = tokens - self._tokens, time.perf_counter() - self._time
         self.restart(tokens)
         return num_tokens / seconds

@@ -1,8 +1,8 @@
-"""The one chat template: ChatML after a leading end-of-text token.
+"""Chat template: ChatML after a leading end-of-text token.
 
-The same conversation is rendered by two definitions that a test keeps equal: ``CHAT_TEMPLATE``, the
+It has two definitions, which a test keeps equal: ``CHAT_TEMPLATE``, the
 Jinja text shipped in the tokenizer files for other runtimes, and ``render``, plain Python for ours.
-A rendered conversation is a string; this module encodes nothing.
+Nothing is encoded here.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from model.core.config import Config
 from model.core.errors import SourceRecordError
 from model.text.tokenizer import END_OF_TEXT, IM_END, IM_START
 
-# The generation block is transformers' mark of what the model is to learn: the assistant's words
-# and the token that ends its turn. Every tag strips its own white space, so the text is the same
-# whatever a runtime sets trim_blocks and lstrip_blocks to.
+# transformers derives the loss mask from the generation block: the assistant's words and the token
+# that ends its turn. Every tag strips its own white space, so the text does not depend on a
+# runtime's trim_blocks and lstrip_blocks.
 CHAT_TEMPLATE: Final = (
     f"{{{{- '{END_OF_TEXT}' }}}}"
     "{%- for message in messages %}"
@@ -35,8 +35,8 @@ CHAT_TEMPLATE: Final = (
 class Message(Config):
     """One turn of a conversation."""
 
-    role: Literal["system", "user", "assistant"] = Field(description="who speaks")
-    content: str = Field(min_length=1, description="what is said, taken as it is")
+    role: Literal["system", "user", "assistant"] = Field(description="author of the message")
+    content: str = Field(min_length=1, description="text of the message, taken literally")
 
 
 def read_messages(records: Iterable[Mapping[str, object]], *, where: object) -> tuple[Message, ...]:
@@ -60,10 +60,10 @@ def read_messages(records: Iterable[Mapping[str, object]], *, where: object) -> 
 
 
 def render(messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-    r"""Return a conversation as the text a model reads.
+    r"""Return the text of a conversation.
 
     Args:
-        add_generation_prompt: end with the opening of an assistant's turn.
+        add_generation_prompt: end with the header of an assistant's turn.
 
     Example:
         >>> render([Message(role="user", content="Hi")], add_generation_prompt=True)

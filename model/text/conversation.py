@@ -1,7 +1,7 @@
-"""A conversation as ids, and what is left out of it when it outgrows the model's context.
+"""Encoding of conversations: prompts, SFT examples, and fitting into the context.
 
-``model.text.chat_template`` owns the template. Here its special tokens become their ids and all
-else is encoded as data, so that no message can end its own turn by spelling a special token.
+``model.text.chat_template`` owns the template. Here its special tokens become ids and all other
+text is encoded as data, so that no message can end its turn by spelling a special token.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from model.text.chat_template import Message
 from model.text.tokenizer import IM_END, IM_START, Tokenizer
 
 _ANSWER_HEADER = "assistant\n"
-ANSWER_SHARE = 4  # an answer is left at least this fraction (1/4) of the context, if it asks for it
+ANSWER_SHARE = 4  # at most 1/4 of the context is reserved for an answer
 
 
 @dataclass(frozen=True)
 class FittedPrompt:
-    """What a model is given to read."""
+    """The ids of a prompt that fits into the context."""
 
     ids: list[int]
     num_dropped: int  # messages, or tokens of raw text, that were left out
@@ -42,7 +42,7 @@ def _turn_ids(message: Message, tokenizer: Tokenizer) -> list[int]:
 
 
 def turn_text(message: Message) -> str:
-    """Return what stands between the special tokens of a turn; it is encoded in one piece."""
+    """Return the text between the special tokens of a turn, which is encoded as one string."""
     return f"{message.role}\n{message.content}"
 
 
@@ -53,7 +53,7 @@ class SFTExample:
     Args:
         ids: of ``model.text.chat_template.render(messages, add_generation_prompt=False)``.
         mask: true on the targets of the loss: the assistant's words and the end of its turn.
-        answer_ends: how many ids there are up to the end of each of the assistant's turns.
+        answer_ends: number of ids up to the end of each of the assistant's turns.
     """
 
     ids: npt.NDArray[np.uint16]
@@ -67,7 +67,7 @@ class SFTExample:
         return SFTExample(self.ids, mask, self.answer_ends)
 
     def fitted(self, num_ids: int) -> SFTExample | None:
-        """Return the longest beginning of whole turns, the assistant's last, that fits, if any."""
+        """Return the longest prefix of turns, ending with the assistant's, that fits, if any."""
         fitting = [end for end in self.answer_ends if end <= num_ids]
         if not fitting:
             return None
@@ -110,7 +110,7 @@ class ChatEncoder:
         return SFTExample(ids, mask, tuple(answer_ends))
 
     def _num_header_ids(self, words: npt.NDArray[np.uint16]) -> int:
-        """Count the ids before an answer; one that holds its first byte is part of the answer."""
+        """Count the ids before an answer; an id with its first byte belongs to the answer."""
         if words[: len(self._header)].tolist() == self._header:
             return len(self._header)
         position = 0
@@ -124,16 +124,15 @@ class ChatEncoder:
 def fit_conversation(
     messages: Sequence[Message], tokenizer: Tokenizer, *, context_tokens: int, answer_tokens: int
 ) -> FittedPrompt:
-    """Return a conversation's prompt, its oldest turns dropped until it and an answer fit.
+    """Return a conversation's prompt without its oldest turns, so that it and an answer fit.
 
-    A system message at the start and the last message always stay; no answer is kept without the
-    question before it.
+    A leading system message and the last message always stay; no answer stays without its question.
 
     Args:
-        answer_tokens: wanted for the answer; at most a quarter of the context is kept free for it.
+        answer_tokens: requested for the answer; at most a quarter of the context is reserved.
 
     Raises:
-        ConfigError: the messages that always stay do not fit.
+        ConfigError: the system message and the last message do not fit.
     """
     budget = prompt_budget(context_tokens, answer_tokens=answer_tokens)
     head = [message for message in messages[:1] if message.role == "system"]
@@ -149,7 +148,7 @@ def fit_conversation(
         turns = turns[num_old:]
         num_dropped += num_old
     raise ConfigError(
-        "the message is longer than the model can read",
+        "the message is longer than the context",
         expected=f"at most {budget} tokens: {context_tokens} of context, the rest for the answer",
         found=f"{len(ids)} tokens in the last message and the system message",
         fix="shorten the message",
@@ -157,17 +156,17 @@ def fit_conversation(
 
 
 def num_oldest(turns: Sequence[Message]) -> int:
-    """Count the messages to drop next: all before the second user's turn, never the last one."""
+    """Count the messages to drop next: all before the second user turn, never the last one."""
     later = [index for index, turn in enumerate(turns) if index > 0 and turn.role == "user"]
     return min(later[0] if later else 1, len(turns) - 1)
 
 
 def fit_text(ids: Sequence[int], *, context_tokens: int, answer_tokens: int) -> FittedPrompt:
-    """Return the last window of a raw text that leaves room for what is to be written."""
+    """Return the last window of a raw text that leaves room for the continuation."""
     num_dropped = max(0, len(ids) - prompt_budget(context_tokens, answer_tokens=answer_tokens))
     return FittedPrompt(list(ids[num_dropped:]), num_dropped)
 
 
 def prompt_budget(context_tokens: int, *, answer_tokens: int) -> int:
-    """Return how many tokens a prompt may have."""
+    """Return the largest number of tokens of a prompt."""
     return context_tokens - min(answer_tokens, context_tokens // ANSWER_SHARE)

@@ -1,9 +1,8 @@
 """The tokenizer: byte-level BPE over bytes, with 32 reserved special tokens as its first ids.
 
-This wraps ``tokenizer.json`` (Hugging Face layout, written by ``tasks.tokens.bpe``) and is the one
-place that turns text into ids and back. Text is always data: a special token's spelling inside a
-text is encoded as ordinary characters, so no document can end itself. It trains nothing and knows
-nothing of chat; ``model.text.chat_template`` renders conversations.
+Wraps ``tokenizer.json`` (Hugging Face layout, written by ``tasks.tokens.bpe``). Text is always
+data: a special token's spelling inside a text is encoded as ordinary characters, so no document can
+end itself. ``model.text.chat_template`` renders conversations.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ class Tokenizer:
         """Return the tokenizer of a directory in Hugging Face layout.
 
         Raises:
-            TokenizerError: the file is missing, broken, or of a form we do not encode with.
+            TokenizerError: the file is missing, broken, or of another kind.
         """
         path = directory / TOKENIZER_FILE
         try:
@@ -98,7 +97,7 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of many texts, encoded on the threads the tokenizers library is left."""
+        """Return the ids of many texts, encoded on the threads of the tokenizers library."""
         try:
             encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         except TypeError as exc:
@@ -106,7 +105,7 @@ class Tokenizer:
                 "a text cannot be encoded",
                 expected="a str of valid Unicode, without lone surrogates",
                 found=exc,
-                fix="decode the source with errors='replace' before it gets here",
+                fix="decode the source with errors='replace' first",
             ) from exc
         return [encoding.ids for encoding in encodings]
 
@@ -132,9 +131,9 @@ class Tokenizer:
 
     @cached_property
     def bytes_per_token(self) -> npt.NDArray[np.int32]:
-        """Return how many bytes of text each id stands for; specials stand for none.
+        """Return the number of bytes of text of each id; specials have none.
 
-        Counted from raw bytes: a token may hold part of a character, which no string shows.
+        Counted from raw bytes, as a token may hold part of a character.
 
         Returns:
             Shape ``[vocab_size]``. Units: bytes.
@@ -146,9 +145,9 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return the sha256 of what decides ids: vocabulary, merges, specials, regex.
+        """Return the sha256 of vocabulary, merges, specials and regex.
 
-        Neither the chat template nor the layout of the file is part of it.
+        Chat template and file layout are not part of it.
         """
         identity = {
             "vocab": self.tokens,
@@ -208,7 +207,7 @@ def byte_characters() -> list[str]:
 
 
 def _require_known_form(definition: dict[str, Any], *, where: object) -> None:
-    """Refuse a file that would encode otherwise than ``tasks.tokens.bpe`` lays down."""
+    """Refuse a file that would encode differently from ``tasks.tokens.bpe``."""
     split = {
         "type": "Split",
         "pattern": {"Regex": PRE_TOKENIZER_REGEX},
@@ -252,5 +251,5 @@ def _unfit(
         expected=expected or f"a {TOKENIZER_FILE} as this project writes it",
         found=found,
         where=where,
-        fix="train the tokenizer again, or point to the directory of one trained here",
+        fix="train the tokenizer again, or use the directory of one trained by this project",
     )

@@ -3,14 +3,13 @@
     python -m model.train --config <path>
     python -m torch.distributed.run --standalone --nproc-per-node=N -m model.train --config <path>
 
-The config is a ``TrainRun``. Run again after a kill or a signal, training goes on from its newest
+The config is a ``TrainRun``. After a kill or a signal, a second run resumes from the newest
 checkpoint. Exit status: 0 complete, 75 interrupted, else failed (torchrun turns all but 0 into 1);
-``result.json`` beside the config says more.
+details are in ``result.json`` beside the config.
 
-With torchrun's ``--max-restarts`` all processes are started again when one died. It would do so too
-after a failure that lasts and after an interruption: the next attempt then finds the word of the
-one before and leaves, and an interrupted one leaves, with status 0. What happened is for the reader
-of ``result.json``.
+With torchrun's ``--max-restarts`` all processes restart when one died. After a lasting failure the
+next attempt finds the result of the previous one and exits with status 0; so does an interrupted
+one. The outcome is in ``result.json``.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ LOGS = {*TrainModelOutputs.LOGS, CONFIG_NAME, RESULT_NAME}
 
 @record
 def main(arguments: list[str] | None = None) -> None:
-    """Train as a config file says, and leave a ``result.json`` beside it."""
+    """Train from a config file, and write ``result.json`` beside it."""
     path = parse_config_path(arguments, description=__doc__)
     distributed = DistributedContext.from_environment()
     logging.basicConfig(
@@ -52,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         format=f"%(asctime)s %(levelname)s [{distributed.rank}] %(message)s",
     )
     if distributed.launch and (settled := settled_result(path.parent, launch=distributed.launch)):
-        logger.warning("not started again: training was %s before", settled.state)
+        logger.warning("not restarted: the previous attempt is %s", settled.state)
         distributed.leave(0)
     (path.parent / result_name(distributed.rank)).unlink(missing_ok=True)  # of an earlier attempt
     result = TrainResult(state="failed")
@@ -66,22 +65,22 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         finally:
             _report(result, path.parent, distributed)
-    # Others than rank 0 leave with 0: torchrun kills all after the first failure.
+    # Other ranks exit with 0: torchrun kills all after the first failure.
     is_interrupted = distributed.is_main and result.state == "interrupted"
     is_again = distributed.num_restarts_left > 0
     distributed.leave(EXIT_INTERRUPTED if is_interrupted and not is_again else 0)
 
 
 def _report(result: TrainResult, directory: Path, distributed: DistributedContext) -> None:
-    """Write rank 0's result, and that of another process that found a user-fixable error."""
+    """Write rank 0's result, and that of another rank with a user-fixable error."""
     is_wanted = distributed.is_main or (result.state == "failed" and result.is_settled)
-    if is_wanted and directory.is_dir():  # a work directory has moved by now
+    if is_wanted and directory.is_dir():  # a finished work directory was renamed
         named = result.model_copy(update={"launch": distributed.launch})
         named.write(directory, rank=distributed.rank)
 
 
 def make(run: TrainRun, distributed: DistributedContext, stop: StopRequest) -> TrainResult:
-    """Make the artifact of a run: rank 0 in the store, the others beside it."""
+    """Make the artifact of a run: rank 0 holds the store's lock, the others train with it."""
     if run.when_parent_dies == "die":
         end_with_parent()
     distributed.meet()

@@ -1,8 +1,7 @@
-"""Gradients of one global batch, a micro-batch at a time.
+"""Gradient accumulation over the micro-batches of a global batch.
 
-How many rows go forward and backward together changes the memory it takes and nothing else: the
-loss is a mean over the whole batch, over all processes. ``model.train.objectives`` says of what,
-and ``model.train.trainer`` is the caller.
+The number of rows of a micro-batch only changes memory: the loss is a mean over the whole batch of
+all processes. Called by ``model.train.trainer``.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ CPU_ALLOCATOR_WORDS = "can't allocate memory"  # torch.OutOfMemoryError is for d
 
 
 class Accumulator:
-    """Adds up the gradients of a global batch.
+    """Accumulates the gradients of a global batch.
 
     Args:
         row_loss: the sums of an ``Objective``; its parameters take the gradients.
-        dtype: that products are computed in.
+        dtype: of the matrix products.
         rows: of a micro-batch, at most.
-        rows_per_group: rows that no micro-batch splits.
+        rows_per_group: rows that stay in one micro-batch.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class Accumulator:
 
     @property
     def rows(self) -> int:
-        """Rows of a micro-batch, at most: whole row groups."""
+        """Largest number of rows of a micro-batch: whole row groups."""
         return self._rows
 
     @rows.setter
@@ -60,10 +59,10 @@ class Accumulator:
         self._rows = whole_groups(rows, rows_per_group=self.rows_per_group)
 
     def backward(self, batch: Batch, *, num_terms: int) -> Float[Tensor, " M"]:
-        """Add the gradient of the global mean loss, and return the means of what is measured.
+        """Accumulate the gradient of the global mean loss, and return the means.
 
         Args:
-            num_terms: of the global batch, that its loss is a mean over.
+            num_terms: in the mean loss of the global batch.
 
         Returns:
             The means of the objective's ``measures``, the loss first.
@@ -87,7 +86,7 @@ class Accumulator:
             return row_loss(*tensors)
 
     def _exchanging(self, *, is_last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Exchange gradients with the last micro-batch only."""
+        """Return the context that synchronises gradients with the last micro-batch only."""
         if isinstance(self._together, nn.parallel.DistributedDataParallel) and not is_last:
             return self._together.no_sync()
         return contextlib.nullcontext()
@@ -104,13 +103,13 @@ class Accumulator:
     def fit_into_memory(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
         """Halve a micro-batch until it fits into every process's memory.
 
-        All processes try together and come to the same number. No gradient stays.
+        All processes try together and agree on the number. No gradient stays.
 
         Raises:
             TrainingError: not even the fewest rows fit.
         """
         while self.distributed.any(_runs_out_of_memory(lambda: self._try(batch, optimizer))):
-            gc.collect()  # tensors of the passes given up
+            gc.collect()  # tensors of the failed passes
             if self.distributed.device.type == "cuda":
                 torch.cuda.empty_cache()
             if self.rows == self.rows_per_group:
@@ -124,10 +123,10 @@ class Accumulator:
             self.rows //= 2
 
     def _try(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
-        """Go forward and backward twice, in the memory a later step has.
+        """Run forward and backward twice, in the memory that a later step has.
 
-        Set aside are the optimizer's two moments, unless it has them already, and in a CPU's memory
-        a checkpoint being written: weights and moments again. On a GPU that one finds its own way.
+        Memory is reserved for the optimizer's two moments, unless they exist, and on a CPU for a
+        checkpoint being written (weights and moments); a GPU's checkpoint has its own fallback.
         """
         parameters = [item for item in self._alone.parameters() if item.requires_grad]
         copies = (0 if optimizer.state else 2) + (3 if self.distributed.device.type == "cpu" else 0)
@@ -158,7 +157,7 @@ def _runs_out_of_memory(attempt: Callable[[], None]) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that a device or the machine has no memory left to give."""
+    """Return whether an error means that a device or the machine is out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and CPU_ALLOCATOR_WORDS in str(error)

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a killed training needs to go on as if nothing had happened.
+"""Checkpoints: the full state of a training, for exact resume.
 
     checkpoints/step-00000500/
         model.safetensors      weights, and architecture.json beside them: loads as a model
@@ -7,9 +7,8 @@
         checkpoint.json        written last: step, derivation key, sha256 of the other files
         validation.json        after the validation of its step, if there was one: the loss
 
-A checkpoint is written under a temporary name, synced and renamed, so a kill leaves the one before.
-Nothing is pickled. Rank 0 writes; every rank reads. ``model.train.checkpoint_writer`` writes while
-training goes on.
+A checkpoint is written under a temporary name, synced and renamed, so a kill leaves the previous
+one. Nothing is pickled. Rank 0 writes, in a thread beside the training; every rank reads.
 """
 
 from __future__ import annotations
@@ -21,7 +20,9 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 
 import torch
 from pydantic import Field, ValidationError
@@ -46,7 +47,7 @@ FULL_DISK_WORDS = f"(os error {errno.ENOSPC})"  # how safetensors reports it: no
 
 
 class Seal(Config):
-    """The content of ``checkpoint.json``: whose it is, and what its files must be."""
+    """The content of ``checkpoint.json``: owner and digests of the files."""
 
     format_version: int = 1
     derivation_key: str
@@ -62,7 +63,7 @@ class Checkpoints:
 
     Args:
         directory: holds one directory per checkpoint.
-        derivation_key: of the training; checkpoints of another are refused.
+        derivation_key: of the training; checkpoints of others are refused.
         keep: how many of the newest stay, beside the best and the pre-decay one.
         flat_steps: the last checkpoint at or before this step is the pre-decay one: it stays.
     """
@@ -95,10 +96,10 @@ class Checkpoints:
         return self.write(Snapshot.take(model, optimizer, loop, num_processes=num_processes))
 
     def write(self, snapshot: Snapshot) -> Path:
-        """Write a checkpoint, drop those no longer kept, and return its directory.
+        """Write a checkpoint, delete those no longer kept, and return its directory.
 
         Raises:
-            DiskSpaceError: the disk is full; the checkpoints before are as they were.
+            DiskSpaceError: the disk is full; earlier checkpoints are unchanged.
         """
         with self._publishing(snapshot.step) as directory:
             host = snapshot.to_host()
@@ -110,7 +111,7 @@ class Checkpoints:
         return self.path(snapshot.step)
 
     def take_over(self, source: Path, *, step: int) -> None:
-        """Copy a checkpoint of another training, and seal it as one of this.
+        """Copy a checkpoint of another training, and seal it as one of this training.
 
         Raises:
             CheckpointError: it is damaged.
@@ -120,7 +121,7 @@ class Checkpoints:
         damage = "it has no readable seal" if seal is None else _changed_file(source, seal)
         if seal is None or damage:
             raise CheckpointError(
-                "a checkpoint to go on from is damaged", found=damage, where=source
+                "a checkpoint to continue from is damaged", found=damage, where=source
             )
         with self._publishing(step) as directory:
             for name in seal.sha256:
@@ -133,10 +134,10 @@ class Checkpoints:
         target = self.path(step)
         temporary = target.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        with _full_disk_named(temporary):
+        with _naming_full_disk(temporary):
             temporary.mkdir(parents=True)
             yield temporary
-            if target.exists():  # damaged, and made again
+            if target.exists():  # a damaged one
                 shutil.rmtree(target)
             temporary.rename(target)
             sync(self.directory)
@@ -154,14 +155,14 @@ class Checkpoints:
         write_synced(directory / SEAL_NAME, seal.model_dump_json(indent=1).encode())
 
     def mark_validated(self, step: int, *, loss: float) -> None:
-        """Note the validation loss beside the checkpoint of a step, if there is one."""
+        """Record the validation loss beside the checkpoint of a step, if there is one."""
         if self.path(step).is_dir():
-            with _full_disk_named(self.path(step) / VALIDATION_NAME):
+            with _naming_full_disk(self.path(step) / VALIDATION_NAME):
                 write_synced(self.path(step) / VALIDATION_NAME, json.dumps(loss).encode())
             self._drop()
 
     def best(self) -> int | None:
-        """Return the step of the checkpoint with the lowest validation loss noted."""
+        """Return the step of the checkpoint with the lowest recorded validation loss."""
         losses = {}
         for step in self.steps():
             with contextlib.suppress(OSError, ValueError):
@@ -169,7 +170,7 @@ class Checkpoints:
         return min(losses, key=losses.__getitem__) if losses else None
 
     def pre_decay(self) -> int | None:
-        """Return the step of the last checkpoint whose learning rates knew nothing of the end."""
+        """Return the step of the last checkpoint before the learning rate decays."""
         return max((step for step in self.steps() if step <= self.flat_steps), default=None)
 
     def _drop(self) -> None:
@@ -179,7 +180,7 @@ class Checkpoints:
                 shutil.rmtree(self.path(step))
 
     def newest(self) -> int | None:
-        """Return the step of the newest whole checkpoint; the log names damaged ones it passes by.
+        """Return the step of the newest intact checkpoint; damaged ones are logged and removed.
 
         Raises:
             CheckpointError: it belongs to another training.
@@ -191,11 +192,11 @@ class Checkpoints:
             if damage is None:
                 return step
             logger.warning(
-                "checkpoint %s is damaged (%s): falling back to the one before",
+                "checkpoint %s is damaged (%s): falling back to the previous one",
                 self.path(step),
                 damage,
             )
-            shutil.rmtree(self.path(step))  # or it would count among those kept
+            shutil.rmtree(self.path(step))  # it would count among those kept
         return None
 
     def _damage(self, path: Path) -> str | None:
@@ -212,11 +213,11 @@ class Checkpoints:
                 expected=f"derivation {self.derivation_key}",
                 found=f"derivation {seal.derivation_key}",
                 where=where,
-                fix="delete it, or go on with the config and data it was made with",
+                fix="delete it, or continue with the config and data it was made with",
             )
 
     def load(self, step: int, model: GPT, optimizer: torch.optim.Optimizer) -> LoopState:
-        """Put model, optimizer and random generators back to a checkpoint; return its loop state.
+        """Restore model, optimizer and random generators; return the loop state.
 
         Raises:
             CheckpointError: it cannot be read, or does not fit this model and optimizer.
@@ -233,10 +234,82 @@ class Checkpoints:
                 expected="weights and optimizer state of the model in the config",
                 found=exc,
                 where=path,
-                fix="delete the checkpoint; training goes on from the one before",
+                fix="delete the checkpoint; training continues from the previous one",
             ) from exc
         state.random.restore()
         return dataclasses.replace(state.loop)
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of one training in a thread, one at a time.
+
+    The training's own thread takes the snapshot. A failure to write is raised there, at the latest
+    with the next checkpoint or at the end of the context, which waits for the thread.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._jobs: list[Future[int | None]] = []
+
+    def begin(
+        self, model: GPT, optimizer: torch.optim.Optimizer, loop: LoopState, *, num_processes: int
+    ) -> None:
+        """Take a snapshot and start to write it; call ``finished`` or ``wait`` first.
+
+        Two at once would hold three copies of the training's state in memory.
+        """
+        assert not self._jobs, "the previous checkpoint is still being written"
+        snapshot = Snapshot.take(model, optimizer, loop, num_processes=num_processes)
+        self._jobs.append(self._pool.submit(self._write, snapshot))
+
+    def _write(self, snapshot: Snapshot) -> int:
+        self.checkpoints.write(snapshot)
+        return snapshot.step
+
+    def mark_validated(self, step: int, *, loss: float) -> None:
+        """Record a validation loss with the checkpoint of its step, once that is written."""
+        self._jobs.append(self._pool.submit(self._mark, step, loss))
+
+    def _mark(self, step: int, loss: float) -> None:
+        self.checkpoints.mark_validated(step, loss=loss)
+
+    def finished(self) -> list[int]:
+        """Return the steps of checkpoints finished since the last call.
+
+        Raises:
+            DiskSpaceError: the disk is full; earlier checkpoints are unchanged.
+        """
+        done = [job for job in self._jobs if job.done()]
+        self._jobs = [job for job in self._jobs if not job.done()]
+        return _steps(done)
+
+    def wait(self) -> list[int]:
+        """Wait for pending writes, and return the steps of checkpoints that they finished.
+
+        Raises:
+            DiskSpaceError: the disk is full; earlier checkpoints are unchanged.
+        """
+        done, self._jobs = self._jobs, []
+        return _steps(done)
+
+    def __enter__(self) -> CheckpointWriter:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.wait()
+        except Exception as failure:
+            if error is None:
+                raise
+            logger.error("the last checkpoint was not written either: %s", failure)  # noqa: TRY400
+        finally:
+            self._pool.shutdown()
 
 
 def _read_seal(path: Path) -> Seal | None:
@@ -256,8 +329,8 @@ def _changed_file(path: Path, seal: Seal) -> str | None:
 
 
 @contextlib.contextmanager
-def _full_disk_named(directory: Path) -> Iterator[None]:
-    """Turn a full disk into a ``DiskSpaceError``, and take the unfinished checkpoint away."""
+def _naming_full_disk(directory: Path) -> Iterator[None]:
+    """Turn a full disk into a ``DiskSpaceError``, and remove the unfinished checkpoint."""
     try:
         yield
     except (OSError, SafetensorError) as exc:
@@ -268,6 +341,11 @@ def _full_disk_named(directory: Path) -> Iterator[None]:
             "the disk filled up while a checkpoint was written",
             found=f"{shutil.disk_usage(directory.parent).free} bytes free",
             where=directory,
-            fix="free some space and run again: training goes on from the checkpoint before; "
-            "train.keep_checkpoints says how many are kept",
+            fix="free some space and run again: training continues from the previous checkpoint; "
+            "train.keep_checkpoints limits how many are kept",
         ) from exc
+
+
+def _steps(jobs: list[Future[int | None]]) -> list[int]:
+    results = [job.result() for job in jobs]
+    return [step for step in results if step is not None]

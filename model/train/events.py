@@ -1,13 +1,13 @@
-"""What training reports: ``events.jsonl``, and the same numbers to MLflow if there is one.
+"""Event log of a training, ``events.jsonl``, and its copy in MLflow.
 
 One JSON object per line, append-only:
 
     {"time": 1795000000.0, "kind": "train", "step": 20, "train/loss": 5.1, ...}
 
 ``kind`` is one of ``EventKind``; ``step`` counts optimizer steps done; keys with a slash are
-metrics, ``message`` is for a person. A run that was killed wrote steps it will do again:
-``read_events`` returns what holds. The file is the record; MLflow is a copy that may be late or
-gone without training noticing, and ``replay`` completes it. No torch here: flows read events.
+metrics, ``message`` is for people. A killed run repeats some steps: ``read_events`` returns each
+step once. The file is the record; MLflow is a copy that may lag or fail without affecting training,
+and ``replay`` completes it. No torch here: flows read events.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ HTTP_LIMITS = {  # MLflow's own defaults wait for minutes
 
 
 def read_events(path: Path) -> list[Event]:
-    """Return the events that hold: each step once, none that a resumed run did again.
+    """Return the valid events: each step once, as the last attempt recorded it.
 
-    A start or resume at step k voids what stood before it above k; of two events of one kind and
-    step the later wins. A last line that is still being written is left out.
+    A start or resume at step k voids earlier events above k; of two events of one kind and step the
+    later wins. An incomplete last line is ignored.
 
     Raises:
         ArtifactError: a line is not a JSON object with kind and step.
@@ -82,7 +82,7 @@ def _parse(line: str, *, where: str) -> Event:
         expected='a JSON object with "kind" and "step"',
         found=found,
         where=where,
-        fix="delete the line; the events around it stay good",
+        fix="delete the line; the other events are valid",
     )
 
 
@@ -97,7 +97,7 @@ class MetricPoint:
 
 
 def metric_points(event: Event) -> list[MetricPoint]:
-    """Return the metrics an event holds: its numbers under keys with a slash."""
+    """Return the metrics of an event: its numbers under keys with a slash."""
     return [
         MetricPoint(key, float(value), float(event["time"]), int(event["step"]))
         for key, value in event.items()
@@ -106,10 +106,10 @@ def metric_points(event: Event) -> list[MetricPoint]:
 
 
 class Tracker:
-    """Appends events, and passes their metrics on.
+    """Appends events, and forwards their metrics.
 
     Args:
-        path: of ``events.jsonl``; goes on where an earlier process stopped.
+        path: of ``events.jsonl``; appended to.
         tracking: the MLflow run to copy to, if any.
     """
 
@@ -129,13 +129,13 @@ class Tracker:
             self._sink.add(metric_points(event))
 
     def close(self) -> None:
-        """Give MLflow its last metrics, within limits."""
+        """Flush the metrics to MLflow, within ``CLOSE_SECONDS``."""
         if self._sink:
             self._sink.close()
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Cut off a last line that a killed process left unfinished."""
+    """Remove an incomplete last line of a killed process."""
     if not path.exists():
         return
     data = path.read_bytes()
@@ -147,8 +147,8 @@ def _cut_torn_line(path: Path) -> None:
 class MlflowSink:
     """Copies metrics to an MLflow run from a thread of its own.
 
-    Whatever goes wrong is said once, as a warning, and tried again with the next batch: training
-    neither waits nor stops. Points the run already has are not sent again.
+    A failure is logged once and retried with the next batch: training neither waits nor stops.
+    Points the run already has are not sent again.
     """
 
     def __init__(self, uri: str, *, run_id: str) -> None:
@@ -161,17 +161,17 @@ class MlflowSink:
         self._thread.start()
 
     def add(self, points: Iterable[MetricPoint]) -> None:
-        """Hand points over; never blocks. What does not fit is left to ``replay``."""
+        """Queue points without blocking. What does not fit is left to ``replay``."""
         with contextlib.suppress(queue.Full):
             for point in points:
                 self._waiting.put_nowait(point)
 
     def close(self) -> None:
-        """Send what is left and end the thread; gives up after ``CLOSE_SECONDS``."""
+        """Send what is left and end the thread, within ``CLOSE_SECONDS``."""
         self._closing.set()
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
-            self._warn("it did not answer in time")
+            self._warn("no answer in time")
 
     def _work(self) -> None:
         for name, value in HTTP_LIMITS.items():
@@ -199,7 +199,7 @@ class MlflowSink:
     def _warn(self, reason: object) -> None:
         if not self._has_warned:
             logger.warning(
-                "MLflow at %s does not take metrics (%s); training goes on, %s has them all",
+                "MLflow at %s does not accept metrics (%s); training continues, %s has them all",
                 self.uri,
                 str(reason).splitlines()[0] if str(reason) else repr(reason),
                 EVENTS_NAME,
@@ -208,17 +208,14 @@ class MlflowSink:
 
 
 def replay(events_path: Path, *, uri: str, run_id: str) -> int:
-    """Send an MLflow run the metrics of ``events.jsonl`` it lacks, and return how many those were.
-
-    Doing it again sends nothing.
-    """
+    """Send an MLflow run the metrics of ``events.jsonl`` it lacks, and return their number."""
     points = [point for event in read_events(events_path) for point in metric_points(event)]
     return _RunCopy.open(uri, run_id=run_id).send(points)
 
 
 @dataclass
 class _RunCopy:
-    """An MLflow run, and which points it has."""
+    """An MLflow run and the points it has."""
 
     client: Any
     run_id: str
@@ -226,7 +223,7 @@ class _RunCopy:
 
     @classmethod
     def open(cls, uri: str, *, run_id: str) -> _RunCopy:
-        from mlflow import MlflowClient  # seconds to import, and seldom wanted
+        from mlflow import MlflowClient  # takes seconds to import
 
         client = MlflowClient(tracking_uri=uri)
         keys = client.get_run(run_id).data.metrics
@@ -234,7 +231,7 @@ class _RunCopy:
         return cls(client, run_id, {(item.key, item.step) for item in points})
 
     def send(self, points: Sequence[MetricPoint]) -> int:
-        """Send the points the run lacks; returns how many."""
+        """Send the points the run lacks, and return their number."""
         from mlflow.entities import Metric
 
         missing = {(item.key, item.step): item for item in points}

@@ -1,4 +1,4 @@
-"""Extending the horizon: a new training continues from a pre-decay checkpoint of a finished one.
+"""Extending the horizon: a training continues from a finished one's pre-decay checkpoint.
 
 Until decay begins, the learning rate does not depend on the horizon (the stable phase of a WSD
 schedule). A checkpoint from that phase is bit for bit what a training reaches that differs in
@@ -28,7 +28,7 @@ from model.train.events import Event, read_events
 
 logger = logging.getLogger(__name__)
 
-NOT_TAKEN_OVER = ("checkpoint", "end")  # events of what stays behind
+NOT_TAKEN_OVER = ("checkpoint", "end")  # events that are not copied
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which training rows make up each batch, and reading them.
+"""Deterministic batches of training rows: order, mixture and prefetching.
 
 Rows that belong together, such as a pair of answers, form a row group; a row by itself is one, too.
 Every part of a mixture has an endless order: one permutation of its groups after another, each
@@ -42,7 +42,7 @@ class Part:
 
 
 class LoaderState(Config):
-    """Where reading stands. Saved with every checkpoint; enough to go on with the next row.
+    """Reading position; saved with every checkpoint, and enough to continue with the next row.
 
     Attributes:
         fingerprint: of the order: shard sets, weights and seed. Another order is refused.
@@ -68,19 +68,19 @@ class Batch:
 
 
 class BatchReader:
-    """Reads global batches in the run's order; holds no position of its own.
+    """Reads global batches in the run's order; stateless.
 
     Args:
         parts: the mixture.
         seed: of the order.
         rows_per_step: rows of a global batch, over all processes.
-        distributed: this process among the others.
-        attention: ``document`` has batches say which document each token belongs to.
-        rows_per_group: rows, one after the other in their shards, that are read together.
+        distributed: rank and number of processes.
+        attention: ``document`` adds the document of each token to batches.
+        rows_per_group: consecutive rows of the shards that are read together.
 
     Raises:
         TrainingError: the shards hold fewer rows than one batch.
-        ArtifactError: the rows of a part are no whole number of groups.
+        ArtifactError: the rows of a part are not whole row groups.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class BatchReader:
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the order: two readers with equal ones read equal rows."""
+        """Identity of the order: readers with equal fingerprints read equal rows."""
         identity: dict[str, object] = {
             "parts": [[part.shards.fingerprint, part.weight] for part in self.parts],
             "seed": self.seed,
@@ -122,10 +122,10 @@ class BatchReader:
         )
 
     def stream(self, state: LoaderState, *, ahead: int = BATCHES_AHEAD) -> Generator[Batch]:
-        """Yield batches without end; a thread reads the next ones while one is in use.
+        """Yield batches without end; a thread prefetches the next ones.
 
         Args:
-            ahead: batches read before they are asked for; they change nothing but memory.
+            ahead: prefetched batches; they only change memory.
 
         Raises:
             CheckpointError: ``state`` belongs to another order.
@@ -144,7 +144,7 @@ class BatchReader:
                 pool.shutdown(cancel_futures=True)
 
     def _read_after(self, previous: Future[Batch]) -> Batch:
-        return self.read(previous.result().state)  # done: one thread takes them in turn
+        return self.read(previous.result().state)  # done: one thread reads in order
 
     def read(self, state: LoaderState) -> Batch:
         """Return this rank's rows of the global batch that follows ``state``."""
@@ -162,7 +162,7 @@ class BatchReader:
             mask.numpy()[places] = block.mask
             if documents is not None:
                 documents.numpy()[places] = block.documents
-        num_targets = int(np.count_nonzero(mask.numpy()))  # torch would wake the training
+        num_targets = int(np.count_nonzero(mask.numpy()))  # torch would wake its thread pool
         return Batch(ids, mask, num_targets, rows=rows, state=after, documents=documents)
 
     def next_rows(self, state: LoaderState) -> tuple[npt.NDArray[np.int64], LoaderState]:
@@ -187,13 +187,13 @@ class BatchReader:
         return rows.reshape(-1, 2), after
 
     def num_epochs(self, num_steps: int) -> list[float]:
-        """Return how often each part is read through in ``num_steps`` steps."""
+        """Return the epochs of each part in ``num_steps`` steps."""
         total = sum(part.weight for part in self.parts)
         rows = num_steps * self.rows_per_step
         return [rows * part.weight / total / part.shards.num_rows for part in self.parts]
 
     def _ordered_groups(self, places: npt.NDArray[np.int64], *, part: int) -> npt.NDArray[np.int64]:
-        """Return the groups at some places of a part's endless order, across epoch borders."""
+        """Return the groups at some places of a part's order, across epoch boundaries."""
         num_groups = self._num_groups(part)
         groups = np.empty(len(places), dtype=np.int64)
         epochs = places // num_groups
@@ -215,7 +215,7 @@ class BatchReader:
         return self._orders[part, epoch]
 
     def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return memory for a batch; a GPU copies from pinned memory while it computes."""
+        """Return memory for a batch, pinned for a GPU so that copies overlap with compute."""
         return torch.empty(shape, dtype=dtype, pin_memory=self.distributed.device.type == "cuda")
 
     def _require_one_batch(self) -> None:
@@ -233,10 +233,10 @@ class BatchReader:
     def _require_own(self, state: LoaderState) -> None:
         if state.fingerprint != self.fingerprint:
             raise CheckpointError(
-                "the checkpoint was reading other training rows",
+                "the checkpoint belongs to another order of training rows",
                 expected=f"order {self.fingerprint}",
                 found=f"order {state.fingerprint}",
-                fix="train from the beginning, or give back the shards, weights and seed it had",
+                fix="train from scratch, or use the shards, weights and seed of the checkpoint",
             )
 
 
@@ -245,7 +245,7 @@ def interleave(
 ) -> npt.NDArray[np.int64]:
     """Return the part of each of the next groups: always the one furthest behind its share.
 
-    Ties go to the part that comes first, so every part stays within one group of its share.
+    Ties go to the first part; every part stays within one group of its share.
 
     Example:
         >>> interleave([2.0, 1.0], taken=[0, 0], num_groups=6).tolist()
@@ -267,7 +267,7 @@ def interleave(
 def permutation(num_groups: int, *, seed: int, part: int, epoch: int) -> npt.NDArray[np.int64]:
     """Return one epoch's order of a part's groups.
 
-    Sorts raw Philox numbers: numpy keeps that stream stable, but not the one of its shuffle.
+    Sorts raw Philox numbers, whose stream numpy keeps stable, unlike that of its shuffle.
     """
     bits = np.random.Philox(key=(seed << 64) | (part << 32) | epoch)
     order = np.argsort(bits.random_raw(num_groups), kind="stable").astype(np.int64)
@@ -276,14 +276,14 @@ def permutation(num_groups: int, *, seed: int, part: int, epoch: int) -> npt.NDA
 
 
 def require_whole_groups(shards: ShardSet, *, rows_per_group: int) -> None:
-    """Check that the rows of a shard set are whole groups.
+    """Check that the rows of a shard set form whole row groups.
 
     Raises:
         ArtifactError: the last group lacks a row.
     """
     if shards.num_rows % rows_per_group:
         raise ArtifactError(
-            "rows that belong together are not all there",
+            "a row group of the shards is incomplete",
             expected=f"a multiple of {rows_per_group} rows",
             found=f"{shards.num_rows} rows",
             where=shards.directory,
@@ -293,7 +293,7 @@ def require_whole_groups(shards: ShardSet, *, rows_per_group: int) -> None:
 
 
 def whole_groups(num_rows: int, *, rows_per_group: int) -> int:
-    """Return the most rows, up to a number, that split no group; one group at least.
+    """Return the largest multiple of the row group up to ``num_rows``; at least one group.
 
     Example:
         >>> [whole_groups(num_rows, rows_per_group=2) for num_rows in (1, 4, 5)]

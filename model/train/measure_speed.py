@@ -1,13 +1,13 @@
-"""Measure how fast a model trains on this machine: the process behind the measure_speed stage.
+"""Measure the training throughput of a model: the process behind the measure_speed stage.
 
     python -m model.train.measure_speed --config <path>
     python -m torch.distributed.run --standalone --nproc-per-node=N -m model.train.measure_speed
     --config <path>
 
-The config is a ``MeasureRun``; rank 0 writes a ``Speed``. Whole optimizer steps are taken on random
-tokens, with the training's own model, loss, optimizer and precision. Where a step has many equal
-micro-batches, some of them stand for all. With ``train.compile=auto`` a CPU is measured uncompiled:
-whether a run compiles depends on its horizon, which is not known yet.
+The config is a ``MeasureRun``; rank 0 writes a ``Speed``. Optimizer steps on random tokens are
+timed, with the training's own model, loss, optimizer and precision; of a step with many equal
+micro-batches only some are run. With ``train.compile=auto`` a CPU is measured uncompiled:
+whether a run compiles depends on its horizon, which is unknown yet.
 """
 
 from __future__ import annotations
@@ -41,15 +41,14 @@ MEASURED_SECONDS = 10.0
 LEAST_STEPS = 3
 MOST_STEPS = 50
 MOST_MICRO_BATCHES = 8  # of a measured step
-DOCUMENT_TOKENS = 512  # of the random documents, where attention keeps to them
+DOCUMENT_TOKENS = 512  # of the random documents, for attention within documents
 
 
 class SpeedTrial:
-    """Training steps on random tokens, against a clock.
+    """Timed training steps on random tokens.
 
     Args:
-        run: what would be trained.
-        distributed: this process among the others.
+        distributed: rank and device of this process.
     """
 
     def __init__(self, run: MeasureRun, distributed: DistributedContext) -> None:
@@ -79,7 +78,7 @@ class SpeedTrial:
         )
 
     def measure(self) -> Speed:
-        """Return the speed of whole steps."""
+        """Return the throughput of whole steps."""
         self.accumulator.fit_into_memory(self._random_batch(1), self.optimizer)
         num_all = -(-self.num_rows // self.accumulator.rows)
         num_some = min(num_all, MOST_MICRO_BATCHES)
@@ -104,7 +103,7 @@ class SpeedTrial:
         )
 
     def _step(self, num_micro_batches: int) -> float:
-        """Take a step of so many micro-batches and return the seconds it took."""
+        """Take a step of some micro-batches and return its duration in seconds."""
         batch = self._random_batch(num_micro_batches)
         started = self._clock()
         targets = self.distributed.size * batch.num_targets
@@ -138,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     path = parse_config_path(arguments, description=__doc__)
     distributed = DistributedContext.from_environment()
     logging.basicConfig(level=logging.INFO if distributed.is_main else logging.WARNING)
-    if distributed.size > 1:  # torchrun's agent passes no signal on once it is killed itself
+    if distributed.size > 1:  # a killed torchrun agent forwards no signal
         end_with_parent()
 
     def make(config: Path) -> None:

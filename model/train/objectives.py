@@ -1,11 +1,15 @@
-"""What a training minimises, and how that is measured on held-out rows.
+"""Training objectives, and their metrics on held-out rows.
 
     NextToken     cross-entropy of each target; validation in nats per token and bits per byte
-    Preferences   the loss of pairs of answers; validation by pairs
+    Preferences   direct preference optimisation (DPO) of pairs of answers; validation by pairs
 
-The loop knows an ``Objective`` and neither of them: ``model.train.setup`` makes the one that a
-run asks for. Everything that is summed is summed over rows first, so that micro-batches and
-processes add up before anything is divided.
+The loop only knows ``Objective``; ``model.train.setup`` builds the one that a run asks for. All
+sums are over rows first, so that micro-batches and processes add up before anything is divided.
+
+In preference training, rows 2i and 2i + 1 are the chosen and the rejected conversation of a pair,
+and the loss mask covers the answer alone. There is no sampling and no reward model: the reward is
+the log-likelihood of the trained model against that of the model it started from.
+Source: Rafailov et al., arXiv 2305.18290, equation 7; without label smoothing.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -22,12 +27,13 @@ from model.config.network import AttentionScope
 from model.data.shards import ShardSet
 from model.eval.validation import Evaluation, evaluate
 from model.network.gpt import GPT
-from model.network.losses import next_token_loss
-from model.train.dpo import ROWS_PER_PAIR, PreferenceLoss, answer_log_probs, reward_margins
+from model.network.losses import next_token_loss, token_losses
+
+ROWS_PER_PAIR: Final = 2
 
 
 class Objective(Protocol):
-    """What the loop asks of an objective.
+    """Interface between the training loop and an objective.
 
     Attributes:
         row_loss: takes rows as ``ids, mask, documents`` and returns the sums of ``measures``.
@@ -38,7 +44,7 @@ class Objective(Protocol):
     measures: tuple[str, ...]
 
     def num_terms(self, *, num_targets: int, num_rows: int) -> int:
-        """Return what the loss of a global batch is a mean over."""
+        """Return the number of terms in the mean loss of a global batch."""
         ...
 
     def evaluate(
@@ -53,7 +59,7 @@ class Objective(Protocol):
 
 
 class NextTokenLoss(nn.Module):
-    """The loss as one module, so that whatever part of the model it uses is synchronised."""
+    """The loss as one module, so that DDP synchronises every parameter it uses."""
 
     def __init__(self, model: GPT) -> None:
         super().__init__()
@@ -75,7 +81,7 @@ class NextToken:
     Args:
         validation: the held-out rows.
         bytes_per_token: of the tokenizer that made them.
-        attention: what a token of a held-out row sees: what it sees in training.
+        attention: scope of attention in held-out rows, as in training.
     """
 
     def __init__(
@@ -120,16 +126,90 @@ class NextToken:
         return {"validation/loss": total.loss, "validation/bits_per_byte": total.bits_per_byte}
 
 
-class Preferences:
-    """The loss of pairs of answers, a mean over all pairs.
+def answer_log_probs(
+    model: GPT,
+    ids: Int[Tensor, "B T1"],
+    mask: Bool[Tensor, "B T1"],
+    documents: Int[Tensor, "B T1"] | None = None,
+) -> Float[Tensor, " B"]:
+    """Return the log-likelihood of each row's unmasked targets together, in nats.
 
-    ``validation/preference_accuracy`` is the share of held-out pairs whose chosen answer gained
-    more over the reference than the rejected one; ``validation/chosen_likelier_frac``, the share
-    whose chosen answer is the likelier of the two, says something before the first step, too. There
-    are no bits per byte: a pair's rejected text is nothing to be good at.
+    Tokens after the last unmasked target of all rows change nothing; an uncompiled CPU, which has
+    no cost per new length, leaves them out.
+    """
+    if ids.device.type == "cpu" and model.model.training_block is None:
+        end = int(mask.any(0).nonzero().max()) + 1 if mask.any() else 2
+        ids, mask = ids[:, :end], mask[:, :end]
+        documents = None if documents is None else documents[:, :end]
+    return -token_losses(model, ids, mask, documents).sum(1)
+
+
+def reward_margins(
+    policy: Float[Tensor, " B"], reference: Float[Tensor, " B"], *, beta: float
+) -> Float[Tensor, " P"]:
+    """Return the reward of each pair's chosen answer minus that of its rejected one.
+
+    The reward of an answer is ``beta`` times its log-likelihood over that of the reference.
+
+    Example:
+        >>> reward_margins(torch.tensor([-3.0, -5.0]), torch.tensor([-4.0, -5.0]), beta=0.5)
+        tensor([0.5000])
+    """
+    rewards = beta * (policy - reference)
+    return rewards[0::ROWS_PER_PAIR] - rewards[1::ROWS_PER_PAIR]
+
+
+class PreferenceLoss(nn.Module):
+    """The DPO loss of rows that are pairs, as one module.
 
     Args:
-        reference: what ``model`` was at its start.
+        model: takes the gradients.
+        reference: the initial model, frozen.
+        beta: scale of the rewards; the larger, the closer the model stays to the reference.
+    """
+
+    MEASURES: Final = ("loss", "preference_accuracy", "preference_margin")
+
+    def __init__(self, model: GPT, reference: GPT, *, beta: float) -> None:
+        super().__init__()
+        self.model = model
+        self.reference = reference.requires_grad_(False).eval()
+        self.beta = beta
+
+    def forward(
+        self,
+        ids: Int[Tensor, "B T1"],
+        mask: Bool[Tensor, "B T1"],
+        documents: Int[Tensor, "B T1"] | None,
+    ) -> Float[Tensor, " M"]:
+        """Return the sums of ``MEASURES`` over the pairs; the first one has a gradient."""
+        margins = self.margins(ids, mask, documents)
+        known = margins.detach()
+        return torch.stack((-F.logsigmoid(margins).sum(), (known > 0).sum(), known.sum()))
+
+    def margins(
+        self,
+        ids: Int[Tensor, "B T1"],
+        mask: Bool[Tensor, "B T1"],
+        documents: Int[Tensor, "B T1"] | None,
+    ) -> Float[Tensor, " P"]:
+        """Return the reward margin of each pair."""
+        with torch.no_grad():
+            reference = answer_log_probs(self.reference, ids, mask, documents)
+        policy = answer_log_probs(self.model, ids, mask, documents)
+        return reward_margins(policy, reference, beta=self.beta)
+
+
+class Preferences:
+    """Direct preference optimisation, a mean over all pairs.
+
+    ``validation/preference_accuracy`` is the share of held-out pairs whose chosen answer has the
+    higher reward; ``validation/chosen_likelier_frac``, the share whose chosen answer is the
+    likelier one, is informative before the first step, too. There are no bits per byte: rejected
+    text is not a target.
+
+    Args:
+        reference: the initial ``model``.
         validation: held-out pairs.
     """
 
@@ -153,7 +233,7 @@ class Preferences:
     def evaluate(
         self, *, max_tokens: int, batch_rows: int, rank: int, world_size: int
     ) -> Float[Tensor, " S"]:
-        """Return sums and number of this process's held-out pairs, always the first of the set."""
+        """Return sums and number of this process's share of the first held-out pairs."""
         num_rows = min(self._validation.num_rows, max_tokens // self._validation.context_tokens)
         pairs = np.arange(rank, max(1, num_rows // ROWS_PER_PAIR), world_size)
         sums = torch.zeros(len(self.KEYS) + 1, dtype=torch.float64)
@@ -173,7 +253,7 @@ class Preferences:
         reference = answer_log_probs(self._reference, ids, mask)
         margins = reward_margins(policy, reference, beta=self._beta)
         sums = (
-            -torch.nn.functional.logsigmoid(margins).sum(),
+            -F.logsigmoid(margins).sum(),
             (margins > 0).sum(),
             margins.sum(),
             (policy[0::ROWS_PER_PAIR] > policy[1::ROWS_PER_PAIR]).sum(),

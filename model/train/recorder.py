@@ -1,7 +1,7 @@
-"""Records of a training: events, sample texts, and the summary at its end.
+"""Training metrics, sample texts, and the summary at the end.
 
-Rank 0 records; the same calls do nothing in the other processes, so that the loop need not ask.
-``model.train.trainer`` is the caller; ``model.train.events`` owns the file and the way to MLflow.
+Rank 0 records; the same calls do nothing in the other processes.
+Called by ``model.train.trainer``; ``model.train.events`` owns the file and the copy in MLflow.
 """
 
 from __future__ import annotations
@@ -49,12 +49,11 @@ class TrainingSummary:
 
 
 class Recorder:
-    """The records of one training.
+    """Records the events of one training.
 
     Args:
-        run: the training.
-        directory: takes ``events.jsonl``.
-        distributed: this process among the others; only rank 0 writes.
+        directory: for ``events.jsonl``.
+        distributed: only rank 0 writes.
         environment: what every start and resume says of machine and precision.
     """
 
@@ -73,7 +72,7 @@ class Recorder:
         self._tracker = Tracker(self.path, tracking=run.tracking) if distributed.is_main else None
 
     def record(self, kind: EventKind, *, step: int, **values: Any) -> None:
-        """Append an event, pass its metrics on, and show it in the log."""
+        """Append an event, forward its metrics, and log it."""
         if self._tracker is None:
             return
         self._tracker.record(kind, step=step, **values)
@@ -85,10 +84,7 @@ class Recorder:
         logger.info("step %d of %d: %s: %s", step, self.run.train.steps, kind, shown)
 
     def lap(self, loop: LoopState, *, model: GPT, dtype: torch.dtype) -> dict[str, float]:
-        """Return the speed since the last record, as metrics.
-
-        The share of the hardware's peak is among them where that peak is known.
-        """
+        """Return the throughput since the last record, with MFU where the peak is known."""
         tokens_per_second = self.speed.lap(loop.tokens)
         metrics = {"perf/tokens_per_second": tokens_per_second}
         peak = peak_flops_per_second(device_name(self.distributed.device))
@@ -98,7 +94,7 @@ class Recorder:
         return metrics
 
     def write_sample(self, model: GPT, tokenizer: Tokenizer, *, step: int) -> None:
-        """Let the model write after each of the run's prompts, all of them side by side."""
+        """Generate a sample text for each of the run's prompts, in one batch."""
         prompts = self.run.sample_prompts
         if not (self.distributed.is_main and prompts):
             return
@@ -146,7 +142,7 @@ class Recorder:
         ]
         speeds = [event["perf/tokens_per_second"] for event in events if event["kind"] == "train"]
         found = {}
-        if "validation/bits_per_byte" in metrics:  # of text, not of pairs of answers
+        if "validation/bits_per_byte" in metrics:  # preference training has none
             found["validation_bits_per_byte"] = metrics["validation/bits_per_byte"]
         for event in events:
             if event["kind"] == "extended":
@@ -165,6 +161,6 @@ class Recorder:
         return TrainingSummary(counts, facts)
 
     def close(self) -> None:
-        """Give MLflow its last metrics."""
+        """Flush the metrics to MLflow."""
         if self._tracker is not None:
             self._tracker.close()

@@ -1,7 +1,6 @@
-"""What a training begins with, made from its ``TrainRun``: rows to read and a model to train.
+"""Reader, model and objective of a training, from its ``TrainRun``.
 
-Called by ``model.train.trainer``. Here it is checked that tokenizer, shards and model belong
-together.
+Checks that tokenizer, shards and model match. Called by ``model.train.trainer``.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def open_shards(
     """Return the shard set of a directory of the run.
 
     Args:
-        loss_on: targets that count; ``None`` means those of the run.
+        loss_on: targets of the loss; ``None`` = those of the run.
 
     Raises:
         ConfigError: it was made with another tokenizer.
@@ -55,7 +54,7 @@ def build_reader(
         ConfigError: the batch does not divide into rows for every process.
         TrainingError: there are fewer tokens than one batch.
     """
-    # Where 0 processes were asked for, there is a number now.
+    # train.processes may be 0 for one per GPU; here the number is known.
     spread = run.train.model_copy(update={"processes": distributed.size, "nodes": 1})
     parts = [
         Part(open_shards(run, part.shards, tokenizer, loss_on=part.loss_on), part.weight)
@@ -72,7 +71,7 @@ def build_reader(
 
 
 def build_model(run: TrainRun, tokenizer: Tokenizer) -> GPT:
-    """Return the model before its first step: seeded, or with the weights of ``init_from``.
+    """Return the initial model: seeded, or with the weights of ``init_from``.
 
     Raises:
         ConfigError: the weights given belong to another architecture.
@@ -100,11 +99,11 @@ def build_model(run: TrainRun, tokenizer: Tokenizer) -> GPT:
 def build_objective(
     run: TrainRun, model: GPT, *, validation: ShardSet, tokenizer: Tokenizer
 ) -> Objective:
-    """Return what a run minimises.
+    """Return the objective of a run.
 
     Raises:
-        ConfigError: preferences are to be learnt from scratch.
-        ArtifactError: the held-out rows are no whole pairs.
+        ConfigError: preference training without ``init_from``.
+        ArtifactError: the held-out rows are not whole pairs.
     """
     if run.dpo is None:
         return NextToken(
@@ -115,7 +114,7 @@ def build_objective(
         )
     if run.init_from is None:
         raise ConfigError(
-            "preferences are learnt against the model that training starts from",
+            "preference training needs a model to start from",
             expected="init_from, a directory with model.safetensors",
             found="none: training from scratch",
             fix="fine-tune a model on chats first, and start from that",

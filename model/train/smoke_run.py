@@ -1,8 +1,7 @@
-"""A few steps tried out before hours are spent: forward, backward, checkpoint, validation, sample.
+"""Smoke run of a few steps before a long training: checkpoint, validation, samples and resume.
 
-It is a training of its own in a directory that is removed, resumed once from its checkpoint. What
-fails in it would have failed later. The training after it starts from its seed as if nothing had
-been.
+A training of its own in a directory that is removed, resumed once from its checkpoint. It leaves no
+trace in the training that follows.
 """
 
 from __future__ import annotations
@@ -43,15 +42,15 @@ def smoke_run(
     distributed: DistributedContext,
     attempt: Callable[[TrainRun, Path], object],
 ) -> None:
-    """Try a training out before it begins, if it is to be long; resumed ones have been tried.
+    """Run the smoke run if the training will be long and is not resumed.
 
     Args:
         directory: of the training.
-        attempt: trains a run in a directory to its end; its errors go on up.
+        attempt: trains a run in a directory to its end; its errors propagate.
     """
     place = directory / SMOKE_DIRECTORY
     if distributed.is_main:
-        shutil.rmtree(place, ignore_errors=True)  # of a killed one
+        shutil.rmtree(place, ignore_errors=True)  # of a killed attempt
     if not distributed.from_main(
         _is_wanted(run, directory, distributed) if distributed.is_main else None
     ):
@@ -74,7 +73,7 @@ def smoke_run(
     before.restore()
     if distributed.is_main:
         seconds = time.perf_counter() - started
-        logger.info("smoke run: %d steps went well in %.1f seconds", SMOKE_STEPS, seconds)
+        logger.info("smoke run: %d steps passed in %.1f seconds", SMOKE_STEPS, seconds)
         Tracker(TrainModelOutputs(directory).events, tracking=TrackingConfig()).record(
             "smoke_run", step=0, seconds=round(seconds, 3)
         )
@@ -95,10 +94,10 @@ def _has_checkpoint(directory: Path) -> bool:
 
 
 def planned_seconds(run: TrainRun, distributed: DistributedContext) -> float:
-    """Return about how long a training will take, from its FLOPs and the hardware's speed.
+    """Estimate the duration of a training from its FLOPs and the speed of the hardware.
 
-    A GPU that is in the table is taken to use its usual share of the peak; other hardware is asked
-    for a few matrix products.
+    A GPU with a known peak is assumed to use a typical share of it; other hardware is measured with
+    a few matrix products.
     """
     vocab_size = Tokenizer.load(run.path(run.tokenizer)).vocab_size
     num_tokens = (run.train.steps or 0) * batch_tokens_of(run.train)
@@ -121,7 +120,7 @@ def _measured_flops_per_second(train: TrainConfig, distributed: DistributedConte
 
 
 def _shortened(run: TrainRun) -> TrainRun:
-    """Return a run like this one but of a few steps, that reports nowhere."""
+    """Return the same run with a few steps and no tracking."""
     changes = {
         "steps": SMOKE_STEPS,
         "validate_every_steps": SMOKE_STEPS,

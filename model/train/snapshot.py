@@ -1,8 +1,7 @@
-"""The state of a training at one step, copied so that training may go on while it is written.
+"""Snapshot of a training's state, written while training continues.
 
-``Snapshot.take`` copies tensors where they are, which on a GPU costs no more than the copying;
-``to_host`` brings them to memory, in whatever thread writes them. ``model.train.checkpoint`` owns
-the files.
+``Snapshot.take`` copies tensors on their device, ``to_host`` moves them to memory in the thread
+that writes them. ``model.train.checkpoint`` owns the files.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from model.train.spike_guard import SpikeGuardState
 
 
 class MicroBatch(Config):
-    """Rows of a micro-batch: as the config asked, and as memory allowed."""
+    """Rows of a micro-batch: configured, and used for lack of memory."""
 
     asked: int
     used: int
@@ -34,19 +33,19 @@ class MicroBatch(Config):
 
 @dataclass
 class LoopState:
-    """What the training loop knows beside weights and optimizer; saved whole."""
+    """State of the training loop beside weights and optimizer; saved whole."""
 
     loader: LoaderState
     step: int = 0  # optimizer steps done, skipped ones too
     tokens: int = 0  # positions the model was trained on, padding included
-    targets: int = 0  # tokens whose prediction was trained
+    targets: int = 0  # unmasked ones
     best_validation_loss: float | None = None
     guard: SpikeGuardState = field(default_factory=SpikeGuardState)
     micro_batch: MicroBatch | None = None
 
 
 class RandomState(Config):
-    """The process-wide random generators. Training draws from none; later parts may."""
+    """State of the process-wide random generators; training draws from none of them."""
 
     python: list[Any]
     numpy: list[Any]
@@ -54,7 +53,7 @@ class RandomState(Config):
 
     @classmethod
     def take(cls) -> RandomState:
-        """Return the generators' present state."""
+        """Return the present state."""
         kind, keys, *rest = np.random.get_state()
         return cls(
             python=list(random.getstate()),
@@ -63,7 +62,7 @@ class RandomState(Config):
         )
 
     def restore(self) -> None:
-        """Put the generators back to this state."""
+        """Restore this state."""
         version, numbers, gauss = self.python
         random.setstate((version, tuple(numbers), gauss))
         np.random.set_state(tuple(self.numpy))
@@ -71,23 +70,23 @@ class RandomState(Config):
 
 
 class CheckpointState(Config):
-    """Everything of a checkpoint that is no tensor."""
+    """The part of a checkpoint that is not tensors."""
 
     loop: LoopState
     random: RandomState
     optimizer: dict[str, Any] = Field(description="state_dict less its tensors")
-    num_processes: int = Field(description="when it was written; another number may read it")
+    num_processes: int = Field(description="when it was written; a resumed run may have others")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Copies of all that a checkpoint holds."""
+    """Copies of everything a checkpoint holds."""
 
     architecture: Architecture
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: CheckpointState
-    is_copied: torch.cuda.Event | None = None  # set where the copies may still be under way
+    is_copied: torch.cuda.Event | None = None  # set while copies may be pending
 
     @property
     def step(self) -> int:
@@ -115,11 +114,11 @@ class Snapshot:
         return cls(model.architecture, weights, moments, state, is_copied)
 
     def to_host(self) -> Snapshot:
-        """Return it with its tensors in memory; of the device, only the copying is waited for."""
+        """Return the snapshot with its tensors in memory, waiting for the copies only."""
         if self.is_copied is None:
             return self
         device = next(item.device for item in self.weights.values() if item.is_cuda)
-        stream = torch.cuda.Stream(device)  # beside the one that trains
+        stream = torch.cuda.Stream(device)  # not the one of training
         stream.wait_event(self.is_copied)
         with torch.cuda.stream(stream):
             return dataclasses.replace(
@@ -131,7 +130,7 @@ class Snapshot:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """Copy a tensor to where it is, or to memory when a GPU has no room for it."""
+    """Copy a tensor on its device, or to memory when a GPU has no room."""
     try:
         return tensor.detach().clone(memory_format=torch.contiguous_format)
     except torch.OutOfMemoryError:

@@ -1,10 +1,9 @@
-"""Guards of a training: what must not reach the weights.
+"""Spike guard: skip steps whose loss or gradient norm is not finite or is a spike.
 
-A step whose loss or gradient norm is not finite, or is a spike, is not applied: parameters and
-optimizer stay bit for bit what they were. The verdict is a number on the device, made and used
-without waiting for it; the numbers themselves are read where the loop waits for the device anyway,
-and there a non-finite step ends the training, and so do too many spikes. Losses and gradient norms
-are sums over all processes, so each process comes to the same verdict.
+A skipped step leaves parameters and optimizer bit for bit unchanged. The verdict is a number on the
+device, computed and used without synchronising; the numbers are read where the loop synchronises
+anyway, and there a non-finite step, or too many spikes, end the training. Losses and gradient norms
+are sums over all processes, so every process reaches the same verdict.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from model.core.config import Config
 from model.core.errors import TrainingError
 
 WINDOW_STEPS = 128  # and six sigmas by default: OLMo-core's SkipStepOptimizer
-MIN_WINDOW_STEPS = 64  # fewer numbers say too little about the spread
+MIN_WINDOW_STEPS = 64  # fewer are too few to estimate the spread
 MAX_NAMED_ROWS = 8
 
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What one step left on the device; reading it waits for the device."""
+    """Results of one step, on the device; reading them synchronises."""
 
     step: int
     rows: npt.NDArray[np.int64]
@@ -42,7 +41,7 @@ class StepOutcome:
 
 @dataclass(frozen=True)
 class StepNumbers:
-    """What one step left, read."""
+    """Results of one step as numbers."""
 
     step: int
     rows: npt.NDArray[np.int64]
@@ -52,11 +51,11 @@ class StepNumbers:
 
 
 class SpikeGuardState(Config):
-    """What the guard remembers; saved with every checkpoint.
+    """State of the guard; saved with every checkpoint.
 
     Attributes:
-        window: loss and gradient norm by step modulo the window's length; ``None`` was skipped or
-            is not there yet.
+        window: loss and gradient norm by step modulo the window's length; ``None`` where
+            skipped or not taken yet.
         num_skipped: since training began.
         skipped_steps: those within one window of the last step read.
     """
@@ -67,7 +66,7 @@ class SpikeGuardState(Config):
 
 
 class SpikeGuard:
-    """Judges every step, and remembers those whose numbers nobody has read yet.
+    """Decides whether each step is applied, and holds the results that are not read yet.
 
     Args:
         spike_sigmas: a loss or gradient norm this far above the window's mean is a spike.
@@ -87,9 +86,9 @@ class SpikeGuard:
     def update_factor(
         self, step: int, *, loss: Float[Tensor, ""], gradient_norm: Float[Tensor, ""]
     ) -> Float[Tensor, ""]:
-        """Return 1 if a step's update is to be applied and 0 if not; nothing waits for the device.
+        """Return 1 if a step's update is to be applied, else 0, without synchronising.
 
-        A skipped step stays out of the window: one spike must not hide the next.
+        A skipped step is left out of the window, so that one spike does not hide the next.
         """
         pair = torch.stack((loss, gradient_norm)).double()
         is_known = self._window.isfinite()
@@ -103,11 +102,11 @@ class SpikeGuard:
         return is_applied.float()
 
     def note(self, outcome: StepOutcome) -> None:
-        """Take the outcome of a step, without looking at it."""
+        """Take the outcome of a step without reading it."""
         self.unread.append(outcome)
 
     def read(self) -> list[StepNumbers]:
-        """Wait for the device, and return the numbers of every step not read before.
+        """Synchronise, and return the numbers of every step not read before.
 
         Raises:
             TrainingError: a loss or a gradient is not finite, or too many steps were skipped.
@@ -138,7 +137,7 @@ class SpikeGuard:
             raise _too_many_skipped(numbers, self._skipped_steps, limit=self.max_skipped_steps)
 
     def state(self) -> SpikeGuardState:
-        """Return what to save; every step must have been read."""
+        """Return the state to save; every step must have been read."""
         assert not self.unread, "read() first"
         window = tuple(
             None if math.isnan(loss) else (loss, norm) for loss, norm in self._window.tolist()
@@ -148,7 +147,7 @@ class SpikeGuard:
         )
 
     def restore(self, state: SpikeGuardState) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         rows = [(math.nan, math.nan) if pair is None else pair for pair in state.window]
         self._window = torch.tensor(rows, dtype=torch.float64, device=self.device)
         self.num_skipped = state.num_skipped
@@ -163,7 +162,7 @@ def require_targets(num_targets: int, *, step: int, rows: npt.NDArray[np.int64])
     """
     if num_targets == 0:
         raise TrainingError(
-            "a batch has no token to learn from",
+            "a batch has no unmasked target",
             expected="at least one target per batch",
             found="every token is masked",
             where=f"step {step}, {name_rows(rows)}",
@@ -178,7 +177,7 @@ def _not_finite(numbers: StepNumbers) -> TrainingError:
         found=f"loss {numbers.loss}, gradient norm {numbers.gradient_norm}",
         where=f"step {numbers.step}, {name_rows(numbers.rows)}",
         fix="lower train.learning_rate, raise train.warmup_steps, or set train.precision=float32; "
-        "the checkpoints before are good",
+        "earlier checkpoints are good",
     )
 
 
@@ -189,8 +188,8 @@ def _too_many_skipped(numbers: StepNumbers, steps: Sequence[int], *, limit: int)
         found=f"{len(steps)}: steps {', '.join(map(str, steps))}; the last one had loss "
         f"{numbers.loss:.5g} and gradient norm {numbers.gradient_norm:.5g}",
         where=f"step {numbers.step}, {name_rows(numbers.rows)}",
-        fix="look at the rows; lower train.learning_rate, or raise train.spike_sigmas or "
-        "train.max_skipped_steps; the checkpoints before are good",
+        fix="inspect the rows; lower train.learning_rate, or raise train.spike_sigmas or "
+        "train.max_skipped_steps; earlier checkpoints are good",
     )
 
 

@@ -1,9 +1,9 @@
-"""The training loop: batch, step, record, maybe save, maybe validate, stop?
+"""The training loop: batch, step, record, maybe checkpoint, maybe validate, stop?
 
-Built once per process from a ``TrainRun``; ``fit`` runs it to its horizon, from the newest
-checkpoint if there is one. What a step computes does not depend on how it is spread: a global
-batch has the same rows whatever the number of processes and the micro-batch, and its loss is the
-mean over all of it.
+``train`` builds a ``Trainer`` from a ``TrainRun``, after two more for a smoke run; ``fit`` runs to
+the horizon, from the newest checkpoint if there is one. A step does not depend on parallelism: a
+global batch has the same rows, and its loss is the mean over all of them, whatever the number of
+processes and the micro-batch.
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ from model.optim.optimizer import build_optimizer, clip_gradients, set_learning_
 from model.optim.schedule import flat_steps, learning_rate_factor
 from model.runtime.distributed import DistributedContext, StopRequest
 from model.runtime.hardware import (
-    collecting_by_hand,
     compute_dtype,
     device_name,
+    manual_garbage_collection,
     peak_flops_per_second,
     prepare_memory,
     share_threads,
 )
 from model.text.tokenizer import Tokenizer
 from model.train.accumulation import Accumulator
-from model.train.checkpoint import Checkpoints
-from model.train.checkpoint_writer import CheckpointWriter
+from model.train.checkpoint import Checkpoints, CheckpointWriter
 from model.train.extend_horizon import take_over
 from model.train.loader import Batch, whole_groups
 from model.train.recorder import Recorder, TrainingSummary
@@ -45,7 +44,7 @@ from model.train.spike_guard import SpikeGuard, StepNumbers, StepOutcome, name_r
 
 
 class TrainingInterruptedError(Exception):
-    """Training was asked to stop and did, after a checkpoint; it is no failure."""
+    """Training stopped on request, after a checkpoint; not a failure."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"stopped at step {step}")
@@ -55,7 +54,7 @@ class TrainingInterruptedError(Exception):
 def train(
     run: TrainRun, *, directory: Path, distributed: DistributedContext, stop: StopRequest
 ) -> TrainingSummary | None:
-    """Connect this process with the others, train, and take the connection down.
+    """Train within a process group that is created here and closed at the end.
 
     Args and errors are those of ``Trainer`` and its ``fit``.
     """
@@ -74,16 +73,15 @@ def train(
 
 
 class Trainer:
-    """One process's part of one training.
+    """One process of a training.
 
     Args:
-        run: what to train on what.
-        directory: takes checkpoints, events and the finished model.
-        distributed: this process among the others.
-        stop: asked at each step boundary.
+        directory: for checkpoints, events and the finished model.
+        distributed: rank and device of this process.
+        stop: checked at each step boundary.
 
     Raises:
-        ConfigError: the batch does not divide, or shards and tokenizer do not belong together.
+        ConfigError: the batch does not divide, or shards and tokenizer do not match.
         TrainingError: there are fewer tokens than one batch.
     """
 
@@ -172,16 +170,16 @@ class Trainer:
         return self.train.required("steps")
 
     def fit(self) -> TrainingSummary | None:
-        """Train to the horizon, write the model, and return what there is to say about it.
+        """Train to the horizon, write the model, and return the summary.
 
         Raises:
-            TrainingInterruptedError: a signal asked to stop; a checkpoint holds the work.
+            TrainingInterruptedError: a signal asked to stop; a checkpoint was written.
             TrainingError: the loss is not finite, too many steps were spikes, a batch has no
                 targets, or one row does not fit into memory.
             CheckpointError: the newest checkpoint belongs to another training.
             DiskSpaceError: a checkpoint does not fit on the disk.
         """
-        with self.writer, collecting_by_hand():
+        with self.writer, manual_garbage_collection():
             self._start_or_resume()
             with contextlib.closing(self.reader.stream(self.loop.loader)) as batches:
                 while self.loop.step < self.num_steps:
@@ -197,7 +195,7 @@ class Trainer:
     # One step
 
     def step(self, batch: Batch) -> StepOutcome:
-        """Take one optimizer step on a batch; on a GPU, nothing here waits for the device."""
+        """Take one optimizer step on a batch, without synchronising with a GPU."""
         step = self.loop.step + 1
         num_targets = self.distributed.sum(batch.num_targets)
         require_targets(num_targets, step=step, rows=batch.rows)
@@ -222,15 +220,15 @@ class Trainer:
         return outcome
 
     def read_outcomes(self) -> None:
-        """Wait for the device, and see what became of every step since this was last done."""
+        """Synchronise with the device and record the steps skipped since the last call."""
         for numbers in self.guard.read():
             if not numbers.is_applied:
                 self.recorder.record("skipped", step=numbers.step, **_skipped(numbers))
 
-    # What may follow a step
+    # After a step
 
     def maybe_record(self, outcome: StepOutcome) -> None:
-        """Record the numbers of a step, every so many steps and at the first and last."""
+        """Record training metrics every ``log_every_steps``, and at the first and last step."""
         step = outcome.step
         if step % self.train.log_every_steps and step not in (1, self.num_steps):
             return
@@ -250,9 +248,9 @@ class Trainer:
         )
 
     def maybe_checkpoint(self, *, is_stopping: bool) -> None:
-        """Save, every so many steps, where decay begins, at the last, and before stopping.
+        """Save every ``checkpoint_every_steps``, where decay begins, at the end, before stopping.
 
-        The file is written while training goes on; the last one is waited for.
+        Files are written while training continues; the last one is waited for.
         """
         step = self.loop.step
         self._record_written(self.writer.finished())
@@ -280,7 +278,7 @@ class Trainer:
             self.recorder.record("checkpoint", step=step, path=path.as_posix())
 
     def maybe_validate(self) -> None:
-        """Measure the validation loss, every so many steps and at the last."""
+        """Measure the validation loss every ``validate_every_steps``, and at the last step."""
         step = self.loop.step
         if step % self.train.validate_every_steps and step != self.num_steps:
             return
@@ -300,7 +298,7 @@ class Trainer:
         self.recorder.write_sample(self.model, self.tokenizer, step=step)
         self.recorder.speed.restart(self.loop.tokens)
 
-    # Beginning and end
+    # Start and end
 
     def _start_or_resume(self) -> None:
         newest = self._newest_checkpoint() if self.distributed.is_main else None
@@ -326,7 +324,7 @@ class Trainer:
             return None
         origin = source.manifest.artifact.relative_path
         message = (
-            f"training goes on from step {source.step} of {origin}, which differs in its horizon "
+            f"training continues from step {source.step} of {origin}, which differs in its horizon "
             "alone"
         )
         self.recorder.record("extended", step=source.step, artifact=origin, message=message)
@@ -339,7 +337,7 @@ class Trainer:
             self.recorder.record("repetition", step=0, epochs=epochs, message=message)
 
     def _fit_micro_batch(self) -> None:
-        """Find out how many rows fit into memory; a resumed training begins with what it found."""
+        """Find the micro-batch that fits into memory, from the one of an earlier attempt if any."""
         asked, before = self.train.micro_batch_rows, self.loop.micro_batch
         own = self.reader.rows_per_step // self.distributed.size
         first = before.used if before and before.asked == asked else min(asked, own)
@@ -350,7 +348,7 @@ class Trainer:
         if used < whole_groups(first, rows_per_group=self.run.rows_per_group):
             message = (
                 f"micro-batches of {first} rows do not fit into memory: {used} rows at a time; "
-                "the global batch stays as it is"
+                "the global batch is unchanged"
             )
             self.recorder.record("micro_batch", step=self.loop.step, rows=used, message=message)
 

@@ -1,4 +1,4 @@
-"""compiling: what compiles gives the same training; what cannot goes on uncompiled."""
+"""Compiled training equals uncompiled training, and a failing compiler leaves it uncompiled."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_compile_model_that_fails_says_so_and_trains(
     with caplog.at_level(logging.WARNING):
         how = compile_model(ours, "on", CPU, rows=2)
     assert how == "eager: compiling failed: no triton here"
-    assert "training goes on uncompiled: no triton here" in caplog.text
+    assert "training continues uncompiled: no triton here" in caplog.text
     assert _is_eager(ours)
     assert all(torch.equal(item, expected[name]) for name, item in _gradients(ours).items())
 
@@ -77,7 +77,7 @@ def test_compile_model_without_a_compiler_says_so_and_trains(
     torch._dynamo.reset()
     assert how.startswith("eager: compiling failed: ")
     assert "compiler" in how.removeprefix("eager: compiling failed: ").lower()
-    assert "training goes on uncompiled" in caplog.text
+    assert "training continues uncompiled" in caplog.text
     assert _is_eager(ours)
     assert all(torch.equal(item, expected[name]) for name, item in _gradients(ours).items())
 

@@ -155,7 +155,7 @@ def test_accumulation_exchanges_each_bucket_once_a_step_and_nothing_more(tmp_pat
     in_two = collectives(tmp_path, micro_batch_rows=1)
     assert in_two == at_once
     lasts = [index for index, is_last in in_two["buckets"] if is_last]
-    assert len(lasts) == 3  # steps; after the first, DDP sorts parameters into buckets again
+    assert len(lasts) == 3  # steps; after the first, DDP rebuilds its buckets
     assert lasts[1] > 0
     every = [index for last in lasts for index in range(last + 1)]
     assert [index for index, _ in in_two["buckets"]] == every

@@ -12,8 +12,8 @@ import torch
 
 from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import (
-    collecting_by_hand,
     compute_dtype,
+    manual_garbage_collection,
     peak_flops_per_second,
     prepare_memory,
     share_threads,
@@ -83,8 +83,8 @@ class _Ring:
         self.itself = self
 
 
-def test_collecting_by_hand_leaves_garbage_until_asked():
-    with collecting_by_hand():
+def test_manual_garbage_collection_leaves_garbage_until_asked():
+    with manual_garbage_collection():
         ring = weakref.ref(_Ring())
         many = [[] for _ in range(100_000)]  # would set off a collection
         assert ring() is not None

@@ -166,7 +166,7 @@ BAD_FIELDS = [
     ({"messages": [{"role": "user", "content": ""}]}, "messages.0.content"),
     ({"messages": [{"role": "user"}]}, "messages.0.content"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content"),
-    ({"messages": [{"role": "user", "content": "word " * 300}]}, "longer than the model can read"),
+    ({"messages": [{"role": "user", "content": "word " * 300}]}, "longer than the context"),
     (
         {"messages": [{"role": "user", "content": "lone \ud800"}]},
         "messages.0.content: Input should be a valid",

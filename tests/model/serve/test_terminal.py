@@ -100,7 +100,7 @@ def test_save_writes_the_layout_of_chat_data(pretrained, tmp_path):
         ("/nonsense", "there is no /nonsense"),
         ("/help", "/save <file>"),
         ("/", "/save <file>"),
-        ("word " * 300, "longer than the model can read"),
+        ("word " * 300, "longer than the context"),
     ],
 )
 def test_command_answers_and_the_conversation_continues(pretrained, line, words):

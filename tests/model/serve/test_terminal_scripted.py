@@ -54,5 +54,5 @@ def test_empty_answers_are_kept(pretrained: PretrainedModel) -> None:
 
 
 def test_turn_that_is_too_long_is_an_error(pretrained: PretrainedModel) -> None:
-    with pytest.raises(ConfigError, match="longer than the model can read"):
+    with pytest.raises(ConfigError, match="longer than the context"):
         scripted_conversation(pretrained, TalkConfig(turns=("word " * 500,)))

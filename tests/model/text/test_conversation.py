@@ -80,7 +80,7 @@ def test_answer_has_the_room_it_asks_for_up_to_a_quarter_of_the_context(tokenize
 
 
 def test_last_message_that_does_not_fit_is_refused(tokenizer):
-    with pytest.raises(ConfigError, match="longer than the model can read") as caught:
+    with pytest.raises(ConfigError, match="longer than the context") as caught:
         _kept(spoken("short", "yes", "word " * 100), tokenizer, context_tokens=64, answer_tokens=16)
     assert "at most 48 tokens" in str(caught.value)
 

@@ -20,8 +20,7 @@ from model.network.losses import next_token_loss
 from model.network.weights import load_model
 from model.optim.optimizer import Optimizer, build_optimizer
 from model.runtime.distributed import DistributedContext
-from model.train.checkpoint import Checkpoints, Seal
-from model.train.checkpoint_writer import CheckpointWriter
+from model.train.checkpoint import Checkpoints, CheckpointWriter, Seal
 from model.train.loader import LoaderState
 from model.train.snapshot import LoopState, join_tensors, split_tensors
 from tests.support.small_disk import small_disk

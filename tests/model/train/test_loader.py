@@ -200,7 +200,7 @@ def test_stream_from_state_of_another_order_is_refused_naming_both(parts: list[P
     }
     state = others[change].start()
     reader = reader_of(parts)
-    with pytest.raises(CheckpointError, match="other training rows") as error:
+    with pytest.raises(CheckpointError, match="another order of training rows") as error:
         next(reader.stream(state))
     assert state.fingerprint in str(error.value)
     assert reader.fingerprint in str(error.value)
@@ -266,12 +266,12 @@ def test_read_of_pairs_splits_none_over_processes(even_parts: list[Part], size: 
 
 def test_state_of_single_rows_is_refused_by_a_reader_of_pairs(even_parts: list[Part]):
     state = reader_of(even_parts).start()
-    with pytest.raises(CheckpointError, match="other training rows"):
+    with pytest.raises(CheckpointError, match="another order of training rows"):
         next(paired(even_parts).stream(state))
 
 
 def test_reader_of_pairs_of_an_odd_number_of_rows_is_refused(parts: list[Part]):
-    with pytest.raises(ArtifactError, match="belong together are not all there") as error:
+    with pytest.raises(ArtifactError, match="row group of the shards is incomplete") as error:
         paired(parts[1:], rows_per_step=2)
     assert "found: 7 rows" in str(error.value)
     assert "expected: a multiple of 2 rows" in str(error.value)

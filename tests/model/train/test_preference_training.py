@@ -18,8 +18,8 @@ from model.network.weights import load_model
 from model.runtime.distributed import DistributedContext
 from model.text.tokenizer import Tokenizer
 from model.train.accumulation import Accumulator
-from model.train.dpo import PreferenceLoss
 from model.train.events import read_events
+from model.train.objectives import PreferenceLoss
 from model.train.setup import build_reader
 from tests.support.launched_training import artifact_path, weights
 from tests.support.small_pairs import BETA, make_pairs_root, pairs_run, write_small_pairs
@@ -158,7 +158,7 @@ def test_training_killed_and_run_again_equals_training_at_once(root: Path, tmp_p
 
 
 def test_training_from_scratch_is_refused(root: Path, tmp_path: Path):
-    with pytest.raises(ConfigError, match="against the model that training starts from") as error:
+    with pytest.raises(ConfigError, match="needs a model to start from") as error:
         trainer_of(pairs_run(root, train={"steps": 1}, init_from=None), tmp_path)
     assert "found: none: training from scratch" in str(error.value)
     assert "fine-tune a model on chats first" in str(error.value)
@@ -175,7 +175,7 @@ def test_held_out_rows_that_are_no_pairs_are_refused(root: Path, tmp_path: Path)
     tokenizer = Tokenizer.load(root / "tokenizer")
     write_small_pairs(tmp_path / "odd", tokenizer, num_rows=7)
     run = pairs_run(root, train={"steps": 1}, validation=str(tmp_path / "odd"))
-    with pytest.raises(ArtifactError, match="belong together are not all there"):
+    with pytest.raises(ArtifactError, match="row group of the shards is incomplete"):
         trainer_of(run, tmp_path / "out")
 
 

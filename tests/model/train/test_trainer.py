@@ -105,7 +105,7 @@ def test_fit_leaves_a_model_events_and_counts(root: Path, tmp_path: Path):
     run = small_run(root, train={"steps": 7}, sample_prompts=("The cat",))
     summary = trainer_of(run, tmp_path).fit()
     kinds = [(event["kind"], event["step"]) for event in read_events(tmp_path / "events.jsonl")]
-    # Written while training goes on, a checkpoint is heard of at a later step, but for the last.
+    # A checkpoint is written while training continues, so its event comes later, except the last.
     in_between = {("checkpoint", 3), ("checkpoint", 4)}
     assert in_between < set(kinds)
     assert [item for item in kinds if item[0] != "train" and item not in in_between] == [
@@ -509,13 +509,13 @@ def test_fit_with_a_dead_mlflow_goes_on(
     dead = TrackingConfig(uri="http://127.0.0.1:9", run_id="0" * 32)
     summary = trainer_of(small_run(root, train={"steps": 2}, tracking=dead), tmp_path).fit()
     assert summary.counts.steps == 2
-    assert "does not take metrics" in caplog.text
+    assert "does not accept metrics" in caplog.text
 
 
 def test_step_on_a_batch_without_targets_is_refused(root: Path, tmp_path: Path):
     trainer = trainer_of(small_run(root, train={"steps": 2}), tmp_path)
     batch = trainer.reader.read(trainer.loop.loader)
     masked = dataclasses.replace(batch, mask=torch.zeros_like(batch.mask), num_targets=0)
-    with pytest.raises(TrainingError, match="no token to learn from") as error:
+    with pytest.raises(TrainingError, match="no unmasked target") as error:
         trainer.step(masked)
     assert "step 1, rows" in str(error.value.where)

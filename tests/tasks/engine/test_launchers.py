@@ -41,7 +41,7 @@ def test_choose_launcher_takes_the_simplest_that_does():
 
 @pytest.mark.parametrize("rendezvous", [None, "node-0", ":29400", "node-0:port"])
 def test_several_machines_without_a_place_to_meet_are_refused(rendezvous: str | None):
-    with pytest.raises(ConfigError, match=r"(?s)place to meet.*such as node-0:29400"):
+    with pytest.raises(ConfigError, match=r"(?s)address to meet at.*such as node-0:29400"):
         check_machines(TrainConfig(steps=1, nodes=2, rendezvous=rendezvous))
 
 

@@ -1,4 +1,4 @@
-"""model.train.dpo: likelihoods, margins and gradients are those of the paper."""
+"""model.train.objectives: likelihoods, margins and gradients are those of the paper."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 import model.network.losses
 from model.network.gpt import GPT
 from model.network.losses import chunked_token_losses, next_token_loss, token_losses
-from model.train.dpo import PreferenceLoss, answer_log_probs, reward_margins
+from model.train.objectives import PreferenceLoss, answer_log_probs, reward_margins
 from tests.support.small_model import random_ids, random_model, reference_of
 
 BETA = 0.3
