@@ -128,7 +128,7 @@ class ScoreRun(ChildRun):
     loss_on: LossOn = Field(default="all", description="targets of the validation loss")
     style: Style = Field(default="text", description="kind of the sample prompts")
     attention: AttentionScope = Field(
-        default="causal", description="what a token of the validation rows sees"
+        default="causal", description="scope of attention in validation rows"
     )
     score: ScoreConfig
 

@@ -44,7 +44,7 @@ class TalkConfig(Config):
             "What do you like to talk about?",
             "Thank you. Goodbye!",
         ),
-        description="what the user says, one turn after the other",
+        description="messages of the user, in order",
     )
     answer_tokens: int = Field(default=128, gt=0, description="most tokens of an answer")
     temperature: float = Field(default=0.0, ge=0, description="sampling temperature; 0 = greedy")

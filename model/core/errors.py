@@ -13,9 +13,9 @@ Every message names what was expected, what was found, where, and what to do.
     ├── CorpusError              a stage would drop (almost) everything, or kept too little
     ├── ArtifactError            a stored artifact is missing, incomplete or unlike its manifest
     │   └── TamperedArtifactError   bytes differ from the manifest's sha256
-    ├── DiskSpaceError           the disk cannot hold what a run or a write needs
+    ├── DiskSpaceError           the disk cannot hold the files of a run
     ├── TokenizerError           text or ids do not fit the tokenizer
-    ├── RegistryError            a registered model, version or alias cannot be had
+    ├── RegistryError            a registered model, version or alias cannot be loaded
     │   └── PromotionError       a version is not fit to become the champion
     ├── CheckpointError          a checkpoint cannot be read, or belongs to another run
     ├── TrainingError            training cannot continue (too few tokens, non-finite loss)
@@ -41,7 +41,7 @@ class LLMError(Exception):
     Args:
         problem: one sentence naming what went wrong.
         expected: what would have been right.
-        found: what was there instead.
+        found: the actual value.
         where: file, line, row, setting or address.
         fix: what to do now.
     """
@@ -121,7 +121,7 @@ class TamperedArtifactError(ArtifactError):
 
 
 class DiskSpaceError(LLMError):
-    """The disk cannot hold what a run or a write needs."""
+    """The disk cannot hold the files of a run."""
 
 
 class TokenizerError(LLMError):
@@ -129,7 +129,7 @@ class TokenizerError(LLMError):
 
 
 class RegistryError(LLMError):
-    """A registered model, version or alias cannot be had."""
+    """A registered model, version or alias cannot be loaded."""
 
 
 class PromotionError(RegistryError):
@@ -166,7 +166,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def unknown_key(found: str, known: Iterable[str], *, kind: str = "setting") -> ConfigError:
-    """Return the error for a name nobody knows, naming the nearest one."""
+    """Return the error for an unknown name, naming the nearest one."""
     names = list(known)
     nearest = difflib.get_close_matches(found, names, n=1, cutoff=0.0)
     return ConfigError(

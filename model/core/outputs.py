@@ -1,8 +1,8 @@
-"""Typed outputs of a stage: where its files lie, what it counted, what else it recorded.
+"""Typed outputs of a stage: files, counts and facts.
 
 Each stage defines one subclass of ``Outputs`` with a property for each file that others read, and
 classes of its ``Counts`` and ``Facts``. The body of the stage records its numbers through it, and
-consumers read files and numbers through it; nobody else spells a file name or the name of a fact.
+consumers read files and numbers through it; file names and names of facts are spelled here only.
 
     class FilterDocumentsOutputs(
         Outputs[FilterDocumentsCounts, FilterDocumentsFacts], stage="filter_documents"
@@ -37,7 +37,7 @@ class Numbers(BaseModel):
     EXTRAS_FIRST: ClassVar[bool] = False  # their place in the manifest
 
     def plain(self) -> dict[str, Any]:
-        """Return what the manifest holds."""
+        """Return the JSON-ready dictionary for the manifest."""
         named = self.model_dump(mode="json", include=self.model_fields_set)
         extras = {name: named.pop(name) for name in self.model_extra or ()}
         return extras | named if self.EXTRAS_FIRST else named | extras
@@ -115,7 +115,7 @@ class Outputs(Generic[CountsT, FactsT]):
 
     @classmethod
     def made(cls, item: Artifact | Manifest) -> bool:
-        """Say whether an artifact is one of this stage."""
+        """Return whether an artifact is one of this stage."""
         return (item.artifact if isinstance(item, Manifest) else item).stage == cls.stage
 
     @classmethod

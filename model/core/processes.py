@@ -65,7 +65,7 @@ def parent_death_signal(
 
 
 def watch_parent(parent: int) -> None:
-    """Exit from a thread of this process once its parent is gone."""
+    """Start a thread that exits this process when its parent ends."""
 
     def watch() -> None:
         while os.getppid() == parent:

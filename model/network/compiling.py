@@ -65,7 +65,7 @@ def compile_model(
         _try_out(model, device, rows=rows, dtype=dtype, by_documents=by_documents)
     except torch.OutOfMemoryError:  # not a compiler error: the first step will meet it
         return "compiled, not tried out: out of memory"
-    except Exception as error:  # compilers fail in many ways, and training goes on
+    except Exception as error:  # compilers fail in many ways; training continues
         model.model.training_block, model.score_chunk = None, None
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         logger.warning("compiling failed, training continues uncompiled: %s", reason)

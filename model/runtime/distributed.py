@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 COLLECTIVE_TIMEOUT = timedelta(minutes=15)  # longer than any checkpoint rank 0 writes alone
 DECISION_TIMEOUT = timedelta(days=30)  # another run may be making the same artifact
 DECISION_KEY = "decision"
-HEARD_KEY = "heard"
+RECEIVED_KEY = "received"
 CPU = torch.device("cpu")
 
 
@@ -107,14 +107,14 @@ class DistributedContext:
         """Send rank 0's decision to the other processes, and wait until they have received it."""
         if self.size > 1:
             self._store.set(DECISION_KEY, decision)
-            others = [f"{HEARD_KEY}-{rank}" for rank in range(1, self.size)]
+            others = [f"{RECEIVED_KEY}-{rank}" for rank in range(1, self.size)]
             self._store.wait(others, COLLECTIVE_TIMEOUT)
 
     def await_decision(self) -> str:
         """Wait for rank 0's decision and return it."""
         self._store.wait([DECISION_KEY], DECISION_TIMEOUT)
         decision = self._store.get(DECISION_KEY).decode()
-        self._store.set(f"{HEARD_KEY}-{self.rank}", "")
+        self._store.set(f"{RECEIVED_KEY}-{self.rank}", "")
         return decision
 
     @contextlib.contextmanager

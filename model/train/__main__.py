@@ -7,9 +7,8 @@ The config is a ``TrainRun``. After a kill or a signal, a second run resumes fro
 checkpoint. Exit status: 0 complete, 75 interrupted, else failed (torchrun turns all but 0 into 1);
 details are in ``result.json`` beside the config.
 
-With torchrun's ``--max-restarts`` all processes restart when one died. After a lasting failure the
-next attempt finds the result of the previous one and exits with status 0; so does an interrupted
-one. The outcome is in ``result.json``.
+With torchrun's ``--max-restarts`` all processes restart when one died. While restarts are left, an
+interrupted attempt, and the attempt after a lasting failure, exit with 0 so that torchrun stops.
 """
 
 from __future__ import annotations

@@ -322,7 +322,7 @@ def _read_seal(path: Path) -> Seal | None:
 def _changed_file(path: Path, seal: Seal) -> str | None:
     for name, expected in seal.sha256.items():
         if not (path / name).is_file():
-            return f"{name} is gone"
+            return f"{name} is missing"
         if file_sha256(path / name) != expected:
             return f"{name} holds other bytes than were written"
     return None

@@ -42,7 +42,7 @@ SAMPLE_TOP_K = 50
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What a finished training has to say for its manifest."""
+    """Counts, facts and metrics of a finished training, for its manifest."""
 
     counts: TrainModelCounts
     facts: TrainModelFacts

@@ -1,4 +1,4 @@
-"""model.network.weights: what is saved comes back bit for bit, and what does not fit is refused."""
+"""Saved models: bit-for-bit round trip, and errors for files that do not fit."""
 
 from __future__ import annotations
 

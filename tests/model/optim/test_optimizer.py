@@ -1,4 +1,4 @@
-"""optimizer: AdamW equals torch's, the learning rate follows its table, clipping its norm."""
+"""Optimizer: AdamW and clipping equal torch's, groups, schedule and skipped updates."""
 
 from __future__ import annotations
 
@@ -114,13 +114,13 @@ def test_update_with_factor_zero_leaves_every_bit(name, steps_before):
     after = _bits(network, optimizer)
     if steps_before:
         assert after == before
-    else:  # state has come to be, and holds nothing
+    else:  # the state exists now, and is zero
         assert after[: len(before)] == before
         assert not any(b"".join(after[len(before) :]))
 
 
 @pytest.mark.parametrize("name", ["muon", "adamw"])
-def test_state_through_a_file_goes_on_bit_for_bit(name):
+def test_state_through_a_file_continues_bit_for_bit(name):
     straight, broken = random_model(tied=False), random_model(tied=False)
     config = resolved(straight, optimizer=name)
     whole = build_optimizer(straight, config, DistributedContext())
@@ -194,7 +194,7 @@ def test_build_optimizer_adamw_decays_block_matrices_and_untied_head_only():
 
 @pytest.mark.parametrize("name", ["muon", "adamw"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_build_optimizer_learns_one_batch_by_heart(name, tied):
+def test_build_optimizer_overfits_one_batch(name, tied):
     network = random_model(tied=tied)
     given = {"learning_rate": 0.02, "embedding_learning_rate": 0.02, "head_learning_rate": 0.02}
     given |= {"steps": 80, "optimizer": name, "warmup_steps": 5, "weight_decay": 0.0}

@@ -1,4 +1,4 @@
-"""Training on conversations: which targets count, what validation measures, what is written."""
+"""Training on conversations: loss mask, validation and sample texts."""
 
 from __future__ import annotations
 

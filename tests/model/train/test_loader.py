@@ -49,7 +49,7 @@ def read_rows(reader: BatchReader, state: LoaderState, *, num_batches: int) -> l
 
 
 def test_permutation_of_ten_rows_never_changes():
-    # Frozen: a checkpoint of an older numpy or project must go on with the same rows.
+    # Frozen: a checkpoint of an older numpy or project must continue with the same rows.
     assert permutation(10, seed=1, part=0, epoch=0).tolist() == [5, 3, 7, 8, 2, 4, 1, 0, 6, 9]
 
 

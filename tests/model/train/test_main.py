@@ -76,7 +76,7 @@ def test_train_killed_at_a_checkpoint_and_run_again_equals_train_at_once(
     assert list(values(parts)) == list(range(1, 25))
 
 
-def test_train_terminated_saves_says_so_and_goes_on_later(root: Path, tmp_path: Path):
+def test_train_terminated_saves_reports_and_resumes_later(root: Path, tmp_path: Path):
     train = {"steps": 60, "checkpoint_every_steps": 1000}
     whole, parts = (small_run(root, name=name, train=train) for name in ("calm", "stopped"))
     run_here(whole)
@@ -132,7 +132,7 @@ def test_train_in_two_processes_of_a_finished_artifact_leaves(root: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_train_in_two_processes_terminated_goes_on_later(root: Path, tmp_path: Path):
+def test_train_in_two_processes_terminated_resumes_later(root: Path, tmp_path: Path):
     train = {"steps": 200, "checkpoint_every_steps": 1000}
     run = small_run(root, name="two-stopped", train=train)
     config = write_config(run, tmp_path)

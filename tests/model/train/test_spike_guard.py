@@ -1,4 +1,4 @@
-"""Guards: which steps are skipped, and what is said of them."""
+"""Spike guard: which steps are skipped, and the errors that end a training."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_judge_skips_what_the_plain_formula_skips():
     assert guard.num_skipped == found.count(False)
 
 
-def test_judge_after_restore_goes_on_with_the_same_verdicts():
+def test_judge_after_restore_continues_with_the_same_verdicts():
     pairs = noise(300, seed=2)
     whole, first, second = guard_of(max_skipped=300), guard_of(max_skipped=300), guard_of()
     expected = [take(whole, step, *pair).is_applied for step, pair in enumerate(pairs, start=1)]

@@ -1,4 +1,4 @@
-"""The loop: what a step computes, what follows it, and going on after a stop."""
+"""Training loop: steps, records, checkpoints, validation, and resume after a stop."""
 
 from __future__ import annotations
 
@@ -429,7 +429,7 @@ def test_fit_keeps_the_best_and_the_pre_decay_checkpoint_beside_the_newest(
     assert summary.facts.best_validation_loss == measured[best]
 
 
-def test_fit_on_a_full_disk_keeps_the_checkpoint_before_and_goes_on_with_more_room(
+def test_fit_on_a_full_disk_keeps_earlier_checkpoints_and_continues_with_more_room(
     root: Path, tmp_path: Path
 ):
     run = small_run(root, train={"steps": 9})
@@ -499,7 +499,7 @@ def test_trainer_of_two_shard_sets_reads_both(root: Path, tmp_path: Path):
     assert trainer.loop.loader.part_rows == (6, 2)
 
 
-def test_fit_with_a_dead_mlflow_goes_on(
+def test_fit_with_a_dead_mlflow_continues(
     root: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
