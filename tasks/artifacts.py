@@ -1,4 +1,4 @@
-"""The artifact store from the command line.
+"""Command line of the artifact store.
 
     python -m tasks.artifacts list [STAGE]     what is there: size, age, what it holds
     python -m tasks.artifacts why PATH         how an artifact was made, from what, what was changed
@@ -29,7 +29,7 @@ from tasks.engine.terminal import UNFOLDED_CHARS, WIDTH_CHARS, render
 PRUNE_RULE = """\
 Lists, and with --delete removes, finished artifacts and unfinished work (*.work) that no run below
 runs/ leads to. A run, failed and interrupted ones too, keeps what it made or found made, all that
-was made from, and the work it can go on with; deleting runs/<run> gives it up. Work in progress,
+was made from, and the work it can resume; deleting runs/<run> gives it up. Work in progress,
 cache/ and everything else stay.
 """
 

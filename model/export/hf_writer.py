@@ -35,11 +35,10 @@ from model.export.gguf_writer import GGUF_NAME, read_chat_template, write_gguf
 from model.network.gpt import GPT, TIED_EMBEDDING_STD
 from model.network.weights import WEIGHTS_NAME, load_model, save_tensors
 from model.runtime.child_process import make_artifact, parse_config_path, run_child, verify_inputs
-from model.text.tokenizer import IM_END, TOKENIZER_FILE, Tokenizer
+from model.text.tokenizer import IM_END, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer
 
 CARD_NAME = "README.md"
-TOKENIZER_CONFIG = "tokenizer_config.json"
-TOKENIZER_FILES = (TOKENIZER_FILE, TOKENIZER_CONFIG)
+TOKENIZER_FILES = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
 
 
 def export(
@@ -76,7 +75,7 @@ def export(
             tensors,
             model.architecture,
             tokenizer,
-            chat_template=read_chat_template(destination / TOKENIZER_CONFIG),
+            chat_template=read_chat_template(destination / TOKENIZER_CONFIG_FILE),
             sampling=config.sampling,
             dtype=config.gguf,
             path=destination / GGUF_NAME,

@@ -1,4 +1,4 @@
-"""Configuration of what makes a chat model of a base model: conversations, then preferences."""
+"""Configuration of chat fine-tuning: conversations, preferences and their trainings."""
 
 from __future__ import annotations
 
@@ -236,5 +236,5 @@ class RecordShardLayout(Config):
 
     @property
     def row_tokens(self) -> int:
-        """Tokens that a row has room for."""
+        """Tokens of a row."""
         return self.context_tokens + 1

@@ -1,4 +1,4 @@
-"""Configuration of what a model is measured on, and of what its successor must not lose."""
+"""Configuration of evaluation, and the scores that promotion compares."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class EvaluationConfig(Config):
         default=100, ge=0, description="texts the model writes for judge_texts to judge"
     )
     opening_words: int = Field(
-        default=4, gt=0, description="words of a held-out document that such a text goes on from"
+        default=4, gt=0, description="words of a held-out document that such a text continues"
     )
     chat_prompts: tuple[str, ...] = Field(
         default=(
@@ -65,7 +65,7 @@ class EvaluationConfig(Config):
             "What is a good way to learn a language?",
             "Explain what a river is.",
         ),
-        description="messages that a chat model answers in place of going on from documents",
+        description="messages that a chat model answers, instead of continuing documents",
     )
     num_questions: int = Field(
         default=0, ge=0, description="demo: held-out questions that are put to the model"

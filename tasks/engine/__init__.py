@@ -1,1 +1,1 @@
-"""What runs stages: the pipeline, task runners, child processes, launchers."""
+"""Execution of stages: pipeline, task runners, child processes, launchers."""

@@ -1,7 +1,7 @@
-"""Child processes of the stages: start one, watch it, and never leave it behind.
+"""Child processes of stages: start, watch, stop, and report their failures.
 
 Called from the main thread of a flow, where the TerminationSignal of a cancelled Prefect run and a
-Ctrl-C arrive as exceptions: both stop the child before they go on.
+Ctrl-C arrive as exceptions: both stop the child first.
 
     <stage>/.launch/<name>-<key12>-<time>-<pid>/   config, log and result of one child; stays if it
                                                    failed, until newer ones push it out
@@ -77,7 +77,7 @@ class Child:
             watch: called about twice a second while the child runs.
 
         Raises:
-            ChildInterruptedError: the child was asked to stop and did.
+            ChildInterruptedError: the child received a request to stop and did.
             ChildKilledError: the child, or its launcher, died of a signal.
             ChildError: the child failed.
         """
@@ -106,20 +106,20 @@ class Child:
         shutil.rmtree(self.directory)
 
     def _failure(self, module: str, code: int) -> ChildError | None:
-        """Return how a child failed; a launcher's exit code of zero does not say that it did not.
+        """Return how a child failed, if it did; a launcher may exit with 0 although it did.
 
         What one of its processes settled counts. An error that no user can fix may be
         the echo of another process's death: then the exit code counts, with the log's last lines.
         """
-        said = settled_result(self.directory)
-        if said and said.state == "interrupted":
+        settled = settled_result(self.directory)
+        if settled and settled.state == "interrupted":
             return ChildInterruptedError(
-                f"{module} was asked to stop and saved its work at step {said.step}",
-                fix="run again: it goes on from there",
+                f"{module} stopped on request and saved its work at step {settled.step}",
+                fix="run again: it resumes there",
             )
-        if said and said.error:
-            parts = said.error.model_dump(include={"expected", "found", "where", "fix"})
-            return ChildError(f"{module} stopped: {said.error.problem}", **parts)
+        if settled and settled.error:
+            parts = settled.error.model_dump(include={"expected", "found", "where", "fix"})
+            return ChildError(f"{module} stopped: {settled.error.problem}", **parts)
         if code == 0:
             return None
         lines = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]

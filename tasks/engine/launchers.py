@@ -1,4 +1,4 @@
-"""How the processes of a training are started: on this machine, or on several.
+"""Launchers of a training: one process, several on this machine, or several machines.
 
 A launcher runs the training of one launch directory to its end; the stage only watches. So far:
 
@@ -6,7 +6,7 @@ A launcher runs the training of one launch directory to its end; the stage only 
     LocalTorchrun   one torchrun agent and its processes on this machine
     Rendezvous   one agent here and one on each other machine; the command for those is shown
 
-All keep to the same contract: the config, the log of this machine and ``result.json`` lie in the
+The contract of all: the config, the log of this machine and ``result.json`` lie in the
 launch directory, the artifact in the store. What runs elsewhere, such as a job of a cluster, fits
 behind it by watching those two.
 """
@@ -47,7 +47,7 @@ SHUTDOWN_SECONDS = 20  # torchrun kills its processes this long after it asked t
 JOIN_SECONDS = 1800  # how long machines wait for each other, to begin and after a death
 COMMANDS_NAME = "other-machines.txt"
 # Each attempt gets a store of its own, which its rank 0 opens: agents count restarts apart, so no
-# number of theirs would tell attempts from one another on all machines.
+# number of theirs identifies an attempt on all machines.
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 Watch = Callable[[], None]
@@ -63,7 +63,7 @@ class Launcher(Protocol):
             watch: called about twice a second until training ends.
 
         Raises:
-            ChildInterruptedError: training was asked to stop and saved its work.
+            ChildInterruptedError: training stopped on request and saved its work.
             ChildError: it failed, also after the restarts it is allowed.
         """
         ...
@@ -180,8 +180,8 @@ def _run_again_if_killed(
 ) -> None:
     """Run a training and, if its first process dies of a signal, run it again.
 
-    Nothing of the killed attempt is in the way: its other processes die with it, and the lock of
-    the artifact keeps the next one waiting until they have.
+    The other processes of the killed attempt die with it; until they have, the lock of the
+    artifact keeps the next attempt waiting.
     """
     for restarts_left in reversed(range(max_restarts + 1)):
         try:
@@ -189,7 +189,7 @@ def _run_again_if_killed(
         except ChildKilledError as error:
             if not restarts_left:
                 raise
-            logger.warning("%s; going on from the newest checkpoint", error.problem)
+            logger.warning("%s; resuming from the newest checkpoint", error.problem)
         else:
             return
 

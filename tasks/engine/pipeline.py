@@ -1,4 +1,4 @@
-"""One walk over the DAG: each stage is run as soon as its inputs are there, or only planned.
+"""One walk over the DAG: each stage runs once its inputs are made, or is only planned.
 
 The flows describe the DAG once, as calls of ``Pipeline.add``. Keys derive from keys, so a dry run
 makes the same walk and knows every artifact without making any.
@@ -95,7 +95,7 @@ class Pipeline:
         return step.artifact
 
     def reporting_to(self, tracking_run_id: str | None) -> Pipeline:
-        """Return this walk going on, with trainings reported to another MLflow run."""
+        """Return the same walk with trainings reported to another MLflow run from here on."""
         other = copy.copy(self)  # the steps are one and the same
         other.tracking_run_id = tracking_run_id
         return other
@@ -110,7 +110,7 @@ class Pipeline:
             step.outcome = "made"
 
     def finish(self) -> list[Step]:
-        """Wait for every step and return them all."""
+        """Wait forevery step and return them all."""
         for step in self.steps.values():
             self.wait(step.artifact)
         return list(self.steps.values())
@@ -178,7 +178,7 @@ def end_quietly() -> None:
     """Keep DuckDB's binding from listing its own objects as leaked when this process ends.
 
     The list is cosmetic: nanobind prints it, after the interpreter is gone, in any process that
-    ran Prefect's threads. All that a run has to say was said before.
+    ran Prefect's threads. All output of the run was written before.
     """
 
     def close_stderr() -> None:

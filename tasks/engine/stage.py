@@ -1,4 +1,4 @@
-"""What every stage shares: one Prefect task that makes an artifact, or finds it made.
+"""A stage: one Prefect task that makes an artifact, or finds it cached.
 
 A module in ``tasks/stages/`` defines its stage as ``Stage(<Outputs>, version=..., build=build)``;
 the flows hand stages to ``tasks.engine.pipeline``. The manifest in the store alone decides whether
@@ -64,7 +64,7 @@ class Stage:
         build: the body, a module-level function.
         scope: ``shard`` stages share the machine among workers, ``corpus`` stages have it for
             themselves, ``child`` stages only watch a child process, which makes the artifact.
-        resume: the body goes on from what a killed attempt left in the work directory.
+        resume: the body resumes what a killed attempt left in the work directory.
         retries: attempts after a transient download error.
         algorithms: name and version of algorithms that fix bytes.
     """
@@ -159,7 +159,7 @@ def run_body(call: Call, store: ArtifactStore) -> None:
 
     if call.stage.scope == "child":
         body(Work(store.work_path(call.derivation.artifact), call.derivation, store))
-        store.read_manifest(call.derivation.artifact)  # the child said it was done: hold it to that
+        store.read_manifest(call.derivation.artifact)  # raises if the child left none
     else:
         store.build(call.derivation, body, resume=call.stage.resume)
 

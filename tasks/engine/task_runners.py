@@ -1,4 +1,4 @@
-"""Task runners that reach beyond this machine: Ray and Dask, each an optional extra.
+"""Task runners on several machines: Ray and Dask, each an optional extra.
 
 Nobody has to install them, so they are imported here, by name, when a run asks for one; everything
 else goes through Prefect's `TaskRunner`. Called by `tasks.engine.pipeline.task_runner`.

@@ -1,1 +1,1 @@
-"""What a run would do, before it does anything: plan, estimates, budgets, ladders."""
+"""Planning of a run before it starts: plan, estimates, budgets, ladders."""

@@ -1,7 +1,7 @@
-"""The base model of a fine-tuning, by its address: in the artifact store, or in the registry.
+"""Base checkpoint of a fine-tuning, by its address in the artifact store or the registry.
 
-What it was trained with, its tokenizer and its text, its manifest says; so whatever the settings of
-a run are, a model is trained further on its own ground.
+Tokenizer, model settings and pretraining text come from its manifest, whatever the settings of the
+run are.
 """
 
 from __future__ import annotations

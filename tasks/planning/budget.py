@@ -1,4 +1,4 @@
-"""From a budget in minutes to a horizon in steps, before any key is made.
+"""Horizon in steps of a budget in minutes, resolved before any key is made.
 
 The budget counts optimizer steps alone. Validation and checkpoints come on top: how often they
 happen changes no result, so it must not change the horizon either.

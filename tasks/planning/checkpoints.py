@@ -1,4 +1,4 @@
-"""Which checkpoints of a training can be scored, as far as that is known before it runs.
+"""Check, before a training runs, that the checkpoints to score will be there.
 
 ``evaluation.checkpoints`` names them, and the stage that reads them comes after the training.
 """
@@ -73,7 +73,7 @@ def _doubts(
             f"{train.keep_checkpoints} are kept (keep_checkpoints)"
         ]
     if wanted < pre_decay and train.extend != "never" and wanted in _pre_decay_steps(step, store):
-        return [f"{name} is there to be scored only if it goes on from a finished training's"]
+        return [f"{name} is there to be scored only if it resumes from a finished training's"]
     raise _not_there(
         wanted,
         step,
@@ -83,7 +83,7 @@ def _doubts(
 
 
 def _pre_decay_steps(step: Step, store: ArtifactStore) -> set[int]:
-    """Return the checkpoints of finished trainings of this name: one may be gone on from."""
+    """Return the checkpoints of finished trainings of this name: one may be resumed from."""
     finished = (
         manifest
         for manifest in TrainModelOutputs.manifests(store)

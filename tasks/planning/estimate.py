@@ -1,4 +1,4 @@
-"""What the trainings of a plan amount to: tokens, FLOPs, time, cost, and the score to expect.
+"""Estimates of the trainings of a plan: tokens, FLOPs, speed, time, cost and predicted score.
 
 Made before a run; afterwards ``tasks.reporting.outcome`` sets what came out beside it.
 """

@@ -1,4 +1,4 @@
-"""The trainings of a ladder: sizes and horizons of a sweep as configs, the next one included."""
+"""Trainings of a scaling ladder: sizes and horizons as configs, the next one included."""
 
 from __future__ import annotations
 

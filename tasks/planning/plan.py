@@ -1,4 +1,4 @@
-"""What a run would do and cost, before it does anything.
+"""Plan of a run: stages that would run and why, disk, memory, time and cost.
 
 Sizes and times are estimates; each states where its rate comes from. Only the disk estimate has
 consequences: a run that cannot fit is refused.
@@ -104,7 +104,7 @@ class Plan:
         """Refuse a run that the disk below ``root`` cannot hold.
 
         Raises:
-            DiskSpaceError: there is less room than the plan needs.
+            DiskSpaceError: it has less free space than the plan needs.
         """
         place = next(path for path in (root, *root.parents) if path.exists())
         free_bytes = shutil.disk_usage(place).free
@@ -176,7 +176,7 @@ def _setting_lines(config: Config, *, prefix: str) -> Iterator[str]:
 
 
 def _depends_on(steps: list[Step], walk: tuple[Step, ...]) -> str:
-    """Say which inputs would be made again, whose bytes could then differ."""
+    """Return which inputs would be made again, whose bytes could then differ."""
     waiting = {step.derivation.key for step in walk if step.status.state != "complete"}
     inputs = {
         item.stage

@@ -1,4 +1,4 @@
-"""Fit validation score against compute: ``L = E + A * (C / C0) ** -alpha``.
+"""Scaling fit of validation score over compute: ``L = E + A * (C / C0) ** -alpha``.
 
 For a given exponent the formula is linear in floor and factor, so both come from non-negative least
 squares and only the exponent is searched for. Nothing depends on a starting point.

@@ -1,1 +1,1 @@
-"""The boxes of the DAG: each module defines one stage, or one task that makes no artifact."""
+"""One module per box of the DAG: a stage, or a task that makes no artifact."""

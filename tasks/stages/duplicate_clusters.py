@@ -1,4 +1,4 @@
-"""Stage duplicate_clusters: which documents go because another one says the same."""
+"""Stage duplicate_clusters: duplicates of all files, and what each is removed in favour of."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class DuplicateClustersOutputs(
 
     @property
     def clusters(self) -> Path:
-        """Groups of documents that say the same."""
+        """Groups of duplicates."""
         return self.directory / CLUSTERS_NAME
 
 

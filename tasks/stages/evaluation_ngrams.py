@@ -1,4 +1,4 @@
-"""Stage evaluation_ngrams: the runs of words that training documents must not hold."""
+"""Stage evaluation_ngrams: index of the word n-grams of evaluation sets."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def listed_sets(config: DecontaminationConfig, *, store: ArtifactStore) -> Evalu
 
 
 def build(work: Work, config: EvaluationNgrams, share: ResourceShare) -> None:  # noqa: ARG001
-    """Write ngrams.npy, items.npy and sets.json, going on from what was downloaded before."""
+    """Write ngrams.npy, items.npy and sets.json, resuming earlier downloads."""
     sweep(work.path, keep=DOWNLOAD_FOLDER)
     downloads = work.path / DOWNLOAD_FOLDER
     counts = write_ngrams(

@@ -1,4 +1,4 @@
-"""Stage export_model: the trained model as the folder, and the file, that other runtimes load."""
+"""Stage export_model: a trained model as the folder, and GGUF file, for other runtimes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STEP_VERSION = 1
 
 
 class ExportModel(Config):
-    """How weights are stored, and what runtimes sample with unless told otherwise."""
+    """How weights are stored, and the default sampling settings of runtimes."""
 
     export: ExportConfig
 

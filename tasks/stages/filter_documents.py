@@ -1,4 +1,4 @@
-"""Stage filter_documents: which documents of one file stay, and why the others go."""
+"""Stage filter_documents: kept and rejected documents of one file, with the reason of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage find_contamination: the documents of one file that hold text of an evaluation set."""
+"""Stage find_contamination: documents of one file that contain text of an evaluation set."""
 
 from __future__ import annotations
 

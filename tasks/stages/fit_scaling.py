@@ -1,4 +1,4 @@
-"""Stage fit_scaling: the validation score of a ladder of trainings as a curve over compute."""
+"""Stage fit_scaling: scaling fit, validation score over compute, of a ladder of trainings."""
 
 from __future__ import annotations
 

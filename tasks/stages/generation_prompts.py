@@ -1,4 +1,4 @@
-"""Stage generation_prompts: what a model is asked to write, for judge_texts to judge."""
+"""Stage generation_prompts: prompts of the texts that judge_texts measures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class GenerationPromptsCounts(Counts):
 
 
 class GenerationPromptsOutputs(Outputs[GenerationPromptsCounts, Facts], stage="generation_prompts"):
-    """What a model is asked to write."""
+    """The prompts of a model."""
 
     @property
     def prompts(self) -> Path:

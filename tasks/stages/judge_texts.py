@@ -1,4 +1,4 @@
-"""Stage judge_texts: how good the texts are that a model wrote while it was scored."""
+"""Stage judge_texts: quality measures of the texts that a model wrote while it was scored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Task promote_candidate: a pipeline's version becomes the champion, if it is no worse.
+"""Task promote_candidate: promotion of a pipeline's version to champion, if it is no worse.
 
 Not a stage: it makes no artifact. A refusal is a result, shown with its numbers.
 """

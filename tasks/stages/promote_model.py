@@ -1,4 +1,4 @@
-"""Task promote_model: a registered version becomes the champion, or the one before returns.
+"""Task promote_model: promotion of a registered version to champion, or the way back.
 
 Not a stage: it makes no artifact. Asked for by a person (flow promote); what a pipeline does at its
 end is ``tasks.stages.promote_candidate``.

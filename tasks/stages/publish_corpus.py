@@ -1,4 +1,4 @@
-"""Stage publish_corpus: the clean text once, as a data set folder that anyone can load."""
+"""Stage publish_corpus: the clean text as a data set folder that anyone can load."""
 
 from __future__ import annotations
 

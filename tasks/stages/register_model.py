@@ -2,8 +2,8 @@
 
 Not a stage: it makes nothing in the artifact store, and what it makes in MLflow it makes once. A
 version is known by the content digest of the exported artifact, so registering it again at most
-moves the alias and says what was measured since: scores in tags, and in the description those that
-came after the model's card.
+moves the alias and adds later scores: all in tags, and those from after the model's card in the
+description.
 """
 
 from __future__ import annotations
@@ -139,8 +139,7 @@ def validation_digest(scores: Manifest, store: ArtifactStore) -> str | None:
 def chat_validation_digest(shards: Manifest, store: ArtifactStore) -> str:
     """Return what identifies the conversations behind validation shards, whatever their tokens.
 
-    Where some outgrew the context, what is left of them is told by the context and how many were
-    dropped and cut.
+    Where some did not fit the context, its size and the numbers dropped and cut are part of it.
 
     Args:
         shards: of write_chat_shards.
@@ -155,8 +154,8 @@ def chat_validation_digest(shards: Manifest, store: ArtifactStore) -> str:
     lost = {"too_long": counts.too_long, "num_cut": counts.num_cut}
     if any(lost.values()):
         context_tokens = WriteChatShardsOutputs.facts_of(shards).context_tokens
-        told = {"context_tokens": context_tokens, **lost}
-        lines += [f"\0{name}\0{value}" for name, value in told.items()]
+        limits = {"context_tokens": context_tokens, **lost}
+        lines += [f"\0{name}\0{value}" for name, value in limits.items()]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
@@ -206,7 +205,7 @@ def _register(
 def _describe(
     runs: RunStore, name: str, version: int, *, tags: dict[str, str], description: str
 ) -> None:
-    """Say what was last measured of a version; earlier scores stay while their data do."""
+    """Write the newest scores of a version; earlier ones stay while their data are the same."""
     client = runs.client
     found = client.get_model_version(name, str(version))
     for score in PINNED_SCORES:

@@ -1,4 +1,4 @@
-"""Stage report_corpus: a page that shows what became of the source's documents, and why."""
+"""Stage report_corpus: page and data about what became of the documents of the source."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ def _files(work: Work) -> CorpusFiles:
 
 
 def read_corpus_report(path: Path) -> Report:
-    """Return what a ``report.json`` says."""
+    """Return the content of a ``report.json``."""
     return Report.model_validate_json(path.read_bytes())
 
 
 def known_numbers(manifests: Sequence[Manifest]) -> KnownNumbers:
-    """Return what the manifests of all data stages say.
+    """Return the numbers of the manifests of all data stages.
 
     Raises:
         ArtifactError: a stage is missing, or the counts do not add up.

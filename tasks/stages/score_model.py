@@ -1,4 +1,4 @@
-"""Stage score_model: bits per byte, evaluation sets, and texts for judge_texts to judge."""
+"""Stage score_model: bits per byte, scores on evaluation sets, and texts for judge_texts."""
 
 from __future__ import annotations
 

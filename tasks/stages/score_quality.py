@@ -1,4 +1,4 @@
-"""Stage score_quality: how good the quality model finds each kept document of one file."""
+"""Stage score_quality: scores of the kept documents of one file by the quality classifier."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def listed_items(config: EvaluationConfig, *, store: ArtifactStore) -> ScoredIte
 
 
 def build(work: Work, config: ScoredItems, share: ResourceShare) -> None:  # noqa: ARG001
-    """Write items.parquet, going on from what was downloaded before."""
+    """Write items.parquet, resuming earlier downloads."""
     sweep(work.path, keep=DOWNLOAD_FOLDER)
     downloads = work.path / DOWNLOAD_FOLDER
     items = read_items(

@@ -1,4 +1,4 @@
-"""Stage select_quality: which documents go because the quality model finds others better."""
+"""Stage select_quality: documents removed for the score of the quality classifier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage select_validation: the fixed documents every model of a source is measured on.
+"""Stage select_validation: the fixed documents on which every model of a source is measured.
 
 Chosen from raw rows, before any filter, so that filters and deduplication leave them alone.
 """

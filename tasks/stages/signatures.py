@@ -1,4 +1,4 @@
-"""Stage signatures: the keys by which documents of one file are compared with all others."""
+"""Stage signatures: keys of exact and near-duplicates of the documents of one file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage talk_to_model: a short conversation with a finished chat model, from its exported files."""
+"""Stage talk_to_model: a short conversation with an exported chat model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEP_VERSION = 1
 
 
 class TalkToModel(Config):
-    """What the model is asked."""
+    """The turns of the user."""
 
     talk: TalkConfig
 

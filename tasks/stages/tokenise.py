@@ -1,4 +1,4 @@
-"""Stage tokenise: the kept documents of one file, or the validation documents, as token ids.
+"""Stage tokenise: token ids of the kept documents of one file, or of the validation documents.
 
 Duplicates are still in: they are left out when shards are written, so that one more file or another
 deduplication leaves the tokens of every other file alone.

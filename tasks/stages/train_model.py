@@ -1,4 +1,4 @@
-"""Stage train_model: launch the training process, watch it; it puts its model into the store."""
+"""Stage train_model: a trained model with its checkpoints and events, made by a child process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage train_quality_model: a linear model of text quality, trained on labelled documents."""
+"""Stage train_quality_model: a linear classifier of text quality, trained on labelled documents."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def labelled_documents(
 
 
 def build(work: Work, config: TrainQualityModel, share: ResourceShare) -> None:  # noqa: ARG001
-    """Write weights.npy and model.json, going on from what a failed attempt downloaded."""
+    """Write weights.npy and model.json, resuming the downloads of a failed attempt."""
     sweep(work.path, keep=DOWNLOAD_FOLDER)
     labelled = read_labelled(
         config.source,

@@ -1,4 +1,4 @@
-"""Stage train_tokenizer: a byte-level BPE vocabulary from a bounded sample of kept text."""
+"""Stage train_tokenizer: a byte-level BPE vocabulary, trained on a bounded sample of kept text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage write_shards: token shards in one global shuffled order, duplicates left out, and rows."""
+"""Stage write_shards: shuffled token shards without removed documents, and their packed rows."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from model.text.tokenizer import (
     PAD,
     PRE_TOKENIZER_REGEX,
     SPECIAL_TOKENS,
+    TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
     Tokenizer,
     byte_characters,
@@ -135,5 +136,5 @@ def _write(backend: tokenizers.Tokenizer, *, destination: Path) -> None:
         "chat_template": CHAT_TEMPLATE,
     }
     text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
-    (destination / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    (destination / TOKENIZER_CONFIG_FILE).write_text(text, encoding="utf-8")
     np.save(destination / "bytes_per_token.npy", Tokenizer.load(destination).bytes_per_token)

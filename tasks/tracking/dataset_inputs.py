@@ -1,4 +1,4 @@
-"""Which data went into a run, as digests by which MLflow finds runs on equal data."""
+"""Data sets of a run, with the digests by which MLflow finds runs on equal data."""
 
 from __future__ import annotations
 

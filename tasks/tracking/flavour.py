@@ -1,4 +1,4 @@
-"""What MLflow needs beside an exported folder to serve it: its ``pyfunc`` flavour, from code.
+"""``pyfunc`` flavour of an exported folder, so that MLflow can serve it with our code.
 
     MLmodel                                     names the files below
     pyfunc_model.py                             ``model.export.pyfunc_model``, which MLflow runs

@@ -1,4 +1,4 @@
-"""The MLflow store behind the tracking: where it is, and the few things asked of it.
+"""Client of the MLflow tracking store: its address, runs, metrics, data sets and models.
 
     <project>/.mlflow/mlflow.db                  runs, metrics, registered models
     <project>/.mlflow/artifacts/<experiment>/    files of runs, uploaded models
@@ -54,7 +54,7 @@ from model.export.registry import SQLITE_PREFIX, tracking_uri
 DEFAULTS = {  # of this process and its children, where the user set nothing
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # its own 7 go on for minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # its own 7 take minutes
 }
 PROBE_SECONDS = 5.0
 DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}

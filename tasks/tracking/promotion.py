@@ -1,4 +1,4 @@
-"""Who is champion: the gate in front of the alias, and the way back. Talks to an MLflow store.
+"""Promotion to champion: the gate in front of the alias, and rollback, in an MLflow registry.
 
     candidate   the newest version of a registered model that a pipeline made
     champion    the version that is served
@@ -6,8 +6,8 @@
 
 A version also remembers, as a tag, which champion it took over from, so that several steps back are
 possible. Scores and data are read from the tags that register_model gave the version. A score that
-both versions have, measured on equal data, must be no worse; one that does not compare is passed
-over and said to be, unless it is required.
+both versions have, measured on equal data, must be no worse; one that cannot be compared is
+skipped and reported, unless it is required.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a pipeline reports to MLflow: one run per pipeline run, trainings nested in it.
+"""MLflow run of a pipeline run, with its trainings nested in it.
 
 Nothing here may stop a pipeline. A store that cannot be reached, or fails later, costs a warning
 when it happens and one at the end; the manifests and ``events.jsonl`` stay the record, and a later,
@@ -88,7 +88,7 @@ class TrackedPipeline:
         reason = (str(error) or repr(error)).splitlines()[0]
         self.problems.append(f"{doing}: {reason}")
         logger.warning(
-            "MLflow at %s failed (%s: %s); the pipeline goes on", self.address, doing, reason
+            "MLflow at %s failed (%s: %s); the pipeline continues", self.address, doing, reason
         )
 
     def record_tags(self, tags: Mapping[str, str]) -> None:
@@ -266,7 +266,7 @@ def prefect_tags() -> dict[str, str | None]:
 
 def _end(runs: RunStore, run_id: str, *, status: RunStatus, outcome: str) -> None:
     for child in runs.children_of(run_id):
-        if child.info.status == "RUNNING":  # an interrupted training: the next one goes on in it
+        if child.info.status == "RUNNING":  # an interrupted training: the next attempt resumes it
             runs.end_run(child.info.run_id, status)
     runs.set_tags(run_id, {OUTCOME_TAG: outcome})
     runs.end_run(run_id, status)

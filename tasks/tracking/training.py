@@ -1,4 +1,4 @@
-"""The run of one training: nested in a pipeline's, complete exactly once per artifact.
+"""MLflow run of a training: nested in a pipeline run, complete exactly once per artifact.
 
 A training in progress reports to its run by itself (``model.train.events``). Here its run is found
 or made before it starts, and completed when its artifact is there: by the pipeline that trained, or
@@ -37,7 +37,7 @@ CHECKPOINT_WEIGHTS = re.compile(r"checkpoints/step-(\d+)/model\.safetensors")
 def training_run(derivation: Derivation, *, parent_run_id: str | None) -> TrackingConfig:
     """Return where a training that is about to start reports to.
 
-    A training that was interrupted goes on in the run it began; otherwise a run nested in the
+    An interrupted training resumes its run; otherwise a run nested in the
     pipeline's is made.
 
     Args:

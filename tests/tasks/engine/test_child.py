@@ -74,7 +74,7 @@ def test_child_that_was_interrupted_says_that_it_will_go_on(work: Work, stub: Pa
         "path.write_text(json.dumps(dict(state='interrupted', step=7)))\n"
         "sys.exit(75)\n"
     )
-    with pytest.raises(ChildError, match=r"(?s)saved its work at step 7.*it goes on from there"):
+    with pytest.raises(ChildError, match=r"(?s)saved its work at step 7.*it resumes there"):
         Child(work, ScoreConfig()).run(MODULE)
 
 

@@ -1,4 +1,4 @@
-"""Launchers: who starts what, and what other machines are told."""
+"""Launchers: processes that they start, and the commands for other machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""checkpoints: a checkpoint that cannot be scored is told before its training runs."""
+"""A checkpoint that cannot be scored is refused before its training runs."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_plan_takes_a_step_that_another_training_can_be_gone_on_from(
 ) -> None:
     make(store, Derivation(stage=TrainModelOutputs.stage, name="base", version=1), kept=[150])
     make(store, Derivation(stage=TrainModelOutputs.stage, name="chat", version=1), kept=[250])
-    assert "only if it goes on from a finished training's" in plan(store, [150]).text()
+    assert "only if it resumes from a finished training's" in plan(store, [150]).text()
     with pytest.raises(ConfigError, match="no checkpoint 250"):  # of another kind of training
         plan(store, [250])
     with pytest.raises(ConfigError, match="no checkpoint 150"):

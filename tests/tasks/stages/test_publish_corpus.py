@@ -1,4 +1,4 @@
-"""A published corpus: what anyone loads of it is the clean text, and its card says where from."""
+"""A published corpus: it loads as the clean text, and its card names the sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""tasks.stages.train_model: what the training process is told of its mixture and its horizon."""
+"""Mixture and horizon that train_model gives to the training process."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_repeats_for_another_number_of_sets_are_refused(store: ArtifactStore) ->
         mixture(work, config)
 
 
-def test_training_on_text_alone_keeps_the_key_it_always_had() -> None:
+def test_key_of_a_training_on_text_has_no_fields_of_other_trainings() -> None:
     plain = TrainModel(model=ModelConfig(size="1m"), train=TrainConfig(steps=3))
     assert set(plain.semantic()) == {"model", "train", "mixture_weights"}
     assert "epochs" not in plain.semantic()["train"]
