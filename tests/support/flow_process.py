@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from model.core.store import ArtifactStore
 from tests.support.servers import new_mlflow_store, shared_prefect_api
@@ -150,7 +151,7 @@ def run_flow(
 
 
 @contextmanager
-def running_flow(home: Home, flow: str, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
+def running_flow(home: Home, flow: str, **settings: Any) -> Iterator[subprocess.Popen[bytes]]:
     """Start a flow in a process group of its own; whatever is left of it at the end is killed."""
     with (home.directory / "flow.log").open("ab") as log:
         process = subprocess.Popen(

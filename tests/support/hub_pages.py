@@ -21,9 +21,8 @@ FILE_ROWS = (1_000, 600)  # of the two files of the hub
 
 
 def hub_source(**settings: Any) -> SourceConfig:
-    return SourceConfig(
-        **{"repo": REPO, "revision": REVISION, "files": "data/*.parquet"} | settings
-    )
+    known: dict[str, Any] = {"repo": REPO, "revision": REVISION, "files": "data/*.parquet"}
+    return SourceConfig(**known | settings)
 
 
 @contextmanager

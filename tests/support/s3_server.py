@@ -39,7 +39,7 @@ def s3_server() -> Iterator[S3Server]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: S3Server
+    server: S3Server  # pyright: ignore[reportIncompatibleVariableOverride]
     protocol_version = "HTTP/1.1"
 
     def _name(self) -> str:

@@ -72,7 +72,7 @@ def shared_prefect_api() -> str:
         updates={PREFECT_SERVER_DATABASE_CONNECTION_URL: database},
         restore_defaults={PREFECT_API_URL},
     ):
-        server.start(timeout=START_TRIES * TRY_SECONDS)
+        server.start(timeout=round(START_TRIES * TRY_SECONDS))
     return server.api_url
 
 

@@ -29,6 +29,7 @@ def write_small_pairs(
     answers = [[*tokenizer.encode(text), tokenizer.special_id(IM_END)] for text in ("cat", "mat!")]
     rows: list[list[int]] = []
     masks: list[list[bool]] = []
+    prompt: list[int] = []
     for number in range(num_rows):
         if number % 2 == 0:
             prompt = [tokenizer.end_of_text_id, *rng.integers(40, 400, rng.integers(2, 8)).tolist()]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, cast, get_origin
 
 from model.config.outputs import (
     EVENTS_NAME,
@@ -69,8 +69,8 @@ def make(
             (work.path / path).write_text(text)
         outputs.record(
             work,
-            filled(outputs.counts_type) if counts is None else counts,
-            filled(outputs.facts_type) if facts is None else facts,
+            counts or cast("CountsT", filled(outputs.counts_type)),
+            facts or cast("FactsT", filled(outputs.facts_type)),
         )
         work.logs |= logs
 
