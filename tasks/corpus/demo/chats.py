@@ -13,9 +13,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 
-from model.core.errors import ConfigError
 from tasks.corpus.demo.grammar import fill, fillers
-from tasks.corpus.demo.stories import Passage, Question, Story, draw_questions, passage, story
+from tasks.corpus.demo.stories import (
+    Passage,
+    Question,
+    Story,
+    draw_each,
+    draw_questions,
+    passage,
+    story,
+)
 from tasks.corpus.demo.templates import Exchange, slots_of, templates
 
 DEMO_CHATS_VERSION = 3  # raised when the same seed would draw other conversations
@@ -36,60 +43,23 @@ _FAREWELL_CHANCE = 0.1
 
 
 def demo_conversations(num: int, *, seed: int) -> Iterator[Conversation]:
-    """Draw conversations for training; each ends with the assistant's words.
-
-    Raises:
-        ConfigError: `num` is negative.
-    """
-    _check_num(num, what="conversations")
-    return (_conversation(_random_of("conversations", seed, number)) for number in range(num))
+    """Draw conversations for training; each ends with the assistant's words."""
+    return draw_each(_conversation, num, what="demo conversations", seed=seed)
 
 
 def held_out_conversations(num: int, *, seed: int) -> Iterator[Conversation]:
-    """Draw stories that training never contains, each with one question and its right answer.
-
-    Raises:
-        ConfigError: `num` is negative.
-    """
-    _check_num(num, what="held-out conversations")
-    return (_held_out(_random_of("held out", seed, number)) for number in range(num))
+    """Draw stories that training never contains, each with one question and its right answer."""
+    return draw_each(_held_out, num, what="demo held out", seed=seed)
 
 
 def demo_preferences(num: int, *, seed: int) -> Iterator[Preference]:
-    """Draw questions about something just read, with a right and a wrong answer to the last one.
-
-    Raises:
-        ConfigError: `num` is negative.
-    """
-    _check_num(num, what="preferences")
-    return (_preference(_random_of("preferences", seed, number)) for number in range(num))
+    """Draw questions about something just read, with a right and a wrong answer to the last one."""
+    return draw_each(_preference, num, what="demo preferences", seed=seed)
 
 
 def held_out_preferences(num: int, *, seed: int) -> Iterator[Preference]:
-    """Draw stories that training never contains, each with one question and two answers to it.
-
-    Raises:
-        ConfigError: `num` is negative.
-    """
-    _check_num(num, what="held-out preferences")
-    return (
-        _preference_about(story(rng, split="held_out"), rng, num_questions=1)
-        for rng in (_random_of("held-out preferences", seed, number) for number in range(num))
-    )
-
-
-def _random_of(what: str, seed: int, number: int) -> Random:
-    return Random(f"demo {what}/{seed}/{number}")  # noqa: S311 - nothing secret is drawn
-
-
-def _check_num(num: int, *, what: str) -> None:
-    if num < 0:
-        raise ConfigError(
-            f"The number of {what} cannot be negative.",
-            expected="0 or more",
-            found=num,
-            fix="ask for none or more",
-        )
+    """Draw stories that training never contains, each with one question and two answers to it."""
+    return draw_each(_held_out_preference, num, what="demo held-out preferences", seed=seed)
 
 
 # --- a conversation ---------------------------------------------------------------------------
@@ -99,20 +69,20 @@ def _conversation(rng: Random) -> Conversation:
     (kind,) = rng.choices(tuple(_KINDS), weights=tuple(_KINDS.values()))
     turns = kind(rng)
     if rng.random() < _GREETED_CHANCE:
-        turns = [*_exchange(rng.choice(templates().small_talk), rng), *turns]
+        turns = [*_exchange(rng.choice(templates().chats.small_talk), rng), *turns]
     if rng.random() < _FAREWELL_CHANCE:
-        turns = [*turns, *_exchange(rng.choice(templates().farewells), rng)]
+        turns = [*turns, *_exchange(rng.choice(templates().chats.farewells), rng)]
     return _shortened(turns)
 
 
 def _small_talk(rng: Random) -> list[Turn]:
-    return _exchange(rng.choice((*templates().small_talk, *templates().farewells)), rng)
+    return _exchange(rng.choice((*templates().chats.small_talk, *templates().chats.farewells)), rng)
 
 
 def _telling(rng: Random) -> list[Turn]:
     """A story asked for, and questions about it."""
     drawn = story(rng)
-    request = fill(rng.choice(templates().story_requests), drawn.facts)
+    request = fill(rng.choice(templates().chats.story_requests), drawn.facts)
     return [*_pair(request, drawn.body), *_follow_ups(drawn.questions, rng, at_least=0)]
 
 
@@ -180,6 +150,10 @@ def _held_out(rng: Random) -> Conversation:
 def _preference(rng: Random) -> Preference:
     drawn = passage(rng) if rng.random() < _PASSAGE_CHANCE else story(rng)
     return _preference_about(drawn, rng, num_questions=rng.choice((1, 1, 2)))
+
+
+def _held_out_preference(rng: Random) -> Preference:
+    return _preference_about(story(rng, split="held_out"), rng, num_questions=1)
 
 
 def _preference_about(drawn: Story | Passage, rng: Random, *, num_questions: int) -> Preference:

@@ -14,8 +14,7 @@ Called by the download stage for `source.kind = demo`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -48,15 +47,6 @@ TRUTH_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class DemoShardCounts:
-    """Documents of a shard; `num_by_kind` has every kind and adds up to `num_documents`."""
-
-    shard: int
-    num_documents: int
-    num_by_kind: Mapping[str, int]
-
-
 def generate_shard(
     path: Path,
     *,
@@ -65,8 +55,8 @@ def generate_shard(
     seed: int,
     planted: PlantedRates = DEFAULT_PLANTED,
     truth_path: Path | None = None,
-) -> DemoShardCounts:
-    """Write one shard and its truth table, a row group at a time.
+) -> dict[str, int]:
+    """Write one shard and its truth table, and return its documents by kind, every kind present.
 
     Equal arguments give equal bytes, whatever the process and the other shards.
 
@@ -89,15 +79,11 @@ def generate_shard(
         for first in range(0, num_documents, ROW_GROUP_ROWS):
             rows = range(first, min(first + ROW_GROUP_ROWS, num_documents))
             group = [demo_document(row, shard=shard, seed=seed, planted=planted) for row in rows]
-            documents_file.write_table(_documents_table(group))
+            records = [document.record for document in group]
+            documents_file.write_table(pa.Table.from_pylist(records, schema=FINEWEB_SCHEMA))
             truth_file.write_table(_truth_table(group))
             counts.update(document.kind.value for document in group)
-    num_by_kind = {kind.value: counts[kind.value] for kind in DocumentKind}
-    return DemoShardCounts(shard=shard, num_documents=num_documents, num_by_kind=num_by_kind)
-
-
-def _documents_table(documents: Sequence[DemoDocument]) -> pa.Table:
-    return pa.Table.from_pylist([doc.record for doc in documents], schema=FINEWEB_SCHEMA)
+    return {kind.value: counts[kind.value] for kind in DocumentKind}
 
 
 def _truth_table(documents: Sequence[DemoDocument]) -> pa.Table:

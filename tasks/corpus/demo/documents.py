@@ -117,12 +117,10 @@ def demo_document(
         lender = demo_document(ID_LENDER_ROW, shard=shard, seed=seed, planted=planted)
         return DemoDocument(row, kind, record | {"id": lender.record["id"]}, shard, ID_LENDER_ROW)
     if kind in _REWORDINGS:
-        original_shard, original_row = _draw_original(
-            rng, row=row, shard=shard, seed=seed, planted=planted
-        )
-        original = demo_document(original_row, shard=original_shard, seed=seed, planted=planted)
-        record |= _repeated(original.record, text=_REWORDINGS[kind](original.record["text"], rng))
-        return DemoDocument(row, kind, record, original_shard, original_row)
+        place = _draw_original(rng, row=row, shard=shard, seed=seed, planted=planted)
+        original = demo_document(place[1], shard=place[0], seed=seed, planted=planted).record
+        record |= _repeated(original, text=_REWORDINGS[kind](original["text"], rng))
+        return DemoDocument(row, kind, record, *place)
     if kind in _FAULTS:
         record |= _FAULTS[kind](rng)
         record["token_count"] = _num_tokens(record["text"])

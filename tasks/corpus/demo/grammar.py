@@ -60,7 +60,7 @@ def patterns(role: PatternRole) -> tuple[str, ...]:
 
 def _replies() -> Iterator[str]:
     """Yield the answers of small talk, sentence by sentence."""
-    for exchange in (*templates().small_talk, *templates().farewells):
+    for exchange in (*templates().chats.small_talk, *templates().chats.farewells):
         for answer in exchange.answers:
             yield from _SENTENCE_BORDER.split(answer)
 
@@ -103,11 +103,8 @@ def share_accepted(
     """Count the sentences of a text that the grammar accepts.
 
     A first line that is a title is not counted. After "Question:" a line must be one question,
-    after "Answer:" one statement; every other line is split into statements.
-
-    Args:
-        unfinished_tail: whether a last sentence without an end mark is checked, or left out because
-            the writer was stopped at a length limit.
+    after "Answer:" one statement; every other line is split into statements. A last sentence
+    without an end mark is left out where `unfinished_tail` says that a length limit stopped it.
     """
     units = list(_units(text))
     if unfinished_tail == "dropped" and units and not re.search(r'[.?!]"?$', units[-1][1]):

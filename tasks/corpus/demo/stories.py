@@ -16,22 +16,18 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from random import Random
-from typing import Literal
+from typing import Literal, TypeVar
 
 from model.core.errors import ConfigError
-from tasks.corpus.demo.grammar import (
-    ANSWER_PREFIX,
-    QUESTION_PREFIX,
-    fill,
-    fillers,
-)
+from tasks.corpus.demo.grammar import ANSWER_PREFIX, QUESTION_PREFIX, fill, fillers
 from tasks.corpus.demo.templates import Move, Plot, Slot, slots_of, templates
 
 StorySplit = Literal["training", "held_out"]
+Drawn = TypeVar("Drawn")
 
 _HELD_OUT_ONE_IN = 16
 _MIN_WORDS = 55  # of a body: above the 50 words that quality filters ask for (Gopher, section A1.1)
@@ -70,8 +66,6 @@ class Story:
     """A story and all that may be asked about it.
 
     Args:
-        title: a line that no full stop ends.
-        paragraphs: the sentences, by paragraph.
         facts: slot -> words, for every slot of the plot, told or not.
         questions: every question that the told sentences answer.
     """
@@ -94,8 +88,8 @@ class Story:
     @property
     def split(self) -> StorySplit:
         """Where the story belongs, which its body alone decides."""
-        bucket = zlib.crc32(self.body.encode()) % _HELD_OUT_ONE_IN
-        return "held_out" if bucket == 0 else "training"
+        checksum = zlib.crc32(self.body.encode())
+        return "training" if checksum % _HELD_OUT_ONE_IN else "held_out"
 
 
 @dataclass(frozen=True)
@@ -153,27 +147,32 @@ def document_text(rng: Random) -> str:
     if rng.random() < _EXERCISE_CHANCE:
         return _exercise_text(rng)
     drawn = story(rng)
-    (num_questions,) = rng.choices(
-        range(len(_NUM_QUESTIONS_WEIGHTS)), weights=_NUM_QUESTIONS_WEIGHTS
-    )
-    pairs = draw_questions(drawn.questions, rng, num=num_questions)
+    (num,) = rng.choices(range(len(_NUM_QUESTIONS_WEIGHTS)), weights=_NUM_QUESTIONS_WEIGHTS)
+    pairs = draw_questions(drawn.questions, rng, num=num)
     return "\n".join([_told(drawn, rng), *map(str, pairs)])
 
 
 def held_out_questions(num: int, *, seed: int) -> Iterator[HeldOutQuestion]:
-    """Draw fresh stories that training never contains, with one question each.
+    """Draw fresh stories that training never contains, with one question each."""
+    return draw_each(_held_out_question, num, what="held out questions", seed=seed)
+
+
+def draw_each(
+    draw: Callable[[Random], Drawn], num: int, *, what: str, seed: int
+) -> Iterator[Drawn]:
+    """Draw examples, each from a generator that `what`, `seed` and its number alone determine.
 
     Raises:
         ConfigError: `num` is negative.
     """
     if num < 0:
         raise ConfigError(
-            "The number of held-out questions cannot be negative.",
+            f"The number of examples cannot be negative: {what}.",
             expected="0 or more",
             found=num,
-            fix="ask for at least one question",
+            fix="ask for none or more",
         )
-    return (_held_out_question(seed=seed, number=number) for number in range(num))
+    return (draw(Random(f"{what}/{seed}/{number}")) for number in range(num))  # noqa: S311 - nothing secret is drawn
 
 
 def is_right_answer(written: str, *, expected: str) -> bool:
@@ -181,12 +180,10 @@ def is_right_answer(written: str, *, expected: str) -> bool:
     return written.strip().split("\n")[0].strip() == expected
 
 
-def _held_out_question(*, seed: int, number: int) -> HeldOutQuestion:
-    rng = Random(f"held out questions/{seed}/{number}")  # noqa: S311 - nothing secret is drawn
+def _held_out_question(rng: Random) -> HeldOutQuestion:
     drawn = story(rng, split="held_out")
     pair = rng.choice(drawn.questions)
-    told = _told(drawn, rng)
-    prompt = f"{told}\n{QUESTION_PREFIX} {pair.question}\n{ANSWER_PREFIX}"
+    prompt = f"{_told(drawn, rng)}\n{QUESTION_PREFIX} {pair.question}\n{ANSWER_PREFIX}"
     return HeldOutQuestion(prompt=prompt, answer=pair.answer)
 
 
@@ -251,7 +248,11 @@ def _draw_story(rng: Random) -> Story:
     told: list[Move] = []
     paragraphs: list[tuple[str, ...]] = []
     for paragraph in plot.paragraphs:
-        moves = [move for move in map(rng.choice, paragraph) if _is_told(move, rng)]
+        moves = [
+            move
+            for move in map(rng.choice, paragraph)
+            if move.chance == 1.0 or rng.random() < move.chance
+        ]
         told += moves
         paragraphs.append(tuple(fill(rng.choice(move.tell), facts) for move in moves))
     return Story(
@@ -260,10 +261,6 @@ def _draw_story(rng: Random) -> Story:
         facts=facts,
         questions=tuple(pair for move in told for pair in _asked_of(move, facts)),
     )
-
-
-def _is_told(move: Move, rng: Random) -> bool:
-    return move.chance == 1.0 or rng.random() < move.chance
 
 
 def _draw_facts(plot: Plot, rng: Random) -> dict[str, str]:

@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from model.core.config import Config
 from model.core.errors import SourceError, SourceRecordError
@@ -34,7 +34,9 @@ Forms = dict[str, str]
 
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], Field(min_length=1)]
-StepNames = str | Texts
+StepNames = Annotated[
+    Texts, BeforeValidator(lambda names: [names] if isinstance(names, str) else names)
+]
 
 
 class Move(Config):
@@ -66,9 +68,7 @@ class Plot:
 
     def moves(self) -> Iterator[Move]:
         """Yield the moves in order."""
-        for paragraph in self.paragraphs:
-            for step in paragraph:
-                yield from step
+        yield from chain.from_iterable(chain.from_iterable(self.paragraphs))
 
     def patterns(self) -> Iterator[str]:
         """Yield every pattern: of the titles, then of each move."""
@@ -82,6 +82,20 @@ class Exchange(Config):
 
     said: Texts
     answers: Texts
+
+
+class Chats(Config):
+    """Content of ``chats.toml``."""
+
+    story_requests: Texts
+    small_talk: tuple[Exchange, ...] = Field(min_length=1)
+    farewells: tuple[Exchange, ...] = Field(min_length=1)
+
+    def patterns(self) -> Iterator[str]:
+        """Yield every pattern."""
+        yield from self.story_requests
+        for exchange in (*self.small_talk, *self.farewells):
+            yield from (*exchange.said, *exchange.answers)
 
 
 @dataclass(frozen=True)
@@ -108,9 +122,7 @@ class Templates:
     """
 
     plots: tuple[Plot, ...]
-    small_talk: tuple[Exchange, ...]
-    farewells: tuple[Exchange, ...]
-    story_requests: Texts
+    chats: Chats
     kinds: Mapping[str, tuple[Forms, ...]]
     repeatable: frozenset[str]
     foreign: Mapping[str, Texts]
@@ -143,7 +155,7 @@ def read_templates(directory: Path) -> Templates:
     """
     stories_path, chats_path = directory / "stories.toml", directory / "chats.toml"
     words = _read(directory / "words.toml", _Words)
-    stories, chats = _read(stories_path, _Stories), _read(chats_path, _Chats)
+    stories, chats = _read(stories_path, _Stories), _read(chats_path, Chats)
     kinds = words.kinds()
     plots = []
     for name, written in stories.plots.items():
@@ -151,15 +163,7 @@ def read_templates(directory: Path) -> Templates:
         plots.append(_plot(written, shared=stories.steps, where=where))
         _check_patterns(plots[-1].patterns(), kinds, where=where)
     _check_patterns(chats.patterns(), kinds, where=str(chats_path))
-    return Templates(
-        plots=tuple(plots),
-        small_talk=chats.small_talk,
-        farewells=chats.farewells,
-        story_requests=chats.story_requests,
-        kinds=kinds,
-        repeatable=words.repeatable,
-        foreign=words.foreign,
-    )
+    return Templates(tuple(plots), chats, kinds, words.repeatable, words.foreign)
 
 
 # --- the files as they are written ------------------------------------------------------------
@@ -176,18 +180,6 @@ class _Plot(Config):
 class _Stories(Config):
     steps: dict[str, Move]
     plots: dict[str, _Plot] = Field(min_length=1)
-
-
-class _Chats(Config):
-    story_requests: Texts
-    small_talk: tuple[Exchange, ...] = Field(min_length=1)
-    farewells: tuple[Exchange, ...] = Field(min_length=1)
-
-    def patterns(self) -> Iterator[str]:
-        """Yield every pattern."""
-        yield from self.story_requests
-        for exchange in (*self.small_talk, *self.farewells):
-            yield from (*exchange.said, *exchange.answers)
 
 
 class _People(Config):
@@ -274,19 +266,14 @@ def _read(path: Path, kind: type[_File]) -> _File:
 def _plot(written: _Plot, *, shared: Mapping[str, Move], where: str) -> Plot:
     """Put the moves in the place of their names."""
     known = {**shared, **written.steps}
-    named = [
-        [(names,) if isinstance(names, str) else names for names in paragraph]
-        for paragraph in written.paragraphs
-    ]
-    used = [name for paragraph in named for names in paragraph for name in names]
-    for name in used:
-        if name not in known:
-            raise _wrong(f"one of the steps {', '.join(known)}", found=name, where=where)
-    unused = written.steps.keys() - set(used)
-    if unused:
-        raise _wrong("steps that a paragraph names", found=min(unused), where=where)
+    used = set(chain.from_iterable(chain.from_iterable(written.paragraphs)))
+    for name in used - known.keys():
+        raise _wrong(f"one of the steps {', '.join(known)}", found=name, where=where)
+    for name in written.steps.keys() - used:
+        raise _wrong("steps that a paragraph names", found=name, where=where)
     paragraphs = tuple(
-        tuple(tuple(known[name] for name in names) for names in paragraph) for paragraph in named
+        tuple(tuple(known[name] for name in names) for names in paragraph)
+        for paragraph in written.paragraphs
     )
     for paragraph in paragraphs:
         if not any(all(move.chance == 1 for move in step) for step in paragraph):

@@ -15,7 +15,7 @@ import pytest
 
 from flows.settings.presets import demo
 from model.core.errors import ConfigError
-from tasks.corpus.demo.corpus import ROW_GROUP_ROWS, TRUTH_SCHEMA, DemoShardCounts, generate_shard
+from tasks.corpus.demo.corpus import ROW_GROUP_ROWS, TRUTH_SCHEMA, generate_shard
 from tasks.corpus.demo.documents import (
     ID_BORROWER_ROW,
     ID_LENDER_ROW,
@@ -64,8 +64,8 @@ Answer: Max was a kind boy."""  # noqa: E501
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> list[tuple[DemoShardCounts, list[dict], list[dict]]]:
-    """Two shards of one corpus: counts, documents, truth."""
+def shards(tmp_path_factory) -> list[tuple[dict[str, int], list[dict], list[dict]]]:
+    """Two shards of one corpus: documents by kind, documents, truth."""
     folder = tmp_path_factory.mktemp("demo")
     written = []
     for shard in range(2):
@@ -361,10 +361,10 @@ def test_generate_shard_other_seed_or_shard_shares_no_text(tmp_path):
 
 def test_generate_shard_counts_add_up_to_the_truth(shards):
     for counts, documents, truth in shards:
-        assert counts.num_documents == len(documents) == len(truth) == NUM_DOCUMENTS
-        assert sum(counts.num_by_kind.values()) == NUM_DOCUMENTS
+        assert len(documents) == len(truth) == NUM_DOCUMENTS
+        assert sum(counts.values()) == NUM_DOCUMENTS
         kinds = [line["kind"] for line in truth]
-        assert {kind: kinds.count(kind) for kind in counts.num_by_kind} == counts.num_by_kind
+        assert {kind: kinds.count(kind) for kind in counts} == counts
         assert [line["row"] for line in truth] == list(range(NUM_DOCUMENTS))
         assert [line["id"] for line in truth] == [document["id"] for document in documents]
 
@@ -372,7 +372,7 @@ def test_generate_shard_counts_add_up_to_the_truth(shards):
 def test_generate_shard_planted_rates_are_kept(shards):
     for counts, _, _ in shards:
         expected = PLENTY.exact_duplicate * NUM_DOCUMENTS
-        assert 0.7 * expected < counts.num_by_kind["exact_duplicate"] < 1.3 * expected
+        assert 0.7 * expected < counts["exact_duplicate"] < 1.3 * expected
 
 
 def test_demo_document_of_any_row_equals_the_row_in_the_file(shards):
