@@ -100,7 +100,7 @@ def our_seconds(corpus: Corpus, validation: Path, pool: ProcessPoolExecutor) -> 
         places = [scratch / str(place) for place in range(len(corpus.parts))]
         started = time.perf_counter()
         signed = list(pool.map(sign, corpus.parts, places))
-        counts = cluster_duplicates(
+        counts, _ = cluster_duplicates(
             signed,
             validation,
             config=DedupConfig(),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
-from model.core.outputs import DropCounts, Facts, Outputs
+from model.core.outputs import DropCounts, Outputs
 from model.core.store import Work
 from tasks.config.corpus import DedupConfig
-from tasks.corpus.dedup.clusters import CLUSTERS_NAME, REMOVED_NAME, cluster_duplicates
+from tasks.corpus.dedup.clusters import (
+    CLUSTERS_NAME,
+    REMOVED_NAME,
+    ClusterFacts,
+    cluster_duplicates,
+)
 from tasks.corpus.dedup.near_duplicates import SignedFile
 from tasks.corpus.duckdb_connection import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
 from tasks.engine.stage import ResourceShare, Stage
@@ -20,29 +24,7 @@ from tasks.stages.signatures import SignaturesOutputs
 STEP_VERSION = 3
 
 
-class DuplicateClustersCounts(DropCounts):
-    """Documents of all files; in = kept + dropped, by the kind of their duplicate."""
-
-
-class NearDuplicateSearch(Facts):
-    """How much work it was to find near-duplicates."""
-
-    num_candidates: int
-    num_compared: int
-    num_buckets: int
-    largest_bucket: int
-
-
-class DuplicateClustersFacts(Facts):
-    """Groups of duplicates, survivor included, and the search for near ones."""
-
-    num_clusters: int
-    near: NearDuplicateSearch
-
-
-class DuplicateClustersOutputs(
-    Outputs[DuplicateClustersCounts, DuplicateClustersFacts], stage="duplicate_clusters"
-):
+class DuplicateClustersOutputs(Outputs[DropCounts, ClusterFacts], stage="duplicate_clusters"):
     """The duplicates of all files."""
 
     @property
@@ -59,18 +41,14 @@ class DuplicateClustersOutputs(
 def build(work: Work, config: DedupConfig, share: ResourceShare) -> None:
     """Write removed.parquet and clusters.parquet."""
     files = [
-        SignedFile(
-            part=filtered.part,
-            signatures=signed.signatures,
-            bands=signed.bands,
-        )
+        SignedFile(part=filtered.part, signatures=signed.signatures, bands=signed.bands)
         for filtered, signed in zip(
             FilterDocumentsOutputs.inputs(work, "part"),
             SignaturesOutputs.inputs(work, "signatures"),
             strict=True,
         )
     ]
-    counts = cluster_duplicates(
+    counts, facts = cluster_duplicates(
         files,
         SelectValidationOutputs.input(work, "validation").documents,
         contaminated=[
@@ -80,15 +58,7 @@ def build(work: Work, config: DedupConfig, share: ResourceShare) -> None:
         destination=work.path,
         limits=Limits(share.memory_bytes, share.threads, work.path),
     )
-    DuplicateClustersOutputs.record(
-        work,
-        DuplicateClustersCounts(
-            num_in=counts.num_in, num_kept=counts.num_kept, **counts.num_removed
-        ),
-        DuplicateClustersFacts(
-            num_clusters=counts.num_clusters, near=NearDuplicateSearch(**asdict(counts.near))
-        ),
-    )
+    DuplicateClustersOutputs.record(work, counts, facts)
 
 
 duplicate_clusters = Stage(

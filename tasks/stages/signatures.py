@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
-from model.core.outputs import Counts, Facts, Outputs
+from model.core.outputs import Facts, Outputs
 from model.core.store import Work
 from tasks.config.corpus import SignatureConfig
 from tasks.corpus.dedup.signatures import (
     BANDS_NAME,
     MINHASH_ALGORITHM,
     SIGNATURES_NAME,
+    SignatureCounts,
     write_signatures,
 )
 from tasks.corpus.duckdb_connection import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
@@ -21,14 +21,7 @@ from tasks.stages.filter_documents import FilterDocumentsOutputs
 STEP_VERSION = 2
 
 
-class SignaturesCounts(Counts):
-    """Documents and characters that were signed."""
-
-    num_documents: int
-    num_chars: int
-
-
-class SignaturesOutputs(Outputs[SignaturesCounts, Facts], stage="signatures"):
+class SignaturesOutputs(Outputs[SignatureCounts, Facts], stage="signatures"):
     """The signatures of one file, row for row."""
 
     @property
@@ -50,7 +43,7 @@ def build(work: Work, config: SignatureConfig, share: ResourceShare) -> None:
         destination=work.path,
         limits=Limits(share.memory_bytes, share.threads, work.path),
     )
-    SignaturesOutputs.record(work, SignaturesCounts(**asdict(counts)))
+    SignaturesOutputs.record(work, counts)
 
 
 signatures = Stage(

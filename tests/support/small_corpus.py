@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from model.core.outputs import DropCounts
 from tasks.config.corpus import DedupConfig, SignatureConfig
-from tasks.corpus.dedup.clusters import DuplicateCounts, cluster_duplicates
+from tasks.corpus.dedup.clusters import ClusterFacts, cluster_duplicates
 from tasks.corpus.dedup.near_duplicates import SignedFile
 from tasks.corpus.dedup.signatures import BANDS_NAME, SIGNATURES_NAME, write_signatures
 from tasks.corpus.duckdb_connection import Limits
@@ -73,7 +74,7 @@ def cluster(
     *,
     validation: Sequence[dict[str, Any]] = (),
     config: DedupConfig | None = None,
-) -> tuple[DuplicateCounts, Rows, Rows]:
+) -> tuple[tuple[DropCounts, ClusterFacts], Rows, Rows]:
     files = sign(folder, documents, limits)
     held_out = write_part(folder / "validation.parquet", validation)
     return decide(folder, files, held_out, limits, config=config)
@@ -87,9 +88,9 @@ def decide(
     *,
     config: DedupConfig | None = None,
     contaminated: Sequence[Path] = (),
-) -> tuple[DuplicateCounts, Rows, Rows]:
-    """Return the counts, the removals and the clusters."""
-    counts = cluster_duplicates(
+) -> tuple[tuple[DropCounts, ClusterFacts], Rows, Rows]:
+    """Return the counts and facts, the removals and the clusters."""
+    recorded = cluster_duplicates(
         files,
         held_out,
         contaminated=contaminated,
@@ -99,7 +100,7 @@ def decide(
     )
     removed = pq.read_table(destination / "removed.parquet").to_pylist()
     clusters = pq.read_table(destination / "clusters.parquet").to_pylist()
-    return counts, removed, clusters
+    return recorded, removed, clusters
 
 
 def short(removed: Rows) -> list[tuple[Any, ...]]:

@@ -24,10 +24,10 @@ from model.config.outputs import (
     TrainModelOutputs,
 )
 from model.core.artifact import Artifact, Derivation, Manifest
-from model.core.outputs import CountsT, FactsT, Numbers, NumbersT, Outputs
+from model.core.outputs import CountsT, DropCounts, FactsT, Numbers, NumbersT, Outputs
 from model.core.store import ArtifactStore, Work
 from tasks.stages.download import DownloadCounts, DownloadOutputs
-from tasks.stages.duplicate_clusters import DuplicateClustersCounts, DuplicateClustersOutputs
+from tasks.stages.duplicate_clusters import DuplicateClustersOutputs
 from tasks.stages.filter_documents import FilterDocumentsCounts, FilterDocumentsOutputs
 from tasks.stages.select_validation import SelectValidationCounts, SelectValidationOutputs
 from tasks.stages.train_tokenizer import TrainTokenizerFacts, TrainTokenizerOutputs
@@ -226,9 +226,7 @@ def _small_corpus() -> tuple[Path, dict[str, Manifest]]:
         store,
         DuplicateClustersOutputs,
         "corpus",
-        counts=DuplicateClustersCounts(
-            num_in=80, num_kept=67, **{"exact": 6, "normalised": 2, "validation": 5}
-        ),
+        counts=DropCounts(num_in=80, num_kept=67, **{"exact": 6, "normalised": 2, "validation": 5}),
     )
     shards = {
         split: make(

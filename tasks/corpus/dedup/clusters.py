@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from duckdb import DuckDBPyConnection
 
 from model.core.errors import CorpusError
+from model.core.outputs import DropCounts, Facts
 from tasks.config.corpus import DedupConfig
-from tasks.corpus.dedup.near_duplicates import NearCounts, SignedFile, remove_near_duplicates
+from tasks.corpus.dedup.near_duplicates import (
+    NearDuplicateSearch,
+    SignedFile,
+    remove_near_duplicates,
+)
 from tasks.corpus.duckdb_connection import (
     Limits,
     fetch_one,
@@ -35,21 +39,11 @@ _COUNT_KINDS = "SELECT kind, count(*) FROM removed GROUP BY kind"
 _REMOVED_IN_ORDER = "SELECT * FROM removed ORDER BY file, row"
 
 
-@dataclass(frozen=True)
-class DuplicateCounts:
-    """Documents that deduplication removed from all files.
+class ClusterFacts(Facts):
+    """Groups of two or more documents, the kept one included, and the search for near ones."""
 
-    Args:
-        num_removed: documents per kind, every kind of ``KINDS`` present, in that order.
-        num_clusters: groups of two or more documents, the kept one included.
-        near: the work of finding near-duplicates.
-    """
-
-    num_in: int
-    num_kept: int
-    num_removed: dict[str, int]
     num_clusters: int
-    near: NearCounts
+    near: NearDuplicateSearch
 
 
 def cluster_duplicates(
@@ -60,7 +54,7 @@ def cluster_duplicates(
     config: DedupConfig,
     destination: Path,
     limits: Limits,
-) -> DuplicateCounts:
+) -> tuple[DropCounts, ClusterFacts]:
     """Write ``removed.parquet`` and ``clusters.parquet`` of all files together.
 
     A copy or near-duplicate of a validation row is removed whatever ``config.match`` says, so that
@@ -73,7 +67,6 @@ def cluster_duplicates(
         files: every filtered file with its signatures.
         validation: ``validation.parquet``.
         contaminated: ``contaminated.parquet`` of every file.
-        destination: an existing directory.
 
     Raises:
         SourceError: one of the files cannot be read.
@@ -92,20 +85,22 @@ def cluster_duplicates(
         with reading(*signatures):
             values = {"signatures": [parquet_path(path) for path in signatures]}
             (num_in,) = fetch_one(connection, _COUNT_SIGNATURES, values)
-        counts = _write(connection, num_in=num_in, near=near, destination=destination)
-    _log(counts)
+        counts, num_clusters = _write(connection, num_in=num_in, destination=destination)
+    logging.getLogger(__name__).info(
+        "%d of %d documents kept in %d groups of copies; removed: %s",
+        counts.num_kept,
+        counts.num_in,
+        num_clusters,
+        counts.dropped if counts.num_kept < counts.num_in else "none at all",
+    )
     _refuse_to_remove_too_much(counts, config, destination)
-    return counts
+    return counts, ClusterFacts(num_clusters=num_clusters, near=near)
 
 
 def remove_copies_of_validation(
     connection: DuckDBPyConnection, signature_files: Sequence[Path], validation: Path
 ) -> None:
-    """Create the table ``removed`` with the documents of equal text or words to a validation row.
-
-    Raises:
-        SourceError: one of the files cannot be read.
-    """
+    """Create the table ``removed`` with the copies, by text or by words, of validation rows."""
     with reading(validation):
         connection.execute(read_sql("validation_keys"), {"validation": parquet_path(validation)})
     with reading(*signature_files):
@@ -120,9 +115,6 @@ def remove_copies(
 
     Args:
         match: the key to compare, ``exact`` or ``normalised``.
-
-    Raises:
-        SourceError: one of the files cannot be read.
     """
     with reading(*signature_files):
         signatures = [parquet_path(path) for path in signature_files]
@@ -138,8 +130,9 @@ def _remove_contaminated(connection: DuckDBPyConnection, contaminated: Sequence[
 
 
 def _write(
-    connection: DuckDBPyConnection, *, num_in: int, near: NearCounts, destination: Path
-) -> DuplicateCounts:
+    connection: DuckDBPyConnection, *, num_in: int, destination: Path
+) -> tuple[DropCounts, int]:
+    """Write both tables, and return the counts and the number of clusters."""
     found = dict(connection.execute(_COUNT_KINDS).fetchall())
     num_removed = write_parquet(
         connection, _REMOVED_IN_ORDER, values={}, destination=destination / REMOVED_NAME
@@ -149,22 +142,15 @@ def _write(
     )
     assert set(found) <= set(KINDS), f"a kind is not declared: {sorted(found)}"
     assert num_removed == sum(found.values()) <= num_in, f"{num_removed}, {found}, {num_in}"
-    return DuplicateCounts(
-        num_in=num_in,
-        num_kept=num_in - num_removed,
-        num_removed={kind: found.get(kind, 0) for kind in KINDS},
-        num_clusters=num_clusters,
-        near=near,
-    )
+    kinds = {kind: found.get(kind, 0) for kind in KINDS}
+    return DropCounts(num_in=num_in, num_kept=num_in - num_removed, **kinds), num_clusters
 
 
-def _refuse_to_remove_too_much(
-    counts: DuplicateCounts, config: DedupConfig, destination: Path
-) -> None:
+def _refuse_to_remove_too_much(counts: DropCounts, config: DedupConfig, destination: Path) -> None:
     removed = counts.num_in - counts.num_kept
     if removed <= config.max_removed_frac * counts.num_in:
         return
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.num_removed.items() if count)
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.dropped.items() if count)
     raise CorpusError(
         f"deduplication removes {removed / counts.num_in:.1%} of the documents",
         expected=f"at most {config.max_removed_frac:.1%} (dedup.max_removed_frac)",
@@ -172,14 +158,4 @@ def _refuse_to_remove_too_much(
         where=destination / REMOVED_NAME,
         fix="look at this table and clusters.parquet beside it; then change dedup.match, lower "
         "validation.num_documents if it is most of the source, or raise dedup.max_removed_frac",
-    )
-
-
-def _log(counts: DuplicateCounts) -> None:
-    logging.getLogger(__name__).info(
-        "%d of %d documents kept in %d groups of copies; removed: %s",
-        counts.num_kept,
-        counts.num_in,
-        counts.num_clusters,
-        counts.num_removed if counts.num_kept < counts.num_in else "none at all",
     )

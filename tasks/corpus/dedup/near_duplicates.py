@@ -15,14 +15,17 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import BinaryIO
+from tempfile import TemporaryFile
+from typing import IO
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
+from model.core.outputs import Facts
 from tasks.config.corpus import DedupConfig
 from tasks.corpus.dedup.signatures import band_column, text_band_keys
 from tasks.corpus.duckdb_connection import fetch_one, parquet_path, read_sql, reading
@@ -34,6 +37,7 @@ MAX_KEPT_COMPARED = 32  # of one bucket: template pages that share a band, yet a
 GIANT_BUCKET = 5_000  # a larger one is logged as a warning
 READ_ROWS = 1_024
 READ_MEMBERS = 65_536
+MATCHES_SCHEMA = pa.schema({"place": pa.int64(), "kept_place": pa.int64(), "jaccard": pa.float64()})
 
 _REMOVED_DOCUMENTS = """
 CREATE OR REPLACE TEMP TABLE removed_documents AS
@@ -79,9 +83,8 @@ class SignedFile:
     bands: Path
 
 
-@dataclass(frozen=True)
-class NearCounts:
-    """The work of finding near-duplicates."""
+class NearDuplicateSearch(Facts):
+    """How much work it was to find near-duplicates."""
 
     num_candidates: int
     num_compared: int
@@ -96,18 +99,16 @@ def remove_near_duplicates(
     *,
     config: DedupConfig,
     spill_directory: Path,
-) -> NearCounts:
+) -> NearDuplicateSearch:
     """Add near-duplicates to the table ``removed`` of a connection.
 
     Documents already in the table are not compared; validation rows are always kept. Unless
     ``config.match`` is ``near``, documents are compared with validation rows alone.
-
-    Raises:
-        SourceError: one of the files cannot be read.
     """
     _find_members(connection, files, validation, config=config)
-    num_first = _num_validation(connection)
-    with ShingleFile(spill_directory / "shingles.u64") as shingles:
+    (num_first,) = fetch_one(connection, "SELECT count(*) FROM candidates WHERE document < 0")
+    with TemporaryFile(dir=spill_directory) as file:
+        shingles = ShingleFile(file)
         _collect_shingles(connection, files, shingles, size=config.shingle_words)
         selection = Selection(
             shingles,
@@ -120,46 +121,36 @@ def remove_near_duplicates(
     connection.execute(read_sql("near_removed"))
     connection.execute(read_sql("copies_of_near"))
     largest, num_buckets = fetch_one(connection, _BUCKETS)
-    counts = NearCounts(len(shingles), selection.num_compared, num_buckets, largest or 0)
-    _log(counts, selection)
-    return counts
+    search = NearDuplicateSearch(
+        num_candidates=len(shingles.spans),
+        num_compared=selection.num_compared,
+        num_buckets=num_buckets,
+        largest_bucket=largest or 0,
+    )
+    _log(search, selection)
+    return search
 
 
 class ShingleFile:
     """The shingle sets of candidates by place, in a memory-mapped file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, file: IO[bytes]) -> None:
         self.spans: dict[int, tuple[int, int]] = {}
+        self._file = file
         self._end = 0
-        self._file: BinaryIO | None = None
         self._hashes: Hashes = np.empty(0, dtype=np.uint64)
-
-    def __enter__(self) -> ShingleFile:
-        self._file = self.path.open("wb")
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        if self._file:
-            self._file.close()
-        self.path.unlink()
-
-    def __len__(self) -> int:
-        return len(self.spans)
 
     def add(self, place: int, shingles: Hashes) -> None:
         """Append the set of one document."""
-        assert self._file
         self._file.write(shingles.tobytes())
         self.spans[place] = (self._end, self._end + len(shingles))
         self._end += len(shingles)
 
     def end_writing(self) -> None:
         """Map the file, so that the sets can be read."""
-        assert self._file
-        self._file.close()
+        self._file.flush()
         if self._end:  # an empty file cannot be mapped
-            self._hashes = np.memmap(self.path, dtype=np.uint64, mode="r")
+            self._hashes = np.memmap(self._file, dtype=np.uint64, mode="r")
 
     def size(self, place: int) -> int:
         """Return the number of different shingles of a document."""
@@ -193,11 +184,7 @@ class Selection:
         self.found: list[tuple[int, int, float]] = []  # place, kept place, Jaccard index
 
     def run(self, members: Iterable[tuple[int, list[int]]]) -> None:
-        """Decide on every candidate.
-
-        Args:
-            members: place and buckets of each candidate, in keep order.
-        """
+        """Decide on every candidate, given by place and buckets, in keep order."""
         for place, buckets in members:
             is_first = place < self.num_first
             match = None if is_first else self._match(place, buckets)
@@ -208,12 +195,9 @@ class Selection:
 
     def matches(self) -> pa.Table:
         """Return the place of each near-duplicate, the kept place it matches and their index."""
-        columns = list(zip(*self.found, strict=True)) or [(), (), ()]
-        types = {"place": pa.int64(), "kept_place": pa.int64(), "jaccard": pa.float64()}
-        return pa.table(
-            [pa.array(column, kind) for column, kind in zip(columns, types.values(), strict=True)],
-            names=list(types),
-        )
+        names = MATCHES_SCHEMA.names
+        rows = [dict(zip(names, match, strict=True)) for match in self.found]
+        return pa.Table.from_pylist(rows, schema=MATCHES_SCHEMA)
 
     def _match(self, place: int, buckets: list[int]) -> tuple[int, float] | None:
         """Return the first kept document of the buckets that is similar enough, and the index."""
@@ -265,16 +249,11 @@ def _load_validation(
         rows = connection.sql(
             _VALIDATION_TEXT, params={"validation": parquet_path(validation)}
         ).to_arrow_table()
-    keys = np.concatenate(
-        [
-            np.empty((0, config.bands), dtype=np.uint64),
-            *text_band_keys(rows["text"].to_pylist(), config),
-        ]
-    )
+    no_keys = np.empty((0, config.bands), dtype=np.uint64)
+    keys = np.concatenate([no_keys, *text_band_keys(rows["text"].to_pylist(), config)])
     columns = {band_column(band): keys[:, band] for band in range(config.bands)}
-    connection.register(
-        "validation_bands", pa.table({"document": rows["document"].combine_chunks(), **columns})
-    )
+    bands = pa.table({"document": rows["document"].combine_chunks(), **columns})
+    connection.register("validation_bands", bands)
     connection.register("validation_rows", rows)
 
 
@@ -303,39 +282,30 @@ def _add_shingles(reader: pa.RecordBatchReader, shingles: ShingleFile, *, size: 
                 shingles.add(next(places), found)
 
 
-def _num_validation(connection: DuckDBPyConnection) -> int:
-    return fetch_one(connection, "SELECT count(*) FROM candidates WHERE document < 0")[0]
-
-
 def _members_in_keep_order(connection: DuckDBPyConnection) -> Iterator[tuple[int, list[int]]]:
     """Yield place and buckets of each candidate."""
-    place, buckets = -1, list[int]()
-    for batch in connection.sql(_MEMBERS_IN_KEEP_ORDER).to_arrow_reader(READ_MEMBERS):
-        keys: npt.NDArray[np.uint64] = batch["key"].to_numpy()
-        for next_place, key in zip(batch["place"].to_pylist(), keys.tolist(), strict=True):
-            if next_place != place:
-                if buckets:
-                    yield place, buckets
-                place, buckets = next_place, []
-            buckets.append(key)
-    if buckets:
-        yield place, buckets
+    reader = connection.sql(_MEMBERS_IN_KEEP_ORDER).to_arrow_reader(READ_MEMBERS)
+    members = chain.from_iterable(
+        zip(batch["place"].to_pylist(), batch["key"].to_pylist(), strict=True) for batch in reader
+    )
+    for place, group in groupby(members, key=itemgetter(0)):
+        yield place, [bucket for _, bucket in group]
 
 
-def _log(counts: NearCounts, selection: Selection) -> None:
+def _log(search: NearDuplicateSearch, selection: Selection) -> None:
     logger.info(
         "%d documents in %d buckets of equal bands, the largest of %d; %d pairs compared, %d match",
-        counts.num_candidates,
-        counts.num_buckets,
-        counts.largest_bucket,
-        counts.num_compared,
+        search.num_candidates,
+        search.num_buckets,
+        search.largest_bucket,
+        search.num_compared,
         len(selection.found),
     )
-    if counts.largest_bucket > GIANT_BUCKET or selection.full_buckets:
+    if search.largest_bucket > GIANT_BUCKET or selection.full_buckets:
         logger.warning(
             "the largest bucket has %d documents; in %d buckets more than %d different ones were "
             "kept: later members were compared with those first ones only",
-            counts.largest_bucket,
+            search.largest_bucket,
             len(selection.full_buckets),
             MAX_KEPT_COMPARED,
         )

@@ -12,7 +12,6 @@ index 0.85 share a key with probability 0.988, of 0.8 with 0.92, of 0.5 with 0.0
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rensa import RMinHash  # type: ignore[attr-defined]  # re-exported from its binary module
 
+from model.core.outputs import Counts
 from tasks.config.corpus import SignatureConfig
 from tasks.corpus.duckdb_connection import (
     KEY_ROW_GROUP_ROWS,
@@ -50,9 +50,8 @@ FROM read_parquet($signatures, hive_partitioning = false)
 """
 
 
-@dataclass(frozen=True)
-class SignatureCounts:
-    """Size of the signatures of one file."""
+class SignatureCounts(Counts):
+    """Documents and characters that were signed."""
 
     num_documents: int
     num_chars: int
@@ -66,15 +65,7 @@ def band_column(band: int) -> str:
 def write_signatures(
     part: Path, *, config: SignatureConfig, destination: Path, limits: Limits
 ) -> SignatureCounts:
-    """Write ``signatures.parquet`` and ``bands.parquet`` of a filtered file.
-
-    Args:
-        part: ``part.parquet`` of the filter.
-        destination: an existing directory.
-
-    Raises:
-        SourceError: ``part`` cannot be read.
-    """
+    """Write ``signatures.parquet`` and ``bands.parquet`` of the filter's ``part.parquet``."""
     signatures = destination / SIGNATURES_NAME
     values = {"part": parquet_path(part)}
     with limits.connect() as connection, reading(part):
@@ -89,21 +80,17 @@ def write_signatures(
 def text_band_keys(texts: Iterable[str], config: SignatureConfig) -> Iterator[BandKeys]:
     """Yield the band keys of texts, some documents at a time."""
     for batch in batches(texts):
-        yield band_keys(
-            batch,
-            bands=config.bands,
-            band_rows=config.band_rows,
-            shingle_words=config.shingle_words,
-        )
+        yield band_keys(batch, config)
 
 
-def band_keys(texts: Sequence[str], *, bands: int, band_rows: int, shingle_words: int) -> BandKeys:
-    """Return the band keys of every text.
+def band_keys(texts: Sequence[str], config: SignatureConfig) -> BandKeys:
+    """Return the band keys of every text; texts without a word have equal keys.
 
     Returns:
-        Shape: [len(texts), bands]. Texts without a word have equal keys.
+        Shape: [len(texts), bands].
     """
-    shingles = shingle_hashes(word_hashes(texts), size=shingle_words)
+    bands, band_rows = config.bands, config.band_rows
+    shingles = shingle_hashes(word_hashes(texts), size=config.shingle_words)
     minima = _minima(shingles, num_hashes=bands * band_rows).reshape(len(texts), bands, band_rows)
     keys = np.broadcast_to(np.arange(bands, dtype=np.uint64), (len(texts), bands))
     for row in range(band_rows):

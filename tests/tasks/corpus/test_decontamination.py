@@ -217,12 +217,14 @@ def test_contaminated_documents_are_removed_and_named(tmp_path: Path, quiz: Path
     files = sign(tmp_path, rows, limits)
     held_out = write_part(tmp_path / "validation.parquet", [])
     contaminated = [tmp_path / "contaminated.parquet"]
-    counts, removed, clusters = decide(tmp_path, files, held_out, limits, contaminated=contaminated)
+    (counts, _), removed, clusters = decide(
+        tmp_path, files, held_out, limits, contaminated=contaminated
+    )
     assert [(row["id"], row["kept_file"], row["kept_row"], row["kind"]) for row in removed] == [
         ("a/0", "quiz", 1, "contaminated"),
         ("a/1", "quiz", 1, "contaminated"),
     ]
-    assert (counts.num_removed["contaminated"], clusters) == (2, [])
+    assert (counts.dropped["contaminated"], clusters) == (2, [])
 
 
 def digests(tmp_path: Path, sets: dict[str, str]) -> dict[str, list[str]]:

@@ -50,7 +50,7 @@ def test_cluster_duplicates_copies_keep_the_best_and_say_how_they_match(tmp_path
         document("the CAT  sat!", row=2, language_score=0.7),
         document("Another text", row=3),
     ]
-    counts, removed, clusters = cluster(tmp_path, documents, limits)
+    (counts, facts), removed, clusters = cluster(tmp_path, documents, limits)
     assert short(removed) == [("a/0", "a/1", "exact", 1.0), ("a/2", "a/1", "normalised", None)]
     assert removed[0] == {
         **{"file": "a", "row": 0, "id": "a/0", "kept_file": "a", "kept_row": 1, "kept_id": "a/1"},
@@ -58,8 +58,8 @@ def test_cluster_duplicates_copies_keep_the_best_and_say_how_they_match(tmp_path
     }
     kept = {"kept_file": "a", "kept_row": 1, "kept_id": "a/1"}
     assert clusters == [{"cluster": 0, "kind": "normalised", "size": 3, **kept}]
-    assert (counts.num_in, counts.num_kept, counts.num_clusters) == (4, 2, 1)
-    assert counts.num_removed == NONE | {"exact": 1, "normalised": 1}
+    assert (counts.num_in, counts.num_kept, facts.num_clusters) == (4, 2, 1)
+    assert counts.dropped == NONE | {"exact": 1, "normalised": 1}
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,9 @@ def test_cluster_duplicates_validation_near_duplicates_all_go_to_the_validation_
         lonely,
         document("something else", row=4),
     ]
-    counts, removed, clusters = cluster(tmp_path, documents, limits, validation=[held_out, lonely])
+    (counts, _), removed, clusters = cluster(
+        tmp_path, documents, limits, validation=[held_out, lonely]
+    )
     assert short(removed) == [
         ("a/0", "a/1", "validation", None),
         ("a/1", "a/1", "validation", 1.0),
@@ -128,7 +130,7 @@ def test_cluster_duplicates_validation_near_duplicates_all_go_to_the_validation_
     ]
     kept = {"kept_file": "a", "kept_row": 1, "kept_id": "a/1"}
     assert clusters == [{"cluster": 0, "kind": "validation", "size": 3, **kept}]
-    assert counts.num_removed == NONE | {"validation": 4}
+    assert counts.dropped == NONE | {"validation": 4}
 
 
 def keep_order(row: dict) -> tuple:
@@ -180,7 +182,7 @@ def random_documents(count: int) -> list[dict]:
 def test_cluster_duplicates_random_documents_agree_with_brute_force(tmp_path, limits):
     documents = random_documents(600)
     validation = [documents[3], documents[77], document("number 1, held out", file="z")]
-    counts, removed, clusters = cluster(tmp_path, documents, limits, validation=validation)
+    (counts, facts), removed, clusters = cluster(tmp_path, documents, limits, validation=validation)
     found = {(r["file"], r["row"], r["kept_file"], r["kept_row"], r["kind"]) for r in removed}
     assert found == brute_force(documents, validation)
     assert {kind for *_, kind in found} == {"validation", "exact", "normalised"}
@@ -188,10 +190,10 @@ def test_cluster_duplicates_random_documents_agree_with_brute_force(tmp_path, li
         (file, row) for file, row, *_ in found
     )
     assert counts.num_in == 600 == counts.num_kept + len(found)
-    assert counts.num_in == counts.num_kept + sum(counts.num_removed.values())
+    assert counts.num_in == counts.num_kept + sum(counts.dropped.values())
     sizes = {(c["kept_file"], c["kept_row"]): c["size"] for c in clusters}
     assert sum(sizes.values()) - len(sizes) == sum(1 for f in found if f[:2] != f[2:4])
-    assert [c["cluster"] for c in clusters] == list(range(counts.num_clusters))
+    assert [c["cluster"] for c in clusters] == list(range(facts.num_clusters))
 
 
 def test_cluster_duplicates_file_order_and_threads_change_no_byte(tmp_path, limits):
@@ -209,7 +211,7 @@ def test_cluster_duplicates_file_order_and_threads_change_no_byte(tmp_path, limi
 
 def test_cluster_duplicates_nothing_in_common_removes_nothing(tmp_path, limits):
     documents = [document(f"text {i}", row=i) for i in range(5)]
-    counts, removed, clusters = cluster(tmp_path, documents, limits)
+    (counts, _), removed, clusters = cluster(tmp_path, documents, limits)
     assert (counts.num_kept, removed, clusters) == (5, [], [])
 
 
@@ -217,7 +219,7 @@ def test_cluster_duplicates_file_without_documents_is_fine(tmp_path, limits):
     empty = signed_file(write_part(tmp_path / "part.parquet", []), limits)
     assert pq.read_metadata(empty.bands).num_rows == 0
     validation = write_part(tmp_path / "validation.parquet", [])
-    counts, _, _ = decide(tmp_path, [empty], validation, limits)
+    (counts, _), _, _ = decide(tmp_path, [empty], validation, limits)
     assert counts.num_in == counts.num_kept == 0
 
 
