@@ -15,3 +15,9 @@ def with_rows(column: pa.Array, values: Mapping[int, object]) -> pa.Array:
     changed = pa.array((row in values for row in range(len(column))), pa.bool_())
     in_order = pa.array([values[row] for row in sorted(values)], column.type)
     return pc.replace_with_mask(column, changed, in_order)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def replaced(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    """Return the table with another column of the same name and type."""
+    place = table.schema.get_field_index(name)
+    return table.set_column(place, table.schema.field(place), column)

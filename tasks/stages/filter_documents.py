@@ -18,10 +18,6 @@ from tasks.stages.download import DownloadOutputs
 STEP_VERSION = 2
 
 
-class FilterDocumentsCounts(DropCounts):
-    """Documents; in = kept + dropped."""
-
-
 class FilterDocumentsFacts(Facts):
     """What was found in the documents, and done to those that stay."""
 
@@ -33,9 +29,7 @@ class FilterDocumentsFacts(Facts):
     personal_data: dict[str, int] | None = None
 
 
-class FilterDocumentsOutputs(
-    Outputs[FilterDocumentsCounts, FilterDocumentsFacts], stage="filter_documents"
-):
+class FilterDocumentsOutputs(Outputs[DropCounts, FilterDocumentsFacts], stage="filter_documents"):
     """The documents of one file by what became of them."""
 
     @property
@@ -70,14 +64,14 @@ def build(work: Work, config: FilterDocuments, share: ResourceShare) -> None:
     )
     FilterDocumentsOutputs.record(
         work,
-        FilterDocumentsCounts(num_in=counts.num_in, num_kept=counts.num_kept, **counts.num_dropped),
+        DropCounts(num_in=counts.num_in, num_kept=counts.num_kept, **counts.num_dropped),
         FilterDocumentsFacts(
             file=file,
             num_language_unknown=counts.num_language_unknown,
-            num_languages_scored=counts.edits.num_languages,
+            num_languages_scored=counts.num_languages_scored,
             text_bytes=counts.text_bytes,
-            edits=counts.edits.numbers(),
-            personal_data=dict(counts.edits.personal_data),
+            edits=dict(+counts.edits),
+            personal_data=dict(counts.personal_data),
         ),
     )
 

@@ -28,7 +28,7 @@ from model.core.outputs import CountsT, DropCounts, FactsT, Numbers, NumbersT, O
 from model.core.store import ArtifactStore, Work
 from tasks.stages.download import DownloadCounts, DownloadOutputs
 from tasks.stages.duplicate_clusters import DuplicateClustersOutputs
-from tasks.stages.filter_documents import FilterDocumentsCounts, FilterDocumentsOutputs
+from tasks.stages.filter_documents import FilterDocumentsOutputs
 from tasks.stages.select_validation import SelectValidationCounts, SelectValidationOutputs
 from tasks.stages.train_tokenizer import TrainTokenizerFacts, TrainTokenizerOutputs
 from tasks.stages.write_shards import WriteShardsCounts, WriteShardsOutputs
@@ -211,7 +211,7 @@ def _small_corpus() -> tuple[Path, dict[str, Manifest]]:
             store,
             FilterDocumentsOutputs,
             item.artifact.name,
-            counts=FilterDocumentsCounts(num_in=num_in, num_kept=num_in - 10, **reasons),
+            counts=DropCounts(num_in=num_in, num_kept=num_in - 10, **reasons),
             inputs={"raw": (item.artifact,)},
         )
         for item, num_in, reasons in zip(raw, num_documents, drops, strict=True)

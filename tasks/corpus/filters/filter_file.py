@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -27,6 +27,7 @@ from duckdb import DuckDBPyConnection
 
 from model.core.errors import CorpusError
 from tasks.config.corpus import FilterConfig, PersonalDataConfig
+from tasks.corpus.arrow_columns import replaced
 from tasks.corpus.duckdb_connection import (
     TEXT_ROW_GROUP_ROWS,
     Limits,
@@ -37,7 +38,7 @@ from tasks.corpus.duckdb_connection import (
 from tasks.corpus.filters.language import score_missing_languages
 from tasks.corpus.filters.personal_data import edit_personal_data
 from tasks.corpus.filters.quality import REASONS as QUALITY_REASONS
-from tasks.corpus.filters.quality import QualityOutcome, apply_quality_rules
+from tasks.corpus.filters.quality import apply_quality_rules
 from tasks.corpus.filters.quality_lines import LINE_REASONS
 from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 
@@ -86,69 +87,39 @@ ORDER BY row
 
 
 @dataclass
-class Edits:
-    """Edits of the documents of one raw file.
-
-    Args:
-        num_documents: kept documents whose lines were edited.
-        num_citations: citation marks removed from them.
-        dropped_lines: lines removed from them, by reason of ``LINE_REASONS``.
-        num_languages: documents that came without language or score and got both.
-        personal_data: pieces found in kept documents, by kind.
-    """
-
-    num_documents: int = 0
-    num_citations: int = 0
-    dropped_lines: Counter[str] = field(default_factory=Counter)
-    num_languages: int = 0
-    personal_data: Counter[str] = field(default_factory=Counter)
-
-    def numbers(self) -> dict[str, int]:
-        """Return the edits by name, those that occurred."""
-        numbers = {
-            "documents": self.num_documents,
-            "citations": self.num_citations,
-            **{f"lines: {reason}": count for reason, count in self.dropped_lines.items()},
-        }
-        return {name: count for name, count in numbers.items() if count}
-
-    def add(self, outcome: QualityOutcome) -> None:
-        """Count the edits of the kept documents of a batch."""
-        is_kept = np.array([reason is None for reason in outcome.reasons], dtype=bool)
-        self.num_documents += int(np.sum(np.array(outcome.is_edited, dtype=bool) & is_kept))
-        self.num_citations += int(outcome.num_citations[is_kept].sum())
-        lines = outcome.dropped_lines[is_kept].sum(axis=0).tolist()
-        self.dropped_lines.update(dict(zip(LINE_REASONS, lines, strict=True)))
-
-
-@dataclass
 class FilterCounts:
     """Where the documents of one raw file went; counted while they are written.
 
     Args:
         num_dropped: documents per reason, every reason of the profile present, in its order.
         num_language_unknown: raw documents that came without a language label or score.
+        num_languages_scored: of these, documents that got both.
         text_bytes: uncompressed text read, about.
+        edits: of kept documents: "documents" that changed, "citations" removed, and "lines: " with
+            a reason of ``LINE_REASONS``.
+        personal_data: pieces found in kept documents, by kind.
     """
 
     num_dropped: dict[str, int]
     num_in: int = 0
     num_kept: int = 0
     num_language_unknown: int = 0
+    num_languages_scored: int = 0
     text_bytes: int = 0
-    edits: Edits = field(default_factory=Edits)
+    edits: Counter[str] = field(default_factory=Counter)
+    personal_data: Counter[str] = field(default_factory=Counter)
 
     def funnel(self) -> str:
         """Return the counts as lines of text, from what came in to what is left."""
         lines = [f"{self.num_in:>12,} documents in"]
         lines += [f"{-count:>12,} {reason}" for reason, count in self.num_dropped.items() if count]
         lines += [f"{self.num_kept:>12,} kept"]
-        if self.edits.num_documents:
-            lines += [f"{self.edits.num_documents:>12,} of them edited"]
+        if self.edits["documents"]:
+            lines += [f"{self.edits['documents']:>12,} of them edited"]
             lines += [
-                f"{-count:>12,} lines {reason}"
-                for reason, count in self.edits.dropped_lines.items()
-                if count
+                f"{-count:>12,} {name.replace(':', '')}"
+                for name, count in self.edits.items()
+                if name.startswith("lines") and count
             ]
         return "\n".join(lines)
 
@@ -163,7 +134,7 @@ def filter_file(
     *,
     file: str,
     config: FilterConfig,
-    personal_data: PersonalDataConfig | None = None,
+    personal_data: PersonalDataConfig = PersonalDataConfig(),  # noqa: B008 - frozen
     destination: Path,
     limits: Limits,
 ) -> FilterCounts:
@@ -172,8 +143,6 @@ def filter_file(
     Args:
         raw: parquet with FineWeb's nine columns.
         file: the name of the file inside its source, written in column ``file``.
-        personal_data: what happens to it; unset takes the defaults.
-        destination: an existing directory.
 
     Raises:
         SourceError: the raw file cannot be read.
@@ -182,19 +151,26 @@ def filter_file(
     """
     started = time.perf_counter()
     counts = FilterCounts(num_dropped=dict.fromkeys(reasons_of(config), 0))
-    personal_data = personal_data or PersonalDataConfig()
     light_rules = config.model_dump(include=set(LIGHT_RULES))
     half = replace(limits, memory_bytes=limits.memory_bytes // 2, threads=1)
-    with half.connect() as reader, half.connect() as rules, _Writer(destination, counts) as writer:
+    with (
+        half.connect() as reader,
+        half.connect() as rules,
+        pq.ParquetWriter(destination / PART_NAME, PART_SCHEMA, compression="zstd") as part,
+    ):
+        writer = _Writer(part, counts)
         rules.execute(read_sql("light_rules"))
         for batch in _documents(reader, raw, file):
             _count_documents(batch, counts)
             if config.score_language == "missing":
-                batch = _with_languages(batch, counts.edits)
+                batch, num_scored = score_missing_languages(batch)
+                counts.num_languages_scored += num_scored
             batch = _drop_by_light_rules(rules, batch, light_rules, writer)
             if config.profile != "light":
                 batch = _edit_by_quality(batch, config, writer)
-            writer.keep(_without_personal_data(batch, personal_data, counts.edits))
+            writer.keep(_without_personal_data(batch, personal_data, counts))
+        writer.flush()
+    pq.write_table(writer.rejected(), destination / REJECTED_NAME, compression="zstd")
     counts.text_bytes = _text_bytes(raw)
     assert counts.num_in == counts.num_kept + sum(counts.num_dropped.values()), counts
     _log(counts, file=file, seconds=time.perf_counter() - started)
@@ -241,17 +217,6 @@ def _text_bytes(raw: Path) -> int:
 # --- one step each ------------------------------------------------------------------------------
 
 
-def _with_languages(batch: pa.Table, edits: Edits) -> pa.Table:
-    """Return the batch with label and score where they were missing."""
-    text, language, score = (
-        batch.column(name).combine_chunks() for name in ("text", "language", "language_score")
-    )
-    found = score_missing_languages(text, language=language, language_score=score)
-    edits.num_languages += found.num_scored
-    batch = _replaced(batch, "language", found.language)
-    return _replaced(batch, "language_score", found.language_score)
-
-
 def _drop_by_light_rules(
     connection: DuckDBPyConnection,
     batch: pa.Table,
@@ -271,49 +236,41 @@ def _edit_by_quality(batch: pa.Table, config: FilterConfig, writer: _Writer) -> 
     """Return the documents that pass the quality rules, their lines edited."""
     texts = batch.column("text").to_pylist()
     outcome = apply_quality_rules(texts, terminal_punctuation=config.profile == "strict")
-    writer.counts.edits.add(outcome)
     writer.reject(batch, outcome.reasons, outcome.details)
-    is_kept = pa.array([reason is None for reason in outcome.reasons], pa.bool_())
-    return _replaced(batch, "text", pa.array(outcome.texts, pa.string())).filter(is_kept)
+    is_kept = np.array([reason is None for reason in outcome.reasons], dtype=bool)
+    is_edited = np.array(
+        [before != after for before, after in zip(texts, outcome.texts, strict=True)], dtype=bool
+    )
+    edits = writer.counts.edits
+    edits["documents"] += int((is_edited & is_kept).sum())
+    edits["citations"] += int(outcome.num_citations[is_kept].sum())
+    for reason, count in zip(LINE_REASONS, outcome.dropped_lines[is_kept].sum(axis=0), strict=True):
+        edits[f"lines: {reason}"] += int(count)
+    edited = replaced(batch, "text", pa.array(outcome.texts, pa.string()))
+    return edited.filter(pa.array(is_kept))
 
 
-def _without_personal_data(batch: pa.Table, config: PersonalDataConfig, edits: Edits) -> pa.Table:
+def _without_personal_data(
+    batch: pa.Table, config: PersonalDataConfig, counts: FilterCounts
+) -> pa.Table:
     if config.action == "keep":
         return batch
-    found = edit_personal_data(batch.column("text").combine_chunks(), config)
-    edits.personal_data.update(found.num_spans)
-    return _replaced(batch, "text", found.texts)
-
-
-def _replaced(batch: pa.Table, name: str, column: pa.Array) -> pa.Table:
-    place = batch.schema.get_field_index(name)
-    return batch.set_column(place, PART_SCHEMA.field(name), column)
+    texts, num_found = edit_personal_data(batch.column("text").combine_chunks(), config)
+    counts.personal_data.update(num_found)
+    return replaced(batch, "text", texts)
 
 
 # --- output -------------------------------------------------------------------------------------
 
 
 class _Writer:
-    """Writes part.parquet as documents come and rejected.parquet at the end, and counts both."""
+    """Writes part.parquet as documents come, holds the rejected ones, and counts both."""
 
-    def __init__(self, destination: Path, counts: FilterCounts) -> None:
+    def __init__(self, part: pq.ParquetWriter, counts: FilterCounts) -> None:
         self.counts = counts
-        self._destination = destination
+        self._part = part
         self._pending: list[pa.Table] = []
         self._rejected: list[pa.Table] = []
-
-    def __enter__(self) -> Self:
-        path = self._destination / PART_NAME
-        self._part = pq.ParquetWriter(path, PART_SCHEMA, compression="zstd")
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._flush()
-                self._write_rejected()
-        finally:
-            self._part.close()
 
     def keep(self, batch: pa.Table) -> None:
         """Append documents."""
@@ -322,7 +279,7 @@ class _Writer:
         num_rows = sum(table.num_rows for table in self._pending)
         num_bytes = sum(table.nbytes for table in self._pending)
         if num_rows >= TEXT_ROW_GROUP_ROWS or num_bytes >= ROW_GROUP_BYTES:
-            self._flush()
+            self.flush()
 
     def reject(self, batch: pa.Table, reasons: list[str | None], details: list[str | None]) -> None:
         """Record the documents of a batch that have a reason."""
@@ -336,16 +293,17 @@ class _Writer:
         table = pa.table(columns, schema=REJECTED_SCHEMA)
         self._rejected.append(table.filter(table.column("reason").is_valid()))
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write a row group of the documents appended since the last one."""
         table = pa.concat_tables([PART_SCHEMA.empty_table(), *self._pending]).combine_chunks()
         if table.num_rows:
             self._part.write_table(table, row_group_size=table.num_rows)
         self._pending = []
 
-    def _write_rejected(self) -> None:
+    def rejected(self) -> pa.Table:
+        """Return the rejected documents in row order."""
         table = pa.concat_tables([REJECTED_SCHEMA.empty_table(), *self._rejected])
-        table = table.sort_by("row").combine_chunks()
-        pq.write_table(table, self._destination / REJECTED_NAME, compression="zstd")
+        return table.sort_by("row").combine_chunks()
 
 
 def _refuse_to_drop_too_much(

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from model.core.errors import ConfigError
 from model.core.files import file_sha256
-from tasks.corpus.arrow_columns import with_rows
+from tasks.corpus.arrow_columns import replaced, with_rows
 
 MODEL_NAME = "lid.176.ftz"
 MODEL_SHA256 = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
@@ -35,19 +35,6 @@ class Language:
 
     label: str
     score: float
-
-
-@dataclass(frozen=True)
-class Languages:
-    """Two columns of a batch: ``language`` (string) and ``language_score`` (double).
-
-    Args:
-        num_scored: texts that got label and score from the model.
-    """
-
-    language: pa.Array
-    language_score: pa.Array
-    num_scored: int
 
 
 def detect_language(text: str) -> Language | None:
@@ -66,27 +53,21 @@ def detect_language(text: str) -> Language | None:
     return Language(labels[0].removeprefix("__label__"), min(float(scores[0]), 1.0))
 
 
-def score_missing_languages(
-    texts: pa.Array, *, language: pa.Array, language_score: pa.Array
-) -> Languages:
-    """Return both columns with label and score in the rows that lack either of them.
+def score_missing_languages(batch: pa.Table) -> tuple[pa.Table, int]:
+    """Fill ``language`` and ``language_score`` in the rows that lack either, and count these rows.
 
-    Rows with NULL or blank text stay as they are.
-
-    Args:
-        texts: column ``text`` of a batch.
-        language: label or NULL.
-        language_score: probability or NULL.
+    Rows with NULL or blank ``text`` stay as they are.
     """
-    lacks = pc.or_(language.is_null(), language_score.is_null())  # pyright: ignore[reportAttributeAccessIssue]
-    rows = pc.indices_nonzero(pc.and_(lacks, texts.is_valid())).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
-    found = {row: detect_language(texts[row].as_py()) for row in rows}
-    scored = {row: item for row, item in found.items() if item}
-    return Languages(
-        language=with_rows(language, {row: item.label for row, item in scored.items()}),
-        language_score=with_rows(language_score, {row: item.score for row, item in scored.items()}),
-        num_scored=len(scored),
+    text, language, score = (  # single arrays: pyarrow crashes on empty chunked ones
+        batch[name].combine_chunks() for name in ("text", "language", "language_score")
     )
+    lacks = pc.or_(language.is_null(), score.is_null())  # pyright: ignore[reportAttributeAccessIssue]
+    rows = pc.indices_nonzero(pc.and_(lacks, text.is_valid())).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
+    found = {row: detect_language(text[row].as_py()) for row in rows}
+    labels = {row: item.label for row, item in found.items() if item}
+    scores = {row: item.score for row, item in found.items() if item}
+    batch = replaced(batch, "language", with_rows(language, labels))
+    return replaced(batch, "language_score", with_rows(score, scores)), len(labels)
 
 
 @cache

@@ -18,6 +18,7 @@ placeholder instead of a rotation, so that a text's result depends on that text 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -49,21 +50,6 @@ class Span:
     kind: PersonalDataKind
     start: int
     end: int
-
-
-@dataclass(frozen=True)
-class PersonalData:
-    """Personal data of a batch of texts, and the edited texts.
-
-    Args:
-        texts: of the type and length of the input; NULL stays NULL.
-        spans: number in the batch -> its personal data in order; texts without any are absent.
-        num_spans: kind -> how many, every wanted kind present.
-    """
-
-    texts: pa.Array
-    spans: dict[int, list[Span]]
-    num_spans: dict[PersonalDataKind, int]
 
 
 def find_personal_data(text: str, kinds: Collection[PersonalDataKind] = KINDS) -> list[Span]:
@@ -101,7 +87,9 @@ def mask(text: str, spans: Sequence[Span]) -> str:
     return _replaced(text, [(span, _placeholder(text, span)) for span in spans])
 
 
-def edit_personal_data(texts: pa.Array, config: PersonalDataConfig) -> PersonalData:
+def edit_personal_data(
+    texts: pa.Array, config: PersonalDataConfig
+) -> tuple[pa.Array, Counter[PersonalDataKind]]:
     """Find personal data in a batch of texts, and mask it if ``config.action`` is mask.
 
     One pass of a linear automaton (RE2) selects the few texts that may contain some; only these are
@@ -109,24 +97,21 @@ def edit_personal_data(texts: pa.Array, config: PersonalDataConfig) -> PersonalD
 
     Args:
         texts: a string or large_string array, as the ``text`` column of a record batch.
+
+    Returns:
+        The texts, NULL for NULL, and the number of findings of each wanted kind.
     """
-    nothing = dict.fromkeys(config.kinds, 0)
+    num_found = Counter(dict.fromkeys(config.kinds, 0))
     if config.action == "keep" or not config.kinds:
-        return PersonalData(texts, {}, nothing)
-    spans: dict[int, list[Span]] = {}
+        return texts, num_found
     edited: dict[int, str] = {}
     for row in _candidates(texts):
         text = texts[row].as_py()
-        found = find_personal_data(text, config.kinds)
-        if found:
-            spans[row] = found
-            if config.action == "mask":
-                edited[row] = mask(text, found)
-    num_spans = nothing
-    for found in spans.values():
-        for span in found:
-            num_spans[span.kind] += 1
-    return PersonalData(with_rows(texts, edited), spans, num_spans)
+        spans = find_personal_data(text, config.kinds)
+        num_found.update(span.kind for span in spans)
+        if spans and config.action == "mask":
+            edited[row] = mask(text, spans)
+    return with_rows(texts, edited), num_found
 
 
 def _candidates(texts: pa.Array) -> Iterator[int]:

@@ -17,6 +17,7 @@ from tasks.corpus.filters.quality_lines import (
     DOCUMENT_REASONS,
     LINE_REASONS,
     SENTENCE_RULES,
+    LineEdits,
     edit_lines,
 )
 from tasks.corpus.filters.quality_repetition import REPETITION_RULES, Repetition
@@ -27,7 +28,7 @@ from tasks.corpus.filters.quality_rules import (
     GopherQuality,
     Verdicts,
 )
-from tasks.corpus.filters.text_buffer import Ints, TextBuffer
+from tasks.corpus.filters.text_buffer import TextBuffer
 from tasks.corpus.shingles import batches
 
 REASONS = (
@@ -41,24 +42,16 @@ BATCH_CHARS = 500_000  # of one buffer: its arrays take about 100 bytes a charac
 
 
 @dataclass(frozen=True)
-class QualityOutcome:
+class QualityOutcome(LineEdits):
     """The verdict of the rules on each text of a list, and the edited text.
 
     Args:
         reasons: why it is dropped, None where it is kept.
         details: the offending value.
-        texts: edited.
-        is_edited: the edits changed the text.
-        dropped_lines: one row a text, one column a reason of ``LINE_REASONS``.
-        num_citations: removed citation marks.
     """
 
     reasons: list[str | None]
     details: list[str | None]
-    texts: list[str]
-    is_edited: list[bool]
-    dropped_lines: Ints
-    num_citations: Ints
 
 
 def apply_quality_rules(texts: Sequence[str], *, terminal_punctuation: bool) -> QualityOutcome:
@@ -73,12 +66,11 @@ def apply_quality_rules(texts: Sequence[str], *, terminal_punctuation: bool) -> 
         for batch in batches(texts, max_chars=BATCH_CHARS)
     ]
     return QualityOutcome(
-        reasons=[reason for part in parts for reason in part.reasons],
-        details=[detail for part in parts for detail in part.details],
         texts=[text for part in parts for text in part.texts],
-        is_edited=[flag for part in parts for flag in part.is_edited],
         dropped_lines=np.concatenate([_NO_LINES, *(part.dropped_lines for part in parts)]),
         num_citations=np.concatenate([_NO_LINES[:, 0], *(part.num_citations for part in parts)]),
+        reasons=[reason for part in parts for reason in part.reasons],
+        details=[detail for part in parts for detail in part.details],
     )
 
 
@@ -95,12 +87,4 @@ def _apply_to_batch(texts: Sequence[str], *, terminal_punctuation: bool) -> Qual
     edited = TextBuffer([edits.texts[doc] for doc in left])
     verdicts.apply(SENTENCE_RULES, edited, left)
     verdicts.apply(FINEWEB_RULES, FineWebQuality(edited), left)
-    pairs = zip(texts, edits.texts, strict=True)
-    return QualityOutcome(
-        verdicts.reasons,
-        verdicts.details,
-        edits.texts,
-        [before != after for before, after in pairs],
-        edits.dropped_lines,
-        edits.num_citations,
-    )
+    return QualityOutcome(**vars(edits), **vars(verdicts))

@@ -152,7 +152,7 @@ def _masked(batch: pa.RecordBatch, config: PersonalDataConfig | None) -> pa.Reco
     if config is None or config.action != "mask":
         return batch
     place = FINEWEB_SCHEMA.get_field_index("text")
-    texts = edit_personal_data(batch.column(place), config).texts
+    texts, _ = edit_personal_data(batch.column(place), config)
     return batch.set_column(place, FINEWEB_SCHEMA.field(place), texts)
 
 

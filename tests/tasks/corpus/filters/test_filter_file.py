@@ -259,9 +259,13 @@ def test_filter_file_quality_profile_edits_keeps_and_names_reasons(tmp_path, lim
     ]
     assert tuple(counts.num_dropped) == reasons_of(FINEWEB)
     assert counts.num_in == counts.num_kept + sum(counts.num_dropped.values()) == 6
-    assert (counts.edits.num_documents, counts.edits.num_citations) == (1, 1)
-    dropped = {reason: count for reason, count in counts.edits.dropped_lines.items() if count}
-    assert dropped == {"c4_blank": 1, "c4_few_words": 1, "c4_policy": 1}
+    assert dict(+counts.edits) == {
+        "documents": 1,
+        "citations": 1,
+        "lines: c4_blank": 1,
+        "lines: c4_few_words": 1,
+        "lines: c4_policy": 1,
+    }
     assert "1 of them edited" in counts.funnel()
     assert "-1 lines c4_policy" in counts.funnel()
 
@@ -406,7 +410,7 @@ def test_filter_file_missing_languages_are_found_and_filtered(tmp_path, limits):
     assert part["language"].to_pylist() == ["en", "en"]
     assert part["language_score"][0].as_py() > 0.9
     assert part["language_score"][1].as_py() == 0.9
-    assert counts.edits.num_languages == 2
+    assert counts.num_languages_scored == 2
     assert counts.num_language_unknown == 2  # in the source
 
 
@@ -425,4 +429,4 @@ def test_filter_file_personal_data_is_counted_or_masked(tmp_path, limits, action
     kept = pq.read_table(tmp_path / "part.parquet")["text"].to_pylist()
     assert (kept[0] == text) == (action != "mask")
     assert ("anna.smith" in kept[0]) == (action != "mask")
-    assert counts.edits.personal_data["email"] == (0 if action == "keep" else 2)
+    assert counts.personal_data["email"] == (0 if action == "keep" else 2)

@@ -16,6 +16,8 @@ from tasks.corpus.filters.language import detect_language, score_missing_languag
 ENGLISH = "The old library stands at the end of the street, and its windows face the river."
 GERMAN = "Die alte Bibliothek steht am Ende der Straße, und ihre Fenster zeigen zum Fluss."
 
+SCHEMA = pa.schema({"text": pa.string(), "language": pa.string(), "language_score": pa.float64()})
+
 
 @pytest.mark.parametrize(
     ("text", "label"),
@@ -66,27 +68,27 @@ def test_detect_language_threads_agree_with_one_thread():
         assert list(pool.map(detect_language, texts)) == alone
 
 
+def batch_of(texts: list, labels: list, scores: list) -> pa.Table:
+    return pa.table([texts, labels, scores], schema=SCHEMA)
+
+
 def test_score_missing_languages_fills_gaps_only():
-    filled = score_missing_languages(
-        pa.array([ENGLISH, GERMAN, None, "", ENGLISH, GERMAN]),
-        language=pa.array([None, None, None, None, "fr", "en"]),
-        language_score=pa.array([None, None, None, None, 0.5, None], pa.float64()),
+    texts = [ENGLISH, GERMAN, None, "", ENGLISH, GERMAN]
+    labels = [None, None, None, None, "fr", "en"]
+    filled, num_scored = score_missing_languages(
+        batch_of(texts, labels, [None, None, None, None, 0.5, None])
     )
-    assert filled.language.to_pylist() == ["en", "de", None, None, "fr", "de"]
-    scores = filled.language_score.to_pylist()
+    assert filled["language"].to_pylist() == ["en", "de", None, None, "fr", "de"]
+    scores = filled["language_score"].to_pylist()
     english = detect_language(ENGLISH)
     assert english
     assert (scores[0], scores[2:5]) == (english.score, [None, None, 0.5])
-    assert (filled.num_scored, filled.language_score.type) == (3, pa.float64())
+    assert (num_scored, filled.schema, filled["text"].to_pylist()) == (3, SCHEMA, texts)
 
 
 def test_score_missing_languages_nothing_missing_or_empty_batch_changes_nothing():
-    labels, scores = pa.array(["en"]), pa.array([0.9])
-    same = score_missing_languages(pa.array([GERMAN]), language=labels, language_score=scores)
-    assert (same.language, same.language_score, same.num_scored) == (labels, scores, 0)
-    empty = pa.array([], pa.string())
-    none = score_missing_languages(empty, language=empty, language_score=pa.array([], pa.float64()))
-    assert none.num_scored == 0
+    for batch in (batch_of([GERMAN], ["en"], [0.9]), batch_of([], [], [])):
+        assert score_missing_languages(batch) == (batch, 0)
 
 
 def test_detect_language_other_model_is_refused(monkeypatch):

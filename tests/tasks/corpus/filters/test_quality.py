@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from model.core.outputs import DropCounts
 from tasks.corpus.filters import quality
 from tasks.corpus.filters.quality import REASONS, apply_quality_rules
 from tasks.corpus.filters.quality_lines import LINE_REASONS, edit_lines, num_sentences
@@ -25,7 +26,6 @@ from tasks.corpus.filters.quality_rules import (
     Verdicts,
 )
 from tasks.corpus.filters.text_buffer import Spans, TextBuffer, text_hash
-from tasks.stages.filter_documents import FilterDocumentsCounts
 from tests.support.plain_text import GOOD, SENTENCES
 
 
@@ -294,7 +294,7 @@ def test_num_sentences_counts_marks_that_words_follow(text, count):
 
 def test_apply_quality_rules_good_text_stays_as_it_is():
     outcome = apply_quality_rules([GOOD], terminal_punctuation=True)
-    assert (outcome.reasons, outcome.texts, outcome.is_edited) == ([None], [GOOD], [False])
+    assert (outcome.reasons, outcome.texts) == ([None], [GOOD])
 
 
 def varied(count: int, form: str = "{}") -> str:
@@ -358,7 +358,6 @@ def test_apply_quality_rules_rules_after_the_line_edits_see_the_edited_text():
     outcome = apply_quality_rules([f"{menu}\n{GOOD}"], terminal_punctuation=False)
     assert outcome.reasons == [None]  # with its menu, most lines would be short
     assert outcome.texts == [GOOD]
-    assert outcome.is_edited == [True]
     assert outcome.dropped_lines[0, LINE_REASONS.index("c4_few_words")] == 30
 
 
@@ -400,4 +399,4 @@ def test_apply_quality_rules_no_texts_gives_nothing():
 
 def test_reasons_are_distinct_and_no_fields_of_the_counts():
     assert len(set(REASONS)) == len(REASONS) == 28
-    assert not set(REASONS) & FilterDocumentsCounts.model_fields.keys()
+    assert not set(REASONS) & DropCounts.model_fields.keys()
