@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.core.errors import ConfigError
+from model.core.outputs import Counts, Facts
 from tasks.config.corpus import DecontaminationConfig
 from tasks.corpus.evalsets.sets import EvaluationFile, read_item_texts
 from tasks.corpus.shingles import Hashes, Ragged, batches, shingle_hashes, word_hashes
@@ -48,32 +49,25 @@ READ_ROWS = 1_024
 Owners = npt.NDArray[np.int64]  # [rows, 2]: the number of a set, and of an item in it
 
 
-@dataclass(frozen=True)
-class NgramCounts:
-    """Size of the index of n-grams.
-
-    Args:
-        num_items: rows per set.
-        num_ngrams: distinct n-grams of all sets.
-        columns: the columns read, per set.
-    """
+class NgramFacts(Facts):
+    """Items of each set, distinct n-grams of all sets, and the columns that were read of each."""
 
     num_items: dict[str, int]
     num_ngrams: int
     columns: dict[str, list[str]]
 
 
-@dataclass(frozen=True)
-class ContaminationCounts:
-    """Contaminated documents of one file.
-
-    Args:
-        num_by_set: documents per set; one that overlaps several sets counts in each.
-    """
+class ContaminationCounts(Counts):
+    """Documents looked at, and those with text of an evaluation set."""
 
     num_in: int
     num_contaminated: int
-    num_by_set: dict[str, int]
+
+
+class ContaminationFacts(Facts):
+    """Documents by evaluation set; one that overlaps several sets counts in each."""
+
+    contamination: dict[str, int]
 
 
 class Owner(NamedTuple):
@@ -100,12 +94,11 @@ class Overlap:
 
 def write_ngrams(
     files: Sequence[EvaluationFile], *, ngram_words: int, destination: Path
-) -> NgramCounts:
+) -> NgramFacts:
     """Write the n-grams of all items, each with the first item of each set that contains it.
 
     Args:
         files: in the order in which sets and their items are numbered.
-        destination: an existing directory.
 
     Raises:
         SourceError: a file cannot be read or has no text.
@@ -132,8 +125,7 @@ def write_ngrams(
     np.save(destination / NGRAMS_NAME, ngrams)
     np.save(destination / ITEMS_NAME, items_of)
     (destination / SETS_NAME).write_text(json.dumps(sets) + "\n", encoding="utf-8")
-    num_ngrams = len(np.unique(ngrams))
-    return NgramCounts(num_items=num_items, num_ngrams=num_ngrams, columns=columns)
+    return NgramFacts(num_items=num_items, num_ngrams=len(np.unique(ngrams)), columns=columns)
 
 
 def _first_of_each_set(ngrams: Hashes, owners: Owners) -> tuple[Hashes, Owners]:
@@ -192,15 +184,11 @@ class NgramIndex:
 
 def find_contaminated(
     part: Path, index: NgramIndex, *, config: DecontaminationConfig, destination: Path
-) -> ContaminationCounts:
+) -> tuple[ContaminationCounts, ContaminationFacts]:
     """Write ``contaminated.parquet``: each contaminated document with the item it shares most with.
 
-    Args:
-        part: ``part.parquet`` of the filter.
-        destination: an existing directory.
-
     Raises:
-        SourceError: ``part`` cannot be read.
+        SourceError: the filter's ``part`` cannot be read.
     """
     rows: list[dict[str, Any]] = []
     num_in = 0
@@ -216,12 +204,13 @@ def find_contaminated(
             num_by_set.update({owner.evaluation_set for owner in overlap.owners})
             most = min(overlap.owners, key=lambda owner: (-overlap.owners[owner], owner))
             shared = {"evaluation_set": index.sets[most.evaluation_set], "item": most.item}
-            row = {**documents[overlap.document], **shared, "num_ngrams": overlap.num_ngrams}
-            rows.append(row)
+            document = documents[overlap.document]
+            rows.append({**document, **shared, "num_ngrams": overlap.num_ngrams})
     table = pa.Table.from_pylist(rows, schema=CONTAMINATED_SCHEMA)
     pq.write_table(table, destination / CONTAMINATED_NAME, compression="zstd")
     by_name = {name: num_by_set[place] for place, name in enumerate(index.sets)}
-    return ContaminationCounts(num_in=num_in, num_contaminated=len(rows), num_by_set=by_name)
+    counts = ContaminationCounts(num_in=num_in, num_contaminated=len(rows))
+    return counts, ContaminationFacts(contamination=by_name)
 
 
 def _overlaps(texts: list[str], index: NgramIndex, *, size: int) -> Iterator[Overlap]:

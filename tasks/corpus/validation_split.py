@@ -9,13 +9,13 @@ identification model when they are due. ``dedup`` keeps near-duplicates of them 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from duckdb import DuckDBPyConnection
 
 from model.core.errors import CorpusError
+from model.core.outputs import Counts
 from tasks.config.corpus import ValidationConfig
 from tasks.corpus.duckdb_connection import (
     TEXT_ROW_GROUP_ROWS,
@@ -44,16 +44,8 @@ ORDER BY place
 _COUNT_RAW = "SELECT count(*) FROM read_parquet($raws, hive_partitioning = false)"
 
 
-@dataclass(frozen=True)
-class ValidationCounts:
-    """Counts of the selection of held-out documents.
-
-    Args:
-        num_in: raw documents.
-        num_eligible: of these, documents with text and in the language, or of unknown language.
-        num_distinct: distinct texts among the eligible.
-        num_kept: documents chosen.
-    """
+class ValidationCounts(Counts):
+    """Raw documents; with text in the language or unlabelled; of distinct text; chosen."""
 
     num_in: int
     num_eligible: int
@@ -69,7 +61,6 @@ def select_validation(
     seed: int,
     destination: Path,
     limits: Limits,
-    min_language_score: float = MIN_LANGUAGE_SCORE,
 ) -> ValidationCounts:
     """Write ``validation.parquet``: the chosen documents, ordered by file and row.
 
@@ -77,7 +68,6 @@ def select_validation(
         raw_files: name inside the source and path of each raw file, in any order.
         language: the label a document must have, its own or the language model's.
         seed: of the order in which texts are taken.
-        destination: an existing directory.
 
     Raises:
         SourceError: a raw file cannot be read.
@@ -89,12 +79,10 @@ def select_validation(
             "CREATE TEMP TABLE candidates (document BIGINT, key UUID, is_labelled BOOLEAN)"
         )
         for place, (_, path) in enumerate(ordered):
-            rule = {"language": language, "min_language_score": min_language_score}
+            rule = {"language": language, "min_language_score": MIN_LANGUAGE_SCORE}
+            values = {"raw": parquet_path(path), "file_place": place, **rule}
             with reading(path):
-                connection.execute(
-                    read_sql("validation_candidates"),
-                    {"raw": parquet_path(path), "file_place": place, **rule},
-                )
+                connection.execute(read_sql("validation_candidates"), values)
         num_eligible, num_distinct = fetch_one(connection, _COUNT_CANDIDATES)
         _refuse_too_few(num_distinct, config=config, files=[file for file, _ in ordered])
         connection.execute(read_sql("validation_order"), {"seed": seed})
@@ -102,11 +90,13 @@ def select_validation(
             connection,
             [path for _, path in ordered],
             num_documents=config.num_documents,
-            accepts=lambda text: _is_in(text, language, min_score=min_language_score),
+            language=language,
         )
         num_in, num_kept = _write(connection, ordered, destination=destination)
     assert num_kept == config.num_documents, f"{num_kept} chosen"
-    counts = ValidationCounts(num_in, num_eligible, num_distinct, num_kept)
+    counts = ValidationCounts(
+        num_in=num_in, num_eligible=num_eligible, num_distinct=num_distinct, num_kept=num_kept
+    )
     logging.getLogger(__name__).info("held out for validation: %s", counts)
     return counts
 
@@ -116,9 +106,9 @@ def _choose(
     paths: list[Path],
     *,
     num_documents: int,
-    accepts: Callable[[str], bool],
+    language: str,
 ) -> None:
-    """Fill table chosen with the first documents in order that are labelled or accepted."""
+    """Fill table chosen with the first documents in order that are in the language."""
     connection.execute("CREATE TEMP TABLE chosen (document BIGINT)")
     num_chosen, first = 0, 0
     while num_chosen < num_documents:
@@ -132,16 +122,16 @@ def _choose(
                 read_sql("validation_unlabelled"),
                 {"raws": list(map(parquet_path, paths)), **window},
             ).fetchall()
-        refused = {document for document, text in unlabelled if not accepts(text)}
+        refused = {document for document, text in unlabelled if not _is_in(language, text)}
         taken = [document for (document,) in places if document not in refused]
         taken = taken[: num_documents - num_chosen]
         connection.execute("INSERT INTO chosen SELECT unnest($taken::BIGINT[])", {"taken": taken})
         num_chosen, first = num_chosen + len(taken), last
 
 
-def _is_in(text: str, language: str, *, min_score: float) -> bool:
+def _is_in(language: str, text: str) -> bool:
     found = detect_language(text)
-    return found is not None and found.label == language and found.score >= min_score
+    return found is not None and found.label == language and found.score >= MIN_LANGUAGE_SCORE
 
 
 def _write(

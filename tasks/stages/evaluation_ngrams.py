@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
 from typing import Annotated
 
 from model.core.config import RUNTIME_ONLY, Config
-from model.core.outputs import Counts, Facts, Outputs
+from model.core.outputs import Counts, Outputs
 from model.core.store import ArtifactStore, Work
 from tasks.config.corpus import DecontaminationConfig
-from tasks.corpus.decontamination import write_ngrams
+from tasks.corpus.decontamination import NgramFacts, write_ngrams
 from tasks.corpus.evalsets.sets import EvaluationSet, evaluation_files, list_sets
 from tasks.corpus.shingles import ALGORITHM as WORDS_ALGORITHM
 from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
@@ -26,16 +25,8 @@ class EvaluationNgramsCounts(Counts):
     num_ngrams: int
 
 
-class EvaluationNgramsFacts(Facts):
-    """Items of each set, n-grams of all, and the columns that were read of each set."""
-
-    num_items: dict[str, int]
-    num_ngrams: int
-    columns: dict[str, list[str]]
-
-
 class EvaluationNgramsOutputs(
-    Outputs[EvaluationNgramsCounts, EvaluationNgramsFacts], stage="evaluation_ngrams"
+    Outputs[EvaluationNgramsCounts, NgramFacts], stage="evaluation_ngrams"
 ):
     """An index of n-grams; ``NgramIndex`` reads its directory."""
 
@@ -64,18 +55,15 @@ def build(work: Work, config: EvaluationNgrams, share: ResourceShare) -> None:  
     """Write ngrams.npy, items.npy and sets.json, resuming earlier downloads."""
     sweep(work.path, keep=DOWNLOAD_FOLDER)
     downloads = work.path / DOWNLOAD_FOLDER
-    counts = write_ngrams(
+    facts = write_ngrams(
         evaluation_files(config.sets, downloads=downloads),
         ngram_words=config.ngram_words,
         destination=work.path,
     )
     if downloads.exists():
         shutil.rmtree(downloads)
-    EvaluationNgramsOutputs.record(
-        work,
-        EvaluationNgramsCounts(num_ngrams=counts.num_ngrams),
-        EvaluationNgramsFacts(**asdict(counts)),
-    )
+    counts = EvaluationNgramsCounts(num_ngrams=facts.num_ngrams)
+    EvaluationNgramsOutputs.record(work, counts, facts)
 
 
 evaluation_ngrams = Stage(

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.core.outputs import Counts, Facts, Outputs
+from model.core.outputs import Outputs
 from model.core.store import Work
 from tasks.config.corpus import DecontaminationConfig
-from tasks.corpus.decontamination import CONTAMINATED_NAME, NgramIndex, find_contaminated
+from tasks.corpus.decontamination import (
+    CONTAMINATED_NAME,
+    ContaminationCounts,
+    ContaminationFacts,
+    NgramIndex,
+    find_contaminated,
+)
 from tasks.corpus.shingles import ALGORITHM as WORDS_ALGORITHM
 from tasks.engine.stage import ResourceShare, Stage
 from tasks.stages.evaluation_ngrams import EvaluationNgramsOutputs
@@ -16,21 +22,8 @@ from tasks.stages.filter_documents import FilterDocumentsOutputs
 STEP_VERSION = 2
 
 
-class FindContaminationCounts(Counts):
-    """Documents looked at, and those with text of an evaluation set."""
-
-    num_in: int
-    num_contaminated: int
-
-
-class FindContaminationFacts(Facts):
-    """Documents by evaluation set; one that meets several counts in each."""
-
-    contamination: dict[str, int]
-
-
 class FindContaminationOutputs(
-    Outputs[FindContaminationCounts, FindContaminationFacts], stage="find_contamination"
+    Outputs[ContaminationCounts, ContaminationFacts], stage="find_contamination"
 ):
     """The contaminated documents of one file."""
 
@@ -42,17 +35,13 @@ class FindContaminationOutputs(
 
 def build(work: Work, config: DecontaminationConfig, share: ResourceShare) -> None:  # noqa: ARG001
     """Write contaminated.parquet."""
-    counts = find_contaminated(
+    counts, facts = find_contaminated(
         FilterDocumentsOutputs.input(work, "part").part,
         NgramIndex(EvaluationNgramsOutputs.input(work, "ngrams").directory),
         config=config,
         destination=work.path,
     )
-    FindContaminationOutputs.record(
-        work,
-        FindContaminationCounts(num_in=counts.num_in, num_contaminated=counts.num_contaminated),
-        FindContaminationFacts(contamination=counts.num_by_set),
-    )
+    FindContaminationOutputs.record(work, counts, facts)
 
 
 find_contamination = Stage(

@@ -5,16 +5,15 @@ Chosen from raw rows, before any filter, so that filters and deduplication leave
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from model.core.config import Config
-from model.core.outputs import Counts, Facts, Outputs
+from model.core.outputs import Facts, Outputs
 from model.core.store import Work
 from tasks.config.corpus import ValidationConfig
 from tasks.corpus.duckdb_connection import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
 from tasks.corpus.filters.language import MODEL_ALGORITHM
-from tasks.corpus.validation_split import VALIDATION_NAME
+from tasks.corpus.validation_split import VALIDATION_NAME, ValidationCounts
 from tasks.corpus.validation_split import select_validation as select
 from tasks.engine.stage import ResourceShare, Stage
 from tasks.stages.download import DownloadOutputs
@@ -22,16 +21,7 @@ from tasks.stages.download import DownloadOutputs
 STEP_VERSION = 2  # 2: texts without a language label are judged by the language model
 
 
-class SelectValidationCounts(Counts):
-    """Documents looked at, fit to measure on, of different text, chosen."""
-
-    num_in: int
-    num_eligible: int
-    num_distinct: int
-    num_kept: int
-
-
-class SelectValidationOutputs(Outputs[SelectValidationCounts, Facts], stage="select_validation"):
+class SelectValidationOutputs(Outputs[ValidationCounts, Facts], stage="select_validation"):
     """The validation documents of a source."""
 
     @property
@@ -59,7 +49,7 @@ def build(work: Work, config: SelectValidation, share: ResourceShare) -> None:
         destination=work.path,
         limits=Limits(share.memory_bytes, share.threads, work.path),
     )
-    SelectValidationOutputs.record(work, SelectValidationCounts(**asdict(counts)))
+    SelectValidationOutputs.record(work, counts)
 
 
 select_validation = Stage(

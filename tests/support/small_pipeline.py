@@ -26,10 +26,11 @@ from model.config.outputs import (
 from model.core.artifact import Artifact, Derivation, Manifest
 from model.core.outputs import CountsT, DropCounts, FactsT, Numbers, NumbersT, Outputs
 from model.core.store import ArtifactStore, Work
+from tasks.corpus.validation_split import ValidationCounts
 from tasks.stages.download import DownloadCounts, DownloadOutputs
 from tasks.stages.duplicate_clusters import DuplicateClustersOutputs
 from tasks.stages.filter_documents import FilterDocumentsOutputs
-from tasks.stages.select_validation import SelectValidationCounts, SelectValidationOutputs
+from tasks.stages.select_validation import SelectValidationOutputs
 from tasks.stages.train_tokenizer import TrainTokenizerFacts, TrainTokenizerOutputs
 from tasks.stages.write_shards import WriteShardsCounts, WriteShardsOutputs
 
@@ -202,7 +203,7 @@ def _small_corpus() -> tuple[Path, dict[str, Manifest]]:
         store,
         SelectValidationOutputs,
         "validation",
-        counts=filled(SelectValidationCounts, num_in=60, num_kept=5),
+        counts=filled(ValidationCounts, num_in=60, num_kept=5),
         inputs={"raw": (raw[0].artifact,)},
     )
     drops = ({"too_short": 6, "language": 4, "too_long": 0}, {"too_short": 3, "language": 7})

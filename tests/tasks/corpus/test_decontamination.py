@@ -62,8 +62,8 @@ def find(tmp_path: Path, texts: list[str], *sets: tuple[str, Path], **settings: 
     write_ngrams(files, ngram_words=config.ngram_words, destination=index)
     rows = [document(text, row=row) for row, text in enumerate(texts)]
     part = write_part(tmp_path / "part.parquet", rows)
-    counts = find_contaminated(part, NgramIndex(index), config=config, destination=tmp_path)
-    return counts, pq.read_table(tmp_path / "contaminated.parquet").to_pylist()
+    found = find_contaminated(part, NgramIndex(index), config=config, destination=tmp_path)
+    return found, pq.read_table(tmp_path / "contaminated.parquet").to_pylist()
 
 
 def test_document_with_an_item_names_set_item_and_share(tmp_path: Path, quiz: Path) -> None:
@@ -73,14 +73,14 @@ def test_document_with_an_item_names_set_item_and_share(tmp_path: Path, quiz: Pa
         f"climbed the high mountain in the north of the country -- {ANSWER}",
         "Too short: no. " * 20,
     ]
-    counts, rows = find(tmp_path, texts, ("quiz", quiz))
+    (counts, facts), rows = find(tmp_path, texts, ("quiz", quiz))
     assert [(row["row"], row["evaluation_set"], row["item"]) for row in rows] == [
         (1, "quiz", 1),
         (2, "quiz", 1),
     ]
     assert rows[0]["num_ngrams"] == len(ITEM.split()) - 12
     assert rows[1]["num_ngrams"] == 19 - 12
-    assert (counts.num_in, counts.num_contaminated, counts.num_by_set) == (4, 2, {"quiz": 2})
+    assert (counts.num_in, counts.num_contaminated, facts.contamination) == (4, 2, {"quiz": 2})
 
 
 def test_least_number_of_runs_spares_short_quotations(tmp_path: Path, quiz: Path) -> None:
@@ -92,8 +92,8 @@ def test_least_number_of_runs_spares_short_quotations(tmp_path: Path, quiz: Path
 def test_document_of_two_sets_counts_in_both(tmp_path: Path, quiz: Path) -> None:
     other = write_set(tmp_path / "other.parquet", {"text": [f"{ANSWER} and then found it again"]})
     text = f"{ITEM} {ANSWER} and then found it again"
-    counts, rows = find(tmp_path, [text], ("quiz", quiz), ("other", other))
-    assert counts.num_by_set == {"quiz": 1, "other": 1}
+    (_, facts), rows = find(tmp_path, [text], ("quiz", quiz), ("other", other))
+    assert facts.contamination == {"quiz": 1, "other": 1}
     assert [(row["evaluation_set"], row["item"]) for row in rows] == [("quiz", 1)]
 
 
@@ -101,8 +101,8 @@ def test_text_of_two_sets_counts_in_both(tmp_path: Path, quiz: Path) -> None:
     other = write_set(tmp_path / "other.parquet", {"text": ["short", "short", ITEM, ITEM]})
     sets = [("quiz", quiz), ("other", other)]
     for order in (sets, sets[::-1]):
-        counts, rows = find(tmp_path, ["nothing to see", ITEM], *order)
-        assert counts.num_by_set == {"quiz": 1, "other": 1}
+        (_, facts), rows = find(tmp_path, ["nothing to see", ITEM], *order)
+        assert facts.contamination == {"quiz": 1, "other": 1}
         name = order[0][0]
         assert [(row["evaluation_set"], row["item"], row["num_ngrams"]) for row in rows] == [
             (name, {"quiz": 1, "other": 2}[name], len(ITEM.split()) - 12)
@@ -120,7 +120,7 @@ def test_random_overlaps_agree_with_plain_python(tmp_path: Path) -> None:
     items = {name: texts(4) for name in ("x", "y", "z")}
     sets = [(name, write_set(tmp_path / f"{name}.parquet", {"t": items[name]})) for name in items]
     documents = [text for text in texts(200) if text]
-    counts, rows = find(tmp_path, documents, *sets, ngram_words=4, min_ngrams=2)
+    (_, facts), rows = find(tmp_path, documents, *sets, ngram_words=4, min_ngrams=2)
     windows = {
         name: {window for text in items[name] for window in _windows(text, size=4)}
         for name in items
@@ -137,7 +137,7 @@ def test_random_overlaps_agree_with_plain_python(tmp_path: Path) -> None:
         row: num_ngrams for row, (num_ngrams, _) in expected.items()
     }
     assert 20 < len(expected) < len(documents)
-    assert counts.num_by_set == {
+    assert facts.contamination == {
         name: sum(name in met for _, met in expected.values()) for name in items
     }
 
@@ -174,12 +174,12 @@ def test_item_in_a_struct_is_found_and_its_column_recorded(tmp_path: Path) -> No
     part = write_part(tmp_path / "part.parquet", [document(text)])
     index = NgramIndex(store.path(manifest.artifact))
     config = DecontaminationConfig()
-    counts = find_contaminated(part, index, config=config, destination=tmp_path)
-    assert counts.num_by_set == {"arc": 1}
+    _, facts = find_contaminated(part, index, config=config, destination=tmp_path)
+    assert facts.contamination == {"arc": 1}
 
 
 def test_file_without_documents_is_fine(tmp_path: Path, quiz: Path) -> None:
-    counts, rows = find(tmp_path, [], ("quiz", quiz))
+    (counts, _), rows = find(tmp_path, [], ("quiz", quiz))
     assert (counts.num_in, rows) == (0, [])
 
 
