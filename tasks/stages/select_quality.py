@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from model.core.config import Config
-from model.core.outputs import DropCounts, Facts, Outputs
+from model.core.outputs import DropCounts, Outputs
 from model.core.store import Work
 from tasks.config.corpus import QualityModelConfig
-from tasks.corpus.classifier.selection import REMOVED_NAME, select_documents
+from tasks.corpus.classifier.selection import REMOVED_NAME, SelectionFacts, select_documents
 from tasks.corpus.duckdb_connection import Limits
 from tasks.engine.stage import ResourceShare, Stage
 from tasks.stages.duplicate_clusters import DuplicateClustersOutputs
@@ -18,22 +18,7 @@ from tasks.stages.score_quality import ScoreQualityOutputs
 STEP_VERSION = 1
 
 
-class SelectQualityCounts(DropCounts):
-    """Documents that deduplication kept; in = kept + dropped."""
-
-
-class SelectQualityFacts(Facts):
-    """The least score that stayed, and the largest domains before and after."""
-
-    cut_score: float
-    most_of_domain: int | None
-    domains_before: dict[str, int]
-    domains_after: dict[str, int]
-
-
-class SelectQualityOutputs(
-    Outputs[SelectQualityCounts, SelectQualityFacts], stage="select_quality"
-):
+class SelectQualityOutputs(Outputs[DropCounts, SelectionFacts], stage="select_quality"):
     """The documents that go for their quality."""
 
     @property
@@ -57,23 +42,14 @@ class SelectQuality(Config):
 
 def build(work: Work, config: SelectQuality, share: ResourceShare) -> None:
     """Write removed_quality.parquet."""
-    counts = select_documents(
+    counts, facts = select_documents(
         [item.scores for item in ScoreQualityOutputs.inputs(work, "scores")],
         [item.removed for item in DuplicateClustersOutputs.inputs(work, "removed")],
         config=config.quality_model,
         destination=work.path,
         limits=Limits(share.memory_bytes, share.threads, work.path),
     )
-    SelectQualityOutputs.record(
-        work,
-        SelectQualityCounts(num_in=counts.num_in, num_kept=counts.num_kept, **counts.num_removed),
-        SelectQualityFacts(
-            cut_score=counts.cut_score,
-            most_of_domain=counts.most_of_domain,
-            domains_before=counts.domains_before,
-            domains_after=counts.domains_after,
-        ),
-    )
+    SelectQualityOutputs.record(work, counts, facts)
 
 
 def removed_documents(work: Work) -> tuple[Path, ...]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from model.core.config import Config
-from model.core.outputs import Counts, Facts, Outputs
+from model.core.outputs import Facts, Outputs
 from model.core.store import ArtifactStore, Work
 from tasks.config.corpus import QualityModelConfig, SourceConfig
-from tasks.corpus.classifier.labels import labelled_source, list_labelled_files, read_labelled
+from tasks.corpus.classifier.labels import labelled_source, read_labelled
 from tasks.corpus.classifier.linear_model import ALGORITHM
-from tasks.corpus.classifier.training import train_and_measure
+from tasks.corpus.classifier.training import LabelCounts, train_and_measure
 from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
 from tasks.corpus.sources.raw_file import sweep
-from tasks.corpus.sources.source_files import SourceFile
+from tasks.corpus.sources.source_files import SourceFile, list_files
 from tasks.engine.stage import ResourceShare, Stage
 
 STEP_VERSION = 2
@@ -23,15 +23,6 @@ LEARNING_FIELDS = (
 )  # fmt: skip
 
 
-class TrainQualityModelCounts(Counts):
-    """Labelled documents, the good among them, and what was learned from and measured on."""
-
-    num_labelled: int
-    num_good: int
-    num_trained: int
-    num_heldout: int
-
-
 class TrainQualityModelFacts(Facts):
     """How well the model ranks held-out documents."""
 
@@ -39,7 +30,7 @@ class TrainQualityModelFacts(Facts):
 
 
 class TrainQualityModelOutputs(
-    Outputs[TrainQualityModelCounts, TrainQualityModelFacts], stage="train_quality_model"
+    Outputs[LabelCounts, TrainQualityModelFacts], stage="train_quality_model"
 ):
     """A quality model; ``QualityModel`` reads its directory."""
 
@@ -71,7 +62,7 @@ def labelled_documents(
         SourceError: they are missing, or cannot be listed.
     """
     source = labelled_source(config)
-    files = tuple(list_labelled_files(source, cache=store.root / "cache"))
+    files = tuple(list_files(source, data_seed=0, cache=store.root / "cache"))
     return TrainQualityModel(source=source, files=files, quality_model=config, seed=data_seed)
 
 
@@ -87,16 +78,8 @@ def build(work: Work, config: TrainQualityModel, share: ResourceShare) -> None: 
     )
     measured = train_and_measure(labelled, config=config.quality_model, seed=config.seed)
     measured.model.save(work.path)
-    TrainQualityModelOutputs.record(
-        work,
-        TrainQualityModelCounts(
-            num_labelled=len(labelled.documents),
-            num_good=measured.num_good,
-            num_trained=measured.num_trained,
-            num_heldout=measured.num_heldout,
-        ),
-        TrainQualityModelFacts(heldout_auc=measured.auc),
-    )
+    facts = TrainQualityModelFacts(heldout_auc=measured.auc)
+    TrainQualityModelOutputs.record(work, measured.counts, facts)
 
 
 train_quality_model = Stage(

@@ -20,7 +20,7 @@ from tasks.config.corpus import QualityModelConfig, SourceConfig
 from tasks.corpus.classifier.linear_model import Features, Featurizer
 from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
 from tasks.corpus.sources.raw_file import SourceFile, open_parquet
-from tasks.corpus.sources.source_files import list_files, original_file, resolve_revision
+from tasks.corpus.sources.source_files import original_file, resolve_revision
 
 BATCH_ROWS = 1_024
 
@@ -46,11 +46,6 @@ def labelled_source(config: QualityModelConfig) -> SourceConfig:
         path=config.path,
     )
     return resolve_revision(source)
-
-
-def list_labelled_files(source: SourceConfig, *, cache: Path) -> list[SourceFile]:
-    """Return the labelled files by path; see ``sources.list_files``."""
-    return list_files(source, data_seed=0, cache=cache)
 
 
 def read_labelled(

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from unicodedata import unidata_version
 
@@ -44,14 +45,12 @@ class Featurizer:
 
     def __init__(self, feature_bits: int) -> None:
         self._shift = np.uint64(64 - feature_bits)
-        self._hashes = _WordHashes()
+        self._hash = lru_cache(_MAX_KNOWN_WORDS)(_word_hash)
 
     def features(self, text: str) -> Features:
         """Return the features of a text, each once, in rising order."""
         words = _WORD.findall(text[:MAX_CHARS].lower())
-        if len(self._hashes) > _MAX_KNOWN_WORDS:
-            self._hashes.clear()
-        hashes = np.array([self._hashes[word] for word in words], dtype=np.uint64)
+        hashes = np.array([self._hash(word) for word in words], dtype=np.uint64)
         first, second = _PAIR_FACTORS
         pairs = (hashes[:-1] * first) ^ (hashes[1:] * second)
         pairs *= first  # the highest bits, which are kept, now depend on all others
@@ -62,12 +61,8 @@ class Featurizer:
         return found[is_new]
 
 
-class _WordHashes(dict[str, int]):
-    """word -> its hash, made when first asked for."""
-
-    def __missing__(self, word: str) -> int:
-        found = self[word] = xxhash.xxh3_64_intdigest(word.encode("utf-8", "replace"))
-        return found
+def _word_hash(word: str) -> int:
+    return xxhash.xxh3_64_intdigest(word.encode("utf-8", "replace"))
 
 
 def feature_matrix(documents: Sequence[Features], *, feature_bits: int) -> csr_matrix:
@@ -95,11 +90,7 @@ class QualityModel:
     def save(self, directory: Path) -> None:
         """Write the model into an existing directory."""
         np.save(directory / WEIGHTS_FILE, self.weights)
-        facts = {
-            "features": FEATURES_VERSION,
-            "feature_bits": self.feature_bits,
-            "bias": self.bias,
-        }
+        facts = {"features": FEATURES_VERSION, "feature_bits": self.feature_bits, "bias": self.bias}
         (directory / MODEL_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
     @classmethod

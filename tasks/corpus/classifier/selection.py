@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 
 from model.core.errors import CorpusError
+from model.core.outputs import DropCounts, Facts
 from tasks.config.corpus import QualityModelConfig
 from tasks.corpus.classifier.linear_model import Featurizer, QualityModel
 from tasks.corpus.duckdb_connection import (
@@ -45,7 +45,7 @@ SCORES_SCHEMA = pa.schema(
 BATCH_ROWS = 1_024
 NUM_SHOWN_DOMAINS = 10
 
-_DOMAINS = "SELECT domain_of(url) AS domain FROM batch"
+_DOMAINS = "SELECT file, row, id, domain_of(url) AS domain FROM batch"
 _CUT = """
 SELECT score, file, row
 FROM candidates
@@ -60,15 +60,11 @@ GROUP BY size
 _TOP_DOMAINS = """
 SELECT domain, count(*)
 FROM candidates
-ANTI JOIN read_parquet($removed, hive_partitioning = false) AS gone USING (file, row)
-WHERE domain IS NOT NULL
-GROUP BY domain
-ORDER BY count(*) DESC, domain
-LIMIT $most
-"""
-_TOP_DOMAINS_BEFORE = """
-SELECT domain, count(*)
-FROM candidates
+ANTI JOIN (
+    SELECT file, row
+    FROM read_parquet($removed, hive_partitioning = false)
+    WHERE $without_removed
+) USING (file, row)
 WHERE domain IS NOT NULL
 GROUP BY domain
 ORDER BY count(*) DESC, domain
@@ -81,20 +77,14 @@ GROUP BY reason
 """
 
 
-@dataclass(frozen=True)
-class QualityCounts:
-    """Documents that the selection by quality removed.
+class SelectionFacts(Facts):
+    """The lowest score kept, and the largest domains before and after.
 
     Args:
-        num_removed: documents per reason, every reason of ``REASONS`` present, in that order.
-        cut_score: the lowest score kept, before domains were capped.
+        cut_score: before domains were capped.
         most_of_domain: documents of one domain that are kept at most; None without a cap.
-        domains_before: the largest domains and their documents; ``domains_after`` the same.
     """
 
-    num_in: int
-    num_kept: int
-    num_removed: dict[str, int]
     cut_score: float
     most_of_domain: int | None
     domains_before: dict[str, int]
@@ -102,15 +92,11 @@ class QualityCounts:
 
 
 def score_file(part: Path, model: Path, *, destination: Path, limits: Limits) -> int:
-    """Write ``scores.parquet`` (file, row, id, domain, score) of one filtered file, in row order.
+    """Write ``scores.parquet`` of one filtered file in row order, and return its documents.
 
     Args:
         part: ``part.parquet`` of the filter.
         model: directory of a quality model.
-        destination: an existing directory.
-
-    Returns:
-        The number of documents.
 
     Raises:
         ArtifactError: the model cannot be read.
@@ -129,26 +115,12 @@ def score_file(part: Path, model: Path, *, destination: Path, limits: Limits) ->
         for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
             texts = batch.column("text").to_pylist()
             scores = quality.scores([featurizer.features(text) for text in texts])
-            made = {
-                "domain": _domains(connection, batch.select(["url"])),
-                "score": pa.array(scores, pa.float32()),
-            }
-            arrays = [
-                made[field.name]
-                if field.name in made
-                else batch.column(field.name).cast(field.type)
-                for field in SCORES_SCHEMA
-            ]
-            out.write_batch(pa.record_batch(arrays, schema=SCORES_SCHEMA))
+            connection.register("batch", pa.Table.from_batches([batch.drop_columns("text")]))
+            scored = connection.sql(_DOMAINS).to_arrow_table()
+            scored = scored.append_column("score", pa.array(scores, pa.float32()))
+            out.write_table(scored.cast(SCORES_SCHEMA))
             num_documents += batch.num_rows
     return num_documents
-
-
-def _domains(connection: DuckDBPyConnection, batch: pa.RecordBatch) -> pa.Array:
-    connection.register("batch", pa.Table.from_batches([batch]))
-    found = connection.sql(_DOMAINS).to_arrow_table()
-    connection.unregister("batch")
-    return found.column("domain").combine_chunks()
 
 
 def select_documents(
@@ -158,7 +130,7 @@ def select_documents(
     config: QualityModelConfig,
     destination: Path,
     limits: Limits,
-) -> QualityCounts:
+) -> tuple[DropCounts, SelectionFacts]:
     """Write ``removed_quality.parquet`` (file, row, id, score, reason) of all files together.
 
     Equal scores are told apart by file and row, so ``top_fraction`` keeps exactly its share, and
@@ -167,7 +139,6 @@ def select_documents(
     Args:
         score_files: ``scores.parquet`` of every file.
         removed: tables of (file, row) of documents removed before.
-        destination: an existing directory.
 
     Raises:
         SourceError: one of the files cannot be read.
@@ -192,10 +163,22 @@ def select_documents(
             values={"most": num_in if most is None else most},
             destination=table,
         )
-        counts = _counts(connection, num_in, table=table, cut_score=cut[0], most=most)
-    _log(counts)
+        counts = _counts(connection, num_in, table=table)
+        facts = SelectionFacts(
+            cut_score=cut[0],
+            most_of_domain=most,
+            domains_before=_top_domains(connection, table, without_removed=False),
+            domains_after=_top_domains(connection, table, without_removed=True),
+        )
+    logging.getLogger(__name__).info(
+        "%d of %d documents kept, down to score %.3f; removed: %s",
+        counts.num_kept,
+        num_in,
+        facts.cut_score,
+        counts.dropped if counts.num_kept < num_in else "none at all",
+    )
     _refuse_to_remove_too_much(counts, config)
-    return counts
+    return counts, facts
 
 
 def domain_cap(num_free: int, sizes: dict[int, int], max_frac: float) -> int:
@@ -254,43 +237,33 @@ def _most_of_domain(connection: DuckDBPyConnection, config: QualityModelConfig) 
     return most
 
 
-def _counts(
-    connection: DuckDBPyConnection, num_in: int, *, table: Path, cut_score: float, most: int | None
-) -> QualityCounts:
-    removed = {"removed": parquet_path(table)}
-    shown = {"most": NUM_SHOWN_DOMAINS}
-    found = dict(connection.execute(_COUNT_REASONS, removed).fetchall())
+def _counts(connection: DuckDBPyConnection, num_in: int, *, table: Path) -> DropCounts:
+    found = dict(connection.execute(_COUNT_REASONS, {"removed": parquet_path(table)}).fetchall())
     assert set(found) <= set(REASONS), f"a reason is not declared: {sorted(found)}"
-    return QualityCounts(
-        num_in=num_in,
-        num_kept=num_in - sum(found.values()),
-        num_removed={reason: found.get(reason, 0) for reason in REASONS},
-        cut_score=cut_score,
-        most_of_domain=most,
-        domains_before=dict(connection.execute(_TOP_DOMAINS_BEFORE, shown).fetchall()),
-        domains_after=dict(connection.execute(_TOP_DOMAINS, removed | shown).fetchall()),
-    )
+    reasons = {reason: found.get(reason, 0) for reason in REASONS}
+    return DropCounts(num_in=num_in, num_kept=num_in - sum(found.values()), **reasons)
 
 
-def _refuse_to_remove_too_much(counts: QualityCounts, config: QualityModelConfig) -> None:
+def _top_domains(
+    connection: DuckDBPyConnection, table: Path, *, without_removed: bool
+) -> dict[str, int]:
+    values = {
+        "removed": parquet_path(table),
+        "without_removed": without_removed,
+        "most": NUM_SHOWN_DOMAINS,
+    }
+    return dict(connection.execute(_TOP_DOMAINS, values).fetchall())
+
+
+def _refuse_to_remove_too_much(counts: DropCounts, config: QualityModelConfig) -> None:
     num_removed = counts.num_in - counts.num_kept
     if num_removed <= config.max_removed_frac * counts.num_in:
         return
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.num_removed.items())
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.dropped.items())
     raise CorpusError(
         f"the selection by quality removes {num_removed / counts.num_in:.1%} of the documents",
         expected=f"at most {config.max_removed_frac:.1%} (quality_model.max_removed_frac)",
         found=f"{num_removed:,} of {counts.num_in:,} documents ({reasons})",
         fix="lower quality_model.min_score, raise top_frac or max_domain_frac, "
         "or raise quality_model.max_removed_frac",
-    )
-
-
-def _log(counts: QualityCounts) -> None:
-    logging.getLogger(__name__).info(
-        "%d of %d documents kept, down to score %.3f; removed: %s",
-        counts.num_kept,
-        counts.num_in,
-        counts.cut_score,
-        counts.num_removed if counts.num_kept < counts.num_in else "none at all",
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.core.errors import CorpusError
+from model.core.outputs import Counts
 from tasks.config.corpus import QualityModelConfig
 from tasks.corpus.classifier.labels import LabelledDocuments, Labels
 from tasks.corpus.classifier.linear_model import Features, QualityModel, feature_matrix
@@ -26,20 +27,22 @@ LEARNING_RATE = 0.5
 L2_PENALTY = 1e-6
 
 
+class LabelCounts(Counts):
+    """Labelled documents, the good ones of them, and the parts to train and to measure on."""
+
+    num_labelled: int
+    num_good: int
+    num_trained: int
+    num_heldout: int
+
+
 @dataclass(frozen=True)
 class MeasuredModel:
-    """A trained model and how well it ranks documents that it has not seen.
-
-    Args:
-        auc: area under the ROC curve of the held-out documents.
-        num_good: of all labelled documents.
-    """
+    """A trained model and the area under the ROC curve of the held-out documents."""
 
     model: QualityModel
     auc: float
-    num_trained: int
-    num_heldout: int
-    num_good: int
+    counts: LabelCounts
 
 
 def train_and_measure(
@@ -72,13 +75,13 @@ def train_and_measure(
             found=f"{auc:.3f} on {len(unseen):,} held-out documents",
             fix="check the labels and quality_model.min_good_label, or give more of them",
         )
-    return MeasuredModel(
-        model=model,
-        auc=auc,
+    counts = LabelCounts(
+        num_labelled=len(documents),
+        num_good=int(good.sum()),
         num_trained=len(seen),
         num_heldout=len(unseen),
-        num_good=int(good.sum()),
     )
+    return MeasuredModel(model, auc, counts)
 
 
 def train_quality_model(
@@ -87,8 +90,6 @@ def train_quality_model(
     """Return the model that tells good documents from others.
 
     Args:
-        documents: features of each document.
-        good: its label.
         seed: of the order of documents, another one in each epoch.
 
     Raises:

@@ -19,6 +19,7 @@ from model.core.errors import (
     ArtifactError,
     CorpusError,
 )
+from model.core.outputs import DropCounts
 from model.core.store import ArtifactStore
 from tasks.config.corpus import QualityModelConfig, SourceConfig
 from tasks.config.run import RunConfig
@@ -30,7 +31,6 @@ from tasks.stages.filter_documents import FilterDocumentsOutputs
 from tasks.stages.score_quality import ScoreQuality, ScoreQualityOutputs, score_quality
 from tasks.stages.select_quality import (
     SelectQuality,
-    SelectQualityCounts,
     SelectQualityOutputs,
     select_quality,
 )
@@ -159,7 +159,7 @@ def test_funnel_continues_from_duplicates_to_low_quality(tmp_path):
         small.store,
         SelectQualityOutputs,
         "corpus",
-        counts=SelectQualityCounts(num_in=67, num_kept=60, low_quality=5, domain_cap=2),
+        counts=DropCounts(num_in=67, num_kept=60, low_quality=5, domain_cap=2),
     )
     with pytest.raises(ArtifactError, match="num_docs = 60, what select_quality kept"):
         funnel([*small.manifests.values(), chosen])

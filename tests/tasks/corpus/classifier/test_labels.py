@@ -19,10 +19,10 @@ from model.core.store import ArtifactStore
 from tasks.config.corpus import QualityModelConfig
 from tasks.corpus.classifier.labels import (
     labelled_source,
-    list_labelled_files,
     read_labelled,
 )
 from tasks.corpus.sources.hub_client import MAX_ATTEMPTS
+from tasks.corpus.sources.source_files import list_files
 from tasks.engine.stage import ResourceShare
 from tasks.stages.train_quality_model import TrainQualityModelOutputs, labelled_documents
 from tasks.stages.train_quality_model import train_quality_model as training_stage
@@ -37,7 +37,7 @@ from tests.support.quality_labels import (
 def labelled(path: Path, tmp_path: Path, **settings):
     config = local(path, **settings)
     source = labelled_source(config)
-    files = list_labelled_files(source, cache=tmp_path / "cache")
+    files = list_files(source, data_seed=0, cache=tmp_path / "cache")
     return read_labelled(source, files, config=config, seed=1, scratch=tmp_path)
 
 
@@ -76,7 +76,7 @@ def test_read_labelled_wrong_column_or_changed_file_raises(tmp_path):
         labelled(path, tmp_path, label_column="grade")
     config = local(path)
     source = labelled_source(config)
-    files = list_labelled_files(source, cache=tmp_path / "cache")
+    files = list_files(source, data_seed=0, cache=tmp_path / "cache")
     make_labelled(path, count=21)
     with pytest.raises(SourceError, match="changed after it was listed"):
         read_labelled(source, files, config=config, seed=1, scratch=tmp_path)
@@ -98,7 +98,7 @@ def test_read_labelled_of_a_hub_checks_the_file_and_leaves_nothing_behind(tmp_pa
     config = QualityModelConfig(repo="owner/labels", revision="main", feature_bits=BITS)
     source = labelled_source(config)
     assert source.revision == "ab" * 20
-    files = list_labelled_files(source, cache=tmp_path / "cache")
+    files = list_files(source, data_seed=0, cache=tmp_path / "cache")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     found = read_labelled(source, files, config=config, seed=1, scratch=scratch)

@@ -107,10 +107,10 @@ def choose(tmp_path, rows, *, removed=(), name="out", threads=2, **settings):
     gone = write_removed(tmp_path / name / "removed.parquet", list(removed))
     config = QualityModelConfig(**{"select": "threshold"} | settings)
     limits = Limits(memory_bytes=500_000_000, threads=threads, spill_directory=tmp_path / "spill")
-    counts = select_documents(
+    found = select_documents(
         scores, [gone], config=config, destination=tmp_path / name, limits=limits
     )
-    return counts, pq.read_table(tmp_path / name / "removed_quality.parquet").to_pylist()
+    return found, pq.read_table(tmp_path / name / "removed_quality.parquet").to_pylist()
 
 
 ROWS = [
@@ -126,30 +126,32 @@ ROWS = [
 
 
 def test_select_threshold_removes_what_scores_less(tmp_path):
-    counts, removed = choose(tmp_path, ROWS, removed=[("b", 7)], min_score=0.65)
+    (counts, facts), removed = choose(tmp_path, ROWS, removed=[("b", 7)], min_score=0.65)
     assert [(row["file"], row["row"], row["reason"]) for row in removed] == [
         ("a", 3, "low_quality"), ("b", 0, "low_quality"), ("b", 1, "low_quality"),
     ]  # fmt: skip
     assert list(removed[0]) == ["file", "row", "id", "score", "reason"]
     assert (counts.num_in, counts.num_kept) == (7, 4)
-    assert counts.num_removed == {"low_quality": 3, "domain_cap": 0}
-    assert counts.domains_before == {"big.example": 4, "small.example": 1}
-    assert counts.domains_after == {"big.example": 4}
+    assert counts.dropped == {"low_quality": 3, "domain_cap": 0}
+    assert facts.domains_before == {"big.example": 4, "small.example": 1}
+    assert facts.domains_after == {"big.example": 4}
 
 
 def test_select_domain_cap_keeps_the_best_of_a_crowded_domain(tmp_path):
-    counts, removed = choose(tmp_path, ROWS, removed=[("b", 7)], min_score=0.2, max_domain_frac=0.5)
+    (counts, facts), removed = choose(
+        tmp_path, ROWS, removed=[("b", 7)], min_score=0.2, max_domain_frac=0.5
+    )
     assert [(row["file"], row["row"], row["reason"]) for row in removed] == [
         ("a", 1, "domain_cap"), ("a", 2, "domain_cap"), ("a", 3, "low_quality"),
     ]  # fmt: skip
-    assert (counts.most_of_domain, counts.num_kept) == (2, 4)
-    assert counts.domains_after == {"big.example": 2, "small.example": 1}
+    assert (facts.most_of_domain, counts.num_kept) == (2, 4)
+    assert facts.domains_after == {"big.example": 2, "small.example": 1}
 
 
 @pytest.mark.parametrize("top_frac", [0.001, 0.25, 0.5, 1.0])
 def test_select_top_fraction_of_equal_scores_keeps_exactly_its_share(tmp_path, top_frac):
     rows = [(file, row, "x", None, 0.5) for file in "cab" for row in range(100)]
-    counts, removed = choose(
+    (counts, _), removed = choose(
         tmp_path, rows, select="top_fraction", top_frac=top_frac, max_removed_frac=1.0
     )
     assert counts.num_kept == math.ceil(top_frac * 300)
@@ -166,7 +168,7 @@ def test_select_random_corpus_agrees_with_plain_python_whatever_order_and_thread
         for row in range(200)
     ]
     settings = {"select": "top_fraction", "top_frac": 0.4, "max_domain_frac": 0.2}
-    counts, removed = choose(tmp_path, rows, name="one", **settings)
+    (counts, facts), removed = choose(tmp_path, rows, name="one", **settings)
     choose(tmp_path, rows[::-1], name="two", threads=1, **settings)
     files = [tmp_path / name / "removed_quality.parquet" for name in ("one", "two")]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -174,7 +176,7 @@ def test_select_random_corpus_agrees_with_plain_python_whatever_order_and_thread
     passed, kept, seen = best[: math.ceil(0.4 * len(rows))], [], Counter()
     for row in passed:
         seen[row[3]] += 1
-        if row[3] is None or seen[row[3]] <= counts.most_of_domain:
+        if row[3] is None or seen[row[3]] <= facts.most_of_domain:
             kept.append(row[:2])
     gone = {row[:2] for row in rows} - set(kept)
     assert {(row["file"], row["row"]) for row in removed} == gone
@@ -191,7 +193,7 @@ def test_select_too_much_or_too_few_domains_is_refused(tmp_path):
 
 
 def test_select_nothing_to_choose_from_writes_an_empty_table(tmp_path):
-    counts, removed = choose(
+    (counts, _), removed = choose(
         tmp_path, ROWS[:1], removed=[("a", 0)], select="top_fraction", max_domain_frac=0.5
     )
     assert (counts.num_in, counts.num_kept, removed) == (0, 0, [])

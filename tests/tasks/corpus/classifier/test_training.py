@@ -52,7 +52,9 @@ def test_train_and_measure_gives_the_share_of_pairs_in_order():
     pairs = list(product(scores[good], scores[~good]))
     expected = sum((a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs)
     assert measured.auc == pytest.approx(expected)
-    assert (measured.num_trained, measured.num_heldout, measured.num_good) == (300, 100, 134)
+    assert measured.counts.model_dump() == {
+        "num_labelled": 400, "num_good": 134, "num_trained": 300, "num_heldout": 100,
+    }  # fmt: skip
 
 
 def test_train_ranks_unseen_texts_as_well_as_a_dense_newton_fit():
