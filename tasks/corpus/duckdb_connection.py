@@ -13,7 +13,7 @@ import glob
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,47 +52,36 @@ class Limits:
     threads: int
     spill_directory: Path
 
-    def connect(self) -> AbstractContextManager[DuckDBPyConnection]:
-        """Open a connection within these limits; see ``connect``."""
-        return connect(
-            memory_bytes=self.memory_bytes,
-            threads=self.threads,
-            spill_directory=self.spill_directory,
-        )
+    @contextmanager
+    def connect(self) -> Iterator[DuckDBPyConnection]:
+        """Open an in-memory DuckDB with the project's macros; afterwards remove what it spilled.
 
-
-@contextmanager
-def connect(
-    *, memory_bytes: int, threads: int, spill_directory: Path
-) -> Iterator[DuckDBPyConnection]:
-    """Open an in-memory DuckDB with the project's macros, and remove what it spilled afterwards.
-
-    Raises:
-        DiskSpaceError: a disk is full, while spilling or writing.
-        ConfigError: the work does not fit in ``memory_bytes``, even with spilling.
-    """
-    spill_directory.mkdir(parents=True, exist_ok=True)
-    spill = Path(tempfile.mkdtemp(prefix="duckdb-", dir=spill_directory.absolute()))
-    try:
-        with _actionable_resource_errors(spill, memory_bytes):
-            connection = duckdb.connect(
-                config={
-                    "memory_limit": f"{memory_bytes}B",
-                    "threads": threads,
-                    "temp_directory": str(spill),
-                    "preserve_insertion_order": True,
-                    "autoinstall_known_extensions": False,
-                    "autoload_known_extensions": False,
-                    "enable_external_file_cache": False,  # files are scanned once or twice
-                }
-            )
-            with connection:
+        Raises:
+            DiskSpaceError: a disk is full, while spilling or writing.
+            ConfigError: the work does not fit in ``memory_bytes``, even with spilling.
+        """
+        self.spill_directory.mkdir(parents=True, exist_ok=True)
+        spill = Path(tempfile.mkdtemp(prefix="duckdb-", dir=self.spill_directory.absolute()))
+        settings = {
+            "memory_limit": f"{self.memory_bytes}B",
+            "threads": self.threads,
+            "temp_directory": str(spill),
+            "preserve_insertion_order": True,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "enable_external_file_cache": False,  # files are scanned once or twice
+        }
+        try:
+            with (
+                _actionable_resource_errors(spill, self.memory_bytes),
+                duckdb.connect(config=settings) as connection,
+            ):
                 connection.execute("SET enable_progress_bar = false")  # it draws into any output
                 for name in DEFINITIONS:
                     connection.execute(read_sql(name))
                 yield connection
-    finally:
-        shutil.rmtree(spill, ignore_errors=True)
+        finally:
+            shutil.rmtree(spill, ignore_errors=True)
 
 
 def read_sql(name: str) -> str:
@@ -117,16 +106,12 @@ def write_parquet(
     destination: Path,
     row_group_rows: int = KEY_ROW_GROUP_ROWS,
 ) -> int:
-    """Write the rows of ``select`` to a zstd parquet file and return their number.
+    """Write the rows of a SELECT statement to a zstd parquet file and return their number.
 
     Runs on one thread: with more, COPY cuts row groups by the number of threads, and by timing when
     memory is short, so equal rows become different bytes. Files are mapped over processes instead.
-
-    Args:
-        select: a SELECT statement.
-        values: its parameters.
     """
-    threads = fetch_one(connection, "SELECT current_setting('threads')")[0]
+    (threads,) = fetch_one(connection, "SELECT current_setting('threads')")
     options = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {int(row_group_rows)}"
     connection.execute("SET threads = 1")
     try:

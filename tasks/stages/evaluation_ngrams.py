@@ -10,9 +10,10 @@ from model.core.outputs import Counts, Outputs
 from model.core.store import ArtifactStore, Work
 from tasks.config.corpus import DecontaminationConfig
 from tasks.corpus.decontamination import NgramFacts, write_ngrams
-from tasks.corpus.evalsets.sets import EvaluationSet, evaluation_files, list_sets
+from tasks.corpus.evalsets.sets import evaluation_files, purpose
 from tasks.corpus.shingles import ALGORITHM as WORDS_ALGORITHM
 from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
+from tasks.corpus.sources.named_sets import ListedSet, list_sets
 from tasks.corpus.sources.raw_file import sweep
 from tasks.engine.stage import ResourceShare, Stage
 
@@ -34,7 +35,7 @@ class EvaluationNgramsOutputs(
 class EvaluationNgrams(Config):
     """Which sets, by content, and how many words are an n-gram."""
 
-    sets: Annotated[dict[str, EvaluationSet], RUNTIME_ONLY]
+    sets: Annotated[dict[str, ListedSet], RUNTIME_ONLY]
     digests: dict[str, list[str]]
     ngram_words: int
 
@@ -46,7 +47,9 @@ def listed_sets(config: DecontaminationConfig, *, store: ArtifactStore) -> Evalu
         SourceError: a set is missing, or cannot be listed.
         ConfigError: the address of a set is incomplete.
     """
-    sets = list_sets(config.sets, cache=store.root / "cache")
+    sets = list_sets(
+        config.sets, purpose=purpose("decontamination.sets"), cache=store.root / "cache"
+    )
     digests = {name: listed.digests for name, listed in sets.items()}
     return EvaluationNgrams(sets=sets, digests=digests, ngram_words=config.ngram_words)
 

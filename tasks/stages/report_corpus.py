@@ -115,7 +115,7 @@ def known_numbers(manifests: Sequence[Manifest]) -> KnownNumbers:
         skipped_records=found.num_skipped,
         tokens=_tokens(manifests),
         disk=_disk(manifests),
-        counts=_further_counts(manifests),
+        **_further_counts(manifests),
     )
 
 

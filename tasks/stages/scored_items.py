@@ -13,8 +13,9 @@ from model.core.store import ArtifactStore, Work
 from model.data.items import ITEMS_NAME, by_task, items_digest, write_items
 from tasks.config.evaluation import EvaluationConfig
 from tasks.corpus.evalsets.items import read_items, require_known
-from tasks.corpus.evalsets.sets import EvaluationSet, evaluation_files, list_sets
+from tasks.corpus.evalsets.sets import evaluation_files, purpose
 from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
+from tasks.corpus.sources.named_sets import ListedSet, list_sets
 from tasks.corpus.sources.raw_file import sweep
 from tasks.engine.stage import ResourceShare, Stage
 
@@ -43,7 +44,7 @@ class ScoredItemsOutputs(Outputs[ScoredItemsCounts, ScoredItemsFacts], stage="sc
 class ScoredItems(Config):
     """Which sets, by content, and how many items of each."""
 
-    sets: Annotated[dict[str, EvaluationSet], RUNTIME_ONLY]
+    sets: Annotated[dict[str, ListedSet], RUNTIME_ONLY]
     digests: dict[str, list[str]]
     max_items: int | None
 
@@ -56,7 +57,7 @@ def listed_items(config: EvaluationConfig, *, store: ArtifactStore) -> ScoredIte
         ConfigError: a set is unknown, or its address is incomplete.
     """
     require_known(config.sets)
-    sets = list_sets(config.sets, cache=store.root / "cache", setting="evaluation.sets")
+    sets = list_sets(config.sets, purpose=purpose("evaluation.sets"), cache=store.root / "cache")
     digests = {name: listed.digests for name, listed in sets.items()}
     return ScoredItems(sets=sets, digests=digests, max_items=config.max_items)
 

@@ -7,7 +7,7 @@ other one, so that a question together with one of its answers is found as well.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.core.errors import SourceError
-from tasks.corpus.sources import named_sets
-from tasks.corpus.sources.named_sets import ListedSet, Purpose
-
-EvaluationSet = ListedSet
-PURPOSE = Purpose(
-    noun="evaluation set",
-    setting="decontamination.sets",
-    suffixes=(".parquet",),
-    needs_commit=True,
-)
+from tasks.corpus.sources.named_sets import ListedSet, Purpose, set_files
 
 
 @dataclass(frozen=True)
@@ -48,25 +39,16 @@ class ItemTexts:
     texts: Iterator[list[str]]
 
 
-def list_sets(
-    sets: Mapping[str, str], *, cache: Path, setting: str = PURPOSE.setting
-) -> dict[str, EvaluationSet]:
-    """Return the files of each set; errors are those of ``named_sets.list_sets``.
-
-    Args:
-        setting: that the addresses come from, for errors.
-    """
-    purpose = replace(PURPOSE, setting=setting)
-    return named_sets.list_sets(sets, purpose=purpose, cache=cache)
+def purpose(setting: str) -> Purpose:
+    """Return the restrictions on the evaluation sets of a setting."""
+    return Purpose("evaluation set", setting, suffixes=(".parquet",), needs_commit=True)
 
 
-def evaluation_files(sets: Mapping[str, EvaluationSet], *, downloads: Path) -> list[EvaluationFile]:
-    """Return the files of all sets, in the order of their names; those of the hub are fetched.
-
-    Args and errors are those of ``named_sets.set_files``.
-    """
-    files = named_sets.set_files(sets, downloads=downloads)
-    return [EvaluationFile(item.set_name, item.path) for item in files]
+def evaluation_files(sets: Mapping[str, ListedSet], *, downloads: Path) -> list[EvaluationFile]:
+    """Return the files of all sets as ``named_sets.set_files`` does."""
+    return [
+        EvaluationFile(item.set_name, item.path) for item in set_files(sets, downloads=downloads)
+    ]
 
 
 def read_item_texts(file: EvaluationFile) -> ItemTexts:

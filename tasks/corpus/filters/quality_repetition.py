@@ -44,21 +44,15 @@ class Repetition:
         self._text_chars = buffer.doc_chars
         self._words = WordRows.of(buffer)
 
-    def duplicate_paragraphs(self) -> Values:
-        """Return the share of paragraphs that occurred before."""
-        return self._paragraphs[0]
+    @cached_property
+    def paragraphs(self) -> tuple[Values, Values]:
+        """The shares of paragraphs, and of characters in paragraphs, that occurred before."""
+        return self._duplicate_shares(paragraphs(self._buffer))
 
-    def duplicate_paragraph_text(self) -> Values:
-        """Return the share of characters in paragraphs that occurred before."""
-        return self._paragraphs[1]
-
-    def duplicate_lines(self) -> Values:
-        """Return the share of lines that occurred before."""
-        return self._lines[0]
-
-    def duplicate_line_text(self) -> Values:
-        """Return the share of characters in lines that occurred before."""
-        return self._lines[1]
+    @cached_property
+    def lines(self) -> tuple[Values, Values]:
+        """The shares of lines, and of characters in lines, that occurred before."""
+        return self._duplicate_shares(filled_lines(self._buffer))
 
     def top_gram(self, n: int) -> Values:
         """Return the share of characters in the most frequent n-gram; 0 where bounds clear it."""
@@ -68,14 +62,6 @@ class Repetition:
     def duplicate_grams(self, n: int) -> Values:
         """Return the share of characters in duplicate n-grams; 0 where bounds clear it."""
         return share(self._words.duplicate_chars(n, self._has_repeats), self._text_chars)
-
-    @cached_property
-    def _paragraphs(self) -> tuple[Values, Values]:
-        return self._duplicate_shares(paragraphs(self._buffer))
-
-    @cached_property
-    def _lines(self) -> tuple[Values, Values]:
-        return self._duplicate_shares(filled_lines(self._buffer))
 
     def _duplicate_shares(self, pieces: Spans) -> tuple[Values, Values]:
         num, num_chars = duplicates(self._buffer, pieces)
@@ -98,35 +84,24 @@ class Repetition:
         return self._words.chars_in_repeats(min(DUPLICATE_N_GRAMS)) > most
 
 
-def _top_rule(n: int, above: float) -> Rule[Repetition]:
-    measure = partial(Repetition.top_gram, n=n)
-    return Rule(f"gopher_top_{n}_gram", GOPHER_REPETITION, measure, above=above)
-
-
-def _duplicate_rule(n: int, above: float) -> Rule[Repetition]:
-    measure = partial(Repetition.duplicate_grams, n=n)
-    return Rule(f"gopher_duplicate_{n}_grams", GOPHER_REPETITION, measure, above=above)
-
-
+_rule = partial(Rule[Repetition], source=GOPHER_REPETITION)
 REPETITION_RULES: tuple[Rule[Repetition], ...] = (
-    Rule(
-        "gopher_duplicate_paragraphs",
-        GOPHER_REPETITION,
-        Repetition.duplicate_paragraphs,
-        above=0.30,
+    _rule("gopher_duplicate_paragraphs", measure=lambda of: of.paragraphs[0], above=0.30),
+    _rule("gopher_duplicate_paragraph_text", measure=lambda of: of.paragraphs[1], above=0.20),
+    _rule("gopher_duplicate_lines", measure=lambda of: of.lines[0], above=0.30),
+    _rule("gopher_duplicate_line_text", measure=lambda of: of.lines[1], above=0.20),
+    *(
+        _rule(f"gopher_top_{n}_gram", measure=partial(Repetition.top_gram, n=n), above=above)
+        for n, above in TOP_N_GRAMS.items()
     ),
-    Rule(
-        "gopher_duplicate_paragraph_text",
-        GOPHER_REPETITION,
-        Repetition.duplicate_paragraph_text,
-        above=0.20,
+    *(
+        _rule(
+            f"gopher_duplicate_{n}_grams",
+            measure=partial(Repetition.duplicate_grams, n=n),
+            above=above,
+        )
+        for n, above in DUPLICATE_N_GRAMS.items()
     ),
-    Rule("gopher_duplicate_lines", GOPHER_REPETITION, Repetition.duplicate_lines, above=0.30),
-    Rule(
-        "gopher_duplicate_line_text", GOPHER_REPETITION, Repetition.duplicate_line_text, above=0.20
-    ),
-    *(_top_rule(n, above) for n, above in TOP_N_GRAMS.items()),
-    *(_duplicate_rule(n, above) for n, above in DUPLICATE_N_GRAMS.items()),
 )
 
 
@@ -143,15 +118,11 @@ def paragraphs(buffer: TextBuffer) -> Spans:
 
 @dataclass(frozen=True)
 class Groups:
-    """Equal n-grams: their positions in one row, and where each group begins in it."""
+    """Equal n-grams: their positions in one row, where each group begins in it, and its size."""
 
     positions: Ints
     starts: Ints
-
-    @property
-    def counts(self) -> Ints:
-        """Return how many n-grams each group has."""
-        return np.diff(np.append(self.starts, len(self.positions)))
+    counts: Ints
 
 
 @dataclass(frozen=True)
@@ -175,12 +146,9 @@ class WordRows:
         return WordRows(self.hashes[mask], self.chars[mask], self.docs[mask], self.num_docs)
 
     def top_chars(self, n: int) -> tuple[Ints, Ints]:
-        """Return of each document the characters that its most frequent n-gram takes.
+        """Return of each document the characters of its most frequent n-gram, and the most of any.
 
         Of equally frequent ones the first counts.
-
-        Returns:
-            those characters, and the most that any of its n-grams takes.
         """
         top, bound = np.zeros(self.num_docs, np.int64), np.zeros(self.num_docs, np.int64)
         groups = self._groups(n)
@@ -207,21 +175,18 @@ class WordRows:
         steps = np.zeros(len(self.docs) + 1, np.int32)
         np.add.at(steps, again, 1)
         np.add.at(steps, again + n, -1)
-        covered = np.flatnonzero(np.cumsum(steps[:-1]) > 0)
-        totals = np.bincount(
-            self.docs[covered], weights=self.chars[covered], minlength=self.num_docs
-        )
-        return totals.astype(np.int64)
+        covered = np.cumsum(steps[:-1]) > 0
+        docs, chars = self.docs[covered], self.chars[covered]
+        return np.bincount(docs, weights=chars, minlength=self.num_docs).astype(np.int64)
 
     def duplicate_chars(self, n: int, selected: Flags) -> Ints:
         """Return the characters of duplicate n-grams, found from left to right, not overlapping."""
         rows = self.of_docs(selected)
         totals = np.zeros(self.num_docs, np.int64)
         groups = rows._groups(n)
-        is_repeated = groups.counts > 1
         group = np.repeat(np.arange(len(groups.starts)), groups.counts)
-        mask = np.repeat(is_repeated, groups.counts)
-        positions, group = groups.positions[mask], group[mask]
+        is_repeated = groups.counts[group] > 1
+        positions, group = groups.positions[is_repeated], group[is_repeated]
         order = np.argsort(positions)
         chars, seen, resume = rows._window_chars(n), set[int](), 0
         for position, key in zip(positions[order].tolist(), group[order].tolist(), strict=True):
@@ -260,4 +225,5 @@ class WordRows:
         hashes = keys >> bits
         begins = np.ones(len(keys), dtype=bool)
         begins[1:] = hashes[1:] != hashes[:-1]
-        return Groups(positions, np.flatnonzero(begins))
+        starts = np.flatnonzero(begins)
+        return Groups(positions, starts, np.diff(starts, append=len(positions)))

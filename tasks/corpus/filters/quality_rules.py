@@ -110,15 +110,25 @@ class Verdicts:
                 self.drop(doc, rule.reason, rule.detail(float(values[place])))
 
 
-class GopherQuality:
+class _LineShares:
+    """A buffer with the lines that rules look at."""
+
+    def __init__(self, buffer: TextBuffer, lines: Spans) -> None:
+        self._buffer = buffer
+        self._lines = lines
+        self._num_words = buffer.per_doc(buffer.words.docs)
+
+    def _share_of_lines(self, selected: Flags) -> Values:
+        per_doc, docs = self._buffer.per_doc, self._lines.docs
+        return share(per_doc(docs[selected]), per_doc(docs))
+
+
+class GopherQuality(_LineShares):
     """Measures of Gopher's quality rules."""
 
     def __init__(self, buffer: TextBuffer) -> None:
-        self._buffer = buffer
+        super().__init__(buffer, stripped(buffer, buffer.lines))
         self._is_alphabetic = buffer.counts_within(buffer.words, LETTER) > 0
-        self._num_words = buffer.per_doc(buffer.words.docs)
-        self._lines = stripped(buffer, buffer.lines)
-        self._num_lines = buffer.per_doc(self._lines.docs)
 
     def word_length(self) -> Values:
         """Return the mean length of words that are not signs alone."""
@@ -129,9 +139,8 @@ class GopherQuality:
 
     def hashes(self) -> Values:
         """Return the number of hash signs per word."""
-        return share(
-            _num_at(self._buffer, np.flatnonzero(self._buffer.codes == ord("#"))), self._num_words
-        )
+        positions = np.flatnonzero(self._buffer.codes == ord("#"))
+        return share(_num_at(self._buffer, positions), self._num_words)
 
     def ellipses(self) -> Values:
         """Return the number of ellipses per word."""
@@ -163,18 +172,13 @@ class GopherQuality:
             found += buffer.per_doc(docs[hashes == text_hash(word)]) > 0
         return found.astype(np.float64)
 
-    def _share_of_lines(self, selected: Flags) -> Values:
-        return share(self._buffer.per_doc(self._lines.docs[selected]), self._num_lines)
 
-
-class FineWebQuality:
+class FineWebQuality(_LineShares):
     """Measures of FineWeb's own rules; lines are those that are not blank."""
 
     def __init__(self, buffer: TextBuffer) -> None:
-        self._buffer = buffer
         lines = filled_lines(buffer)
-        self._lines = lines.where(stripped(buffer, lines).chars > 0)
-        self._num_lines = buffer.per_doc(self._lines.docs)
+        super().__init__(buffer, lines.where(stripped(buffer, lines).chars > 0))
         newlines = np.flatnonzero(buffer.codes == ord("\n"))
         self._num_newlines = _num_at(buffer, newlines) - 1  # one ends each document here
 
@@ -194,10 +198,7 @@ class FineWebQuality:
 
     def newlines(self) -> Values:
         """Return the number of newlines per word."""
-        return share(self._num_newlines, self._buffer.per_doc(self._buffer.words.docs))
-
-    def _share_of_lines(self, selected: Flags) -> Values:
-        return share(self._buffer.per_doc(self._lines.docs[selected]), self._num_lines)
+        return share(self._num_newlines, self._num_words)
 
 
 GOPHER_RULES: tuple[Rule[GopherQuality], ...] = (

@@ -38,11 +38,7 @@ class Place(NamedTuple):
 def rejected_examples(
     connection: DuckDBPyConnection, files: CorpusFiles, *, num_examples: int
 ) -> dict[str, tuple[Example, ...]]:
-    """Return random documents of each reason of the filter, with the start of their raw text.
-
-    Raises:
-        SourceError: a file cannot be read.
-    """
+    """Return random documents of each reason of the filter, with the start of their raw text."""
     paths = list(files.rejected.values())
     values = {"rejected": [parquet_path(path) for path in paths], "num_examples": num_examples}
     with reading(*paths):
@@ -63,9 +59,6 @@ def example_pairs(
 
     Texts are the filtered ones, which deduplication compared; a document that the filter dropped,
     such as a validation row, has its raw one. Documents of other corpora come without text.
-
-    Raises:
-        SourceError: a file cannot be read.
     """
     values = {"removed": parquet_path(files.copies), "num_examples": num_examples}
     with reading(files.copies):

@@ -26,13 +26,12 @@ MEMORY_BYTES = 4_000_000_000  # a training may run at the same time; larger quer
 
 @dataclass(frozen=True)
 class KnownNumbers:
-    """Numbers that the stages counted when they made the corpus.
+    """Numbers that the stages counted when they made the corpus, named as in the report.
 
     Args:
         source: kind, repository and the like, by name.
         losses: reasons of all stages, in their order, without examples.
         tokens: without the source's own counts.
-        counts: ``edits``, ``personal_data`` and ``contamination``, each only if a stage counts it.
         skipped_records: broken records of the source.
     """
 
@@ -41,8 +40,10 @@ class KnownNumbers:
     losses: Sequence[Loss]
     tokens: Tokens
     disk: Sequence[Disk]
-    counts: Mapping[str, dict[str, int]]
     skipped_records: int = 0
+    edits: Mapping[str, int] | None = None
+    personal_data: Mapping[str, int] | None = None
+    contamination: Mapping[str, int] | None = None
 
 
 def write_report(
@@ -53,14 +54,7 @@ def write_report(
     destination: Path,
     limits: Limits,
 ) -> Report:
-    """Write ``report.html`` and ``report.json``, and return their content.
-
-    Args:
-        destination: an existing directory.
-
-    Raises:
-        SourceError: a file of the corpus cannot be read.
-    """
+    """Write ``report.html`` and ``report.json``, and return their content."""
     started = time.perf_counter()
     report = make_report(files, known, config=config, limits=limits)
     (destination / DATA).write_text(report.model_dump_json(indent=1), encoding="utf-8")
@@ -89,30 +83,23 @@ def make_report(
         )
         examples = rejected_examples(connection, files, num_examples=config.num_examples)
         source_before, source_after = measures.source_tokens()
-        return Report(
-            source=dict(known.source),
-            files=len(files.raw),
-            skipped_records=known.skipped_records,
-            funnel=tuple(known.funnel),
-            losses=tuple(
+        source_counts = {"source_before": source_before, "source_after": source_after}
+        measured = {
+            "files": len(files.raw),
+            "losses": [
                 loss.model_copy(update={"examples": examples.get(loss.reason, ())})
                 for loss in known.losses
-            ),
-            score=measures.score(),
-            chars=chars,
-            words=words.histogram,
-            sample=words.sample,
-            domains=measures.domains(),
-            dumps=measures.dumps(),
-            cluster_sizes=measures.cluster_sizes(),
-            similarities=measures.similarities(),
-            pairs=example_pairs(connection, files, num_examples=config.num_examples),
-            vocabulary=words.vocabulary,
-            tokens=known.tokens.model_copy(
-                update={"source_before": source_before, "source_after": source_after}
-            ),
-            disk=tuple(known.disk),
-            edits=known.counts.get("edits"),
-            personal_data=known.counts.get("personal_data"),
-            contamination=known.counts.get("contamination"),
-        )
+            ],
+            "score": measures.score(),
+            "chars": chars,
+            "words": words.histogram,
+            "sample": words.sample,
+            "domains": measures.domains(),
+            "dumps": measures.dumps(),
+            "cluster_sizes": measures.cluster_sizes(),
+            "similarities": measures.similarities(),
+            "pairs": example_pairs(connection, files, num_examples=config.num_examples),
+            "vocabulary": words.vocabulary,
+            "tokens": known.tokens.model_copy(update=source_counts),
+        }
+        return Report.model_validate(vars(known) | measured)

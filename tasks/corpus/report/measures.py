@@ -99,9 +99,7 @@ class Words:
 class Measures:
     """Counts of one corpus, each by a scan of the columns it needs.
 
-    Args:
-        connection: with the macros of ``sql/report_documents.sql``.
-        files: of the corpus.
+    The connection has the macros of ``sql/report_documents.sql``.
     """
 
     def __init__(self, connection: DuckDBPyConnection, files: CorpusFiles) -> None:
@@ -292,11 +290,8 @@ def length_edges() -> tuple[float, ...]:
 
 def bin_counts(found: Occurrences, edges: Sequence[float]) -> tuple[int, ...]:
     """Return the number of values in each bin; the outermost bins take what lies outside."""
-    places = np.searchsorted(edges, found.values, side="right") - 1
-    places = np.clip(places, 0, len(edges) - 2)
-    binned = np.zeros(len(edges) - 1, dtype=np.int64)
-    np.add.at(binned, places, found.counts)
-    return tuple(binned.tolist())
+    values = np.clip(found.values, edges[0], edges[-1])
+    return tuple(np.histogram(values, edges, weights=found.counts)[0].tolist())
 
 
 def summary(found: Occurrences, *, is_count: bool) -> Summary:

@@ -17,8 +17,14 @@ from model.core.files import file_sha256
 from model.core.store import ArtifactStore
 from tasks.config.corpus import DecontaminationConfig
 from tasks.corpus.decontamination import NgramIndex, find_contaminated, write_ngrams
-from tasks.corpus.evalsets.sets import EvaluationFile, evaluation_files, list_sets, read_item_texts
+from tasks.corpus.evalsets.sets import (
+    EvaluationFile,
+    evaluation_files,
+    purpose,
+    read_item_texts,
+)
 from tasks.corpus.sources.hub_client import MAX_ATTEMPTS
+from tasks.corpus.sources.named_sets import ListedSet, list_sets
 from tasks.engine.stage import ResourceShare
 from tasks.stages.evaluation_ngrams import (
     EvaluationNgrams,
@@ -227,8 +233,12 @@ def test_contaminated_documents_are_removed_and_named(tmp_path: Path, quiz: Path
     assert (counts.dropped["contaminated"], clusters) == (2, [])
 
 
+def listed(tmp_path: Path, sets: dict[str, str]) -> dict[str, ListedSet]:
+    return list_sets(sets, purpose=purpose("decontamination.sets"), cache=tmp_path / "cache")
+
+
 def digests(tmp_path: Path, sets: dict[str, str]) -> dict[str, list[str]]:
-    return {name: item.digests for name, item in list_sets(sets, cache=tmp_path / "cache").items()}
+    return {name: item.digests for name, item in listed(tmp_path, sets).items()}
 
 
 def make(store: ArtifactStore, config: DecontaminationConfig | EvaluationNgrams) -> Manifest:
@@ -248,7 +258,7 @@ def test_local_sets_are_known_by_their_content(tmp_path: Path, quiz: Path) -> No
     (copy.parent / "notes.jsonl").write_text("{}")
     found = [digests(tmp_path, {"quiz": str(place)}) for place in (quiz, copy, copy.parent)]
     assert found == [{"quiz": [file_sha256(quiz)]}] * 3
-    sets = list_sets({"quiz": str(copy.parent / "*.parquet")}, cache=tmp_path / "cache")
+    sets = listed(tmp_path, {"quiz": str(copy.parent / "*.parquet")})
     files = evaluation_files(sets, downloads=tmp_path / "downloads")
     assert files == [EvaluationFile("quiz", copy)]
 
@@ -257,7 +267,7 @@ def test_local_sets_are_known_by_their_content(tmp_path: Path, quiz: Path) -> No
 def test_missing_set_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "notes.jsonl").write_text("{}")
     with pytest.raises(SourceError, match="evaluation set quiz") as caught:
-        list_sets({"quiz": str(tmp_path / name)}, cache=tmp_path / "cache")
+        listed(tmp_path, {"quiz": str(tmp_path / name)})
     assert str(caught.value.where) == str(tmp_path / name)
     assert "decontamination.sets.quiz" in str(caught.value)
 
@@ -322,7 +332,7 @@ def test_hub_set_is_listed_once_and_fetched_at_its_commit(tmp_path: Path, hub: H
     hub.reset_counts()
     assert digests(tmp_path, HUB_SETS) == expected
     assert not hub.num_requests
-    sets = list_sets(HUB_SETS, cache=tmp_path / "cache")
+    sets = listed(tmp_path, HUB_SETS)
     files = evaluation_files(sets, downloads=tmp_path / "downloads")
     assert [pq.read_table(file.path)["text"].to_pylist() for file in files] == [
         [f"a {ITEM}"],

@@ -13,7 +13,6 @@ from model.core.errors import ConfigError, DiskSpaceError, SourceError
 from tasks.corpus.duckdb_connection import (
     SQL_DIRECTORY,
     Limits,
-    connect,
     fetch_one,
     parquet_path,
     read_sql,
@@ -51,7 +50,7 @@ def test_connect_settings_given_are_applied(limits):
 
 def test_connect_spilled_data_is_removed_and_other_files_stay(tmp_path):
     (tmp_path / "mine.txt").write_text("keep me")
-    with connect(memory_bytes=20 * MEGABYTE, threads=1, spill_directory=tmp_path) as connection:
+    with Limits(20 * MEGABYTE, 1, tmp_path).connect() as connection:
         connection.execute(
             "CREATE TABLE t AS SELECT md5(range::VARCHAR) AS h FROM range(500000) ORDER BY h"
         )
@@ -62,7 +61,7 @@ def test_connect_spilled_data_is_removed_and_other_files_stay(tmp_path):
 
 def test_connect_spilling_fills_disk_raises_disk_space_error(tmp_path):
     def fill() -> None:
-        with connect(memory_bytes=60 * MEGABYTE, threads=1, spill_directory=tmp_path) as connection:
+        with Limits(60 * MEGABYTE, 1, tmp_path).connect() as connection:
             connection.execute("SET max_temp_directory_size = '5MB'")
             connection.execute(
                 "CREATE TABLE t AS SELECT md5(range::VARCHAR) h FROM range(2000000) ORDER BY h"
@@ -85,7 +84,7 @@ def test_write_parquet_full_device_raises_disk_space_error(limits):
 def test_connect_work_beyond_memory_raises_config_error_naming_setting(tmp_path):
     with (
         pytest.raises(ConfigError, match=r"(?s)20,000,000 bytes.*run.memory_gb"),
-        connect(memory_bytes=20 * MEGABYTE, threads=1, spill_directory=tmp_path) as connection,
+        Limits(20 * MEGABYTE, 1, tmp_path).connect() as connection,
     ):
         connection.execute("SELECT list(md5(range::VARCHAR)) FROM range(2000000)").fetchall()
 
@@ -122,9 +121,7 @@ def test_write_parquet_one_or_two_threads_give_the_same_bytes(tmp_path):
     for threads in (1, 2):
         destination = tmp_path / f"{threads}.parquet"
         files.append(destination)
-        with connect(
-            memory_bytes=100 * MEGABYTE, threads=threads, spill_directory=tmp_path
-        ) as connection:
+        with Limits(100 * MEGABYTE, threads, tmp_path).connect() as connection:
             write_parquet(
                 connection,
                 select,

@@ -121,7 +121,7 @@ def known(corpus: SmallCorpus, **counts: dict[str, int]) -> KnownNumbers:
             bytes_per_token=4.25,
         ),
         disk=[Disk(stage="download", artifacts=3, bytes=1_250_000)],
-        counts=counts,
+        **counts,
     )
 
 
