@@ -13,6 +13,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from model.core.errors import ConfigError
+from model.inference.generate import prompt_ids
 from model.inference.sampling import Sampling
 from model.serve.hot_reload import LoadedModel
 from model.serve.middleware import Metrics
@@ -37,7 +38,7 @@ class Completion:
     """The choices of one API request while they are generated."""
 
     formatter: ResponseFormatter
-    streams: list[OutputStream]  # one per choice
+    outputs: OutputStream  # one per choice
     usage: Usage
     metrics: Metrics
     wants_usage: bool
@@ -49,33 +50,11 @@ class Completion:
         Raises:
             ApiError: the model failed.
         """
-        items = self._single() if len(self.streams) == 1 else self._merged()
-        async for index, chunk in items:
+        num_open = self.outputs.num_outputs
+        while num_open:
+            index, chunk = await self.outputs.chunks.get()
             yield index, self._counted(chunk)
-
-    async def _single(self) -> AsyncIterator[tuple[int, OutputChunk]]:
-        chunk = OutputChunk()
-        while not chunk.finish_reason:
-            chunk = await self.streams[0].chunks.get()
-            yield 0, chunk
-
-    async def _merged(self) -> AsyncIterator[tuple[int, OutputChunk]]:
-        waiting = {
-            asyncio.ensure_future(stream.chunks.get()): index
-            for index, stream in enumerate(self.streams)
-        }
-        try:
-            while waiting:
-                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    index, chunk = waiting.pop(task), task.result()
-                    yield index, chunk
-                    if not chunk.finish_reason:
-                        queue = self.streams[index].chunks
-                        waiting[asyncio.ensure_future(queue.get())] = index
-        finally:
-            for task in waiting:
-                task.cancel()
+            num_open -= bool(chunk.finish_reason)
 
     def _counted(self, chunk: OutputChunk) -> OutputChunk:
         if chunk.error:
@@ -95,23 +74,24 @@ class Completion:
 
     async def response(self) -> dict[str, Any]:
         """Return the whole response, once all choices have ended."""
-        texts, reasons = [""] * len(self.streams), [""] * len(self.streams)
+        texts, reasons = [""] * self.outputs.num_outputs, [""] * self.outputs.num_outputs
         async for index, chunk in self.chunks():
             texts[index] += chunk.text
             reasons[index] = chunk.finish_reason or ""
-        return self.formatter.response(list(zip(texts, reasons, strict=True)), self.usage)
+        return self.formatter.response(texts, reasons, self.usage)
 
     async def sse_events(self) -> AsyncIterator[bytes]:
         """Yield the response as server-sent events."""
         make = self.formatter
         try:
-            yield b"".join(make.role_event(index) for index in range(len(self.streams)))
+            if make.is_chat:
+                for index in range(self.outputs.num_outputs):
+                    yield make.event(index, {"role": "assistant", "content": ""})
             async for index, chunk in self.chunks():
-                data = make.text_event(index, chunk.text) if chunk.text else b""
+                if chunk.text:
+                    yield make.event(index, {"content": chunk.text})
                 if chunk.finish_reason:
-                    data += make.finish_event(index, chunk.finish_reason)
-                if data:
-                    yield data
+                    yield make.event(index, {}, finish_reason=chunk.finish_reason)
             if self.wants_usage:
                 yield make.usage_event(self.usage)
         except ApiError as error:
@@ -120,8 +100,7 @@ class Completion:
 
     def cancel(self) -> None:
         """Evict the requests that have not ended."""
-        num_cancelled = sum(stream.cancel() for stream in self.streams)
-        self.metrics.cancelled.inc(num_cancelled)
+        self.metrics.cancelled.inc(self.outputs.cancel())
 
 
 class EventStream(StreamingResponse):
@@ -154,9 +133,6 @@ def start_completion(
 
     Args:
         default_tokens: limit of an answer where the request names none.
-
-    Raises:
-        ApiError: the request cannot be honoured, or the queue is full.
     """
     started = time.perf_counter()
     context_tokens = loaded.pretrained.model.architecture.context_tokens
@@ -168,15 +144,12 @@ def start_completion(
             param="max_tokens",
         )
     prompts = _prompts(request, loaded, context_tokens=context_tokens, max_tokens=max_tokens)
+    texts = [prompt.ids for prompt in prompts for _ in range(request.n)]
     try:
-        streams = loaded.worker.submit(
-            [prompt.ids for prompt in prompts for _ in range(request.n)],
-            max_tokens=[
-                min(max_tokens, context_tokens - len(prompt.ids))
-                for prompt in prompts
-                for _ in range(request.n)
-            ],
-            sampling=_samplings(request, loaded.pretrained.sampling, len(prompts) * request.n),
+        outputs = loaded.worker.submit(
+            texts,
+            max_tokens=[min(max_tokens, context_tokens - len(ids)) for ids in texts],
+            sampling=_samplings(request, loaded.pretrained.sampling, len(texts)),
             stop_strings=request.stop_strings,
             stop_ids=loaded.pretrained.stop_ids,
         )
@@ -186,11 +159,9 @@ def start_completion(
         ) from exc
     num_prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
     metrics.prompt_tokens.inc(num_prompt_tokens)
-    is_chat = isinstance(request, ChatRequest)
-    kind = "chat.completion" if is_chat else "text_completion"
-    formatter = ResponseFormatter(kind, model=loaded.name)
+    formatter = ResponseFormatter(loaded.name, is_chat=isinstance(request, ChatRequest))
     usage = Usage(num_prompt_tokens)
-    return Completion(formatter, streams, usage, metrics, request.wants_usage, started)
+    return Completion(formatter, outputs, usage, metrics, request.wants_usage, started)
 
 
 def _samplings(request: BaseRequest, default: Sampling, num_texts: int) -> list[Sampling]:
@@ -225,7 +196,7 @@ def _prompts(
             param="prompt",
         )
     ids = [
-        [tokenizer.end_of_text_id, *tokenizer.encode(prompt)] if isinstance(prompt, str) else prompt
+        prompt_ids(prompt, tokenizer, style="text") if isinstance(prompt, str) else prompt
         for prompt in prompts
     ]
     return [fit_text(item, **limits) for item in ids]

@@ -13,11 +13,11 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from model.config.outputs import ExportModelOutputs
-from model.core.artifact import Manifest
 from model.core.errors import ArtifactError, LLMError
 from model.core.store import ArtifactStore
 from model.export.hf_reader import CONFIG_NAME, PretrainedModel, load_pretrained
@@ -59,24 +59,18 @@ class FolderSource:
         self.name = path.parent.name if is_export else path.name
 
     def resolve(self) -> tuple[str, Path]:
-        """Return a version made of the files' times and sizes, and the folder.
-
-        Raises:
-            ArtifactError: the folder or one of the files does not exist.
-        """
-        facts = []
-        for name in (CONFIG_NAME, WEIGHTS_NAME):
-            try:
-                found = (self.folder / name).stat()
-            except OSError as exc:
-                raise ArtifactError(
-                    "there is no model to serve",
-                    expected=f"an exported folder with {CONFIG_NAME} and {WEIGHTS_NAME}",
-                    found=exc,
-                    where=self.folder,
-                    fix="name the folder of an export: <data root>/export_model/<name>/model",
-                ) from exc
-            facts.append(f"{found.st_mtime_ns:x}-{found.st_size:x}")
+        """Return a version made of the files' times and sizes, and the folder."""
+        try:
+            found = [(self.folder / name).stat() for name in (CONFIG_NAME, WEIGHTS_NAME)]
+        except OSError as exc:
+            raise ArtifactError(
+                "there is no model to serve",
+                expected=f"an exported folder with {CONFIG_NAME} and {WEIGHTS_NAME}",
+                found=exc,
+                where=self.folder,
+                fix="name the folder of an export: <data root>/export_model/<name>/model",
+            ) from exc
+        facts = (f"{item.st_mtime_ns:x}-{item.st_size:x}" for item in found)
         return "-".join(facts), self.folder
 
 
@@ -88,11 +82,7 @@ class NewestExport:
         self.name = "newest"
 
     def resolve(self) -> tuple[str, Path]:
-        """Return an artifact's key and the exported folder in it.
-
-        Raises:
-            ArtifactError: nothing was exported yet.
-        """
+        """Return an artifact's key and the exported folder in it."""
         exports = ExportModelOutputs.manifests(self._store)
         if not exports:
             raise ArtifactError(
@@ -102,12 +92,8 @@ class NewestExport:
                 where=self._store.root,
                 fix="run `make demo`, or name a folder: --model <folder>",
             )
-        newest = max(exports, key=_rank)
+        newest = max(exports, key=lambda it: ("chat" in it.artifact.name, it.origin.created_at))
         return newest.artifact.key, ExportModelOutputs.of(self._store, newest.artifact).folder
-
-
-def _rank(manifest: Manifest) -> tuple[bool, str]:
-    return "chat" in manifest.artifact.name, manifest.origin.created_at
 
 
 def find_source(model: str | None) -> ModelSource:
@@ -143,11 +129,7 @@ class LoadedModel:
 
 
 class ModelHost:
-    """Holds the version that takes new requests.
-
-    Args:
-        on_step: passed to every ``GenerationWorker``.
-    """
+    """Holds the version that takes new requests; ``on_step`` is for ``GenerationWorker``."""
 
     def __init__(
         self,
@@ -158,8 +140,9 @@ class ModelHost:
         on_step: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._source = source
-        self._limits = {"num_slots": num_slots, "max_waiting": max_waiting}
-        self._on_step = on_step
+        self._start_worker = partial(
+            GenerationWorker, num_slots=num_slots, max_waiting=max_waiting, on_step=on_step
+        )
         self._loaded: LoadedModel | None = None
         self.problem: str | None = None
         self.num_swaps = 0
@@ -180,18 +163,14 @@ class ModelHost:
         if self._loaded and version == self._loaded.version:
             return
         pretrained = await asyncio.to_thread(load_pretrained, folder)
-        worker = await asyncio.to_thread(self._start, pretrained, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        worker = await asyncio.to_thread(self._start_worker, pretrained, loop=loop)
         old, now = self._loaded, int(time.time())
         self._loaded = LoadedModel(self._source.name, version, folder, now, worker)
         logger.info("serving %s, version %s, from %s", self._source.name, version, folder)
         if old:
             self.num_swaps += 1
             old.worker.close()
-
-    def _start(
-        self, pretrained: PretrainedModel, loop: asyncio.AbstractEventLoop
-    ) -> GenerationWorker:
-        return GenerationWorker(pretrained, loop=loop, on_step=self._on_step, **self._limits)
 
     async def watch(self, *, every_seconds: float) -> None:
         """Refresh periodically until cancelled."""

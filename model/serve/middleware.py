@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,11 +21,7 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class BodyLimit:
-    """Refuse bodies of more bytes than a limit, with or without a Content-Length.
-
-    Args:
-        app: the application behind it.
-    """
+    """Refuse bodies of more bytes than a limit, with or without a Content-Length."""
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self._app = app
@@ -102,33 +98,17 @@ class Metrics:
     """Prometheus metrics of one server, in a registry of their own."""
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "llm_requests", "Requests answered", ["path", "status"], registry=registry
-        )
-        self.prompt_tokens = Counter("llm_prompt_tokens", "Prompt tokens", registry=registry)
-        self.completion_tokens = Counter(
-            "llm_written_tokens", "Completion tokens", registry=registry
-        )
-        self.cancelled = Counter(
-            "llm_cancelled_answers", "Completions whose client disconnected", registry=registry
-        )
-        self.steps = Counter("llm_steps", "Steps of the batch engine", registry=registry)
-        self.rows = Counter(
-            "llm_step_rows", "Requests in the batch, summed over steps", registry=registry
-        )
-        self.first_token = Histogram(
-            "llm_first_token_seconds",
-            "Time to first token",
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.duration = Histogram(
-            "llm_answer_seconds",
-            "Time to the last token",
-            buckets=SECONDS,
-            registry=registry,
-        )
+        self._registry = CollectorRegistry()
+        counter = partial(Counter, registry=self._registry)
+        seconds = partial(Histogram, registry=self._registry, buckets=SECONDS)
+        self.requests = counter("llm_requests", "Requests answered", ["path", "status"])
+        self.prompt_tokens = counter("llm_prompt_tokens", "Prompt tokens")
+        self.completion_tokens = counter("llm_written_tokens", "Completion tokens")
+        self.cancelled = counter("llm_cancelled_answers", "Completions whose client disconnected")
+        self.steps = counter("llm_steps", "Steps of the batch engine")
+        self.rows = counter("llm_step_rows", "Requests in the batch, summed over steps")
+        self.first_token = seconds("llm_first_token_seconds", "Time to first token")
+        self.duration = seconds("llm_answer_seconds", "Time to the last token")
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Add a gauge that is read at every scrape."""
@@ -185,7 +165,6 @@ async def _api_error(_: Request, exc: Exception) -> JSONResponse:
 
 async def _validation_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, RequestValidationError)
-    faults = exc.errors()
     sent_as = request.headers.get("content-type")
     if not _is_json(sent_as):
         return error_response(
@@ -196,30 +175,24 @@ async def _validation_error(request: Request, exc: Exception) -> JSONResponse:
             )
         )
     # A union reports every branch it tried; the deepest fault is the relevant one.
-    fault = max(faults, key=lambda item: len(item["loc"]))
-    place = [str(part) for part in fault["loc"] if _is_field(part)]
+    fault = max(exc.errors(), key=lambda item: len(item["loc"]))
     if fault["type"] == "json_invalid":
-        return error_response(ApiError(f"the body is not JSON: {_cause(fault)}"))
+        cause = fault.get("ctx", {}).get("error", fault["msg"])
+        return error_response(ApiError(f"the body is not JSON: {cause}"))
     if fault["type"] in FAULTS_WITH_PARAM:
         return error_response(ApiError(fault["msg"], param=fault["ctx"]["param"]))
-    param = ".".join(place) or None
+    param = ".".join(str(part) for part in fault["loc"] if _is_field(part)) or None
     return error_response(ApiError(f"{param or 'body'}: {fault['msg']}", param=param))
 
 
 def _is_json(content_type: str | None) -> bool:
     kind = (content_type or "").partition(";")[0].strip().lower()
-    return kind == "application/json" or (
-        kind.startswith("application/") and kind.endswith("+json")
-    )
+    return kind.startswith("application/") and kind.endswith(("/json", "+json"))
 
 
 def _is_field(part: str | int) -> bool:
     """Whether a part is a field or an index, not pydantic's name of a branch like ``list[int]``."""
     return isinstance(part, int) or (part.isidentifier() and part not in ("body", "str"))
-
-
-def _cause(fault: dict[str, Any]) -> str:
-    return str(fault.get("ctx", {}).get("error", fault["msg"]))
 
 
 async def _http_error(request: Request, exc: Exception) -> JSONResponse:

@@ -12,6 +12,7 @@ import json
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -19,8 +20,6 @@ from pydantic_core import PydanticCustomError
 
 from model.inference.sampling import MAX_REPETITION_PENALTY, MAX_TEMPERATURE, Sampling
 from model.text.chat_template import Message
-
-Kind = Literal["chat.completion", "text_completion"]
 
 # Unsupported field -> neutral values; any other value is refused.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -48,31 +47,15 @@ OTHER_SERVERS_FIELDS = ("models",)  # spelt nearly like one here
 MAX_UNKNOWN_FIELDS = 100  # each is compared with all known ones
 
 
+@dataclass(eq=False)
 class ApiError(Exception):
-    """An error response in OpenAI's form.
+    """An error response in OpenAI's form."""
 
-    Args:
-        status: HTTP status.
-        kind: the error's ``type``.
-        param: the field at fault.
-        code: machine-readable cause.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: int = 400,
-        kind: str = "invalid_request_error",
-        param: str | None = None,
-        code: str | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.status = status
-        self.kind = kind
-        self.param = param
-        self.code = code
+    message: str
+    status: int = 400  # of HTTP
+    kind: str = "invalid_request_error"  # the error's ``type``
+    param: str | None = None  # the field at fault
+    code: str | None = None  # machine-readable cause
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body."""
@@ -95,6 +78,7 @@ class BaseRequest(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: int = Field(default=1, ge=1, le=16)
+    max_tokens: int | None = Field(default=None, ge=1)
     stop: str | list[str] | None = None
     temperature: float | None = Field(default=None, ge=0, le=MAX_TEMPERATURE)
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -134,6 +118,11 @@ class BaseRequest(BaseModel):
                 "{param} is no field of this request: did you mean {nearest}?",
                 {"param": name, "nearest": nearest[0]},
             )
+
+    @property
+    def token_limit(self) -> int | None:
+        """Maximum number of generated tokens."""
+        return self.max_tokens
 
     @property
     def stop_strings(self) -> list[str]:
@@ -186,7 +175,6 @@ class ChatRequest(BaseRequest):
     """The body of ``POST /v1/chat/completions``."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
 
     @property
@@ -199,7 +187,6 @@ class CompletionRequest(BaseRequest):
     """The body of ``POST /v1/completions``."""
 
     prompt: str | list[int] | list[str] | list[list[int]]
-    max_tokens: int | None = Field(default=None, ge=1)
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:
@@ -210,91 +197,56 @@ class CompletionRequest(BaseRequest):
             return [self.prompt]  # pyright: ignore[reportReturnType]
         return self.prompt  # pyright: ignore[reportReturnType]
 
-    @property
-    def token_limit(self) -> int | None:
-        """Maximum number of generated tokens."""
-        return self.max_tokens
 
-
+@dataclass
 class Usage:
     """Token counts of one request."""
 
-    def __init__(self, prompt_tokens: int) -> None:
-        self.prompt_tokens = prompt_tokens
-        self.completion_tokens = 0
+    prompt_tokens: int
+    completion_tokens: int = 0
 
     def body(self) -> dict[str, int]:
         """Return the JSON object."""
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
-        }
+        return asdict(self) | {"total_tokens": self.prompt_tokens + self.completion_tokens}
 
 
 class ResponseFormatter:
-    """Builds the response or stream events of one request, with the same id, time and model.
+    """Builds the response or stream events of one request, with the same id, time and model."""
 
-    Args:
-        kind: the ``object`` of the whole response.
-    """
-
-    def __init__(self, kind: Kind, *, model: str) -> None:
-        self.kind = kind
-        prefix = "chatcmpl" if kind == "chat.completion" else "cmpl"
-        self.id = f"{prefix}-{uuid.uuid4().hex}"
+    def __init__(self, model: str, *, is_chat: bool) -> None:
+        self.is_chat = is_chat
+        self._kind = "chat.completion" if is_chat else "text_completion"
+        self._chunk_kind = "chat.completion.chunk" if is_chat else "text_completion"
+        self._id = f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}"
         self._fields = {"created": int(time.time()), "model": model}
 
-    def response(self, texts: Sequence[tuple[str, str]], usage: Usage) -> dict[str, Any]:
-        """Return the whole response.
+    def response(
+        self, texts: Sequence[str], finish_reasons: Sequence[str], usage: Usage
+    ) -> dict[str, Any]:
+        """Return the whole response, with a text and a finish reason for each choice."""
+        choices = []
+        for index, (text, reason) in enumerate(zip(texts, finish_reasons, strict=True)):
+            message = {"message": {"role": "assistant", "content": text}}
+            choices.append(_choice(index, message if self.is_chat else {"text": text}, reason))
+        return self._body(self._kind, choices) | {"usage": usage.body()}
 
-        Args:
-            texts: text and finish reason of each choice.
-        """
-        choices = [
-            self._choice(index, self._content("message", text, role="assistant"), finish_reason)
-            for index, (text, finish_reason) in enumerate(texts)
-        ]
-        return self._body(self.kind, choices) | {"usage": usage.body()}
-
-    def role_event(self, index: int) -> bytes:
-        """Return the event with the role; completions have none."""
-        if self.kind == "text_completion":
-            return b""
-        return self._event(
-            [self._choice(index, self._content("delta", "", role="assistant"), None)]
-        )
-
-    def text_event(self, index: int, text: str) -> bytes:
-        """Return the event of a chunk of text."""
-        return self._event([self._choice(index, self._content("delta", text), None)])
-
-    def finish_event(self, index: int, finish_reason: str) -> bytes:
-        """Return the event that ends a choice."""
-        last = {"delta": {}} if self.kind == "chat.completion" else {"text": ""}
-        return self._event([self._choice(index, last, finish_reason)])
+    def event(
+        self, index: int, delta: dict[str, str], *, finish_reason: str | None = None
+    ) -> bytes:
+        """Return the stream event of a choice; ``delta`` holds its role and content, if any."""
+        content = {"delta": delta} if self.is_chat else {"text": delta.get("content", "")}
+        return sse_event(self._body(self._chunk_kind, [_choice(index, content, finish_reason)]))
 
     def usage_event(self, usage: Usage) -> bytes:
         """Return the event with the token counts."""
         return sse_event(self._body(self._chunk_kind, []) | {"usage": usage.body()})
 
-    @property
-    def _chunk_kind(self) -> str:
-        return "chat.completion.chunk" if self.kind == "chat.completion" else self.kind
-
-    def _event(self, choices: list[dict[str, Any]]) -> bytes:
-        return sse_event(self._body(self._chunk_kind, choices))
-
     def _body(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, **self._fields, "choices": choices}
+        return {"id": self._id, "object": kind, **self._fields, "choices": choices}
 
-    def _content(self, key: str, text: str, **role: str) -> dict[str, Any]:
-        is_chat = self.kind == "chat.completion"
-        return {key: {**role, "content": text}} if is_chat else {"text": text}
 
-    @staticmethod
-    def _choice(index: int, content: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
-        return {"index": index, **content, "logprobs": None, "finish_reason": finish_reason}
+def _choice(index: int, content: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
+    return {"index": index, **content, "logprobs": None, "finish_reason": finish_reason}
 
 
 DONE = b"data: [DONE]\n\n"

@@ -37,24 +37,28 @@ class OutputChunk:
     error: Exception | None = None
 
 
+ChunkQueue = asyncio.Queue[tuple[int, OutputChunk]]
+
+
+@dataclass(frozen=True)
 class OutputStream:
-    """The output of one generation request, as a queue of chunks; see ``submit``."""
+    """The outputs of requests submitted together, as one queue of (index of the request, chunk).
 
-    def __init__(
-        self,
-        request: GenerationRequest,
-        detokenizer: StopStringDetokenizer,
-        *,
-        cancel: Callable[[OutputStream], bool],
-    ) -> None:
-        self.request = request
-        self.detokenizer = detokenizer
-        self.chunks: asyncio.Queue[OutputChunk] = asyncio.Queue()
-        self._cancel = cancel
+    ``cancel`` evicts the requests that have not ended, and returns their number.
+    """
 
-    def cancel(self) -> bool:
-        """Evict the request and free its slot; return False if it has ended already."""
-        return self._cancel(self)
+    num_outputs: int
+    chunks: ChunkQueue
+    cancel: Callable[[], int]
+
+
+@dataclass(frozen=True, eq=False)
+class _Output:
+    """An open request: its index among those submitted together, and where its chunks go."""
+
+    index: int
+    detokenizer: StopStringDetokenizer
+    chunks: ChunkQueue
 
 
 class GenerationWorker:
@@ -83,9 +87,9 @@ class GenerationWorker:
         self._on_step = on_step
         self._loop = loop
         self._changed = threading.Condition()
-        self._open: dict[GenerationRequest, OutputStream] = {}
-        self._new: list[OutputStream] = []
-        self._cancelled: list[OutputStream] = []
+        self._open: dict[GenerationRequest, _Output] = {}
+        self._new: list[GenerationRequest] = []
+        self._cancelled: list[GenerationRequest] = []
         self._closing = False
         self._engine = BatchEngine(self._decoder, num_slots=num_slots)
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
@@ -104,7 +108,7 @@ class GenerationWorker:
         sampling: Sequence[Sampling],
         stop_strings: Sequence[str] = (),
         stop_ids: Collection[int] = (),
-    ) -> list[OutputStream]:
+    ) -> OutputStream:
         """Queue a generation request for each prompt: all of them, or none.
 
         Args:
@@ -116,34 +120,34 @@ class GenerationWorker:
         """
         for prompt in prompts:
             require_prompt(prompt, vocab_size=self.pretrained.tokenizer.vocab_size)
-        streams = [
-            OutputStream(
-                GenerationRequest(prompt, max_tokens=length, sampling=own, stop_ids=stop_ids),
-                StopStringDetokenizer(self.pretrained.tokenizer, stop_strings=stop_strings),
-                cancel=self._cancel,
-            )
+        requests = [
+            GenerationRequest(prompt, max_tokens=length, sampling=own, stop_ids=stop_ids)
             for prompt, length, own in zip(prompts, max_tokens, sampling, strict=True)
         ]
+        chunks: ChunkQueue = asyncio.Queue()
         with self._changed:
-            if len(self._open) + len(streams) > self._max_open:
+            if len(self._open) + len(requests) > self._max_open:
                 raise OverloadedError(
                     "all slots of the server are taken and its queue is full",
                     expected=f"at most {self._max_open} texts running or waiting",
-                    found=f"{len(self._open)} open, {len(streams)} more requested",
+                    found=f"{len(self._open)} open, {len(requests)} more requested",
                     fix="retry in a moment",
                 )
-            self._open |= {stream.request: stream for stream in streams}
-            self._new += streams
+            for index, request in enumerate(requests):
+                detokenizer = StopStringDetokenizer(
+                    self.pretrained.tokenizer, stop_strings=stop_strings
+                )
+                self._open[request] = _Output(index, detokenizer, chunks)
+            self._new += requests
             self._changed.notify()
-        return streams
+        return OutputStream(len(requests), chunks, lambda: self._cancel(requests))
 
-    def _cancel(self, stream: OutputStream) -> bool:
+    def _cancel(self, requests: Sequence[GenerationRequest]) -> int:
         with self._changed:
-            if not self._open.pop(stream.request, None):
-                return False
-            self._cancelled.append(stream)
+            cancelled = [request for request in requests if self._open.pop(request, None)]
+            self._cancelled += cancelled
             self._changed.notify()
-            return True
+            return len(cancelled)
 
     def close(self) -> None:
         """End the thread once all open requests have ended."""
@@ -172,40 +176,40 @@ class GenerationWorker:
                 self._changed.wait()
             new, self._new = self._new, []
             cancelled, self._cancelled = self._cancelled, []
-        for stream in new:
-            self._engine.add(stream.request)
-        for stream in cancelled:
-            self._engine.evict(stream.request)
+        for request in new:
+            self._engine.add(request)
+        for request in cancelled:
+            self._engine.evict(request)
         return True
 
     def _next_chunk(
         self, request: GenerationRequest, token: int | None
-    ) -> tuple[OutputStream, OutputChunk] | None:
+    ) -> tuple[_Output, OutputChunk] | None:
         """Detokenize one token, end the request at a stop string, and return the new text."""
-        stream = self._open.get(request)
-        if stream is None:
+        output = self._open.get(request)
+        if output is None:
             return None  # cancelled while the step ran
-        text = "" if token is None else stream.detokenizer.push(token)
-        finish_reason = "stop" if stream.detokenizer.is_stopped else request.finish_reason
+        text = "" if token is None else output.detokenizer.push(token)
+        finish_reason = "stop" if output.detokenizer.is_stopped else request.finish_reason
         if finish_reason:
             self._engine.evict(request)
-            text += stream.detokenizer.flush()
+            text += output.detokenizer.flush()
             with self._changed:
                 self._open.pop(request, None)
-        return stream, OutputChunk(text, int(token is not None), finish_reason)
+        return output, OutputChunk(text, int(token is not None), finish_reason)
 
     def _fail(self, error: Exception) -> None:
         """End every request with an error and continue with an empty cache."""
         with self._changed:
-            streams, self._open, self._new = list(self._open.values()), {}, []
+            outputs, self._open, self._new = list(self._open.values()), {}, []
         self._decoder = Decoder(self.pretrained.model)
         self._engine = BatchEngine(self._decoder, num_slots=self._num_slots)
-        self._deliver([(stream, OutputChunk(error=error)) for stream in streams])
+        self._deliver([(output, OutputChunk(error=error)) for output in outputs])
 
-    def _deliver(self, chunks: Sequence[tuple[OutputStream, OutputChunk]]) -> None:
+    def _deliver(self, chunks: Sequence[tuple[_Output, OutputChunk]]) -> None:
         def put() -> None:
-            for stream, chunk in chunks:
-                stream.chunks.put_nowait(chunk)
+            for output, chunk in chunks:
+                output.chunks.put_nowait((output.index, chunk))
 
         try:
             self._loop.call_soon_threadsafe(put)
