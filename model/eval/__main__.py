@@ -37,18 +37,13 @@ from model.data.items import ITEMS_NAME, read_items
 from model.data.prompts import PROMPTS_NAME, read_prompts, write_generations
 from model.data.shards import ShardSet
 from model.eval.generations import generate_texts
-from model.eval.multiple_choice import (
-    TaskScore,
-    score_items,
-    summarise,
-    write_item_scores,
-)
+from model.eval.multiple_choice import TaskScore, score_items, summarise, write_item_scores
 from model.eval.validation import evaluate
 from model.inference.generate import generate, prompt_ids
 from model.network.gpt import GPT
 from model.network.weights import load_model
 from model.runtime.child_process import make_artifact, parse_config_path, run_child
-from model.text.tokenizer import IM_END, Tokenizer
+from model.text.tokenizer import Tokenizer
 from model.train.checkpoint import Checkpoints
 
 
@@ -84,11 +79,9 @@ def score(
     Args:
         style: of the samples' prompts: openings of a text, or messages of a user.
         attention: scope of attention in the rows.
-
-    Raises:
-        ConfigError: model, tokenizer and shards do not match.
     """
-    _require_same_vocabulary(model, tokenizer, shards)
+    _require_same_tokenizer(tokenizer, shards)
+    tokenizer.require_vocab_size(model.architecture.vocab_size)
     evaluation = evaluate(
         model,
         shards,
@@ -118,13 +111,13 @@ def generate_samples(
             temperature=config.temperature,
             top_k=config.top_k,
             seed=config.seed + index,
-            stop_ids={tokenizer.end_of_text_id, tokenizer.special_id(IM_END)},
+            stop_ids=tokenizer.stop_ids,
         )
         samples.append(GeneratedSample(prompt=prompt, text=tokenizer.decode(output_ids)))
     return tuple(samples)
 
 
-def _require_same_vocabulary(model: GPT, tokenizer: Tokenizer, shards: ShardSet) -> None:
+def _require_same_tokenizer(tokenizer: Tokenizer, shards: ShardSet) -> None:
     if shards.tokenizer_fingerprint != tokenizer.fingerprint:
         raise ConfigError(
             "the validation shards were made with another tokenizer",
@@ -132,13 +125,6 @@ def _require_same_vocabulary(model: GPT, tokenizer: Tokenizer, shards: ShardSet)
             found=shards.tokenizer_fingerprint,
             where=shards.directory,
             fix="score with the tokenizer of the shards, or rewrite the shards",
-        )
-    if model.architecture.vocab_size != tokenizer.vocab_size:
-        raise ConfigError(
-            "the model was made for another tokenizer",
-            expected=f"a vocabulary of {tokenizer.vocab_size}, the tokenizer's",
-            found=f"a vocabulary of {model.architecture.vocab_size}",
-            fix="score with the tokenizer the model was trained with",
         )
 
 
@@ -156,12 +142,7 @@ def make_scores(config_path: Path) -> None:
             run.path(run.validation), context_tokens=context_tokens, loss_on=run.loss_on
         )
         scores = score(
-            model,
-            tokenizer,
-            shards,
-            config=run.score,
-            style=run.style,
-            attention=run.attention,
+            model, tokenizer, shards, config=run.score, style=run.style, attention=run.attention
         )
         outputs = ScoreModelOutputs(work.path)
         if run.items:
@@ -208,9 +189,6 @@ def weights_directory(model: Path, checkpoint: Checkpoint) -> tuple[Path, int | 
 
     Args:
         model: directory of the finished model; its siblings are checkpoints.
-
-    Raises:
-        ConfigError: no such checkpoint was kept.
     """
     if checkpoint == "final":
         return model, None

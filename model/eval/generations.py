@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from model.config.trained_model import ScoreConfig
-from model.data.prompts import Generation, Kind, Prompt
+from model.data.prompts import Generation, Prompt
 from model.inference.decoder import Decoder
 from model.inference.generate import generate_batch, prompt_ids
 from model.inference.sampling import GREEDY, Sampling
 from model.network.gpt import GPT
 from model.text.conversation import conversation_ids
-from model.text.tokenizer import IM_END, Tokenizer
+from model.text.tokenizer import Tokenizer
 
 NUM_SLOTS = 64
 
@@ -35,24 +34,20 @@ def generate_texts(
     openings = _generate(
         decoder,
         tokenizer,
-        _of_kind("opening", prompts),
+        [prompt for prompt in prompts if prompt.kind == "opening"],
         num_tokens=config.generation_tokens,
         sampling=sampling,
     )
     questions = _generate(
         decoder,
         tokenizer,
-        _of_kind("question", prompts),
+        [prompt for prompt in prompts if prompt.kind == "question"],
         num_tokens=config.answer_tokens,
         sampling=GREEDY,
         until=_first_line_ends(tokenizer),
     )
     by_kind = {"opening": iter(openings), "question": iter(questions)}
     return [next(by_kind[prompt.kind]) for prompt in prompts]
-
-
-def _of_kind(kind: Kind, prompts: Sequence[Prompt]) -> list[Prompt]:
-    return [prompt for prompt in prompts if prompt.kind == kind]
 
 
 def _generate(
@@ -69,7 +64,7 @@ def _generate(
         [_ids(prompt, tokenizer) for prompt in prompts],
         num_tokens=num_tokens,
         sampling=sampling,
-        stop_ids={tokenizer.end_of_text_id, tokenizer.special_id(IM_END)},
+        stop_ids=tokenizer.stop_ids,
         until=until,
         num_slots=NUM_SLOTS,
     )
@@ -81,7 +76,7 @@ def _generate(
             text=tokenizer.decode(output_ids),
             expected=prompt.expected,
             num_tokens=len(output_ids),
-            finish=_finish_reason(len(output_ids), num_tokens),
+            finish="stop" if len(output_ids) < num_tokens else "length",
         )
         for prompt, output_ids in zip(prompts, outputs, strict=True)
     ]
@@ -101,7 +96,3 @@ def _ids(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
     if prompt.messages:
         return conversation_ids(prompt.messages, tokenizer)
     return prompt_ids(prompt.text, tokenizer, style="text")
-
-
-def _finish_reason(num_generated: int, num_tokens: int) -> Literal["stop", "length"]:
-    return "stop" if num_generated < num_tokens else "length"

@@ -11,7 +11,6 @@ this writer names the pre-tokenizer itself. Called by ``model.export``.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,9 +55,6 @@ def write_gguf(
         tensors: named as in transformers' Qwen3, without a head if it is tied.
         chat_template: Jinja text; transformers' generation marks are removed.
         dtype: of the matrices.
-
-    Raises:
-        ConfigError: a tensor has no name in a Qwen3 model.
     """
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.QWEN3])
     writer.add_type(gguf.GGUFType.MODEL)
@@ -72,7 +68,12 @@ def write_gguf(
     for name, tensor in tensors.items():
         gguf_name = names.get_name(name, try_suffixes=(".weight",))
         if gguf_name is None:
-            raise _unknown_tensor(name)
+            raise ConfigError(
+                "a parameter of the model has no name in a GGUF file",
+                expected="the parameters of a Qwen3 model",
+                found=name,
+                fix="fold it into its neighbours before the export, or export.gguf=none",
+            )
         data, raw_dtype = _as_array(tensor, dtype)
         writer.add_tensor(gguf_name, data, raw_dtype=raw_dtype)
     writer.write_header_to_file()
@@ -106,14 +107,12 @@ def _add_network(writer: gguf.GGUFWriter, architecture: Architecture) -> None:
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, *, chat_template: str) -> None:
-    num_specials = len(SPECIAL_TOKENS)
-    num_ordinary = tokenizer.vocab_size - num_specials
+    num_ordinary = tokenizer.vocab_size - len(SPECIAL_TOKENS)
     writer.add_tokenizer_model("gpt2")  # byte-level BPE
     writer.add_tokenizer_pre("qwen2")  # llama.cpp's name of our pre-tokenizer regex
     writer.add_token_list(tokenizer.tokens)
-    writer.add_token_types(
-        [gguf.TokenType.CONTROL] * num_specials + [gguf.TokenType.NORMAL] * num_ordinary
-    )
+    types = [gguf.TokenType.CONTROL] * len(SPECIAL_TOKENS) + [gguf.TokenType.NORMAL] * num_ordinary
+    writer.add_token_types(types)
     writer.add_token_merges([" ".join(pair) for pair in tokenizer.merges])
     writer.add_bos_token_id(tokenizer.end_of_text_id)
     writer.add_eos_token_id(tokenizer.end_of_text_id)
@@ -137,11 +136,6 @@ def without_generation_marks(chat_template: str) -> str:
     return GENERATION_MARKS.sub("", chat_template)
 
 
-def read_chat_template(tokenizer_config: Path) -> str:
-    """Return the chat template of a ``tokenizer_config.json``."""
-    return json.loads(tokenizer_config.read_text(encoding="utf-8"))["chat_template"]
-
-
 def _as_array(
     tensor: Tensor, dtype: GgufType
 ) -> tuple[npt.NDArray[np.generic], gguf.GGMLQuantizationType]:
@@ -159,12 +153,3 @@ def _size_label(num_params: int) -> str:
         ('1.1M', '24.0K')
     """
     return f"{num_params / 1e6:.1f}M" if num_params >= 1e6 else f"{num_params / 1e3:.1f}K"
-
-
-def _unknown_tensor(name: str) -> ConfigError:
-    return ConfigError(
-        "a parameter of the model has no name in a GGUF file",
-        expected="the parameters of a Qwen3 model",
-        found=name,
-        fix="fold it into its neighbours before the export, or export.gguf=none",
-    )

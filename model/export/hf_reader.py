@@ -17,7 +17,7 @@ from model.core.errors import ArtifactError
 from model.inference.sampling import Sampling
 from model.network.gpt import GPT
 from model.network.weights import WEIGHTS_NAME, load_tensors
-from model.text.tokenizer import IM_END, Tokenizer
+from model.text.tokenizer import Tokenizer
 
 CONFIG_NAME = "config.json"
 GENERATION_NAME = "generation_config.json"
@@ -42,45 +42,23 @@ class PretrainedModel:
 
 
 def load_pretrained(folder: Path) -> PretrainedModel:
-    """Return the model of an exported folder, in fp32 on the CPU.
-
-    Raises:
-        ArtifactError: a file is missing or broken, the network is not one of ours, or weights,
-            settings and tokenizer do not match.
-        TokenizerError: the tokenizer is missing or broken.
-    """
+    """Return the model, tokenizer and sampling of an exported folder, in fp32 on the CPU."""
     tokenizer = Tokenizer.load(folder)
     model = load_exported(folder).eval().requires_grad_(requires_grad=False)
-    vocab_size = model.architecture.vocab_size
-    if tokenizer.vocab_size != vocab_size:
-        raise ArtifactError(
-            "the tokenizer is of another vocabulary than the model",
-            expected=f"a vocabulary of {vocab_size}, the model's",
-            found=f"a vocabulary of {tokenizer.vocab_size}",
-            where=folder,
-            fix="do not mix files of two models; export the model again",
-        )
-    ends = frozenset({tokenizer.end_of_text_id, tokenizer.special_id(IM_END)})
-    return PretrainedModel(model, tokenizer, ends, _sampling(folder / GENERATION_NAME))
+    tokenizer.require_vocab_size(model.architecture.vocab_size, where=folder)
+    sampling = _sampling(folder / GENERATION_NAME)
+    return PretrainedModel(model, tokenizer, tokenizer.stop_ids, sampling)
 
 
 def load_exported(folder: Path) -> GPT:
-    """Return the model of an exported folder, in fp32 on the CPU.
-
-    Raises:
-        ArtifactError: a file is missing or broken, or is of another kind of model.
-    """
+    """Return the model of an exported folder, in fp32 on the CPU."""
     model = GPT(read_architecture(folder / CONFIG_NAME))
     load_tensors(model, folder / WEIGHTS_NAME)
     return model
 
 
 def read_architecture(path: Path) -> Architecture:
-    """Return the network that a ``config.json`` of ``model.export`` describes.
-
-    Raises:
-        ArtifactError: the file is missing or broken, or is of another kind of model.
-    """
+    """Return the network that a ``config.json`` of ``model.export`` describes."""
     try:
         settings: dict[str, Any] = json.loads(path.read_bytes())
         _require_supported(settings, where=path)

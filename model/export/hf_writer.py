@@ -8,8 +8,7 @@
     README.md                                                 the model card, if any
 
 ``config.json`` is also the name of this process's own config, so the folder is ``model/`` in the
-artifact. One process; the config is an ``ExportRun``. ``exported_tensors`` alone maps our
-parameters to those of a Qwen3.
+artifact. One process; the config is an ``ExportRun``.
 """
 
 from __future__ import annotations
@@ -22,16 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from model.config.network import Architecture
 from model.config.outputs import ExportModelCounts, ExportModelFacts, ExportModelOutputs
 from model.config.runs import ExportRun
 from model.config.trained_model import ExportConfig, SamplingConfig
-from model.core.errors import ConfigError, TokenizerError
+from model.core.errors import TokenizerError
 from model.core.files import write_synced
 from model.core.store import Work
-from model.export.gguf_writer import GGUF_NAME, read_chat_template, write_gguf
+from model.export.gguf_writer import GGUF_NAME, write_gguf
 from model.network.gpt import GPT, TIED_EMBEDDING_STD
 from model.network.weights import WEIGHTS_NAME, load_model, save_tensors
 from model.runtime.child_process import make_artifact, parse_config_path, run_child, verify_inputs
@@ -53,51 +51,31 @@ def export(
 
     Args:
         card: text of ``README.md``; empty = no such file.
-
-    Raises:
-        TokenizerError: the tokenizer is missing or broken.
-        ConfigError: tokenizer and model differ in vocabulary.
     """
     tokenizer = Tokenizer.load(tokenizer_directory)
-    _require_same_vocabulary(model, tokenizer, where=tokenizer_directory)
+    tokenizer.require_vocab_size(model.architecture.vocab_size, where=tokenizer_directory)
     destination.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
-        _copy(tokenizer_directory / name, destination / name)
+    _copy_tokenizer(tokenizer_directory, destination)
     settings = network_settings(model.architecture, tokenizer, dtype=config.dtype)
     _write_json(destination / "config.json", settings)
     generation = generation_settings(tokenizer, config.sampling)
     _write_json(destination / "generation_config.json", generation)
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    tensors = exported_tensors(model)
+    tensors = model.state_dict()  # the names are transformers' of a Qwen3; tied ones come once
     save_tensors(tensors, destination / WEIGHTS_NAME, dtype=dtype)
     if config.gguf != "none":
+        tokenizer_config = json.loads((destination / TOKENIZER_CONFIG_FILE).read_bytes())
         write_gguf(
             tensors,
             model.architecture,
             tokenizer,
-            chat_template=read_chat_template(destination / TOKENIZER_CONFIG_FILE),
+            chat_template=tokenizer_config["chat_template"],
             sampling=config.sampling,
             dtype=config.gguf,
             path=destination / GGUF_NAME,
         )
     if card:
         write_synced(destination / CARD_NAME, card.encode())
-
-
-def exported_tensors(model: GPT) -> dict[str, Tensor]:
-    """Return the parameters under transformers' Qwen3 names; tied ones once."""
-    return model.state_dict()
-
-
-def _require_same_vocabulary(model: GPT, tokenizer: Tokenizer, *, where: Path) -> None:
-    if tokenizer.vocab_size != model.architecture.vocab_size:
-        raise ConfigError(
-            "the model was made for another tokenizer",
-            expected=f"a vocabulary of {model.architecture.vocab_size}, the model's",
-            found=f"a vocabulary of {tokenizer.vocab_size}",
-            where=where,
-            fix="export with the tokenizer the model was trained with",
-        )
 
 
 def network_settings(
@@ -148,15 +126,16 @@ def generation_settings(tokenizer: Tokenizer, sampling: SamplingConfig) -> dict[
     }
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy_tokenizer(source: Path, destination: Path) -> None:
     try:
-        shutil.copyfile(source, target)
+        for name in TOKENIZER_FILES:
+            shutil.copyfile(source / name, destination / name)
     except FileNotFoundError as exc:
         raise TokenizerError(
             "the tokenizer lacks a file that other runtimes need",
             expected=", ".join(TOKENIZER_FILES),
-            found=f"no {source.name}",
-            where=source.parent,
+            found=f"no {Path(exc.filename).name}",
+            where=source,
             fix="delete the tokenizer's artifact and let train_tokenizer run again",
         ) from exc
 

@@ -25,10 +25,10 @@ from model.config.trained_model import SamplingConfig
 from model.core.config import Config
 from model.core.errors import ConfigError
 from model.export.hf_reader import load_exported
-from model.inference.generate import generate
+from model.inference.generate import generate, prompt_ids
 from model.text.chat_template import Message
 from model.text.conversation import conversation_ids
-from model.text.tokenizer import IM_END, Tokenizer
+from model.text.tokenizer import Tokenizer
 
 FOLDER = "folder"  # name of MLflow's artifact
 SAMPLING = SamplingConfig()
@@ -59,7 +59,6 @@ class TextModel(PythonModel):
         folder = Path(context.artifacts[FOLDER])
         self.model = load_exported(folder).eval()
         self.tokenizer = Tokenizer.load(folder)
-        self.stop_ids = {self.tokenizer.end_of_text_id, self.tokenizer.special_id(IM_END)}
 
     def predict(self, model_input, params=None):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the response to one request, or a list of responses."""
@@ -73,7 +72,7 @@ class TextModel(PythonModel):
         if request.messages:
             ids = conversation_ids(request.messages, self.tokenizer)
         else:
-            ids = [self.tokenizer.end_of_text_id, *self.tokenizer.encode(request.prompt)]
+            ids = prompt_ids(request.prompt, self.tokenizer, style="text")
         output_ids = generate(
             self.model,
             ids,
@@ -81,20 +80,15 @@ class TextModel(PythonModel):
             temperature=request.temperature,
             top_k=request.top_k,
             seed=request.seed,
-            stop_ids=self.stop_ids,
+            stop_ids=self.tokenizer.stop_ids,
         )
         text = self.tokenizer.decode(output_ids)
         message = {"message": {"role": "assistant", "content": text}}
+        content = message if request.messages else {"text": text}
         reason = "length" if len(output_ids) == request.max_tokens else "stop"
         return {
             "object": "chat.completion" if request.messages else "text_completion",
-            "choices": [
-                {
-                    "index": 0,
-                    **(message if request.messages else {"text": text}),
-                    "finish_reason": reason,
-                }
-            ],
+            "choices": [{"index": 0, **content, "finish_reason": reason}],
             "usage": {
                 "prompt_tokens": len(ids),
                 "completion_tokens": len(output_ids),
@@ -104,11 +98,7 @@ class TextModel(PythonModel):
 
 
 def read_request(record: Mapping[str, Any]) -> InvocationRequest:
-    """Return a checked request.
-
-    Raises:
-        ConfigError: a field is missing, unknown or out of range.
-    """
+    """Return a checked request."""
     try:
         return InvocationRequest.model_validate(record)
     except ValidationError as exc:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -66,9 +67,6 @@ def find_version(name: str, *, alias: str = CHAMPION, uri: str | None = None) ->
 
     Args:
         uri: of the MLflow store; unset = ``tracking_uri()``.
-
-    Raises:
-        RegistryError: there is no such model or alias, or the store does not answer.
     """
     uri = uri or tracking_uri()
     _require_store(uri)
@@ -96,11 +94,6 @@ def fetch(found: RegisteredVersion, *, cache: Path, uri: str | None = None) -> P
     Args:
         cache: directory for the folders of versions; made if missing.
         uri: of the MLflow store; unset = ``tracking_uri()``.
-
-    Raises:
-        RegistryError: the files cannot be read.
-        ArtifactError: a file is missing.
-        TamperedArtifactError: a file holds other bytes than were registered.
     """
     folder = cache / f"{found.name}-{found.version}-{found.digest[:SHORT_DIGEST_CHARS]}"
     if (folder / CHECKED_NAME).exists():
@@ -111,67 +104,30 @@ def fetch(found: RegisteredVersion, *, cache: Path, uri: str | None = None) -> P
         _copy_files(found, copied, uri=uri or tracking_uri())
         verify_folder(copied, digest=found.digest)
         (copied / CHECKED_NAME).touch()
-        _move_into_cache(copied, folder)
+        try:
+            copied.rename(folder)
+        except OSError:
+            if not (folder / CHECKED_NAME).exists():  # else another process was faster
+                raise
     return folder
 
 
-def _move_into_cache(copied: Path, folder: Path) -> None:
-    """Rename a whole folder, unless another process was faster."""
-    try:
-        copied.rename(folder)
-    except OSError:
-        if not (folder / CHECKED_NAME).exists():
-            raise
-
-
-def load(
-    name: str, *, alias: str = CHAMPION, cache: Path, uri: str | None = None
-) -> tuple[RegisteredVersion, Path]:
-    """Return the version that an alias points to, and its folder.
-
-    Raises:
-        RegistryError: there is no such model or alias, or its files cannot be read.
-        ArtifactError: a file is missing or differs from the registered one.
-    """
-    found = find_version(name, alias=alias, uri=uri)
-    return found, fetch(found, cache=cache, uri=uri)
-
-
+@dataclass(frozen=True)
 class AliasSource:
-    """Model source of a registry alias, for servers that poll it.
+    """Model source of a registry alias, for servers that poll it."""
 
-    Args:
-        name: registered model.
-        cache: directory for the folders of versions.
-        uri: of the MLflow store; unset = ``tracking_uri()``.
-    """
-
-    def __init__(
-        self, name: str, *, alias: str = CHAMPION, cache: Path, uri: str | None = None
-    ) -> None:
-        self.name = name
-        self.alias = alias
-        self._cache = cache
-        self._uri = uri
+    name: str  # of the registered model
+    cache: Path  # directory for the folders of versions
+    alias: str = CHAMPION
 
     def resolve(self) -> tuple[str, Path]:
-        """Return the version and its folder; files are copied only when it is a new one.
-
-        Raises:
-            RegistryError: there is no such model or alias, or its files cannot be read.
-            ArtifactError: a file is missing or differs from the registered one.
-        """
-        found, folder = load(self.name, alias=self.alias, cache=self._cache, uri=self._uri)
-        return str(found.version), folder
+        """Return the version and its folder; files are copied only when it is a new one."""
+        found = find_version(self.name, alias=self.alias)
+        return str(found.version), fetch(found, cache=self.cache)
 
 
 def verify_folder(folder: Path, *, digest: str) -> Manifest:
-    """Verify an exported folder against its manifest, and the manifest against a digest.
-
-    Raises:
-        ArtifactError: a file, or the manifest, is missing.
-        TamperedArtifactError: bytes differ.
-    """
+    """Verify an exported folder against its manifest, and the manifest against a digest."""
     manifest = read_manifest(folder)
     found = content_digest(manifest.files)
     if found != digest:
@@ -187,7 +143,13 @@ def verify_folder(folder: Path, *, digest: str) -> Manifest:
         if entry.role == "content":
             path = folder / entry.path.removeprefix(prefix)
             if not path.exists():
-                raise _missing(path)
+                raise ArtifactError(
+                    f"{path.name} of a registered model is missing",
+                    expected="every file that was registered",
+                    found="no such file",
+                    where=path,
+                    fix="delete the version and register the model again: run its pipeline",
+                )
             check_sha256(path, entry)
     return manifest
 
@@ -245,13 +207,3 @@ def _copy_files(found: RegisteredVersion, destination: Path, *, uri: str) -> Non
             fix="check that the store answers and has them, or run the model's pipeline with "
             "another MLflow store: it registers the model there",
         ) from exc
-
-
-def _missing(path: Path) -> ArtifactError:
-    return ArtifactError(
-        f"{path.name} of a registered model is missing",
-        expected="every file that was registered",
-        found="no such file",
-        where=path,
-        fix="delete the version and register the model again: run its pipeline",
-    )

@@ -108,7 +108,7 @@ def find_source(model: str | None) -> ModelSource:
         return NewestExport(data_root)
     if model.startswith(REGISTRY_PREFIX):
         name, _, alias = model.removeprefix(REGISTRY_PREFIX).partition("@")
-        return AliasSource(name, alias=alias or CHAMPION, cache=data_root / CACHE_FOLDER)
+        return AliasSource(name, data_root / CACHE_FOLDER, alias or CHAMPION)
     return FolderSource(Path(model))
 
 

@@ -67,11 +67,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """Return the tokenizer of a directory in Hugging Face layout.
-
-        Raises:
-            TokenizerError: the file is missing, broken, or of another kind.
-        """
+        """Return the tokenizer of a directory in Hugging Face layout."""
         path = directory / TOKENIZER_FILE
         try:
             definition = path.read_text(encoding="utf-8")
@@ -87,14 +83,24 @@ class Tokenizer:
             )
         return SPECIAL_TOKENS.index(token)
 
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The ids that end a text or a turn."""
+        return frozenset({self.end_of_text_id, self.special_id(IM_END)})
+
+    def require_vocab_size(self, vocab_size: int, *, where: object = None) -> None:
+        """Refuse a model with a vocabulary of another size."""
+        if self.vocab_size != vocab_size:
+            raise TokenizerError(
+                "the model was made for another tokenizer",
+                expected=f"a vocabulary of {vocab_size}, the model's",
+                found=f"a vocabulary of {self.vocab_size}",
+                where=where,
+                fix="use the tokenizer the model was trained with; do not mix files of two models",
+            )
+
     def encode(self, text: str) -> list[int]:
-        """Return the ids of one text; nothing is added before or after it.
-
-        Example: ``tokenizer.decode(tokenizer.encode(text)) == text`` for every text.
-
-        Raises:
-            TokenizerError: the text is not valid Unicode (it holds a lone surrogate).
-        """
+        """Return the ids of one text: ``decode(encode(text)) == text``, and nothing is added."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -115,11 +121,7 @@ class Tokenizer:
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
-        """Return the exact bytes of ids, specials spelled out.
-
-        Raises:
-            TokenizerError: an id lies outside of the vocabulary.
-        """
+        """Return the exact bytes of ids, specials spelled out."""
         outside = [index for index in ids if not 0 <= index < self.vocab_size]
         if outside:
             raise TokenizerError(
@@ -135,9 +137,6 @@ class Tokenizer:
         """Return the number of bytes of text of each id; specials have none.
 
         Counted from raw bytes, as a token may hold part of a character.
-
-        Returns:
-            Shape ``[vocab_size]``. Units: bytes.
         """
         sizes = np.array([len(token) for token in self.token_bytes], dtype=np.int32)
         sizes[: len(SPECIAL_TOKENS)] = 0
@@ -161,8 +160,9 @@ class Tokenizer:
 
     @cached_property
     def merges(self) -> list[list[str]]:
-        """Return the merges as pairs of tokens, first learned first."""
-        return [_merge_pair(merge) for merge in self._definition["model"]["merges"]]
+        """Return the merges as pairs of tokens, first learned first; older files write "a b"."""
+        merges = self._definition["model"]["merges"]
+        return [merge.split(" ") if isinstance(merge, str) else list(merge) for merge in merges]
 
     @cached_property
     def tokens(self) -> list[str]:
@@ -237,11 +237,6 @@ def _require_known_form(definition: dict[str, Any], *, where: object) -> None:
             found="a tokenizer.json without that",
             where=where,
         )
-
-
-def _merge_pair(merge: str | list[str]) -> list[str]:
-    """Return a merge as a pair: older files write ``"a b"``, newer ones ``["a", "b"]``."""
-    return merge.split(" ") if isinstance(merge, str) else list(merge)
 
 
 def _unfit(

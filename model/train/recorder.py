@@ -28,7 +28,7 @@ from model.inference.sampling import Sampling
 from model.network.gpt import GPT
 from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import ThroughputMeter, device_name, peak_flops_per_second
-from model.text.tokenizer import IM_END, Tokenizer
+from model.text.tokenizer import Tokenizer
 from model.train.checkpoint import Checkpoints
 from model.train.events import EventKind, Tracker, metric_points, read_events
 from model.train.snapshot import LoopState
@@ -110,7 +110,7 @@ class Recorder:
             [prompt_ids(prompt, tokenizer, style=self.run.style) for prompt in prompts],
             num_tokens=SAMPLE_TOKENS,
             sampling=sampling,
-            stop_ids=(tokenizer.end_of_text_id, tokenizer.special_id(IM_END)),
+            stop_ids=tokenizer.stop_ids,
         )
         samples = [
             {"prompt": prompt, "text": tokenizer.decode(ids)}

@@ -15,7 +15,7 @@ from model.config.outputs import ScoreModelCounts, ScoreModelOutputs
 from model.config.runs import ErrorReport, ScoreRun
 from model.config.trained_model import ScoreConfig
 from model.core.artifact import Derivation
-from model.core.errors import ConfigError
+from model.core.errors import ConfigError, TokenizerError
 from model.core.store import ArtifactStore
 from model.data.items import Item, write_items
 from model.data.prompts import Prompt, read_generations, write_prompts
@@ -99,7 +99,7 @@ def test_score_shards_of_another_tokenizer_are_refused(data_root):
 
 def test_score_model_of_another_vocabulary_is_refused(data_root):
     _, tokenizer, shards = _parts(data_root)
-    with pytest.raises(ConfigError, match="model was made for another tokenizer") as caught:
+    with pytest.raises(TokenizerError, match="model was made for another tokenizer") as caught:
         score(random_model(vocab_size=500), tokenizer, shards, config=CONFIG)
     assert "a vocabulary of 500" in str(caught.value)
 

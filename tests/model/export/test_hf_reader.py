@@ -88,7 +88,7 @@ def test_tokenizer_of_another_vocabulary_is_refused(folder):
     _export(folder)
     other = TokenizerConfig(vocab_size=VOCAB_SIZE - 10)
     train_bpe(iter(SENTENCES * 3), config=other, destination=folder)
-    with pytest.raises(ArtifactError, match="another vocabulary") as caught:
+    with pytest.raises(TokenizerError, match="another tokenizer") as caught:
         load_pretrained(folder)
     assert str(VOCAB_SIZE - 10) in str(caught.value)
 

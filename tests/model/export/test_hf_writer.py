@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from model.config.runs import ExportRun
 from model.config.trained_model import ExportConfig, SamplingConfig
 from model.core.artifact import Derivation
-from model.core.errors import ArtifactError, ConfigError, TamperedArtifactError, TokenizerError
+from model.core.errors import ArtifactError, TamperedArtifactError, TokenizerError
 from model.core.store import ArtifactStore
 from model.export.hf_reader import load_exported
 from model.export.hf_writer import export, main, make_export
@@ -142,7 +142,7 @@ def test_export_without_gguf_and_card_writes_neither(tmp_path, tokenizer_directo
 
 
 def test_export_tokenizer_of_another_vocabulary_is_refused(tmp_path, tokenizer_directory):
-    with pytest.raises(ConfigError, match="made for another tokenizer") as caught:
+    with pytest.raises(TokenizerError, match="made for another tokenizer") as caught:
         export(random_model(), tokenizer_directory, destination=tmp_path, config=ExportConfig())
     assert "96" in str(caught.value)
     assert str(VOCAB_SIZE) in str(caught.value)

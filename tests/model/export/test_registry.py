@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from model.core.errors import ArtifactError, RegistryError, TamperedArtifactError
-from model.export.registry import AliasSource, fetch, find_version, load
+from model.export.registry import AliasSource, fetch, find_version
 from tests.support.registered import Registered, registered_versions
 from tests.support.servers import free_port, local_mlflow_uri, mlflow_server
 
@@ -28,8 +28,9 @@ def two(
     return registered_versions(request.node.name, tmp_path, num_versions=2)
 
 
-def test_load_returns_version_and_folder_of_an_alias(two: Registered, tmp_path: Path) -> None:
-    found, folder = load(two.name, alias="candidate", cache=tmp_path / "cache")
+def test_fetch_returns_the_folder_of_an_alias(two: Registered, tmp_path: Path) -> None:
+    found = find_version(two.name, alias="candidate")
+    folder = fetch(found, cache=tmp_path / "cache")
     exported = two.pipelines[1].manifests["export_model"]
     assert (found.version, found.digest) == (2, exported.content_digest)
     assert found.uri == f"models:/{two.name}/2"
@@ -56,7 +57,8 @@ def test_source_of_an_alias_gives_each_version_its_folder(two: Registered, tmp_p
 
 
 def test_fetch_again_copies_nothing(two: Registered, tmp_path: Path) -> None:
-    found, folder = load(two.name, alias="candidate", cache=tmp_path / "cache")
+    found = find_version(two.name, alias="candidate")
+    folder = fetch(found, cache=tmp_path / "cache")
     mark = (folder / "model.safetensors").stat()
     assert fetch(found, cache=tmp_path / "cache") == folder
     assert (folder / "model.safetensors").stat() == mark
@@ -120,12 +122,13 @@ def test_registry_needs_no_torch() -> None:
 
 
 @pytest.mark.slow
-def test_load_from_a_server_that_hands_out_the_files(
+def test_fetch_from_a_server_that_hands_out_the_files(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with mlflow_server(tmp_path) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         made = registered_versions("served", tmp_path / "data", num_versions=1)
-        found, folder = load(made.name, alias="candidate", cache=tmp_path / "cache")
+        found = find_version(made.name, alias="candidate")
+        folder = fetch(found, cache=tmp_path / "cache")
         assert found.source.startswith("mlflow-artifacts:")
         assert (folder / "model.safetensors").read_text() == "weights 1"
