@@ -1,28 +1,4 @@
-"""The tree of errors that users may see.
-
-Every message names what was expected, what was found, where, and what to do.
-
-    LLMError
-    ├── ConfigError              a setting is unknown, impossible, or contradicts another
-    ├── SourceError              a source is missing, or a file of it cannot be read
-    │   ├── SourceSchemaError    a file lacks a column, or a column has another type
-    │   ├── SourceRecordError    one record of a file is broken (its line is named)
-    │   └── DownloadError        the hub refused, or sent other data than listed
-    │       ├── TransientDownloadError   worth a retry: time-outs, 429, 5xx, cut bodies
-    │       └── CorruptDownloadError     bytes differ from the hub's listing
-    ├── CorpusError              a stage would drop (almost) everything, or kept too little
-    ├── ArtifactError            a stored artifact is missing, incomplete or unlike its manifest
-    │   └── TamperedArtifactError   bytes differ from the manifest's sha256
-    ├── DiskSpaceError           the disk cannot hold the files of a run
-    ├── TokenizerError           text or ids do not fit the tokenizer
-    ├── RegistryError            a registered model, version or alias cannot be loaded
-    │   └── PromotionError       a version is not fit to become the champion
-    ├── CheckpointError          a checkpoint cannot be read, or belongs to another run
-    ├── TrainingError            training cannot continue (too few tokens, non-finite loss)
-    ├── ServerError              a server that a run needs did not start
-    └── ChildError               a training, scoring or export process ended badly
-        ├── ChildKilledError     it died of a signal
-        └── ChildInterruptedError   it was asked to stop, and saved its state
+"""The tree of errors that users may see: expected, found, where, and what to do.
 
 A bug in this project raises AssertionError or a built-in error instead.
 """
@@ -32,7 +8,6 @@ from __future__ import annotations
 import difflib
 import errno
 from collections.abc import Iterable
-from typing import Any
 
 
 class LLMError(Exception):
@@ -60,24 +35,16 @@ class LLMError(Exception):
         self.found = found
         self.where = where
         self.fix = fix
-        super().__init__(self._message())
+        super().__init__(problem)  # its attributes cross the borders of process pools by pickling
 
-    def _message(self) -> str:
+    def __str__(self) -> str:
         parts = {"expected": self.expected, "found": self.found, "where": self.where}
         facts = [f"  {label}: {value}" for label, value in parts.items() if value is not None]
         advice = [f"  what to do: {self.fix}"] if self.fix else []
         return "\n".join([self.problem, *facts, *advice])
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Support pickling: errors cross process-pool boundaries."""
-        return (_rebuild, (type(self), self.__dict__.copy()))
-
-
-def _rebuild(kind: type[LLMError], state: dict[str, Any]) -> LLMError:
-    error = kind.__new__(kind)
-    error.__dict__.update(state)
-    Exception.__init__(error, LLMError._message(error))
-    return error
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
 
 
 class ConfigError(LLMError):

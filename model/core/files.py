@@ -1,7 +1,7 @@
 """Files: digests, synced writes, and verification against an artifact's manifest.
 
-``read_plain_manifest`` and ``RecordedFiles`` need no store: a GPU node may be given a directory of
-shards without the data root it comes from. The manifest is read as plain JSON, and may be missing.
+``read_plain_manifest`` and ``verify_recorded`` need no store: a GPU node may be given a directory
+of shards without the data root it comes from. The manifest is plain JSON, and may be missing.
 """
 
 from __future__ import annotations
@@ -44,11 +44,7 @@ def sync(path: Path) -> None:
 
 
 def read_plain_manifest(directory: Path) -> dict[str, Any] | None:
-    """Return the store's manifest as plain JSON, or None where there is none.
-
-    Raises:
-        ArtifactError: it is no JSON.
-    """
+    """Return the store's manifest as plain JSON, or None where there is none."""
     path = directory / MANIFEST_NAME
     if not path.is_file():
         return None
@@ -64,41 +60,20 @@ def read_plain_manifest(directory: Path) -> dict[str, Any] | None:
         ) from exc
 
 
-class RecordedFiles:
-    """Compares files with the sha256s that their manifest records.
-
-    Args:
-        directory: holds the files.
-        manifest: of the files; ``None`` compares nothing.
-    """
-
-    def __init__(self, directory: Path, manifest: Mapping[str, Any] | None) -> None:
-        self._directory = directory
-        entries = None if manifest is None else manifest.get("files", [])
-        self._expected = None if entries is None else {e["path"]: e["sha256"] for e in entries}
-
-    def verify(self, name: str) -> None:
-        """Compare one file.
-
-        Raises:
-            ArtifactError: it is missing.
-            TamperedArtifactError: it is not the file that was recorded.
-        """
-        if self._expected is None:
-            return
-        path = self._directory / name
-        if not path.is_file():
-            raise missing_file(path)
-        found = file_sha256(path)
-        expected = self._expected.get(name)
-        if found != expected:
-            raise TamperedArtifactError(
-                f"{name} is not the file that its manifest records",
-                expected=f"sha256 {expected or '(not in the manifest)'}",
-                found=f"sha256 {found}",
-                where=path,
-                fix="delete the artifact and let write_shards run again; check the disk",
-            )
+def verify_recorded(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Compare a file with the sha256 that the manifest of its directory records."""
+    if not path.is_file():
+        raise missing_file(path)
+    expected = {entry["path"]: entry["sha256"] for entry in manifest.get("files", [])}
+    found = file_sha256(path)
+    if found != expected.get(path.name):
+        raise TamperedArtifactError(
+            f"{path.name} is not the file that its manifest records",
+            expected=f"sha256 {expected.get(path.name, '(not in the manifest)')}",
+            found=f"sha256 {found}",
+            where=path,
+            fix="delete the artifact and let write_shards run again; check the disk",
+        )
 
 
 def missing_file(path: Path) -> ArtifactError:

@@ -43,9 +43,6 @@ def read_stream(path: Path, *, access: Access = "any") -> tuple[pa.RecordBatch, 
     Args:
         access: ``random`` disables the kernel's read-ahead, which halves the time of a row that is
             on disk.
-
-    Raises:
-        ArtifactError: the file is missing, truncated, or not written by this module.
     """
     if not path.is_file():
         raise missing_file(path)

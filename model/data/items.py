@@ -78,11 +78,7 @@ def write_items(path: Path, items: Iterable[Item]) -> None:
 
 
 def read_items(path: Path) -> list[Item]:
-    """Return the items of a file.
-
-    Raises:
-        ArtifactError: it is missing or has another format.
-    """
+    """Return the items of a file."""
     try:
         columns = pq.read_table(path).select(SCHEMA.names).to_pydict()
     except (OSError, KeyError, pa.ArrowException) as exc:

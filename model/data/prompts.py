@@ -80,11 +80,7 @@ def write_prompts(path: Path, prompts: Iterable[Prompt]) -> None:
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """Return the prompts of a file.
-
-    Raises:
-        ArtifactError: it is missing or has another format.
-    """
+    """Return the prompts of a file."""
     return _read(path, _PROMPTS, Prompt)
 
 
@@ -94,11 +90,7 @@ def write_generations(path: Path, generations: Iterable[Generation]) -> None:
 
 
 def read_generations(path: Path) -> list[Generation]:
-    """Return the generations of a file.
-
-    Raises:
-        ArtifactError: it is missing or has another format.
-    """
+    """Return the generations of a file."""
     return _read(path, _GENERATIONS, Generation)
 
 

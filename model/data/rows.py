@@ -143,12 +143,7 @@ def write_rows(path: Path, segments: Segments, *, context_tokens: int) -> None:
 
 
 def open_rows(path: Path, *, context_tokens: int) -> Segments:
-    """Map a row table into memory.
-
-    Raises:
-        ArtifactError: the file is missing, truncated, or of another format.
-        ConfigError: its rows were cut for another context.
-    """
+    """Map a row table into memory."""
     batch, metadata = read_stream(path)
     try:
         column = batch["segments"]

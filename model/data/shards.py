@@ -34,7 +34,7 @@ from pydantic import ValidationError
 from model.config.network import LossOn
 from model.core.config import Config
 from model.core.errors import ArtifactError, ConfigError, TokenizerError
-from model.core.files import RecordedFiles, read_plain_manifest
+from model.core.files import read_plain_manifest, verify_recorded
 from model.data.arrow_ipc import (
     Access,
     foreign_file,
@@ -138,10 +138,6 @@ def write_shard(
         lengths: tokens of each document.
         tokens: all documents, concatenated.
         loss_mask: one entry per token.
-
-    Raises:
-        TokenizerError: the vocabulary, or an id, does not fit uint16 or the header's vocabulary.
-        ArtifactError: the arrays contradict each other, or there are too many tokens for one shard.
     """
     _require_lengths_agree(path, docs=docs, lengths=lengths, tokens=tokens, loss_mask=loss_mask)
     _require_ids_fit(tokens, header=header, where=path)
@@ -169,9 +165,6 @@ def open_shard(path: Path, *, access: Access = "any") -> Shard:
 
     Args:
         access: ``random`` where rows are read in a shuffled order.
-
-    Raises:
-        ArtifactError: the file is missing, truncated, or of another format.
     """
     batch, metadata = read_stream(path, access=access)
     header_fields = {name: metadata.get(name) for name in ShardHeader.model_fields}
@@ -250,8 +243,8 @@ class ShardSet:
         self.context_tokens = context_tokens
         self.loss_on = loss_on
         self._manifest = read_plain_manifest(directory)
-        self._files = RecordedFiles(directory, self._manifest if verify else None)
-        self._files.verify(ROWS_FILE)
+        self._verify = verify
+        self._verify_recorded(ROWS_FILE)
         self._segments = open_rows(directory / ROWS_FILE, context_tokens=context_tokens)
         self._paths = sorted(directory.glob("shard-*.arrow"))
         self._shards: dict[int, Shard] = {}
@@ -320,6 +313,10 @@ class ShardSet:
             wanted = self._shard(number).loss_mask_slice(start, start + length)
             flat[place : place + length] &= wanted
 
+    def _verify_recorded(self, name: str) -> None:
+        if self._verify and self._manifest is not None:
+            verify_recorded(self.directory / name, self._manifest)
+
     def _require_present(self, rows: Int64Array) -> None:
         missing = rows[(rows < 0) | (rows >= self.num_rows)]
         if len(missing):
@@ -328,7 +325,7 @@ class ShardSet:
     def _shard(self, number: int) -> Shard:
         if number not in self._shards:
             path = self._paths[number]
-            self._files.verify(path.name)
+            self._verify_recorded(path.name)
             shard = open_shard(path, access="random")
             self._require_same_tokenizer(shard)
             self._shards[number] = shard

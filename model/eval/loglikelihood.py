@@ -52,11 +52,7 @@ class LoglikelihoodRequest:
 def encode_requests(
     tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]
 ) -> list[LoglikelihoodRequest]:
-    """Return pairs of context and continuation as ids.
-
-    Raises:
-        TokenizerError: a continuation has no token of its own.
-    """
+    """Return pairs of context and continuation as ids."""
     contexts = [context.rstrip() for context, _ in pairs]
     unique = list(dict.fromkeys(contexts))
     lengths = dict(zip(unique, map(len, tokenizer.encode_batch(unique)), strict=True))

@@ -77,11 +77,7 @@ class TaskScore(Config):
 
 
 def score_items(model: GPT, tokenizer: Tokenizer, items: Sequence[Item]) -> list[ItemScore]:
-    """Return the scores of items, in their order.
-
-    Raises:
-        TokenizerError: a continuation has no token of its own.
-    """
+    """Return the scores of items, in their order."""
     scores: list[ItemScore] = []
     for task, own in by_task(items).items():
         requests = [item.requests for item in own]

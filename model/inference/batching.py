@@ -84,11 +84,7 @@ class BatchEngine:
         return bool(self._running or self._waiting)
 
     def add(self, request: GenerationRequest) -> None:
-        """Queue a request; the next step with a free slot admits it.
-
-        Raises:
-            TokenizerError: the prompt is empty or holds an id outside of the vocabulary.
-        """
+        """Queue a request; the next step with a free slot admits it."""
         require_prompt(request.prompt, vocab_size=self.decoder.architecture.vocab_size)
         if request.finish_reason is None:
             self._waiting.append(request)

@@ -60,9 +60,6 @@ class Decoder:
         """Append a row for each prompt and return their next logits.
 
         Prompts are padded at their ends, where causal attention masks the padding.
-
-        Raises:
-            ConfigError: a prompt is empty or longer than the context.
         """
         lengths = [len(prompt) for prompt in prompts]
         _require_fitting(lengths, context_tokens=self.architecture.context_tokens)
@@ -89,11 +86,7 @@ class Decoder:
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Float[Tensor, "B V"]:
-        """Add one token to each row and return the logits of the tokens after them.
-
-        Raises:
-            ConfigError: there are not as many tokens as rows, or a row has filled its context.
-        """
+        """Add one token to each row and return the logits of the tokens after them."""
         if len(tokens) != self.num_rows:
             raise ConfigError(
                 "a step takes one token for each row", expected=self.num_rows, found=len(tokens)

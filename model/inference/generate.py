@@ -53,9 +53,6 @@ def generate(
         top_k: sample among this many likeliest tokens; 0 = all.
         seed: the same prompt, settings and machine give the same ids.
         stop_ids: generation ends before any of these, so the result may be shorter.
-
-    Raises:
-        TokenizerError: the prompt is empty or holds an id outside of the vocabulary.
     """
     sampling = Sampling(
         temperature=temperature, top_k=top_k, top_p=1, repetition_penalty=1, seed=seed
@@ -80,9 +77,6 @@ def generate_batch(
         sampling: of every prompt; the prompt of index i samples with ``seed`` + i.
         until: called with the ids generated so far, after each one; true ends the sequence.
         num_slots: prompts decoded at once; the others wait for a slot.
-
-    Raises:
-        TokenizerError: a prompt is empty or holds an id outside of the vocabulary.
     """
     engine = BatchEngine(_decoder(model), num_slots=num_slots)
     requests = []
@@ -108,11 +102,7 @@ def stream_ids(
     sampling: Sampling,
     stop_ids: Collection[int] = (),
 ) -> Generator[int, None, None]:
-    """Yield the ids generated after a prompt, each as soon as it is sampled.
-
-    Raises:
-        TokenizerError: the prompt is empty or holds an id outside of the vocabulary.
-    """
+    """Yield the ids generated after a prompt, each as soon as it is sampled."""
     engine = BatchEngine(_decoder(model), num_slots=1)
     request = GenerationRequest(ids, max_tokens=num_tokens, sampling=sampling, stop_ids=stop_ids)
     engine.add(request)
@@ -139,9 +129,6 @@ def stream_text(
 
     Args:
         stop_strings: generation ends before the first of these texts.
-
-    Raises:
-        TokenizerError: the prompt is empty or holds an id outside of the vocabulary.
     """
     detokenizer = StopStringDetokenizer(tokenizer, stop_strings=stop_strings)
     for token in stream_ids(

@@ -250,11 +250,7 @@ def chat(source: ModelSource, *, out: TextIO) -> None:
 
 
 def scripted_conversation(pretrained: PretrainedModel, config: TalkConfig) -> list[dict[str, str]]:
-    """Return the user's turns, each followed by the model's answer.
-
-    Raises:
-        ConfigError: a turn does not fit the model's context.
-    """
+    """Return the user's turns, each followed by the model's answer."""
     terminal = ChatTerminal(pretrained, out=io.StringIO())
     chosen = {"temperature": config.temperature, "seed": config.seed}
     terminal.sampling = pretrained.sampling.model_copy(update=chosen)

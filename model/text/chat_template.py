@@ -44,9 +44,6 @@ def read_messages(records: Iterable[Mapping[str, object]], *, where: object) -> 
 
     Args:
         where: file and row, or address, for the error.
-
-    Raises:
-        SourceRecordError: there is no message, or one has a wrong role, no content, or other keys.
     """
     messages: list[Message] = []
     for index, record in enumerate(records):
