@@ -11,12 +11,9 @@ from collections.abc import Iterable
 
 
 class LLMError(Exception):
-    """A problem that its reader can fix.
+    """A problem that its reader can fix, in one sentence, and what is known of it.
 
     Args:
-        problem: one sentence naming what went wrong.
-        expected: what would have been right.
-        found: the actual value.
         where: file, line, row, setting or address.
         fix: what to do now.
     """

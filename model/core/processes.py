@@ -1,10 +1,4 @@
-"""Processes of one machine: how many cores they may use, and what ends them with their parent.
-
-end_with_parent         a process asks the kernel to kill it when its parent dies; Linux only
-parent_death_signal     the same for a child that is about to start, as its ``preexec_fn``
-watch_parent            a thread polls the parent: for workers of a pool, whose parent *thread*,
-                        which is what the kernel watches, ends earlier; any platform
-"""
+"""Processes of one machine: how many cores they may use, and what ends them with their parent."""
 
 from __future__ import annotations
 
@@ -44,11 +38,10 @@ def parent_death_signal(
 ) -> Callable[[], None] | None:
     """Return a call by which a new process has the kernel signal it when its parent dies.
 
+    None where the kernel is not Linux: there a child outlives a killed parent.
+
     Args:
         parent: its process id; unset = this process, for the ``preexec_fn`` of a child.
-
-    Returns:
-        None where the kernel is not Linux: there a child outlives a killed parent.
     """
     if sys.platform != "linux":
         return None
@@ -65,7 +58,10 @@ def parent_death_signal(
 
 
 def watch_parent(parent: int) -> None:
-    """Start a thread that exits this process when its parent ends."""
+    """Start a thread that exits this process when its parent ends, on any platform.
+
+    For workers of a pool: the kernel watches their parent *thread*, which ends earlier.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:

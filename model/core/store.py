@@ -92,11 +92,7 @@ class Status:
 
 
 class ArtifactStore:
-    """The artifacts below one data root.
-
-    Args:
-        root: the data root; it may be moved, as all paths inside are relative.
-    """
+    """The artifacts below one data root, which may be moved: all paths inside are relative."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -115,11 +111,7 @@ class ArtifactStore:
         return path.relative_to(self.root).as_posix()
 
     def read_manifest(self, artifact: Artifact) -> Manifest:
-        """Return the manifest of a finished artifact.
-
-        Raises:
-            ArtifactError: there is none, or it cannot be read.
-        """
+        """Return the manifest of a finished artifact; raises as ``read_manifest``."""
         return read_manifest(self.path(artifact))
 
     def status(self, derivation: Derivation) -> Status:
@@ -158,11 +150,7 @@ class ArtifactStore:
         return tuple(derivation.differences(newest.derivation)) or ("its directory is gone",)
 
     def newest(self, stage: str, name: str, *, before: str | None = None) -> Manifest | None:
-        """Return the manifest of the newest artifact of a name, if there is one.
-
-        Args:
-            before: only artifacts made before this time.
-        """
+        """Return the manifest of the newest artifact of a name, made ``before`` a time, if any."""
         siblings = [
             manifest
             for manifest in self.manifests(stage)
@@ -325,11 +313,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def check_sizes(directory: Path, manifest: Manifest) -> None:
-    """Compare the sizes of an artifact's content files with its manifest.
-
-    Raises:
-        ArtifactError: a file is missing or has another size.
-    """
+    """Compare the sizes of an artifact's content files with its manifest."""
     for entry in manifest.files:
         if entry.role == "log":
             continue  # may be deleted to free space
@@ -346,11 +330,7 @@ def check_sizes(directory: Path, manifest: Manifest) -> None:
 
 
 def check_sha256(path: Path, entry: FileEntry) -> None:
-    """Compare one file with the sha256 of its manifest entry.
-
-    Raises:
-        TamperedArtifactError: they differ.
-    """
+    """Compare one file with the sha256 of its manifest entry."""
     found = file_sha256(path)
     if found != entry.sha256:
         raise TamperedArtifactError(

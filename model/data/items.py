@@ -41,25 +41,15 @@ SCHEMA: Final = pa.schema(
 
 @dataclass(frozen=True)
 class Item:
-    """One question to a model.
+    """One question to a model."""
 
-    Args:
-        task: name of the evaluation set.
-        category: group of subsets; empty where the set has none.
-        subset: part of the set that has a score of its own; empty where the set is one.
-        number: row in the set's files.
-        contexts: one, or one per choice.
-        choices: one, or one per answer, without the space before it.
-        gold: index of the right answer.
-    """
-
-    task: str
-    category: str
-    subset: str
-    number: int
-    contexts: tuple[str, ...]
-    choices: tuple[str, ...]
-    gold: int
+    task: str  # name of the evaluation set
+    category: str  # group of subsets; empty where the set has none
+    subset: str  # part of the set that has a score of its own; empty where the set is one
+    number: int  # row in the set's files
+    contexts: tuple[str, ...]  # one, or one per choice
+    choices: tuple[str, ...]  # one, or one per answer, without the space before it
+    gold: int  # index of the right answer
 
     @property
     def requests(self) -> list[tuple[str, str]]:

@@ -71,12 +71,7 @@ class Segments:
         return self.num_rows * context_tokens - self.num_targets
 
     def slices(self, rows: Int64Array, *, width: int) -> RowSlices:
-        """Return the source and destination of the tokens of some rows, vectorised.
-
-        Args:
-            rows: numbers of rows, in any order.
-            width: tokens per row in the destination.
-        """
+        """Return the slices of rows, which have ``width`` tokens in the destination; vectorised."""
         first, counts = self.row_offsets[rows], self.row_offsets[rows + 1] - self.row_offsets[rows]
         row_ends = np.cumsum(counts)
         leading = row_ends - counts  # of the segments: those that begin a row
@@ -99,20 +94,13 @@ class Segments:
 
 @dataclass(frozen=True, eq=False)
 class RowSlices:
-    """The segments of some rows, concatenated.
-
-    Args:
-        shard: that a segment is a slice of, from ``start``, ``length`` tokens.
-        place: of its first token, in rows that lie end to end.
-        is_inner: whether another segment comes before it in its row.
-        row_lengths: tokens of each row.
-    """
+    """The segments of some rows, concatenated."""
 
     shard: Int32Array
     start: Int64Array
     length: Int32Array
-    place: Int64Array
-    is_inner: npt.NDArray[np.bool_]
+    place: Int64Array  # of the first token of a segment, in rows that lie end to end
+    is_inner: npt.NDArray[np.bool_]  # whether another segment comes before it in its row
     row_lengths: Int64Array
 
     def __iter__(self) -> Iterator[tuple[int, int, int, int]]:

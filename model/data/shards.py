@@ -45,12 +45,10 @@ from model.data.arrow_ipc import (
     view_values,
     write_stream,
 )
-from model.data.rows import ROWS_FILE, RowSlices, open_rows
+from model.data.rows import ROWS_FILE, Int32Array, Int64Array, RowSlices, open_rows
 from model.text.tokenizer import END_OF_TEXT, MAX_VOCAB_SIZE, PAD, SPECIAL_TOKENS
 
 BoolArray = npt.NDArray[np.bool_]
-Int32Array = npt.NDArray[np.int32]
-Int64Array = npt.NDArray[np.int64]
 UInt8Array = npt.NDArray[np.uint8]
 UInt16Array = npt.NDArray[np.uint16]
 
@@ -82,16 +80,12 @@ class ShardHeader(Config):
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """A memory-mapped token shard; every array is a read-only view of the file.
-
-    Document ``i`` is
-    ``tokens[offsets[i]:offsets[i + 1]]``.
-    """
+    """A memory-mapped token shard; every array is a read-only view of the file."""
 
     path: Path
     header: ShardHeader
     docs: Int64Array
-    offsets: Int32Array
+    offsets: Int32Array  # document ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``
     tokens: UInt16Array
     loss_mask_bits: UInt8Array | None  # packed, least significant bit first
 
@@ -115,7 +109,13 @@ class Shard:
     def loss_mask_slice(self, start: int, stop: int) -> BoolArray:
         """Return the loss mask of ``tokens[start:stop]``."""
         if self.loss_mask_bits is None:
-            raise _no_loss_mask(self.path)
+            raise ConfigError(
+                "the shards have no loss mask",
+                expected="a column loss_mask, as chat shards have",
+                found="columns doc, tokens",
+                where=self.path,
+                fix="set train.loss_on=all",
+            )
         first_byte = start // 8
         packed = self.loss_mask_bits[first_byte : (stop + 7) // 8]
         bits = np.unpackbits(packed, bitorder="little").view(np.bool_)
@@ -131,15 +131,15 @@ def write_shard(
     header: ShardHeader,
     loss_mask: BoolArray | None = None,
 ) -> None:
-    """Write one token shard; ``tokens`` may be a memory map, which is not copied.
+    """Write one token shard of documents with identities ``docs`` and ``lengths`` in tokens.
 
     Args:
-        docs: identity of each document.
-        lengths: tokens of each document.
-        tokens: all documents, concatenated.
-        loss_mask: one entry per token.
+        tokens: all documents, concatenated; may be a memory map, which is not copied.
     """
-    _require_lengths_agree(path, docs=docs, lengths=lengths, tokens=tokens, loss_mask=loss_mask)
+    _require_num_tokens_fits(len(tokens), where=path)
+    num_masked = len(tokens) if loss_mask is None else len(loss_mask)
+    assert len(docs) == len(lengths), "one length per document"
+    assert int(lengths.sum()) == len(tokens) == num_masked, "lengths must add up to the tokens"
     _require_ids_fit(tokens, header=header, where=path)
     offsets = np.zeros(len(docs) + 1, dtype=np.int32)
     np.cumsum(lengths, out=offsets[1:])
@@ -207,10 +207,7 @@ class RowBlock:
 
     @property
     def documents(self) -> Int32Array:
-        """Return the index of each token's document in its row.
-
-        Pieces of one document have indices of their own, and so has padding.
-        """
+        """Return the index of each token's document, piece of one, or padding in its row."""
         return np.cumsum(self.begins, axis=1, dtype=np.int32) - 1
 
 
@@ -224,11 +221,6 @@ class ShardSet:
         context_tokens: tokens per row, less one; must be that of the rows.
         verify: compare each file's sha256 with the manifest, if there is one.
         loss_on: ``mask`` restricts targets to the shards' loss mask.
-
-    Raises:
-        ArtifactError: a file is missing, broken, or does not match the others.
-        TamperedArtifactError: the row table differs from the manifest.
-        ConfigError: the rows were cut for another context.
     """
 
     def __init__(
@@ -276,14 +268,11 @@ class ShardSet:
         return hashlib.sha256(identity.encode()).hexdigest()
 
     def rows(self, indices: Sequence[int] | Int64Array) -> RowBlock:
-        """Return the rows of these numbers, in this order.
-
-        Raises:
-            IndexError: there is no such row.
-            TamperedArtifactError: a shard read for the first time differs from the manifest.
-        """
+        """Return the rows of these numbers, in this order."""
         rows = np.asarray(indices, dtype=np.int64)
-        self._require_present(rows)
+        missing = rows[(rows < 0) | (rows >= self.num_rows)]
+        if len(missing):
+            raise IndexError(f"row {missing[0]} of {self.num_rows} in {self.directory}")
         width = self.context_tokens + 1
         slices = self._segments.slices(rows, width=width)
         ids = np.full((len(rows), width), PAD_ID, dtype=np.uint16)
@@ -310,17 +299,12 @@ class ShardSet:
     def _apply_loss_mask(self, slices: RowSlices, mask: BoolArray) -> None:
         flat = mask.reshape(-1)
         for number, start, length, place in slices:
-            wanted = self._shard(number).loss_mask_slice(start, start + length)
-            flat[place : place + length] &= wanted
+            in_loss = self._shard(number).loss_mask_slice(start, start + length)
+            flat[place : place + length] &= in_loss
 
     def _verify_recorded(self, name: str) -> None:
         if self._verify and self._manifest is not None:
             verify_recorded(self.directory / name, self._manifest)
-
-    def _require_present(self, rows: Int64Array) -> None:
-        missing = rows[(rows < 0) | (rows >= self.num_rows)]
-        if len(missing):
-            raise IndexError(f"row {missing[0]} of {self.num_rows} in {self.directory}")
 
     def _shard(self, number: int) -> Shard:
         if number not in self._shards:
@@ -377,32 +361,12 @@ def _require_ids_fit(tokens: UInt16Array, *, header: ShardHeader, where: Path) -
         )
 
 
-def _require_lengths_agree(
-    path: Path,
-    *,
-    docs: Int64Array,
-    lengths: Int64Array,
-    tokens: UInt16Array,
-    loss_mask: BoolArray | None,
-) -> None:
-    if len(tokens) > MAX_SHARD_TOKENS:
+def _require_num_tokens_fits(num_tokens: int, *, where: Path) -> None:
+    if num_tokens > MAX_SHARD_TOKENS:
         raise ArtifactError(
             "too many tokens for one shard",
             expected=f"at most {MAX_SHARD_TOKENS}: Arrow's list offsets are int32",
-            found=len(tokens),
-            where=path,
+            found=num_tokens,
+            where=where,
             fix="split the source file, or lower shards.shard_tokens",
         )
-    num_masked = len(tokens) if loss_mask is None else len(loss_mask)
-    assert len(docs) == len(lengths), "one length per document"
-    assert int(lengths.sum()) == len(tokens) == num_masked, "lengths must add up to the tokens"
-
-
-def _no_loss_mask(path: Path) -> ConfigError:
-    return ConfigError(
-        "the shards have no loss mask",
-        expected="a column loss_mask, as chat shards have",
-        found="columns doc, tokens",
-        where=path,
-        fix="set train.loss_on=all",
-    )

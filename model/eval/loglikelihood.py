@@ -30,15 +30,10 @@ BATCH_TOKENS = {"cpu": 4_096, "cuda": 131_072}  # per batch; on CPUs more leave 
 
 @dataclass(frozen=True)
 class Loglikelihood:
-    """Score of a continuation.
+    """Score of a continuation."""
 
-    Args:
-        nats: log-likelihood, summed over its tokens.
-        is_greedy: each of its tokens is the most likely one.
-    """
-
-    nats: float
-    is_greedy: bool
+    nats: float  # summed over its tokens
+    is_greedy: bool  # each of its tokens is the most likely one
 
 
 @dataclass(frozen=True)

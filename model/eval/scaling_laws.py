@@ -24,21 +24,13 @@ FIT_NAME = "fit.json"
 
 @dataclass(frozen=True)
 class Prediction:
-    """A predicted validation score.
-
-    Args:
-        bits_per_byte: the figure itself.
-        low: lower end of the range, ``None`` where the source has no spread.
-        high: upper end.
-        kind: fitted to a ladder, or from published constants.
-        source: description for readers.
-    """
+    """A predicted validation score, and its range where the source has a spread."""
 
     bits_per_byte: float
     low: float | None
     high: float | None
-    kind: Literal["fitted", "stated"]
-    source: str
+    kind: Literal["fitted", "stated"]  # fitted to a ladder, or from published constants
+    source: str  # description for readers
 
     def text(self) -> str:
         """Return the figure, its range and its source."""
@@ -103,17 +95,14 @@ class ScalingFit(Config):
     next_rung: NextRung | None
 
     def predict(self, flops: float, *, source: str) -> Prediction | None:
-        """Return the prediction for a compute budget, or ``None`` without a curve.
-
-        Args:
-            source: name of the ladder.
-        """
+        """Return the prediction of the ladder ``source`` for a compute budget, if it has a fit."""
         if self.curve is None:
             return None
         value = self.curve.at(flops)
         low, high = self.span(flops)
         extrapolation = _extrapolation(flops, [point.flops for point in self.points])
-        text = f"{source}: {self.form} through {self._num_used()} trainings{extrapolation}"
+        num_used = sum(point.is_on_frontier for point in self.points)
+        text = f"{source}: {self.form} through {num_used} trainings{extrapolation}"
         return Prediction(value, low, high, "fitted", text)
 
     def span(self, flops: float) -> tuple[float | None, float | None]:
@@ -122,9 +111,6 @@ class ScalingFit(Config):
             return None, None
         values = [curve.at(flops) for curve in (self.curve, *self.alternatives)]
         return min(values), max(values)
-
-    def _num_used(self) -> int:
-        return sum(point.is_on_frontier for point in self.points)
 
 
 def _extrapolation(flops: float, known: list[float]) -> str:
@@ -177,16 +163,12 @@ def stated_prediction(
     if max(nats) >= math.log(vocab_size):
         return None
     bits = [value / math.log(2) / bytes_per_token for value in nats]
-    is_inside = num_params >= CHINCHILLA_LEAST_PARAMS and num_tokens >= CHINCHILLA_LEAST_TOKENS
     text = "stated: Chinchilla's law (arXiv 2203.15556, 2404.10102), for other text"
-    if not is_inside:
-        text += f", {_shortfall(num_params, num_tokens)} below the runs it was fitted on: rough"
-    return Prediction(bits[0], min(bits), max(bits), "stated", text)
-
-
-def _shortfall(num_params: int, num_tokens: int) -> str:
     shares = {
         "parameters": CHINCHILLA_LEAST_PARAMS / num_params,
         "tokens": CHINCHILLA_LEAST_TOKENS / num_tokens,
     }
-    return " and ".join(f"{share:.1f}x in {what}" for what, share in shares.items() if share > 1)
+    below = [f"{share:.1f}x in {what}" for what, share in shares.items() if share > 1]
+    if below:
+        text += f", {' and '.join(below)} below the runs it was fitted on: rough"
+    return Prediction(bits[0], min(bits), max(bits), "stated", text)

@@ -47,11 +47,7 @@ def export(
     config: ExportConfig,
     card: str = "",
 ) -> None:
-    """Write a model and its tokenizer as one folder.
-
-    Args:
-        card: text of ``README.md``; empty = no such file.
-    """
+    """Write a model, its tokenizer and its ``card``, if any, as one folder."""
     tokenizer = Tokenizer.load(tokenizer_directory)
     tokenizer.require_vocab_size(model.architecture.vocab_size, where=tokenizer_directory)
     destination.mkdir(parents=True, exist_ok=True)

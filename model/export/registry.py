@@ -63,11 +63,7 @@ def tracking_uri() -> str:
 
 
 def find_version(name: str, *, alias: str = CHAMPION, uri: str | None = None) -> RegisteredVersion:
-    """Return the version that a registered model's alias points to.
-
-    Args:
-        uri: of the MLflow store; unset = ``tracking_uri()``.
-    """
+    """Return the version of an alias in the MLflow store at ``uri``, or ``tracking_uri()``."""
     uri = uri or tracking_uri()
     _require_store(uri)
     from mlflow import MlflowClient  # takes seconds to import
@@ -89,10 +85,9 @@ def find_version(name: str, *, alias: str = CHAMPION, uri: str | None = None) ->
 
 
 def fetch(found: RegisteredVersion, *, cache: Path, uri: str | None = None) -> Path:
-    """Return the exported folder of a version, verified byte for byte.
+    """Return the exported folder of a version in ``cache``, verified byte for byte.
 
     Args:
-        cache: directory for the folders of versions; made if missing.
         uri: of the MLflow store; unset = ``tracking_uri()``.
     """
     folder = cache / f"{found.name}-{found.version}-{found.digest[:SHORT_DIGEST_CHARS]}"

@@ -22,13 +22,7 @@ FinishReason = Literal["stop", "length"]
 
 
 class GenerationRequest:
-    """A prompt, its limits, and the ids generated so far.
-
-    Args:
-        prompt: ids the model reads first.
-        max_tokens: at most this many are generated.
-        stop_ids: generation ends before any of these.
-    """
+    """A prompt, its limits, and the ids generated so far; none of the ``stop_ids`` is."""
 
     def __init__(
         self,

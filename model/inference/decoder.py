@@ -32,11 +32,7 @@ Attend = Callable[[int, Tensor], Tensor]  # layer index, queries keys values -> 
 
 
 class Decoder:
-    """A model with a key-value cache, whose rows grow by one token per step.
-
-    Args:
-        model: its weights are read once; later changes to them have no effect.
-    """
+    """A model with a key-value cache; later changes to its weights have no effect."""
 
     @torch.inference_mode()
     def __init__(self, model: GPT) -> None:
@@ -145,11 +141,7 @@ class Decoder:
 
 
 class Projection:
-    """Matrices with the same input, multiplied in one product where that is faster.
-
-    Args:
-        weights: each of shape [outputs, inputs].
-    """
+    """Matrices [outputs, inputs] of one input, multiplied in one product where that is faster."""
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self._weights = list(weights)

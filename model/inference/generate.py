@@ -25,11 +25,7 @@ NUM_SLOTS = 16
 
 
 def prompt_ids(prompt: str, tokenizer: Tokenizer, *, style: Style) -> list[int]:
-    """Return the ids of a prompt.
-
-    Args:
-        style: the prompt begins a text, or is a user's first message.
-    """
+    """Return the ids of a prompt that begins a text, or is a user's first message."""
     if style == "chat":
         return conversation_ids([Message(role="user", content=prompt)], tokenizer)
     return [tokenizer.end_of_text_id, *tokenizer.encode(prompt)]
@@ -45,14 +41,12 @@ def generate(
     seed: int,
     stop_ids: Collection[int] = (),
 ) -> list[int]:
-    """Return the ids generated after a prompt, without the prompt.
+    """Return at most ``num_tokens`` ids generated after a prompt, up to one of ``stop_ids``.
 
     Args:
-        num_tokens: at most this many are generated.
         temperature: 0 takes the likeliest token each time.
         top_k: sample among this many likeliest tokens; 0 = all.
         seed: the same prompt, settings and machine give the same ids.
-        stop_ids: generation ends before any of these, so the result may be shorter.
     """
     sampling = Sampling(
         temperature=temperature, top_k=top_k, top_p=1, repetition_penalty=1, seed=seed
@@ -125,22 +119,15 @@ def stream_text(
     stop_ids: Collection[int] = (),
     stop_strings: Sequence[str] = (),
 ) -> Generator[str, None, None]:
-    """Yield the text generated after a prompt, in pieces of whole characters.
-
-    Args:
-        stop_strings: generation ends before the first of these texts.
-    """
+    """Yield the text generated after a prompt, up to a stop string, in whole characters."""
     detokenizer = StopStringDetokenizer(tokenizer, stop_strings=stop_strings)
-    for token in stream_ids(
-        model, ids, num_tokens=num_tokens, sampling=sampling, stop_ids=stop_ids
-    ):
-        piece = detokenizer.push(token)
-        if piece:
+    tokens = stream_ids(model, ids, num_tokens=num_tokens, sampling=sampling, stop_ids=stop_ids)
+    for token in tokens:
+        if piece := detokenizer.push(token):
             yield piece
         if detokenizer.is_stopped:
             return
-    rest = detokenizer.flush()
-    if rest:
+    if rest := detokenizer.flush():
         yield rest
 
 

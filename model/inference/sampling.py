@@ -37,11 +37,7 @@ GREEDY = Sampling(temperature=0, top_p=1, repetition_penalty=1)
 
 
 class Sampler:
-    """Sampling state of one row: settings, random generator, and the tokens seen so far.
-
-    Args:
-        ids: the prompt.
-    """
+    """Sampling state of one row: settings, random generator, and the tokens seen so far."""
 
     def __init__(self, sampling: Sampling, ids: Sequence[int]) -> None:
         self.sampling = sampling
@@ -141,13 +137,9 @@ def within_limits(logits: Float[Tensor, "B V"], settings: Sequence[Sampling]) ->
     probs = (logits / _column([item.temperature for item in settings], logits)).softmax(dim=-1)
     top = probs.topk(min(FIRST_CANDIDATES, probs.shape[1])).values
     least = _least_allowed(top, settings)
-    beyond = (least == top[:, -1]).tolist()
-    wide = [row for row, is_wide in enumerate(beyond) if is_wide]
-    if wide:
-        ordered = probs[wide].cpu().numpy()
-        ordered = torch.from_numpy(-np.sort(-ordered, axis=-1)).to(
-            probs.device
-        )  # torch's is slower
+    if wide := (least == top[:, -1]).nonzero().flatten().tolist():
+        ordered = -np.sort(-probs[wide].cpu().numpy(), axis=-1)  # torch's sort is slower
+        ordered = torch.from_numpy(ordered).to(probs.device)
         least[wide] = _least_allowed(ordered, [settings[row] for row in wide])
     ids = torch.arange(probs.shape[1], device=probs.device).expand_as(probs)
     return _renormalised(ids, probs, probs >= least[:, None])

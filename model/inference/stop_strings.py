@@ -13,9 +13,6 @@ class StopStringDetokenizer:
 
     Bytes of an incomplete character are held back, and so is text that may begin a stop string.
     Special tokens give no text.
-
-    Args:
-        stop_strings: the text ends before the first of these.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, stop_strings: Sequence[str] = ()) -> None:

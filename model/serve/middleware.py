@@ -69,11 +69,7 @@ class BodyLimit:
 
 
 class RequestCounter:
-    """Count answered requests by route and status.
-
-    Args:
-        count: called with both, once for each request.
-    """
+    """Count answered requests: ``count`` is called with route and status of each."""
 
     def __init__(self, app: ASGIApp, *, count: Callable[[str, int], None]) -> None:
         self._app = app

@@ -65,11 +65,7 @@ ALLOWED = {  # values of a setting, for messages
 
 
 class ChatTerminal:
-    """One conversation.
-
-    Args:
-        out: receives the answers.
-    """
+    """One conversation, its answers written to ``out``."""
 
     def __init__(self, pretrained: PretrainedModel, *, out: TextIO) -> None:
         self._pretrained = pretrained
@@ -101,18 +97,18 @@ class ChatTerminal:
             ConfigError: the message does not fit the model's context.
         """
         turns = [*self.turns, Message(role="user", content=text)]
-        architecture = self._pretrained.model.architecture
-        limits = {
-            "context_tokens": architecture.context_tokens,
-            "answer_tokens": self.max_tokens,
-        }
-        prompt = fit_conversation(self._with_system(turns), self._pretrained.tokenizer, **limits)
-        room = architecture.context_tokens - len(prompt.ids)
+        context_tokens = self._pretrained.model.architecture.context_tokens
+        prompt = fit_conversation(
+            self._with_system(turns),
+            self._pretrained.tokenizer,
+            context_tokens=context_tokens,
+            answer_tokens=self.max_tokens,
+        )
         pieces = stream_text(
             self._decoder,
             self._pretrained.tokenizer,
             prompt.ids,
-            num_tokens=min(self.max_tokens, room),
+            num_tokens=min(self.max_tokens, context_tokens - len(prompt.ids)),
             sampling=self.sampling,
             stop_ids=self._pretrained.stop_ids,
         )

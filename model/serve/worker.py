@@ -109,10 +109,7 @@ class GenerationWorker:
         stop_strings: Sequence[str] = (),
         stop_ids: Collection[int] = (),
     ) -> OutputStream:
-        """Queue a generation request for each prompt: all of them, or none.
-
-        Args:
-            max_tokens, sampling: one for each prompt.
+        """Queue a generation request for each prompt, with its own limit: all of them, or none.
 
         Raises:
             OverloadedError: the queue is full.

@@ -40,11 +40,7 @@ class Message(Config):
 
 
 def read_messages(records: Iterable[Mapping[str, object]], *, where: object) -> tuple[Message, ...]:
-    """Return the checked messages of one conversation from a file or a request.
-
-    Args:
-        where: file and row, or address, for the error.
-    """
+    """Return the checked messages of one conversation from a file or a request."""
     messages: list[Message] = []
     for index, record in enumerate(records):
         try:

@@ -30,15 +30,11 @@ class FittedPrompt:
 
 def conversation_ids(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
     """Return the ids of ``chat_template.render(messages, add_generation_prompt=True)``."""
-    start = tokenizer.special_id(IM_START)
-    turns = [id for message in messages for id in _turn_ids(message, tokenizer)]  # noqa: A001
-    return [tokenizer.end_of_text_id, *turns, start, *tokenizer.encode("assistant\n")]
-
-
-def _turn_ids(message: Message, tokenizer: Tokenizer) -> list[int]:
     start, end = tokenizer.special_id(IM_START), tokenizer.special_id(IM_END)
-    words = tokenizer.encode(turn_text(message))
-    return [start, *words, end, *tokenizer.encode("\n")]
+    ids = [tokenizer.end_of_text_id]
+    for message in messages:
+        ids += [start, *tokenizer.encode(turn_text(message)), end, *tokenizer.encode("\n")]
+    return [*ids, start, *tokenizer.encode(_ANSWER_HEADER)]
 
 
 def turn_text(message: Message) -> str:
@@ -48,17 +44,11 @@ def turn_text(message: Message) -> str:
 
 @dataclass(frozen=True, eq=False)
 class SFTExample:
-    """An encoded conversation with its loss mask.
+    """An encoded conversation with its loss mask."""
 
-    Args:
-        ids: of ``model.text.chat_template.render(messages, add_generation_prompt=False)``.
-        mask: true on the targets of the loss: the assistant's words and the end of its turn.
-        answer_ends: number of ids up to the end of each of the assistant's turns.
-    """
-
-    ids: npt.NDArray[np.uint16]
-    mask: npt.NDArray[np.bool_]
-    answer_ends: tuple[int, ...]
+    ids: npt.NDArray[np.uint16]  # of ``render(messages, add_generation_prompt=False)``
+    mask: npt.NDArray[np.bool_]  # true on the assistant's words and the end of its turn
+    answer_ends: tuple[int, ...]  # number of ids up to the end of each of the assistant's turns
 
     def of_last_answer(self) -> SFTExample:
         """Return the same conversation with only the last answer in the loss mask."""
@@ -86,11 +76,7 @@ class ChatEncoder:
         self._token_bytes = tokenizer.token_bytes
 
     def encode(self, messages: Sequence[Message], words: Sequence[npt.ArrayLike]) -> SFTExample:
-        """Return the SFT example of a conversation.
-
-        Args:
-            words: the ids of ``turn_text`` of each message.
-        """
+        """Return the SFT example of a conversation, given the ids of each ``turn_text``."""
         pieces: list[npt.ArrayLike] = [self._first]
         spans: list[tuple[int, int]] = []
         answer_ends: list[int] = []

@@ -49,7 +49,6 @@ class Tokenizer:
 
     Args:
         definition: content of a ``tokenizer.json``.
-        where: name of its origin, for errors.
     """
 
     def __init__(self, definition: str, *, where: object = TOKENIZER_FILE) -> None:
