@@ -3,6 +3,10 @@
 A word is what ``re.findall(r"\\w+", text.lower())`` returns; a shingle is a window of ``size``
 words, or all words of a document that has fewer. MinHash, the exact Jaccard index and
 decontamination all read texts through this module, so their words are the same.
+
+A prefix sum of ``code * BASE**position`` over the characters of a text gives the polynomial hash of
+any piece by one subtraction; its position is divided out, so equal pieces have equal hashes at any
+position. The quality rules hash words and lines by it too.
 """
 
 from __future__ import annotations
@@ -15,8 +19,7 @@ from unicodedata import unidata_version
 import numpy as np
 import numpy.typing as npt
 
-from tasks.corpus.span_hashes import Hashes, mix, prefix_sums, span_hashes
-
+Hashes = npt.NDArray[np.uint64]
 Offsets = npt.NDArray[np.int64]
 
 VERSION = 1  # raise it when a hash would change
@@ -24,6 +27,8 @@ ALGORITHM = f"words-{VERSION}-unicode-{unidata_version}"  # belongs in the cache
 BATCH_CHARS = 2**17  # the arrays of one batch stay in the processor's cache
 WORD_STEP = 0xD6E8FEB86659FD93  # odd; joins the hashes of a window's words
 NUM_CODES = 0x110000
+BASE = 0x9E3779B97F4A7C15  # odd, so powers have inverses modulo 2**64
+_MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # splitmix64, Steele et al. 2014
 
 
 @dataclass(frozen=True)
@@ -116,8 +121,48 @@ def jaccard(one: Hashes, other: Hashes) -> float:
 @cache
 def _word_codes() -> npt.NDArray[np.bool_]:
     r"""Return which Unicode code points ``\w`` matches in Python's re."""
-    matches = np.zeros(NUM_CODES, dtype=np.bool_)
-    for code in range(NUM_CODES):
-        matches[code] = chr(code).isalnum()
+    matches = np.fromiter(
+        (chr(code).isalnum() for code in range(NUM_CODES)), dtype=np.bool_, count=NUM_CODES
+    )
     matches[ord("_")] = True
     return matches
+
+
+# --- hashes of pieces ---------------------------------------------------------------------------
+
+
+def prefix_sums(codes: npt.NDArray[np.unsignedinteger]) -> Hashes:
+    """Return the sums that ``span_hashes`` takes, one more than there are characters."""
+    powers, _ = _powers(_next_power_of_two(len(codes)))
+    sums = np.zeros(len(codes) + 1, dtype=np.uint64)
+    np.cumsum(codes * powers[: len(codes)], out=sums[1:])
+    return sums
+
+
+def span_hashes(sums: Hashes, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> Hashes:
+    """Return the hash of each piece ``[start, end)``."""
+    _, inverses = _powers(_next_power_of_two(len(sums) - 1))
+    spelling = (sums[ends] - sums[starts]) * inverses[starts]
+    return mix(spelling + (ends - starts).astype(np.uint64))
+
+
+def mix(values: Hashes) -> Hashes:
+    """Spread every bit over all bits, one to one, so that any of them may serve as a random one."""
+    for shift, factor in zip((30, 27), _MIX, strict=True):
+        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
+    return values ^ (values >> np.uint64(31))
+
+
+@cache
+def _powers(count: int) -> tuple[Hashes, Hashes]:
+    """Return the first ``count`` powers of ``BASE`` modulo 2**64, and their inverses."""
+    powers, inverses = (
+        np.full(count, base, dtype=np.uint64) for base in (BASE, pow(BASE, -1, 2**64))
+    )
+    powers[0] = inverses[0] = 1
+    return np.cumprod(powers), np.cumprod(inverses)
+
+
+def _next_power_of_two(number: int) -> int:
+    """Return one that is larger than the number, so that the place after the end has a power."""
+    return 1 << max(number, 1).bit_length()

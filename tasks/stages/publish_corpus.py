@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 from model.core.artifact import Artifact, Manifest
 from model.core.config import Config
-from model.core.outputs import Counts, DropCounts, Facts, Outputs
+from model.core.outputs import DropCounts, Outputs
 from model.core.store import Work
 from tasks.config.corpus import PersonalDataConfig
 from tasks.config.run import CardConfig
-from tasks.corpus.publish.card import Provenance
-from tasks.corpus.publish.dataset import CARD, write_dataset
+from tasks.corpus.publish.card import DatasetCounts, Provenance
+from tasks.corpus.publish.dataset import CARD, DatasetFacts, write_dataset
 from tasks.engine.stage import Inputs, ResourceShare, Stage
 from tasks.stages.download import DownloadOutputs, source_facts
 from tasks.stages.duplicate_clusters import DuplicateClustersOutputs
@@ -43,22 +43,7 @@ STAGES: tuple[type[Outputs[Any, Any]], ...] = (
 )
 
 
-class PublishCorpusCounts(Counts):
-    """Documents of the training and of the validation split."""
-
-    num_docs: int
-    num_validation: int
-
-
-class PublishCorpusFacts(Facts):
-    """Files of the data set."""
-
-    files: list[str]
-
-
-class PublishCorpusOutputs(
-    Outputs[PublishCorpusCounts, PublishCorpusFacts], stage="publish_corpus"
-):
+class PublishCorpusOutputs(Outputs[DatasetCounts, DatasetFacts], stage="publish_corpus"):
     """A published corpus."""
 
     @property
@@ -89,7 +74,7 @@ def build(work: Work, config: PublishCorpus, share: ResourceShare) -> None:  # n
     manifests = [item for stage in STAGES for item in work.input_manifests(stage.stage)]
     _keep_only_what_these_made(work, manifests)
     filtered = FilterDocumentsOutputs.inputs(work, FilterDocumentsOutputs.stage)
-    counts = write_dataset(
+    counts, facts = write_dataset(
         {item.facts.file: item.part for item in filtered},
         removed_documents(work),
         SelectValidationOutputs.input(work, SelectValidationOutputs.stage).documents,
@@ -98,11 +83,7 @@ def build(work: Work, config: PublishCorpus, share: ResourceShare) -> None:  # n
         card=config.card,
         destination=PublishCorpusOutputs(work.path).dataset,
     )
-    PublishCorpusOutputs.record(
-        work,
-        PublishCorpusCounts(num_docs=counts.num_training, num_validation=counts.num_validation),
-        PublishCorpusFacts(files=list(counts.files)),
-    )
+    PublishCorpusOutputs.record(work, counts, facts)
 
 
 def _keep_only_what_these_made(work: Work, manifests: Sequence[Manifest]) -> None:

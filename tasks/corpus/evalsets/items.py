@@ -10,15 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from model.core.errors import ConfigError, SourceError, SourceRecordError, SourceSchemaError
 from model.data.items import Item
-from tasks.corpus.evalsets.sets import EvaluationFile
+from tasks.corpus.evalsets.sets import EvaluationFile, read_table
 
 Row = Mapping[str, Any]
 
@@ -163,20 +159,20 @@ def read_items(files: Sequence[EvaluationFile], *, max_items: int | None) -> lis
         SourceRecordError: an item is broken; its row is named.
         SourceError: a file cannot be read, or a set has no item.
     """
-    paths: dict[str, list[Path]] = {}
+    sets: dict[str, list[EvaluationFile]] = {}
     for file in files:
-        paths.setdefault(file.evaluation_set, []).append(file.path)
-    return [item for task in paths for item in _read_set(task, paths[task], max_items=max_items)]
+        sets.setdefault(file.evaluation_set, []).append(file)
+    return [item for task in sets for item in _read_set(task, sets[task], max_items=max_items)]
 
 
-def _read_set(task: str, paths: Sequence[Path], *, max_items: int | None) -> list[Item]:
-    rows = [row for path in paths for row in _rows(task, path)]
+def _read_set(task: str, files: Sequence[EvaluationFile], *, max_items: int | None) -> list[Item]:
+    rows = [row for file in files for row in _rows(task, file)]
     if not rows:
         raise SourceError(
             f"evaluation set {task} has no item",
             expected="at least one row",
             found="0 rows",
-            where=", ".join(map(str, paths)),
+            where=", ".join(str(file.path) for file in files),
             fix=f"correct evaluation.sets.{task}",
         )
     numbers = range(len(rows))
@@ -185,18 +181,9 @@ def _read_set(task: str, paths: Sequence[Path], *, max_items: int | None) -> lis
     return [_item(task, number, *rows[number]) for number in numbers]
 
 
-def _rows(task: str, path: Path) -> Iterator[tuple[Layout, Row, str]]:
+def _rows(task: str, file: EvaluationFile) -> Iterator[tuple[Layout, Row, str]]:
     """Yield each row of a file, with its layout and its place."""
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as exc:
-        raise SourceError(
-            f"evaluation set {task} cannot be read",
-            expected="a parquet file",
-            found=exc,
-            where=path,
-            fix=f"correct evaluation.sets.{task}",
-        ) from exc
+    table = read_table(file, setting=f"evaluation.sets.{task}")
     names = set(table.schema.names)
     layout = next((item for item in LAYOUTS[task] if names.issuperset(item.columns)), None)
     if layout is None:
@@ -204,11 +191,11 @@ def _rows(task: str, path: Path) -> Iterator[tuple[Layout, Row, str]]:
             f"evaluation set {task} has other columns than any layout of it",
             expected=" or ".join(", ".join(item.columns) for item in LAYOUTS[task]),
             found=", ".join(table.schema.names),
-            where=path,
+            where=file.path,
             fix="rename the columns, or take the set from its publisher",
         )
     for number, row in enumerate(table.to_pylist()):
-        yield layout, row, f"{path}, row {number}"
+        yield layout, row, f"{file.path}, row {number}"
 
 
 def _item(task: str, number: int, layout: Layout, row: Row, where: str) -> Item:

@@ -57,16 +57,33 @@ def read_item_texts(file: EvaluationFile) -> ItemTexts:
     Raises:
         SourceError: the file cannot be read or has no strings.
     """
-    try:
-        table = pq.read_table(file.path)
-    except (OSError, pa.ArrowException) as exc:
-        raise _unusable(file, found=exc) from exc
+    table = read_table(file, setting="decontamination.sets")
     by_column = {field.name: list(_text_fields(field.name, field.type)) for field in table.schema}
     wanted = [name for name, fields in by_column.items() if fields]
     if not wanted:
-        raise _unusable(file, found=f"columns {', '.join(table.schema.names)}")
+        raise SourceError(
+            f"evaluation set {file.evaluation_set} cannot be read",
+            expected="columns of strings, or of lists or structs of them",
+            found=f"columns {', '.join(table.schema.names)}",
+            where=file.path,
+            fix="correct decontamination.sets",
+        )
     fields = [field for name in wanted for field in by_column[name]]
     return ItemTexts(fields, _texts(table.select(wanted)))
+
+
+def read_table(file: EvaluationFile, *, setting: str) -> pa.Table:
+    """Return the rows of a file; ``setting`` is named in the SourceError about a broken one."""
+    try:
+        return pq.read_table(file.path)
+    except (OSError, pa.ArrowException) as exc:
+        raise SourceError(
+            f"evaluation set {file.evaluation_set} cannot be read",
+            expected="a parquet file",
+            found=exc,
+            where=file.path,
+            fix=f"correct {setting}",
+        ) from exc
 
 
 def _texts(table: pa.Table) -> Iterator[list[str]]:
@@ -103,13 +120,3 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for part in value:
             yield from _strings(part)
-
-
-def _unusable(file: EvaluationFile, *, found: object) -> SourceError:
-    return SourceError(
-        f"evaluation set {file.evaluation_set} cannot be read",
-        expected="a parquet file with columns of strings, or of lists or structs of them",
-        found=found,
-        where=file.path,
-        fix="correct decontamination.sets",
-    )

@@ -206,12 +206,9 @@ def _count_documents(batch: pa.Table, counts: FilterCounts) -> None:
 
 def _text_bytes(raw: Path) -> int:
     metadata = pq.read_metadata(raw)
-    columns = (
-        metadata.row_group(group).column(column)
-        for group in range(metadata.num_row_groups)
-        for column in range(metadata.num_columns)
-    )
-    return sum(item.total_uncompressed_size for item in columns if item.path_in_schema == "text")
+    column = metadata.schema.names.index("text")
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    return sum(group.column(column).total_uncompressed_size for group in groups)
 
 
 # --- one step each ------------------------------------------------------------------------------

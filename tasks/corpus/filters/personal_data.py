@@ -19,7 +19,7 @@ placeholder instead of a rotation, so that a text's result depends on that text 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -105,19 +105,14 @@ def edit_personal_data(
     if config.action == "keep" or not config.kinds:
         return texts, num_found
     edited: dict[int, str] = {}
-    for row in _candidates(texts):
+    may_contain = pc.match_substring_regex(texts, pattern=MAY_CONTAIN)  # pyright: ignore[reportAttributeAccessIssue]
+    for row in pc.indices_nonzero(may_contain).to_pylist():  # pyright: ignore[reportAttributeAccessIssue]
         text = texts[row].as_py()
         spans = find_personal_data(text, config.kinds)
         num_found.update(span.kind for span in spans)
         if spans and config.action == "mask":
             edited[row] = mask(text, spans)
     return with_rows(texts, edited), num_found
-
-
-def _candidates(texts: pa.Array) -> Iterator[int]:
-    may_contain = pc.match_substring_regex(texts, pattern=MAY_CONTAIN)  # pyright: ignore[reportAttributeAccessIssue]
-    for row in pc.indices_nonzero(may_contain):  # pyright: ignore[reportAttributeAccessIssue]
-        yield row.as_py()
 
 
 def _without_placeholders(text: str) -> str:

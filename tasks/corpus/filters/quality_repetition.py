@@ -26,7 +26,7 @@ from tasks.corpus.filters.quality_rules import (
     share,
 )
 from tasks.corpus.filters.text_buffer import Flags, Ints, Spans, TextBuffer
-from tasks.corpus.span_hashes import Hashes, mix
+from tasks.corpus.shingles import Hashes, mix
 
 TOP_N_GRAMS = {2: 0.20, 3: 0.18, 4: 0.16}  # arXiv 2112.11446, table A1
 DUPLICATE_N_GRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}  # the same table

@@ -25,7 +25,7 @@ from tasks.corpus.filters.text_buffer import (
     is_any,
     text_hash,
 )
-from tasks.corpus.span_hashes import mix
+from tasks.corpus.shingles import mix
 
 Values = NDArray[np.float64]
 Measured = TypeVar("Measured")

@@ -18,7 +18,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.corpus.span_hashes import Hashes, prefix_sums, span_hashes
+from tasks.corpus.shingles import Hashes, prefix_sums, span_hashes
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -60,11 +60,7 @@ class Spans:
 
 
 class TextBuffer:
-    """The characters of a batch of documents.
-
-    Args:
-        texts: the documents; valid Unicode.
-    """
+    """The characters of a batch of documents, whose texts are valid Unicode."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.num_docs = len(texts)
@@ -291,11 +287,8 @@ def is_any(codes: Codes, characters: str) -> Flags:
 
 @lru_cache(maxsize=1)
 def _class_table() -> Classes:
-    table = np.zeros(_HIGHEST + 1, dtype=np.uint8)
-    for code in range(_HIGHEST):
-        table[code] = _class_of(chr(code))
-    table[_HIGHEST] = SIGN
-    return table
+    table = np.fromiter((_class_of(chr(code)) for code in range(_HIGHEST)), np.uint8, _HIGHEST)
+    return np.append(table, np.uint8(SIGN))
 
 
 def _class_of(character: str) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.core.outputs import Counts
 from tasks.config.run import CardConfig
 from tasks.corpus.sources.licences import LICENCES, UNKNOWN_LICENCE, Licence
 from tasks.corpus.templates import render
@@ -44,13 +45,11 @@ class Provenance:
     low_quality: Mapping[str, int]
 
 
-@dataclass(frozen=True)
-class DatasetCounts:
-    """Contents of a data set folder; ``files`` are relative to it."""
+class DatasetCounts(Counts):
+    """Documents of the training and of the validation split."""
 
-    num_training: int
+    num_docs: int
     num_validation: int
-    files: tuple[str, ...]
 
 
 def card_text(provenance: Provenance, counts: DatasetCounts, *, card: CardConfig) -> str:
@@ -59,7 +58,7 @@ def card_text(provenance: Provenance, counts: DatasetCounts, *, card: CardConfig
     licence = LICENCES.get(str(repository), UNKNOWN_LICENCE)
     if card.license:
         licence = Licence(card.license, f"{card.license}, as its user states")
-    splits = {"train": counts.num_training, "validation": counts.num_validation}
+    splits = {"train": counts.num_docs, "validation": counts.num_validation}
     return render(
         TEMPLATE,
         name=card.name
@@ -80,7 +79,7 @@ def _funnel(provenance: Provenance, counts: DatasetCounts) -> list[tuple[str, in
         *((f"filter: {reason}", -count) for reason, count in provenance.rejected.items()),
         *((names[kind], -count) for kind, count in provenance.removed.items()),
         *((f"quality model: {reason}", -count) for reason, count in provenance.low_quality.items()),
-        ("training", counts.num_training),
+        ("training", counts.num_docs),
     ]
 
 

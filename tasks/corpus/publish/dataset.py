@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.core.errors import CorpusError, SourceError
+from model.core.outputs import Facts
 from tasks.config.corpus import PersonalDataConfig
 from tasks.config.run import CardConfig
 from tasks.corpus.filters.personal_data import edit_personal_data
@@ -29,6 +30,12 @@ from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 
 CARD = "README.md"
 BATCH_ROWS = 8192  # and at most so many in a row group, about 25 MB of text
+
+
+class DatasetFacts(Facts):
+    """Files of the data set, relative to its folder."""
+
+    files: list[str]
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ def write_dataset(
     provenance: Provenance,
     card: CardConfig,
     destination: Path,
-) -> DatasetCounts:
+) -> tuple[DatasetCounts, DatasetFacts]:
     """Write a data set folder; a split or a file without a document is left out.
 
     Args:
@@ -87,13 +94,12 @@ def write_dataset(
         for place, output in enumerate(outputs)
     ]
     counts = DatasetCounts(
-        num_training=sum(output.num_rows for output in training),
-        num_validation=held_out.num_rows,
-        files=tuple(path.relative_to(destination).as_posix() for path in files),
+        num_docs=sum(output.num_rows for output in training), num_validation=held_out.num_rows
     )
     text = card_text(provenance, counts, card=card)
     (destination / CARD).write_text(text, encoding="utf-8")
-    return counts
+    names = [path.relative_to(destination).as_posix() for path in files]
+    return counts, DatasetFacts(files=names)
 
 
 def _removed_rows(removed: Sequence[Path], parts: Mapping[str, Path]) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from model.core.errors import CorpusError, SourceError
 from tasks.config.corpus import PersonalDataConfig
 from tasks.config.run import CardConfig
 from tasks.corpus.publish.card import DatasetCounts, Provenance
-from tasks.corpus.publish.dataset import write_dataset
+from tasks.corpus.publish.dataset import DatasetFacts, write_dataset
 from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
 from tasks.corpus.sources.licences import LICENCES, Licence
 from tests.support.prepared_corpus import SmallCorpus, document, make_corpus
@@ -66,7 +66,7 @@ def publish(
     source: Mapping[str, Any] | None = None,
     removed: Sequence[Path] = (),
     personal_data: PersonalDataConfig | None = None,
-) -> DatasetCounts:
+) -> tuple[DatasetCounts, DatasetFacts]:
     return write_dataset(
         corpus.files.parts,
         [*corpus.files.removed, *removed],
@@ -91,13 +91,13 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("offline")
 def test_published_corpus_loads_as_the_clean_text(corpus: SmallCorpus, tmp_path: Path) -> None:
-    counts = publish(corpus, tmp_path / "out")
+    counts, _ = publish(corpus, tmp_path / "out")
     found = load(tmp_path / "out", tmp_path / "cache")
     assert set(found) == {"train", "validation"}
     assert found["train"].column_names == FINEWEB_SCHEMA.names
     kept = [{name: row[name] for name in FINEWEB_SCHEMA.names} for _, _, row in corpus.kept()]
     assert found["train"].to_list() == kept
-    assert len(kept) == counts.num_training
+    assert len(kept) == counts.num_docs
     held_out = pq.read_table(corpus.validation, columns=["text"])["text"].to_pylist()
     assert found["validation"]["text"][:] == held_out
     assert counts.num_validation == len(held_out) == 5
@@ -113,15 +113,15 @@ def test_published_corpus_leaves_out_what_any_table_removes(
     names, rows = zip(*places, strict=True)
     more = tmp_path / "removed_quality.parquet"
     pq.write_table(pa.table({"file": pa.array(names), "row": pa.array(rows)}), more)
-    counts = publish(corpus, tmp_path / "out", removed=[more])
+    counts, facts = publish(corpus, tmp_path / "out", removed=[more])
     texts = [
         text
-        for name in counts.files
+        for name in facts.files
         if "train" in name
         for text in pq.read_table(tmp_path / "out" / name)["text"].to_pylist()
     ]
     assert texts == [item["text"] for place, (_, _, item) in enumerate(kept) if place % 3]
-    assert counts.num_training == len(texts)
+    assert counts.num_docs == len(texts)
 
 
 @pytest.mark.parametrize("action", ["mask", "report", "keep"])
@@ -149,15 +149,15 @@ def test_published_validation_is_masked_as_the_training_text_was(
 def test_published_corpus_leaves_files_without_documents_out(
     corpus: SmallCorpus, tmp_path: Path
 ) -> None:
-    counts = publish(corpus, tmp_path / "out")
-    assert counts.files == (
+    _, facts = publish(corpus, tmp_path / "out")
+    assert facts.files == [
         "data/train-00000-of-00002.parquet",
         "data/train-00001-of-00002.parquet",
         "data/validation-00000-of-00001.parquet",
-    )
+    ]
     on_disk = {p.relative_to(tmp_path / "out").as_posix() for p in tmp_path.rglob("*.*")}
-    assert on_disk == {"README.md", *counts.files}
-    for name in counts.files:
+    assert on_disk == {"README.md", *facts.files}
+    for name in facts.files:
         assert pq.read_schema(tmp_path / "out" / name).equals(FINEWEB_SCHEMA)
 
 
@@ -172,14 +172,14 @@ def test_published_corpus_again_has_the_same_bytes(corpus: SmallCorpus, tmp_path
 def test_publishing_taken_up_again_keeps_whole_files_and_writes_others(
     corpus: SmallCorpus, tmp_path: Path
 ) -> None:
-    counts = publish(corpus, tmp_path)
-    whole, cut, validation = (tmp_path / name for name in counts.files)
+    recorded = publish(corpus, tmp_path)
+    whole, cut, validation = (tmp_path / name for name in recorded[1].files)
     expected = cut.read_bytes()
     cut.write_bytes(expected[:-50])
     whole.with_suffix(".tmp").write_bytes(b"half")
     validation.unlink()
     written_at = whole.stat().st_mtime_ns
-    assert publish(corpus, tmp_path) == counts
+    assert publish(corpus, tmp_path) == recorded
     assert whole.stat().st_mtime_ns == written_at
     assert cut.read_bytes() == expected
     assert validation.exists()
@@ -191,7 +191,7 @@ def front_matter(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def test_card_names_source_funnel_settings_and_licence(corpus: SmallCorpus, tmp_path: Path) -> None:
-    counts = publish(corpus, tmp_path)
+    counts, _ = publish(corpus, tmp_path)
     header, text = front_matter(tmp_path)
     assert header == {
         "pretty_name": "Clean text from HuggingFaceFW/fineweb",
@@ -218,7 +218,7 @@ def test_card_names_source_funnel_settings_and_licence(corpus: SmallCorpus, tmp_
         "| validation documents and what looks like them | -5 | -2.5 % |",
         "| quality model: low_quality | -8 | -4.0 % |",
         "| quality model: domain_cap | -1 | -0.5 % |",
-        f"| training | {counts.num_training} | {counts.num_training / 2:.1f} % |",
+        f"| training | {counts.num_docs} | {counts.num_docs / 2:.1f} % |",
         "- `filter.min_words`: `3`",
         '- `personal_data.action`: `"mask"`',
         '- `dedup.match`: `"normalised"`',
