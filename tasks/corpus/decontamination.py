@@ -27,6 +27,7 @@ from model.core.outputs import Counts, Facts
 from tasks.config.corpus import DecontaminationConfig
 from tasks.corpus.evalsets.sets import EvaluationFile, read_item_texts
 from tasks.corpus.shingles import Hashes, Ragged, batches, shingle_hashes, word_hashes
+from tasks.corpus.sources.fineweb_schema import DOCUMENT_FIELDS
 from tasks.corpus.sources.raw_file import read_batches
 
 NGRAMS_NAME = "ngrams.npy"
@@ -35,14 +36,13 @@ SETS_NAME = "sets.json"
 CONTAMINATED_NAME = "contaminated.parquet"
 CONTAMINATED_SCHEMA = pa.schema(
     [
-        ("file", pa.string()),
-        ("row", pa.int64()),
-        ("id", pa.string()),
+        *DOCUMENT_FIELDS,
         ("evaluation_set", pa.string()),
         ("item", pa.int64()),
         ("num_ngrams", pa.int64()),
     ]
 )
+
 FILTER_BITS = 24  # one byte each: rules out most n-grams of ordinary text by one lookup
 READ_ROWS = 1_024
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from duckdb import DuckDBPyConnection
@@ -117,10 +118,9 @@ def _find_cut(connection: DuckDBPyConnection, sample_bytes: int) -> UUID:
 
 
 def _stream(
-    connection: DuckDBPyConnection, values: dict[str, object], held_out: set[tuple[str, int]]
+    connection: DuckDBPyConnection, values: dict[str, Any], held_out: set[tuple[str, int]]
 ) -> Iterator[str]:
-    max_bytes = values["max_document_bytes"]
-    assert isinstance(max_bytes, int)
+    max_bytes: int = values["max_document_bytes"]
     for batch in connection.sql(_TEXTS, params=values).to_arrow_reader(BATCH_DOCUMENTS):
         for document in batch.to_pylist():
             if (document["file"], document["row"]) not in held_out:

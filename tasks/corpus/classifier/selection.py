@@ -28,20 +28,13 @@ from tasks.corpus.duckdb_connection import (
     reading,
     write_parquet,
 )
+from tasks.corpus.sources.fineweb_schema import DOCUMENT_FIELDS
 from tasks.corpus.sources.raw_file import open_parquet
 
 SCORES_NAME = "scores.parquet"
 REMOVED_NAME = "removed_quality.parquet"
 REASONS = ("low_quality", "domain_cap")
-SCORES_SCHEMA = pa.schema(
-    [
-        ("file", pa.string()),
-        ("row", pa.int64()),
-        ("id", pa.string()),
-        ("domain", pa.string()),
-        ("score", pa.float32()),
-    ]
-)
+SCORES_SCHEMA = pa.schema([*DOCUMENT_FIELDS, ("domain", pa.string()), ("score", pa.float32())])
 BATCH_ROWS = 1_024
 NUM_SHOWN_DOMAINS = 10
 

@@ -74,7 +74,7 @@ def cluster_duplicates(
     """
     signatures = [file.signatures for file in files]
     with limits.connect() as connection:
-        remove_copies_of_validation(connection, signatures, validation)
+        _remove_copies_of_validation(connection, signatures, validation)
         _remove_contaminated(connection, contaminated)
         if config.match != "none":
             keys = "exact" if config.match == "exact" else "normalised"
@@ -97,7 +97,7 @@ def cluster_duplicates(
     return counts, ClusterFacts(num_clusters=num_clusters, near=near)
 
 
-def remove_copies_of_validation(
+def _remove_copies_of_validation(
     connection: DuckDBPyConnection, signature_files: Sequence[Path], validation: Path
 ) -> None:
     """Create the table ``removed`` with the copies, by text or by words, of validation rows."""

@@ -132,11 +132,7 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
 
 
 def require_known(sets: Mapping[str, str]) -> None:
-    """Refuse a set without a known layout.
-
-    Raises:
-        ConfigError: its name is not one of ``LAYOUTS``.
-    """
+    """Refuse a set whose name is not one of ``LAYOUTS``."""
     unknown = sorted(sets.keys() - LAYOUTS.keys())
     if unknown:
         raise ConfigError(

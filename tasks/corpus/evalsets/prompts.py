@@ -38,11 +38,7 @@ def document_openings(documents: Path, *, num: int, num_words: int) -> list[Prom
 
 
 def chat_openings(messages: Sequence[str], *, num: int) -> list[Prompt]:
-    """Return a user's first messages in rotation; each is answered with another seed.
-
-    Raises:
-        ConfigError: there is no message, but one is needed.
-    """
+    """Return a user's first messages in rotation; each is answered with another seed."""
     if num and not messages:
         raise ConfigError(
             "a chat model has nothing to answer",

@@ -52,11 +52,7 @@ def evaluation_files(sets: Mapping[str, ListedSet], *, downloads: Path) -> list[
 
 
 def read_item_texts(file: EvaluationFile) -> ItemTexts:
-    """Return the texts of each item of a file.
-
-    Raises:
-        SourceError: the file cannot be read or has no strings.
-    """
+    """Return the texts of each item of a file; SourceError if it has none."""
     table = read_table(file, setting="decontamination.sets")
     by_column = {field.name: list(_text_fields(field.name, field.type)) for field in table.schema}
     wanted = [name for name, fields in by_column.items() if fields]

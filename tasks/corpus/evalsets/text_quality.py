@@ -57,9 +57,6 @@ def score_texts(
     Args:
         has_parser: link-parser checks the sentences.
         is_demo: the demo's grammar checks them.
-
-    Raises:
-        ChildError: the parser failed.
     """
     openings = [item for item in generations if item.kind == "opening"]
     questions = [item for item in generations if item.kind == "question"]

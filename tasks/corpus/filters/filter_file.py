@@ -40,7 +40,7 @@ from tasks.corpus.filters.personal_data import edit_personal_data
 from tasks.corpus.filters.quality import REASONS as QUALITY_REASONS
 from tasks.corpus.filters.quality import apply_quality_rules
 from tasks.corpus.filters.quality_lines import LINE_REASONS
-from tasks.corpus.sources.fineweb_schema import FINEWEB_SCHEMA
+from tasks.corpus.sources.fineweb_schema import DOCUMENT_FIELDS, FINEWEB_SCHEMA
 
 LIGHT_REASONS = ("null_text", "empty_text", "language", "language_score", "too_short", "too_long")
 LIGHT_RULES = ("language", "min_language_score", "min_words", "max_words")
@@ -49,15 +49,7 @@ REJECTED_NAME = "rejected.parquet"
 BATCH_DOCUMENTS = 2_048  # DuckDB's own unit
 ROW_GROUP_BYTES = 64_000_000
 PART_SCHEMA = pa.schema([*FINEWEB_SCHEMA, ("file", pa.string()), ("row", pa.int64())])
-REJECTED_SCHEMA = pa.schema(
-    [
-        ("file", pa.string()),
-        ("row", pa.int64()),
-        ("id", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-    ]
-)
+REJECTED_SCHEMA = pa.schema([*DOCUMENT_FIELDS, ("reason", pa.string()), ("detail", pa.string())])
 
 _DOCUMENTS = """
 SELECT

@@ -57,9 +57,7 @@ class QualityOutcome(LineEdits):
 def apply_quality_rules(texts: Sequence[str], *, terminal_punctuation: bool) -> QualityOutcome:
     """Return the verdicts on texts, in bounded memory however many there are.
 
-    Args:
-        texts: documents; a single one is worked on whole.
-        terminal_punctuation: drop lines without it (profile ``strict``).
+    Profile ``strict`` drops lines without terminal punctuation.
     """
     parts = [
         _apply_to_batch(batch, terminal_punctuation=terminal_punctuation)

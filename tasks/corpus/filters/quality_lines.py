@@ -74,11 +74,7 @@ class LineEdits:
 
 
 def edit_lines(buffer: TextBuffer, verdicts: Verdicts, *, terminal_punctuation: bool) -> LineEdits:
-    """Return the documents with C4's line edits, and drop those that contain forbidden text.
-
-    Args:
-        terminal_punctuation: lines must end in terminal punctuation.
-    """
+    """Return the documents with C4's line edits, and drop those that contain forbidden text."""
     lines = stripped(buffer, buffer.lines)
     citations = _citations(buffer)
     reasons = _line_reasons(buffer, lines, citations, terminal_punctuation)

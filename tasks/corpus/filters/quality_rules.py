@@ -99,9 +99,7 @@ class Verdicts:
     ) -> None:
         """Apply rules in their order; the first that drops a document names its reason.
 
-        Args:
-            measured: what the rules measure.
-            docs: the numbers of the documents in it; all of the batch by default.
+        ``docs`` are the numbers of the measured documents; by default, all of the batch.
         """
         for rule in rules:
             values = rule.measure(measured)

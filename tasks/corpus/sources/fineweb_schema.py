@@ -28,6 +28,8 @@ FINEWEB_SCHEMA = pa.schema(
         ("token_count", pa.int64()),
     ]
 )
+DOCUMENT_FIELDS = (("file", pa.string()), ("row", pa.int64()), ("id", pa.string()))
+"""Columns that tell which document a row of a derived table is about."""
 ROW_GROUP_ROWS = 1_000
 _ID_NAMESPACE = uuid.UUID("6f2d3c51-8a0e-5d0b-9b53-0d4f1a7e2c11")  # any fixed value will do
 
