@@ -28,7 +28,13 @@ import pyarrow.compute as pc
 
 from tasks.config.corpus import PersonalDataConfig, PersonalDataKind
 from tasks.corpus.arrow_columns import with_rows
-from tasks.corpus.filters.personal_data_rules import ADDRESSES, MAY_CONTAIN, RULES, is_placeholder
+from tasks.corpus.filters.personal_data_rules import (
+    ADDRESSES,
+    MAY_CONTAIN,
+    PLACEHOLDER_BEFORE_AT,
+    RULES,
+    is_placeholder,
+)
 
 KINDS: tuple[PersonalDataKind, ...] = get_args(PersonalDataKind)
 PLACEHOLDERS: dict[PersonalDataKind, str] = {
@@ -117,6 +123,7 @@ def edit_personal_data(
 
 def _without_placeholders(text: str) -> str:
     """Return the text with earlier placeholders blanked: their digits are no part of a number."""
+    text = PLACEHOLDER_BEFORE_AT.sub(lambda found: _BLANK * len(found[0]), text)
     for find_all in ADDRESSES:
         spans = [
             (Span("email", start, end), _BLANK * (end - start))

@@ -24,7 +24,12 @@ FINEWEB_PLACEHOLDERS = frozenset(  # datatrove pipeline/formatters/pii.py, its d
     }
 )  # fmt: skip
 PLACEHOLDER_ADDRESSES = FINEWEB_PLACEHOLDERS | {"2001:db8::1"}
-PLACEHOLDER_EMAILS_RUN_ON = tuple(f"{item}." for item in FINEWEB_PLACEHOLDERS if "@" in item)
+_PLACEHOLDER_EMAILS = sorted(item for item in FINEWEB_PLACEHOLDERS if "@" in item)
+PLACEHOLDER_EMAILS_RUN_ON = tuple(f"{item}." for item in _PLACEHOLDER_EMAILS)
+# Of ``a@b.com@c.com`` the last two parts look like an address, masked or not.
+PLACEHOLDER_BEFORE_AT = re.compile(
+    f"(?:{'|'.join(map(re.escape, _PLACEHOLDER_EMAILS))})(?=@)", re.IGNORECASE
+)
 # Ranges that are nobody's address on the internet. Source: the IANA special-purpose address
 # registries; not ``ipaddress.is_global``, which differs between patch releases of Python.
 SPECIAL_NETWORKS = tuple(
