@@ -1,4 +1,4 @@
-"""Where the servers of the local stack listen, and whether those ports are free."""
+"""Addresses of the local stack's servers, and the check that their ports are free."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_PORTS = {"PREFECT_PORT": 4200, "MLFLOW_PORT": 5000}
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the two servers listen."""
+    """Ports of the two servers."""
 
     prefect_port: int
     mlflow_port: int
@@ -28,7 +28,7 @@ class Addresses:
 
     @property
     def prefect_api(self) -> str:
-        """What ``PREFECT_API_URL`` must be to reach this server."""
+        """Value of ``PREFECT_API_URL`` for this server."""
         return f"{self.prefect}/api"
 
     @property
@@ -41,7 +41,7 @@ def read_addresses(environment: Mapping[str, str]) -> Addresses:
     """Return the addresses of the stack from ``PREFECT_PORT`` and ``MLFLOW_PORT``.
 
     Raises:
-        ConfigError: a setting is no port, or both are the same one.
+        ConfigError: a setting is no port, or both ports are equal.
     """
     ports = [_port(name, environment) for name in DEFAULT_PORTS]
     if len(set(ports)) < len(ports):
@@ -69,10 +69,10 @@ def _port(name: str, environment: Mapping[str, str]) -> int:
 
 
 def require_free_ports(addresses: Addresses) -> None:
-    """Check that both servers can listen.
+    """Check that both ports are free.
 
     Raises:
-        ConfigError: another process listens on a port; the setting that moves it is named.
+        ConfigError: another process listens on a port; the message names the setting.
     """
     for name, port in zip(
         DEFAULT_PORTS, (addresses.prefect_port, addresses.mlflow_port), strict=True
@@ -101,7 +101,7 @@ def _occupied(port: int) -> bool:
 
 
 def listener(port: int) -> str:
-    """Return the process that listens on a port, as far as the system tells."""
+    """Return the process that listens on a port, if the system names it."""
     try:
         for connection in psutil.net_connections("tcp"):
             address, pid = connection.laddr, connection.pid

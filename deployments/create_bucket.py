@@ -1,7 +1,7 @@
-"""Make the bucket of MLflow's artifacts, unless it is there.
+"""Create the bucket of MLflow's artifacts if it does not exist.
 
-``python -m deployments.create_bucket s3://mlflow``; address and keys come from the variables that
-MLflow itself reads.
+``python -m deployments.create_bucket s3://mlflow``; address and keys come from MLflow's own
+environment variables.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 
 def create_bucket(uri: str, *, endpoint: str) -> bool:
-    """Make the bucket of an ``s3://`` address and return whether it was missing."""
+    """Create the bucket of an ``s3://`` address; return whether it was missing."""
     client = boto3.client(
         "s3", endpoint_url=endpoint, config=Config(s3={"addressing_style": "path"})
     )
@@ -32,4 +32,4 @@ def create_bucket(uri: str, *, endpoint: str) -> bool:
 
 if __name__ == "__main__":
     made = create_bucket(sys.argv[1], endpoint=os.environ["MLFLOW_S3_ENDPOINT_URL"])
-    sys.stdout.write(f"{sys.argv[1]}: {'made' if made else 'is there'}\n")
+    sys.stdout.write(f"{sys.argv[1]}: {'created' if made else 'exists'}\n")

@@ -20,11 +20,11 @@ POOL = "local"
 
 
 def deploy() -> None:
-    """Make the work pool unless it is there, and register what the file of deployments names.
+    """Create the work pool if it is missing, and register all deployments of the file.
 
     Raises:
         ConfigError: no Prefect server answers.
-        subprocess.CalledProcessError: Prefect refused; it has said why.
+        subprocess.CalledProcessError: Prefect failed and printed why.
     """
     url = get_current_settings().api.url
     if not (url and answers(f"{url}/health")):

@@ -1,7 +1,8 @@
 """``make local``: Prefect server, MLflow server, a worker and all deployments, as plain processes.
 
-Everything listens on this machine only and keeps its state in SQLite below the project:
+Everything listens on this machine only and keeps its state in SQLite in the project:
 ``.prefect/`` and ``.mlflow/``, the same files that flows started by hand use. Ctrl-C ends it all.
+Why no maintained supervisor: docs/decisions/023-process-supervisor.md.
 """
 
 from __future__ import annotations
@@ -50,32 +51,32 @@ class LocalStack:
         self.num_stop_signals = 0
 
     def ask_to_stop(self, *_signal: Any) -> None:
-        """Take a signal: the first ends the stack in good order, the second at once."""
+        """Handle a signal: the first ends the stack in order, the second at once."""
         self.num_stop_signals += 1
 
     def run(self) -> None:
-        """Start everything, say how to use it, and watch until asked to stop.
+        """Start everything in order of readiness, print the usage, and watch until asked to stop.
 
         Raises:
             ChildError: a process ended by itself, or was not ready in time.
         """
         addresses = self.addresses
         try:
-            _say("starting (logs in " + _shown(self.logs) + ") ...")
+            _print("starting (logs in " + _short_path(self.logs) + ") ...")
             self._start("prefect")
             self._start("mlflow")
-            self._await("prefect", lambda: answers(f"{addresses.prefect_api}/health"))
-            self._await("mlflow", lambda: answers(f"{addresses.mlflow}/health"))
+            self._wait_until_ready("prefect", lambda: answers(f"{addresses.prefect_api}/health"))
+            self._wait_until_ready("mlflow", lambda: answers(f"{addresses.mlflow}/health"))
             self._close_interrupted_runs()
             since = datetime.now(UTC)
             self._start("worker")
-            self._await("worker", lambda: self._worker_online(since))
+            self._wait_until_ready("worker", lambda: self._worker_online(since))
             self._deploy()
-            _say(usage(addresses, self.logs))
+            _print(usage(addresses, self.logs))
             while True:
-                self._look()
+                self._poll()
         except StopRequested:
-            _say("stopping (again to kill) ...")
+            _print("stopping (again to kill) ...")
         finally:
             self._end()
 
@@ -89,10 +90,10 @@ class LocalStack:
         )
         self.services.append(service)
 
-    def _await(self, name: str, ready: Callable[[], bool]) -> None:
+    def _wait_until_ready(self, name: str, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not ready():
-            self._look()
+            self._poll()
             if time.monotonic() > deadline:
                 raise self._failure(name, f"not ready after {START_SECONDS:.0f} seconds")
 
@@ -101,18 +102,18 @@ class LocalStack:
 
     def _close_interrupted_runs(self) -> None:
         for name in close_interrupted_runs(self.addresses.prefect_api, pool=POOL):
-            _say(f"run {name} was cut off: marked as crashed; run it again to go on")
+            _print(f"run {name} was interrupted: marked as crashed; run it again to resume")
 
     def _deploy(self) -> None:
         self._start("deploy")
         while self.services[-1].process.poll() is None:
-            self._look()
-        self._look()
+            self._poll()
+        self._poll()
 
-    def _look(self) -> None:
-        """Pass one moment: show what the worker wrote, notice signals and dead processes."""
+    def _poll(self) -> None:
+        """Wait one poll interval: print the worker's log, check for signals and dead processes."""
         time.sleep(POLL_SECONDS)
-        self._show()
+        self._print_worker_log()
         if self.num_stop_signals:
             raise StopRequested
         for service in self.services:
@@ -120,11 +121,11 @@ class LocalStack:
             if code or (code == 0 and service.name != "deploy"):
                 raise self._failure(service.name, f"exit code {code}")
 
-    def _show(self) -> None:
+    def _print_worker_log(self) -> None:
         for service in self.services:
             for line in service.new_lines():
                 if service.name == "worker":
-                    _say(f"worker | {line}")
+                    _print(f"worker | {line}")
 
     def _failure(self, name: str, found: str) -> ChildError:
         service = next(service for service in self.services if service.name == name)
@@ -139,14 +140,14 @@ class LocalStack:
         )
 
     def _end(self) -> None:
-        """End the worker first, so that what it ran can be reported to the servers."""
+        """End the worker first, so that the servers record the end of its runs."""
         for service in reversed(self.services):
             end(
                 service,
                 grace_seconds=GRACE_SECONDS.get(service.name, DEFAULT_GRACE_SECONDS),
                 hurry=lambda: self.num_stop_signals > 1,
             )
-            self._show()
+            self._print_worker_log()
             if service.name == "worker" and answers(f"{self.addresses.prefect_api}/health"):
                 self._close_interrupted_runs()
 
@@ -169,7 +170,7 @@ def stack_environment(addresses: Addresses, environment: Mapping[str, str]) -> d
         "PREFECT_SERVER_UI_API_URL": addresses.prefect_api,
         "MLFLOW_TRACKING_URI": addresses.mlflow,
         "PYTHONUNBUFFERED": "1",
-        "COLUMNS": "160",  # nothing is wrapped at the width of a terminal that is not there
+        "COLUMNS": "160",  # no wrapping of logs at 80 columns
     }
     merged = {**defaults, **environment, **fixed}
     merged["PREFECT_HOME"] = str(Path(merged["PREFECT_HOME"]).absolute())
@@ -177,7 +178,7 @@ def stack_environment(addresses: Addresses, environment: Mapping[str, str]) -> d
 
 
 def arguments(name: str, addresses: Addresses) -> str:
-    """Return what a process of the stack is, after ``python -m``.
+    """Return the arguments of a process, after ``python -m``.
 
     MLflow takes its stores from the environment; the worker makes the work pool if there is none.
     """
@@ -196,13 +197,13 @@ def usage(addresses: Addresses, logs: Path) -> str:
         "ready",
         f"  Prefect   {addresses.prefect}   runs, logs, parameters",
         f"  MLflow    {addresses.mlflow}   metrics, data sets, models",
-        f"  logs      {_shown(logs)}/*.log",
+        f"  logs      {_short_path(logs)}/*.log",
         "",
         "in another terminal:",
     ]
     if addresses.prefect_port != DEFAULT_PORTS["PREFECT_PORT"]:
         lines.append(f"  export PREFECT_API_URL={addresses.prefect_api}")
-    prefect = _shown(Path(sys.prefix)) + "/bin/prefect"
+    prefect = _short_path(Path(sys.prefix)) + "/bin/prefect"
     lines += [
         f"  {prefect} deployment run pretrain/demo --watch",
         f"  {prefect} deployment run pretrain/demo -p 'train={{\"steps\": 100}}' --watch",
@@ -214,12 +215,12 @@ def usage(addresses: Addresses, logs: Path) -> str:
     return "\n".join(lines)
 
 
-def _shown(path: Path) -> str:
-    """Return a path as short as it can be written from the project."""
+def _short_path(path: Path) -> str:
+    """Return a path, relative to the project if it is inside."""
     return str(path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     try:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()

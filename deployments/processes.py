@@ -1,7 +1,7 @@
-"""Child processes with a log file each: started, watched, and ended with all their descendants.
+"""Child processes with a log file each: start, watch, and end with all descendants.
 
-Output goes straight into the log file, which the parent reads back: a child that outlives its
-parent can still write, and the parent needs no threads.
+Output goes to the log file, which the parent reads: a child that outlives its parent can still
+write, and the parent needs no threads.
 """
 
 from __future__ import annotations
@@ -85,14 +85,14 @@ class Service:
 
 
 def end(service: Service, *, grace_seconds: float, hurry: Callable[[], bool]) -> None:
-    """End a service and all its descendants: ask each once, then kill what is left.
+    """End a service and all its descendants: SIGTERM to each, then SIGKILL after the grace time.
 
-    Descendants first, while the service itself is held: a worker that is told to stop kills what
-    it runs, and one that is not would start the next run.
+    Descendants come first, while the service itself is suspended: a worker that gets SIGTERM kills
+    its runs, and one that does not would start the next run.
 
     Args:
-        grace_seconds: what the processes get to save their work.
-        hurry: true cuts the grace short.
+        grace_seconds: time for the processes to save their work.
+        hurry: true ends the grace time.
     """
     deadline = time.monotonic() + grace_seconds
     asked: dict[int, psutil.Process] = {}

@@ -1,4 +1,4 @@
-"""The few questions the local stack asks its own servers, over plain HTTP."""
+"""HTTP calls of the local stack to its own servers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def answers(url: str) -> bool:
 
 
 def worker_online(api: str, *, pool: str, name: str, since: datetime) -> bool:
-    """Return whether a worker has reported: one of an earlier start may still be listed."""
+    """Return whether a worker has sent a heartbeat since its start; earlier ones stay listed."""
     try:
         workers = _post(f"{api}/work_pools/{pool}/workers/filter", {})
     except (OSError, http.client.HTTPException):  # there is no pool before the first start
@@ -34,7 +34,7 @@ def worker_online(api: str, *, pool: str, name: str, since: datetime) -> bool:
 
 
 def close_interrupted_runs(api: str, *, pool: str) -> list[str]:
-    """Mark runs that the last stop or power cut left unfinished as crashed; return their names.
+    """Mark unfinished runs of the last stop or power cut as crashed; return their names.
 
     Such a run would hold the concurrency slot of its deployment and block every later one.
     """

@@ -19,7 +19,7 @@ import signal, subprocess, sys, time
 grandchild = subprocess.Popen(
     [sys.executable, "-c",
      "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
-     "print('deaf', flush=True); time.sleep(600)"],
+     "print('ignores', flush=True); time.sleep(600)"],
     start_new_session=True)
 print(grandchild.pid, flush=True)
 grandchild.wait()
@@ -93,7 +93,7 @@ def test_service_has_a_session_of_its_own(start: Callable[..., Service]) -> None
     assert os.getsid(service.process.pid) == service.process.pid
 
 
-def test_end_lets_a_polite_process_finish_its_work(start: Callable[..., Service]) -> None:
+def test_end_waits_for_a_process_that_saves_its_work(start: Callable[..., Service]) -> None:
     service = start(POLITE)
     read_until(service, "ready")
     end(service, grace_seconds=60, hurry=lambda: False)
@@ -101,9 +101,9 @@ def test_end_lets_a_polite_process_finish_its_work(start: Callable[..., Service]
     assert service.new_lines() == ["saved"]
 
 
-def test_end_kills_a_deaf_descendant_in_another_session(start: Callable[..., Service]) -> None:
+def test_end_kills_a_descendant_in_another_session_that_ignores_sigterm(start: Callable[..., Service]) -> None:
     service = start(STUBBORN)
-    lines = read_until(service, "deaf")
+    lines = read_until(service, "ignores")
     grandchild = psutil.Process(int(lines[0]))
     end(service, grace_seconds=60, hurry=lambda: True)
     assert service.process.returncode
