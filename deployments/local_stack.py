@@ -136,7 +136,7 @@ class LocalStack:
                 [found, "its last lines were", *service.last_lines(LOG_TAIL_LINES)]
             ),
             where=service.log,
-            fix="correct what its last lines name and start again",
+            fix="fix the cause that its last lines name and start again",
         )
 
     def _end(self) -> None:

@@ -30,7 +30,7 @@ class Service:
         command: program and arguments.
         environment: the whole environment of the child.
         directory: where it runs.
-        logs: directory of the log; an earlier log is overwritten.
+        logs: directory of the log, which is overwritten.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ import pytest
 from deployments.processes import Service, end
 
 # A child that ends when asked, and its own child, in another session, that does not.
-STUBBORN = """
+IGNORES_SIGTERM = """
 import signal, subprocess, sys, time
 grandchild = subprocess.Popen(
     [sys.executable, "-c",
@@ -24,28 +24,28 @@ grandchild = subprocess.Popen(
 print(grandchild.pid, flush=True)
 grandchild.wait()
 """
-POLITE = """
+SAVES_ITS_WORK = """
 import signal, sys, time
-def leave(*_):
+def stop(*_):
     print("saved", flush=True)
     sys.exit(0)
-signal.signal(signal.SIGTERM, leave)
+signal.signal(signal.SIGTERM, stop)
 print("ready", flush=True)
 time.sleep(600)
 """
 
 
 # A child that kills its own child when it is told to stop, and starts another when that one ends.
-HASTY = f"""
+KILLS_ITS_CHILD = f"""
 import signal, subprocess, sys
 child = None
-def leave(*_):
+def stop(*_):
     child.kill()
     sys.exit(3)
-signal.signal(signal.SIGTERM, leave)
+signal.signal(signal.SIGTERM, stop)
 while True:
     print("start", flush=True)
-    child = subprocess.Popen([sys.executable, "-c", {POLITE!r}])
+    child = subprocess.Popen([sys.executable, "-c", {SAVES_ITS_WORK!r}])
     child.wait()
 """
 
@@ -89,20 +89,22 @@ def test_service_lines_come_whole_and_once(start: Callable[..., Service]) -> Non
 
 
 def test_service_has_a_session_of_its_own(start: Callable[..., Service]) -> None:
-    service = start(POLITE)
+    service = start(SAVES_ITS_WORK)
     assert os.getsid(service.process.pid) == service.process.pid
 
 
 def test_end_waits_for_a_process_that_saves_its_work(start: Callable[..., Service]) -> None:
-    service = start(POLITE)
+    service = start(SAVES_ITS_WORK)
     read_until(service, "ready")
     end(service, grace_seconds=60, hurry=lambda: False)
     assert service.process.returncode == 0
     assert service.new_lines() == ["saved"]
 
 
-def test_end_kills_a_descendant_in_another_session_that_ignores_sigterm(start: Callable[..., Service]) -> None:
-    service = start(STUBBORN)
+def test_end_kills_a_descendant_in_another_session_that_ignores_sigterm(
+    start: Callable[..., Service],
+) -> None:
+    service = start(IGNORES_SIGTERM)
     lines = read_until(service, "ignores")
     grandchild = psutil.Process(int(lines[0]))
     end(service, grace_seconds=60, hurry=lambda: True)
@@ -113,7 +115,7 @@ def test_end_kills_a_descendant_in_another_session_that_ignores_sigterm(start: C
 def test_end_lets_descendants_finish_before_their_parent_may_act(
     start: Callable[..., Service],
 ) -> None:
-    service = start(HASTY)
+    service = start(KILLS_ITS_CHILD)
     before = read_until(service, "ready")
     end(service, grace_seconds=60, hurry=lambda: False)
     assert [*before, *service.new_lines()] == ["start", "ready", "saved"]
