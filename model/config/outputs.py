@@ -5,12 +5,11 @@ Both the process in ``model/`` and the consumers in ``tasks/`` use them: see ``m
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar, Final
 
 from pydantic import Field
 
-from model.core.outputs import Counts, Facts, OpenCounts, Outputs
+from model.core.outputs import Counts, Facts, OpenCounts, OutputFile, Outputs
 
 EVENTS_NAME: Final = "events.jsonl"
 ITEMS_SUFFIX: Final = "_items"  # after the name of an evaluation set: its items
@@ -85,20 +84,9 @@ class TrainModelOutputs(Outputs[TrainModelCounts, TrainModelFacts], stage="train
 
     LOGS: ClassVar = frozenset({"checkpoints", EVENTS_NAME})  # may be deleted
 
-    @property
-    def model(self) -> Path:
-        """Folder of weights and architecture."""
-        return self.directory / "model"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of checkpoints."""
-        return self.directory / "checkpoints"
-
-    @property
-    def events(self) -> Path:
-        """Every event of the training, one JSON object a line."""
-        return self.directory / EVENTS_NAME
+    model = OutputFile("model")  # folder of weights and architecture
+    checkpoints = OutputFile("checkpoints")  # folder of checkpoints
+    events = OutputFile(EVENTS_NAME)  # every event of the training, one JSON object a line
 
 
 class MeasuredFacts(Facts):
@@ -154,20 +142,11 @@ class ScoreModelFacts(MeasuredFacts, extra="allow"):
 class ScoreModelOutputs(Outputs[ScoreModelCounts, ScoreModelFacts], stage="score_model"):
     """Scores of a model, and texts it wrote."""
 
-    @property
-    def scores(self) -> Path:
-        """Scores and sample texts, as JSON."""
-        return self.directory / "scores.json"
-
-    @property
-    def item_scores(self) -> Path:
-        """Log-likelihoods of each item of the evaluation sets, where there are any."""
-        return self.directory / "item_scores.parquet"
-
-    @property
-    def generations(self) -> Path:
-        """Texts that were written for judge_texts, where there were prompts."""
-        return self.directory / "generations.parquet"
+    scores = OutputFile("scores.json")  # scores and sample texts, as JSON
+    # Log-likelihoods of each item of the evaluation sets, where there are any.
+    item_scores = OutputFile("item_scores.parquet")
+    # Texts that were written for judge_texts, where there were prompts.
+    generations = OutputFile("generations.parquet")
 
 
 class ExportModelCounts(Counts):
@@ -187,10 +166,8 @@ class ExportModelFacts(Facts):
 class ExportModelOutputs(Outputs[ExportModelCounts, ExportModelFacts], stage="export_model"):
     """A model in the folder that other runtimes load."""
 
-    @property
-    def folder(self) -> Path:
-        """The folder; its name is part of the address of a model that is served."""
-        return self.directory / "model"
+    # The folder; its name is part of the address of a model that is served.
+    folder = OutputFile("model")
 
 
 class TalkToModelCounts(Counts):
@@ -202,7 +179,4 @@ class TalkToModelCounts(Counts):
 class TalkToModelOutputs(Outputs[TalkToModelCounts, Facts], stage="talk_to_model"):
     """A conversation with a model."""
 
-    @property
-    def conversation(self) -> Path:
-        """Its turns, as a JSON list of role and content."""
-        return self.directory / "conversation.json"
+    conversation = OutputFile("conversation.json")  # its turns, as a JSON list of role and content

@@ -1,14 +1,13 @@
 """Typed outputs of a stage: files, counts and facts.
 
-Each stage defines one subclass of ``Outputs`` with a property for each file that others read, and
-classes of its ``Counts`` and ``Facts``. The body of the stage records its numbers through it, and
-consumers read files and numbers through it; file names and names of facts are spelled here only.
+Each stage defines one subclass of ``Outputs`` with an ``OutputFile`` for each file that others
+read, and classes of its ``Counts`` and ``Facts``. The body of the stage records its numbers through
+it, and consumers read files and numbers through it.
 
     class FilterDocumentsOutputs(
         Outputs[FilterDocumentsCounts, FilterDocumentsFacts], stage="filter_documents"
     ):
-        @property
-        def part(self) -> Path: ...
+        part = OutputFile("part.parquet")
 """
 
 from __future__ import annotations
@@ -77,6 +76,17 @@ class Facts(Numbers):
 CountsT = TypeVar("CountsT", bound=Counts)
 FactsT = TypeVar("FactsT", bound=Facts)
 NumbersT = TypeVar("NumbersT", bound=Numbers)
+
+
+class OutputFile:
+    """A file or folder of an artifact: its path, read on an instance of ``Outputs``."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, outputs: Outputs[Any, Any], _owner: object = None) -> Path:
+        """Return where it lies."""
+        return outputs.directory / self.name
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 from model.core.config import Config
-from model.core.outputs import Facts, OpenCounts, Outputs
+from model.core.outputs import Facts, OpenCounts, OutputFile, Outputs
 from model.core.store import ArtifactStore, Work
 from tasks.config.chat import ChatConfig, PreferenceConfig
 from tasks.corpus.chat_data.checked_sets import (
@@ -55,24 +55,14 @@ class RecordSetCounts(OpenCounts):
 class RecordSetOutputs(Outputs[RecordSetCounts, Facts]):
     """The records of a set by what became of them."""
 
-    @property
-    def training(self) -> Path:
-        """Records to train on."""
-        return self.directory / TRAINING_NAME
-
-    @property
-    def held_out(self) -> Path:
-        """Records to measure on."""
-        return self.directory / HELD_OUT_NAME
+    training = OutputFile(TRAINING_NAME)  # records to train on
+    held_out = OutputFile(HELD_OUT_NAME)  # records to measure on
 
     def of_split(self, split: str) -> Path:
         """Return the records of one split: ``training`` or ``validation``."""
         return self.held_out if split == "validation" else self.training
 
-    @property
-    def rejected(self) -> Path:
-        """Dropped records, and why."""
-        return self.directory / REJECTED_NAME
+    rejected = OutputFile(REJECTED_NAME)  # dropped records, and why
 
 
 class RecordShardsFacts(Facts):

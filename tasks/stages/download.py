@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from model.core.artifact import Manifest
 from model.core.config import Config
-from model.core.outputs import Counts, Facts, Outputs
+from model.core.outputs import Counts, Facts, OutputFile, Outputs
 from model.core.store import ArtifactStore, Work
 from tasks.config.corpus import SourceConfig
 from tasks.corpus.sources.hub import DOWNLOAD_FOLDER
@@ -38,10 +37,7 @@ class DownloadFacts(Facts):
 class DownloadOutputs(Outputs[DownloadCounts, DownloadFacts], stage="download"):
     """One file of a source."""
 
-    @property
-    def raw(self) -> Path:
-        """Its documents, in FineWeb's columns."""
-        return self.directory / RAW_NAME
+    raw = OutputFile(RAW_NAME)  # its documents, in FineWeb's columns
 
 
 class Download(Config):

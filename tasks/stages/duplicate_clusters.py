@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from model.core.outputs import DropCounts, Outputs
+from model.core.outputs import DropCounts, OutputFile, Outputs
 from model.core.store import Work
 from tasks.config.corpus import DedupConfig
 from tasks.corpus.dedup.clusters import (
@@ -27,15 +25,8 @@ STEP_VERSION = 3
 class DuplicateClustersOutputs(Outputs[DropCounts, ClusterFacts], stage="duplicate_clusters"):
     """The duplicates of all files."""
 
-    @property
-    def removed(self) -> Path:
-        """Documents that go, and the one that each goes in favour of."""
-        return self.directory / REMOVED_NAME
-
-    @property
-    def clusters(self) -> Path:
-        """Groups of duplicates."""
-        return self.directory / CLUSTERS_NAME
+    removed = OutputFile(REMOVED_NAME)  # documents that go, and the one that each goes in favour of
+    clusters = OutputFile(CLUSTERS_NAME)  # groups of duplicates
 
 
 def build(work: Work, config: DedupConfig, share: ResourceShare) -> None:

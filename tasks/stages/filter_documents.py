@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from unicodedata import unidata_version
 
 from model.core.config import Config
-from model.core.outputs import DropCounts, Facts, Outputs
+from model.core.outputs import DropCounts, Facts, OutputFile, Outputs
 from model.core.store import Work
 from tasks.config.corpus import FilterConfig, PersonalDataConfig
 from tasks.corpus.duckdb_connection import Limits
@@ -32,15 +31,8 @@ class FilterDocumentsFacts(Facts):
 class FilterDocumentsOutputs(Outputs[DropCounts, FilterDocumentsFacts], stage="filter_documents"):
     """The documents of one file by what became of them."""
 
-    @property
-    def part(self) -> Path:
-        """Kept documents: FineWeb's columns, file and row."""
-        return self.directory / PART_NAME
-
-    @property
-    def rejected(self) -> Path:
-        """Dropped documents: file, row, id, reason, detail."""
-        return self.directory / REJECTED_NAME
+    part = OutputFile(PART_NAME)  # kept documents: FineWeb's columns, file and row
+    rejected = OutputFile(REJECTED_NAME)  # dropped documents: file, row, id, reason, detail
 
 
 class FilterDocuments(Config):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from model.core.outputs import Outputs
+from model.core.outputs import OutputFile, Outputs
 from model.core.store import Work
 from tasks.config.corpus import DecontaminationConfig
 from tasks.corpus.decontamination import (
@@ -27,10 +25,8 @@ class FindContaminationOutputs(
 ):
     """The contaminated documents of one file."""
 
-    @property
-    def contaminated(self) -> Path:
-        """Which they are, and what they share with which set."""
-        return self.directory / CONTAMINATED_NAME
+    # Which they are, and what they share with which set.
+    contaminated = OutputFile(CONTAMINATED_NAME)
 
 
 def build(work: Work, config: DecontaminationConfig, share: ResourceShare) -> None:  # noqa: ARG001

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
 from model.config.network import ModelConfig, ModelSize
@@ -11,7 +9,7 @@ from model.config.outputs import TrainModelOutputs
 from model.core.artifact import Manifest
 from model.core.config import Config
 from model.core.files import write_synced
-from model.core.outputs import Counts, Facts, Outputs
+from model.core.outputs import Counts, Facts, OutputFile, Outputs
 from model.core.store import Work
 from model.eval.scaling_laws import FIT_NAME, LadderPoint, NextRung, ScalingCurve, ScalingFit
 from model.train.events import read_events
@@ -42,15 +40,8 @@ class FitScalingFacts(Facts):
 class FitScalingOutputs(Outputs[FitScalingCounts, FitScalingFacts], stage="fit_scaling"):
     """A fitted curve."""
 
-    @property
-    def fit(self) -> Path:
-        """The whole fit, as JSON."""
-        return self.directory / FIT_NAME
-
-    @property
-    def plot(self) -> Path:
-        """A PNG of it; a log, which may be deleted."""
-        return self.directory / "ladder.png"
+    fit = OutputFile(FIT_NAME)  # the whole fit, as JSON
+    plot = OutputFile("ladder.png")  # A PNG of it; a log, which may be deleted
 
     def read_fit(self) -> ScalingFit:
         """Return the whole fit."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from model.config.trained_model import Style
 from model.core.config import Config
-from model.core.outputs import Counts, Facts, Outputs
+from model.core.outputs import Counts, Facts, OutputFile, Outputs
 from model.core.store import Work
 from model.data.prompts import PROMPTS_NAME, Prompt, write_prompts
 from tasks.config.evaluation import EvaluationConfig
@@ -30,10 +29,7 @@ class GenerationPromptsCounts(Counts):
 class GenerationPromptsOutputs(Outputs[GenerationPromptsCounts, Facts], stage="generation_prompts"):
     """The prompts of a model."""
 
-    @property
-    def prompts(self) -> Path:
-        """One row a prompt."""
-        return self.directory / PROMPTS_NAME
+    prompts = OutputFile(PROMPTS_NAME)  # one row a prompt
 
 
 class GenerationPrompts(Config):

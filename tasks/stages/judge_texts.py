@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +13,7 @@ from model.config.outputs import MeasuredFacts, ScoreModelOutputs
 from model.core.artifact import canonical_json
 from model.core.config import Config
 from model.core.files import write_synced
-from model.core.outputs import Counts, Outputs
+from model.core.outputs import Counts, OutputFile, Outputs
 from model.core.store import Work
 from model.data.prompts import read_generations
 from tasks.config.evaluation import EvaluationConfig
@@ -60,15 +59,9 @@ class JudgeTextsFacts(MeasuredFacts):
 class JudgeTextsOutputs(Outputs[JudgeTextsCounts, JudgeTextsFacts], stage="judge_texts"):
     """A judgement of texts."""
 
-    @property
-    def judgement(self) -> Path:
-        """Measures and counts, as JSON."""
-        return self.directory / "judgement.json"
-
-    @property
-    def sentences(self) -> Path:
-        """The sentences, and whether the parser accepted them."""
-        return self.directory / "sentences.parquet"
+    judgement = OutputFile("judgement.json")  # measures and counts, as JSON
+    # The sentences, and whether the parser accepted them.
+    sentences = OutputFile("sentences.parquet")
 
 
 class JudgeTexts(Config):

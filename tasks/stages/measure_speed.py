@@ -21,7 +21,7 @@ from model.config.runs import MeasureRun, Speed
 from model.config.train import TrainConfig
 from model.core.artifact import Manifest
 from model.core.config import Config
-from model.core.outputs import Counts, Outputs
+from model.core.outputs import Counts, OutputFile, Outputs
 from model.core.processes import num_cores
 from model.core.store import ArtifactStore, Work
 from tasks.engine.child import Child
@@ -50,10 +50,7 @@ TIMED_FIELDS = {
 class MeasureSpeedOutputs(Outputs[Counts, Speed], stage="measure_speed"):
     """A measured speed."""
 
-    @property
-    def speed(self) -> Path:
-        """The measurement, as JSON."""
-        return self.directory / "speed.json"
+    speed = OutputFile("speed.json")  # the measurement, as JSON
 
 
 class Machine(Config):

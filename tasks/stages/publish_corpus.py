@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from model.core.artifact import Artifact, Manifest
 from model.core.config import Config
-from model.core.outputs import DropCounts, Outputs
+from model.core.outputs import DropCounts, OutputFile, Outputs
 from model.core.store import Work
 from tasks.config.corpus import PersonalDataConfig
 from tasks.config.run import CardConfig
@@ -46,10 +46,7 @@ STAGES: tuple[type[Outputs[Any, Any]], ...] = (
 class PublishCorpusOutputs(Outputs[DatasetCounts, DatasetFacts], stage="publish_corpus"):
     """A published corpus."""
 
-    @property
-    def dataset(self) -> Path:
-        """The folder that is the data set."""
-        return self.directory / DATASET
+    dataset = OutputFile(DATASET)  # the folder that is the data set
 
     @property
     def card(self) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from model.core.artifact import Artifact, Manifest
-from model.core.outputs import Counts, Facts, Outputs
+from model.core.outputs import Counts, Facts, OutputFile, Outputs
 from model.core.store import Work
 from tasks.config.run import ReportConfig
 from tasks.corpus.duckdb_connection import Limits
@@ -39,15 +39,8 @@ class ReportCorpusCounts(Counts):
 class ReportCorpusOutputs(Outputs[ReportCorpusCounts, Facts], stage="report_corpus"):
     """A report about a corpus."""
 
-    @property
-    def page(self) -> Path:
-        """The report as a page."""
-        return self.directory / PAGE
-
-    @property
-    def data(self) -> Path:
-        """The report as JSON."""
-        return self.directory / DATA
+    page = OutputFile(PAGE)  # the report as a page
+    data = OutputFile(DATA)  # the report as JSON
 
 
 def report_inputs(artifacts: Iterable[Artifact]) -> Inputs:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from model.core.config import Config
-from model.core.outputs import Counts, Facts, Outputs
+from model.core.outputs import Counts, Facts, OutputFile, Outputs
 from model.core.store import Work
 from tasks.corpus.classifier.linear_model import ALGORITHM
 from tasks.corpus.classifier.selection import SCORES_NAME, score_file
@@ -26,10 +24,7 @@ class ScoreQualityCounts(Counts):
 class ScoreQualityOutputs(Outputs[ScoreQualityCounts, Facts], stage="score_quality"):
     """The scores of the kept documents of one file."""
 
-    @property
-    def scores(self) -> Path:
-        """File, row, id, domain and score."""
-        return self.directory / SCORES_NAME
+    scores = OutputFile(SCORES_NAME)  # file, row, id, domain and score
 
 
 class ScoreQuality(Config):

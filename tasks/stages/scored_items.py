@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from pathlib import Path
 from typing import Annotated
 
 from model.core.config import RUNTIME_ONLY, Config
-from model.core.outputs import Facts, OpenCounts, Outputs
+from model.core.outputs import Facts, OpenCounts, OutputFile, Outputs
 from model.core.store import ArtifactStore, Work
 from model.data.items import ITEMS_NAME, by_task, items_digest, write_items
 from tasks.config.evaluation import EvaluationConfig
@@ -35,10 +34,7 @@ class ScoredItemsFacts(Facts):
 class ScoredItemsOutputs(Outputs[ScoredItemsCounts, ScoredItemsFacts], stage="scored_items"):
     """The items of all sets."""
 
-    @property
-    def items(self) -> Path:
-        """One row an item."""
-        return self.directory / ITEMS_NAME
+    items = OutputFile(ITEMS_NAME)  # one row an item
 
 
 class ScoredItems(Config):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from model.core.config import Config
-from model.core.outputs import DropCounts, Outputs
+from model.core.outputs import DropCounts, OutputFile, Outputs
 from model.core.store import Work
 from tasks.config.corpus import QualityModelConfig
 from tasks.corpus.classifier.selection import REMOVED_NAME, SelectionFacts, select_documents
@@ -21,10 +21,7 @@ STEP_VERSION = 1
 class SelectQualityOutputs(Outputs[DropCounts, SelectionFacts], stage="select_quality"):
     """The documents that go for their quality."""
 
-    @property
-    def removed(self) -> Path:
-        """Which they are, and why."""
-        return self.directory / REMOVED_NAME
+    removed = OutputFile(REMOVED_NAME)  # which they are, and why
 
 
 class SelectQuality(Config):

@@ -5,10 +5,8 @@ Chosen from raw rows, before any filter, so that filters and deduplication leave
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from model.core.config import Config
-from model.core.outputs import Facts, Outputs
+from model.core.outputs import Facts, OutputFile, Outputs
 from model.core.store import Work
 from tasks.config.corpus import ValidationConfig
 from tasks.corpus.duckdb_connection import KEY_ALGORITHM, NORMALISATION_VERSION, Limits
@@ -24,10 +22,7 @@ STEP_VERSION = 2  # 2: texts without a language label are judged by the language
 class SelectValidationOutputs(Outputs[ValidationCounts, Facts], stage="select_validation"):
     """The validation documents of a source."""
 
-    @property
-    def documents(self) -> Path:
-        """The chosen documents, in the columns of kept ones."""
-        return self.directory / VALIDATION_NAME
+    documents = OutputFile(VALIDATION_NAME)  # the chosen documents, in the columns of kept ones
 
 
 class SelectValidation(Config):

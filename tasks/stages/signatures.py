@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from model.core.outputs import Facts, Outputs
+from model.core.outputs import Facts, OutputFile, Outputs
 from model.core.store import Work
 from tasks.config.corpus import SignatureConfig
 from tasks.corpus.dedup.signatures import (
@@ -24,15 +22,8 @@ STEP_VERSION = 2
 class SignaturesOutputs(Outputs[SignatureCounts, Facts], stage="signatures"):
     """The signatures of one file, row for row."""
 
-    @property
-    def signatures(self) -> Path:
-        """Keys of equal text and equal words."""
-        return self.directory / SIGNATURES_NAME
-
-    @property
-    def bands(self) -> Path:
-        """MinHash keys, one column a band."""
-        return self.directory / BANDS_NAME
+    signatures = OutputFile(SIGNATURES_NAME)  # keys of equal text and equal words
+    bands = OutputFile(BANDS_NAME)  # minHash keys, one column a band
 
 
 def build(work: Work, config: SignatureConfig, share: ResourceShare) -> None:

@@ -7,11 +7,10 @@ deduplication leaves the tokens of every other file alone.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Literal
 
 from model.core.config import Config
-from model.core.outputs import Counts, Facts, Outputs
+from model.core.outputs import Counts, Facts, OutputFile, Outputs
 from model.core.store import Work
 from tasks.engine.stage import ResourceShare, Stage
 from tasks.stages.filter_documents import FilterDocumentsOutputs
@@ -42,10 +41,7 @@ class TokeniseFacts(Facts):
 class TokeniseOutputs(Outputs[TokeniseCounts, TokeniseFacts], stage="tokenise"):
     """The token ids of one file."""
 
-    @property
-    def tokens(self) -> Path:
-        """One row a document."""
-        return self.directory / TOKENS_FILE
+    tokens = OutputFile(TOKENS_FILE)  # one row a document
 
 
 class Tokenise(Config):
