@@ -19,17 +19,11 @@ from tasks.stages.write_preference_shards import write_preference_shards
 
 @dataclass(frozen=True)
 class ChatShards:
-    """Conversations, or preference pairs, as token shards.
+    """Conversations, or preference pairs, as token shards."""
 
-    Args:
-        training: the shards of each set.
-        repeats: how often an epoch reads each set.
-        validation: the held-out records of all sets.
-    """
-
-    training: tuple[Artifact, ...]
-    repeats: tuple[float, ...]
-    validation: Artifact
+    training: tuple[Artifact, ...]  # the shards of each set
+    repeats: tuple[float, ...]  # how often an epoch reads each set
+    validation: Artifact  # the held-out records of all sets
 
 
 def read_chat_data(pipeline: Pipeline, config: ChatModelConfig) -> list[Artifact]:

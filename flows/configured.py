@@ -77,17 +77,11 @@ Body = Callable[[Session, ResolvedRun[Any]], None]
 
 @dataclass(frozen=True)
 class ConfiguredFlow:
-    """A flow over a resolved run.
+    """A flow over a resolved run."""
 
-    Args:
-        kind: the config class; each of its groups becomes a flow parameter.
-        dag: the walk over the stages, for the plan.
-        body: the same walk, run and reported; its name and docstring are the flow's.
-    """
-
-    kind: type[PrepareConfig]
-    dag: Dag
-    body: Body
+    kind: type[PrepareConfig]  # the config class; each of its groups becomes a flow parameter
+    dag: Dag  # the walk over the stages, for the plan
+    body: Body  # the same walk, run and reported; its name and docstring are the flow's
 
     @property
     def name(self) -> str:

@@ -17,17 +17,11 @@ from tasks.stages.scored_items import listed_items, scored_items
 
 @dataclass(frozen=True)
 class Measured:
-    """The measurements of one model.
+    """The measurements of one model."""
 
-    Args:
-        scores: of the finished model.
-        judged: of the texts it wrote; ``None`` where it wrote none.
-        checkpoints: scores of kept checkpoints.
-    """
-
-    scores: Artifact
-    judged: Artifact | None
-    checkpoints: tuple[Artifact, ...]
+    scores: Artifact  # of the finished model
+    judged: Artifact | None  # of the texts it wrote; ``None`` where it wrote none
+    checkpoints: tuple[Artifact, ...]  # scores of kept checkpoints
 
     @property
     def all(self) -> tuple[Artifact, ...]:

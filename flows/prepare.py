@@ -36,16 +36,12 @@ from tasks.stages.write_shards import WriteShards, write_shards
 
 @dataclass(frozen=True)
 class PreparedCorpus:
-    """What training needs, shards of both splits and their tokenizer, and what people read.
-
-    Args:
-        held_out: the validation documents as text.
-    """
+    """What training needs, shards of both splits and their tokenizer, and what people read."""
 
     tokenizer: Artifact
     training: Artifact
     validation: Artifact
-    held_out: Artifact
+    held_out: Artifact  # the validation documents as text
     report: Artifact
 
 

@@ -36,12 +36,9 @@ class FinishedModel:
 
 @dataclass(frozen=True)
 class ChatModel:
-    """A finished chat model, and a conversation with it.
+    """A finished chat model, and a conversation with it."""
 
-    Args:
-        finetuned: the training on conversations; ``model`` may be trained on preferences after it.
-    """
-
+    # The training on conversations; ``model`` may be trained on preferences after it.
     finetuned: Artifact
     model: FinishedModel
     conversation: Artifact

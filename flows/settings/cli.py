@@ -29,18 +29,13 @@ ConfigT = TypeVar("ConfigT", bound=PrepareConfig)
 
 @dataclass(frozen=True)
 class Command(Generic[ConfigT]):
-    """A flow asked for on the command line.
-
-    Args:
-        overrides: the settings as the user gave them, by group.
-        config: the preset with them on top, validated.
-        why: with ``dry_run``, all that differs from what was made before, not the first few fields.
-    """
+    """A flow asked for on the command line."""
 
     preset: str
-    overrides: Mapping[str, Any]
-    config: ConfigT
+    overrides: Mapping[str, Any]  # the settings as the user gave them, by group
+    config: ConfigT  # the preset with them on top, validated
     dry_run: bool
+    # With ``dry_run``, all that differs from what was made before, not the first few fields.
     why: bool
 
 

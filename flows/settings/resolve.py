@@ -34,18 +34,13 @@ ChatModelT = TypeVar("ChatModelT", bound=ChatModelConfig)
 
 @dataclass(frozen=True)
 class ResolvedRun(Generic[ConfigT_co]):
-    """The settings of one run with nothing left to decide.
-
-    Args:
-        base: the model that ``finetune.base`` names; ``None`` if the run trains its own.
-        ladder: the trainings of a sweep.
-        horizons: how budgets in minutes became steps.
-    """
+    """The settings of one run with nothing left to decide."""
 
     config: ConfigT_co
+    # The model that ``finetune.base`` names; ``None`` if the run trains its own.
     base: BaseCheckpoint | None = None
-    ladder: tuple[Rung, ...] = ()
-    horizons: tuple[Horizon, ...] = ()
+    ladder: tuple[Rung, ...] = ()  # the trainings of a sweep
+    horizons: tuple[Horizon, ...] = ()  # how budgets in minutes became steps
 
 
 def resolve(

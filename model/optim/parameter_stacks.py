@@ -22,17 +22,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class ParameterStack:
-    """Parameters of one shape that have gradients, and the state of each.
-
-    Args:
-        group: the optimizer's parameter group they belong to.
-        applies: whether the step is applied.
-    """
+    """Parameters of one shape that have gradients, and the state of each."""
 
     parameters: list[nn.Parameter]
     states: list[dict[str, Any]]
-    group: dict[str, Any]
-    applies: Bool[Tensor, ""]
+    group: dict[str, Any]  # the optimizer's parameter group they belong to
+    applies: Bool[Tensor, ""]  # whether the step is applied
 
     def values(self) -> Float[Tensor, "N ..."]:
         """Return a copy of the parameters."""

@@ -79,16 +79,11 @@ class Owner(NamedTuple):
 
 @dataclass(frozen=True)
 class Overlap:
-    """N-grams that one document shares with evaluation sets.
+    """N-grams that one document shares with evaluation sets."""
 
-    Args:
-        document: its place among those that were looked up.
-        num_ngrams: windows of words that occur in some set.
-        owners: how many of them occur in each item; a window may count for an item of every set.
-    """
-
-    document: int
-    num_ngrams: int
+    document: int  # its place among those that were looked up
+    num_ngrams: int  # windows of words that occur in some set
+    # How many of them occur in each item; a window may count for an item of every set.
     owners: Counter[Owner]
 
 

@@ -40,17 +40,11 @@ READ_ERRORS = (
 
 @dataclass(frozen=True)
 class Limits:
-    """Resources that one call of a corpus library may use; they change no result.
+    """Resources that one call of a corpus library may use; they change no result."""
 
-    Args:
-        memory_bytes: limit of DuckDB's buffers; beyond it, work spills to disk.
-        threads: worker threads.
-        spill_directory: where a temporary folder for spilled data is made.
-    """
-
-    memory_bytes: int
-    threads: int
-    spill_directory: Path
+    memory_bytes: int  # limit of DuckDB's buffers; beyond it, work spills to disk
+    threads: int  # worker threads
+    spill_directory: Path  # where a temporary folder for spilled data is made
 
     @contextmanager
     def connect(self) -> Iterator[DuckDBPyConnection]:

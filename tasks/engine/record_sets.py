@@ -72,15 +72,11 @@ class RecordShardsFacts(Facts):
 
 
 class GeneratedSet(Config):
-    """A set that the demo generates.
+    """A set that the demo generates."""
 
-    Args:
-        what: noun of its records; part of the cache key, as ``num_conversations``.
-        num_training: records for training; ``max_held_out`` more are held out.
-    """
-
+    # Noun of its records; part of the cache key, as ``num_conversations``.
     what: Literal["conversations", "pairs"]
-    num_training: int
+    num_training: int  # records for training; ``max_held_out`` more are held out
 
 
 class ReadSet(Config):

@@ -55,26 +55,18 @@ Inputs = Mapping[str, Artifact | Sequence[Artifact]]
 
 @dataclass(frozen=True)
 class Stage:
-    """One box of the DAG.
+    """One box of the DAG."""
 
-    Args:
-        outputs: names the stage (module, Prefect task, directory of its artifacts), its files and
-            its numbers.
-        version: raised when the same inputs and config would make other bytes.
-        build: the body, a module-level function.
-        scope: ``shard`` stages share the machine among workers, ``corpus`` stages have it for
-            themselves, ``child`` stages only watch a child process, which makes the artifact.
-        resume: the body resumes what a killed attempt left in the work directory.
-        retries: attempts after a transient download error.
-        algorithms: name and version of algorithms that fix bytes.
-    """
-
+    # Names the stage (module, Prefect task, directory of its artifacts), its files and its numbers.
     outputs: type[Outputs[Any, Any]]
-    version: int
-    build: Build
+    version: int  # raised when the same inputs and config would make other bytes
+    build: Build  # the body, a module-level function
+    # ``shard`` stages share the machine among workers, ``corpus`` stages have it for themselves,
+    # ``child`` stages only watch a child process, which makes the artifact.
     scope: Literal["shard", "corpus", "child"] = "shard"
-    resume: bool = False
-    retries: int = 0
+    resume: bool = False  # the body resumes what a killed attempt left in the work directory
+    retries: int = 0  # attempts after a transient download error
+    # Name and version of algorithms that fix bytes.
     algorithms: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -24,15 +24,11 @@ REGISTRY_PREFIX = "models:/"
 
 @dataclass(frozen=True)
 class BaseCheckpoint:
-    """A trained model, and what it was trained with.
-
-    Args:
-        pretraining: the shards of text it learned from.
-    """
+    """A trained model, and what it was trained with."""
 
     trained: Artifact
     tokenizer: Artifact
-    pretraining: tuple[Artifact, ...]
+    pretraining: tuple[Artifact, ...]  # the shards of text it learned from
     model: ModelConfig
     vocab_size: int
 

@@ -25,16 +25,11 @@ from tasks.stages.measure_speed import (
 
 @dataclass(frozen=True)
 class Horizon:
-    """A training whose horizon is in steps, and how a budget came to them.
+    """A training whose horizon is in steps, and how a budget came to them."""
 
-    Args:
-        train: with ``steps``, without a budget.
-        text: for the plan.
-        measurement: the artifact whose loss would change the horizon; ``None`` if none was used.
-    """
-
-    train: TrainConfig
-    text: str
+    train: TrainConfig  # with ``steps``, without a budget
+    text: str  # for the plan
+    # The artifact whose loss would change the horizon; ``None`` if none was used.
     measurement: Artifact | None
 
 

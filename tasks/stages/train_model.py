@@ -32,20 +32,16 @@ SHARD_STAGES = (WriteShardsOutputs, WriteChatShardsOutputs, WritePreferenceShard
 
 
 class TrainModel(Config):
-    """One training, and where it reports to.
-
-    Args:
-        mixture_weights: of the training inputs in their order; () = equal.
-        repeats: instead of those, how often an epoch reads each training input.
-        pretraining_frac: share of rows from the inputs in the role ``pretraining``.
-        dpo: the training inputs are pairs of answers, learned against ``init_from``.
-    """
+    """One training, and where it reports to."""
 
     model: ModelConfig
     train: TrainConfig
-    mixture_weights: tuple[float, ...] = ()
+    mixture_weights: tuple[float, ...] = ()  # of the training inputs in their order; () = equal
+    # Instead of those, how often an epoch reads each training input.
     repeats: Annotated[tuple[float, ...], OMIT_DEFAULT] = ()
+    # Share of rows from the inputs in the role ``pretraining``.
     pretraining_frac: Annotated[float, OMIT_DEFAULT] = 0.0
+    # The training inputs are pairs of answers, learned against ``init_from``.
     dpo: Annotated[DirectPreference | None, OMIT_DEFAULT] = None
     style: Annotated[Style, RUNTIME_ONLY] = "text"
     sample_prompts: Annotated[tuple[str, ...], RUNTIME_ONLY] = ()

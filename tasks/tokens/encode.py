@@ -43,18 +43,13 @@ EncodeBatch = Callable[[Sequence[str]], list[Ids]]
 
 @dataclass(frozen=True)
 class EncodeCounts:
-    """Counts of documents, tokens and bytes, and the encoder.
-
-    Args:
-        encoder: library and version that made the ids.
-        num_compared: documents whose ids were found equal to the tokenizer's own.
-    """
+    """Counts of documents, tokens and bytes, and the encoder."""
 
     num_docs: int
     num_tokens: int
     num_bytes: int
-    encoder: str
-    num_compared: int
+    encoder: str  # library and version that made the ids
+    num_compared: int  # documents whose ids were found equal to the tokenizer's own
 
 
 class _UnequalIdsError(Exception):

@@ -42,36 +42,26 @@ class RecordTable:
 
 @dataclass(frozen=True)
 class EncodedRecord:
-    """One record of a table, as much of it as fits a row.
+    """One record of a table, as much of it as fits a row."""
 
-    Args:
-        file: as in ``RecordTable.file_name``.
-        examples: one of a conversation, two of a DPO pair; none if the record is too long.
-        is_truncated: whether they lack turns of the record.
-    """
-
-    file: str
+    file: str  # as in ``RecordTable.file_name``
     row: int
+    # One of a conversation, two of a DPO pair; none if the record is too long.
     examples: tuple[SFTExample, ...]
-    is_truncated: bool
+    is_truncated: bool  # whether they lack turns of the record
 
 
 @dataclass(frozen=True)
 class RecordShardCounts:
-    """Counts of records and of what was written; records in = ``num_kept`` + ``too_long``.
-
-    Args:
-        num_truncated: of those kept, the ones that lost turns.
-        num_targets: tokens that the loss mask leaves.
-    """
+    """Counts of records and of what was written; records in = ``num_kept`` + ``too_long``."""
 
     num_in: int
     num_kept: int
     too_long: int
-    num_truncated: int
+    num_truncated: int  # of those kept, the ones that lost turns
     num_shards: int
     num_tokens: int
-    num_targets: int
+    num_targets: int  # tokens that the loss mask leaves
     num_rows: int
     num_padding: int
 

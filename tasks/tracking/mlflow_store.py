@@ -129,20 +129,13 @@ def _database_path(uri: str) -> Path | None:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Data that went into a run, by reference.
-
-    Args:
-        digest: any hex digest; MLflow gets its first digits.
-        context: what it served for.
-        uri: where it lies; for artifacts, the path below the data root.
-        profile: counts worth showing.
-    """
+    """Data that went into a run, by reference."""
 
     name: str
-    digest: str
-    context: Context
-    uri: str
-    profile: Mapping[str, int] = field(default_factory=dict)
+    digest: str  # any hex digest; MLflow gets its first digits
+    context: Context  # what it served for
+    uri: str  # where it lies; for artifacts, the path below the data root
+    profile: Mapping[str, int] = field(default_factory=dict)  # counts worth showing
 
     def as_input(self) -> DatasetInput:
         """Return it as MLflow wants it."""

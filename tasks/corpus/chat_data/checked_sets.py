@@ -47,17 +47,11 @@ BUFFERED_ROWS = 2_048
 
 @dataclass(frozen=True)
 class Split:
-    """Split of records into training and held-out ones.
+    """Split of records into training and held-out ones."""
 
-    Args:
-        frac: share of the openings that is held out, those of the lowest hashes, in every set.
-        max_held_out: most held-out records to keep; those above are on neither side.
-        seed: of the hash.
-    """
-
-    frac: float
-    max_held_out: int
-    seed: int
+    frac: float  # share of the openings that is held out, those of the lowest hashes, in every set
+    max_held_out: int  # most held-out records to keep; those above are on neither side
+    seed: int  # of the hash
 
     def place(self, opening: str) -> float:
         """Return the hash of the user's first message, as a number from 0 to 1."""

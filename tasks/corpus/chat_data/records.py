@@ -40,17 +40,11 @@ class BrokenRecordError(Exception):
 
 @dataclass(frozen=True)
 class Record:
-    """One record of a file, unchecked.
+    """One record of a file, unchecked."""
 
-    Args:
-        row: its number among the file's records, from 0.
-        where: row or line, for people.
-        fields: as read; ``BrokenRecordError`` if it cannot be parsed.
-    """
-
-    row: int
-    where: str
-    fields: Fields | BrokenRecordError
+    row: int  # its number among the file's records, from 0
+    where: str  # row or line, for people
+    fields: Fields | BrokenRecordError  # as read; ``BrokenRecordError`` if it cannot be parsed
 
 
 class CheckedRecord(Protocol):
@@ -68,17 +62,13 @@ class CheckedRecord(Protocol):
 
 @dataclass(frozen=True)
 class SetCounts:
-    """Counts of the records of a set; in = training + held out + over limit + every reason.
-
-    Args:
-        over_limit: held-out records above the limit.
-    """
+    """Counts of the records of a set; in = training + held out + over limit + every reason."""
 
     num_in: int
     num_training: int
     num_held_out: int
     rejected: Mapping[str, int]
-    over_limit: int = 0
+    over_limit: int = 0  # held-out records above the limit
 
     @property
     def rejected_text(self) -> str:
@@ -89,27 +79,19 @@ class SetCounts:
 
 @dataclass(frozen=True)
 class RecordKind:
-    """A kind of records: how they are read, checked, and named in errors.
+    """A kind of records: how they are read, checked, and named in errors."""
 
-    Args:
-        group: group of settings that names the sets.
-        noun: name of one record in an error.
-        definition: of a valid record, for an error.
-        reasons: reasons to reject a record.
-        schema: of the tables of valid records.
-        wanted_columns: given the schema and the address of a parquet file, returns the columns to
-            read; raises ``SourceSchemaError`` where one is missing, or of another type.
-        checked: validates the fields of a record; raises ``BrokenRecordError``.
-        require_enough: raises ``CorpusError`` where the counts make a set useless.
-    """
-
-    group: str
-    noun: str
-    definition: str
-    reasons: tuple[str, ...]
-    schema: pa.Schema
+    group: str  # group of settings that names the sets
+    noun: str  # name of one record in an error
+    definition: str  # of a valid record, for an error
+    reasons: tuple[str, ...]  # reasons to reject a record
+    schema: pa.Schema  # of the tables of valid records
+    # Given the schema and the address of a parquet file, returns the columns to read; raises
+    # ``SourceSchemaError`` where one is missing, or of another type.
     wanted_columns: Callable[[pa.Schema, str], list[str]]
+    # Validates the fields of a record; raises ``BrokenRecordError``.
     checked: Callable[[Fields], CheckedRecord]
+    # Raises ``CorpusError`` where the counts make a set useless.
     require_enough: Callable[[SetCounts], None]
 
     @property

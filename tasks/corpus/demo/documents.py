@@ -91,19 +91,14 @@ DEFAULT_PLANTED = PlantedRates()
 
 @dataclass(frozen=True)
 class DemoDocument:
-    """One row of a shard and the truth about it.
-
-    Args:
-        record: the values of FineWeb's columns.
-        original_shard: where the row that this one repeats is, in text or id; else None.
-        original_row: likewise.
-    """
+    """One row of a shard and the truth about it."""
 
     row: int
     kind: DocumentKind
-    record: Record
+    record: Record  # the values of FineWeb's columns
+    # Where the row that this one repeats is, in text or id; else None.
     original_shard: int | None = None
-    original_row: int | None = None
+    original_row: int | None = None  # likewise
 
 
 def demo_document(

@@ -45,17 +45,12 @@ _WORD = re.compile(r"[\w.{}]+")
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a story and the one sentence that answers it.
-
-    Args:
-        pattern: what the answer was filled from.
-        sought: the slots of `pattern` that the question leaves open.
-    """
+    """A question about a story and the one sentence that answers it."""
 
     question: str
     answer: str
-    pattern: str
-    sought: tuple[Slot, ...]
+    pattern: str  # what the answer was filled from
+    sought: tuple[Slot, ...]  # the slots of `pattern` that the question leaves open
 
     def __str__(self) -> str:
         return f"{QUESTION_PREFIX} {self.question}\n{ANSWER_PREFIX} {self.answer}"
@@ -63,17 +58,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Story:
-    """A story and all that may be asked about it.
-
-    Args:
-        facts: slot -> words, for every slot of the plot, told or not.
-        questions: every question that the told sentences answer.
-    """
+    """A story and all that may be asked about it."""
 
     title: str
     paragraphs: tuple[tuple[str, ...], ...]
-    facts: Mapping[str, str]
-    questions: tuple[Question, ...]
+    facts: Mapping[str, str]  # slot -> words, for every slot of the plot, told or not
+    questions: tuple[Question, ...]  # every question that the told sentences answer
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -103,15 +93,10 @@ class Passage:
 
 @dataclass(frozen=True)
 class HeldOutQuestion:
-    """A question that training never saw, ready to be put to a model.
+    """A question that training never saw, ready to be put to a model."""
 
-    Args:
-        prompt: story and question, up to and with "Answer:" (no space after it).
-        answer: the sentence that a model should write next.
-    """
-
-    prompt: str
-    answer: str
+    prompt: str  # story and question, up to and with "Answer:" (no space after it)
+    answer: str  # the sentence that a model should write next
 
 
 def story(rng: Random, *, split: StorySplit = "training") -> Story:

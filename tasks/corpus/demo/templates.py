@@ -40,17 +40,12 @@ StepNames = Annotated[
 
 
 class Move(Config):
-    """One thing that happens in a story; a step of ``stories.toml``.
+    """One thing that happens in a story; a step of ``stories.toml``."""
 
-    Args:
-        tell: the patterns that may tell it; one is drawn.
-        ask: question pattern -> answer pattern, for stories that tell this move.
-        chance: how often a story of this plot tells it.
-    """
-
-    tell: Texts
+    tell: Texts  # the patterns that may tell it; one is drawn
+    # Question pattern -> answer pattern, for stories that tell this move.
     ask: dict[Text, Text] = Field(default_factory=dict)
-    chance: float = Field(default=1.0, gt=0, le=1)
+    chance: float = Field(default=1.0, gt=0, le=1)  # how often a story of this plot tells it
 
     def patterns(self) -> Iterator[str]:
         """Yield every pattern, in the order in which they are written."""
@@ -113,19 +108,13 @@ class Slot:
 
 @dataclass(frozen=True)
 class Templates:
-    """Content of the files.
-
-    Args:
-        kinds: kind of slot -> its entries.
-        repeatable: kinds whose slots are filled independently of each other.
-        foreign: language code -> words.
-    """
+    """Content of the files."""
 
     plots: tuple[Plot, ...]
     chats: Chats
-    kinds: Mapping[str, tuple[Forms, ...]]
-    repeatable: frozenset[str]
-    foreign: Mapping[str, Texts]
+    kinds: Mapping[str, tuple[Forms, ...]]  # kind of slot -> its entries
+    repeatable: frozenset[str]  # kinds whose slots are filled independently of each other
+    foreign: Mapping[str, Texts]  # language code -> words
 
 
 @cache

@@ -28,15 +28,10 @@ class EvaluationFile:
 
 @dataclass(frozen=True)
 class ItemTexts:
-    """The texts of the items of one file.
+    """The texts of the items of one file."""
 
-    Args:
-        columns: the columns of strings; a field of a struct is named after a dot.
-        texts: of each item, in row order.
-    """
-
-    columns: list[str]
-    texts: Iterator[list[str]]
+    columns: list[str]  # the columns of strings; a field of a struct is named after a dot
+    texts: Iterator[list[str]]  # of each item, in row order
 
 
 def purpose(setting: str) -> Purpose:

@@ -80,25 +80,19 @@ ORDER BY row
 
 @dataclass
 class FilterCounts:
-    """Where the documents of one raw file went; counted while they are written.
+    """Where the documents of one raw file went; counted while they are written."""
 
-    Args:
-        num_dropped: documents per reason, every reason of the profile present, in its order.
-        num_language_unknown: raw documents that came without a language label or score.
-        num_languages_scored: of these, documents that got both.
-        text_bytes: uncompressed text read, about.
-        edits: of kept documents: "documents" that changed, "citations" removed, and "lines: " with
-            a reason of ``LINE_REASONS``.
-        personal_data: pieces found in kept documents, by kind.
-    """
-
+    # Documents per reason, every reason of the profile present, in its order.
     num_dropped: dict[str, int]
     num_in: int = 0
     num_kept: int = 0
-    num_language_unknown: int = 0
-    num_languages_scored: int = 0
-    text_bytes: int = 0
+    num_language_unknown: int = 0  # raw documents that came without a language label or score
+    num_languages_scored: int = 0  # of these, documents that got both
+    text_bytes: int = 0  # uncompressed text read, about
+    # Of kept documents: "documents" that changed, "citations" removed, and "lines: " with a reason
+    # of ``LINE_REASONS``.
     edits: Counter[str] = field(default_factory=Counter)
+    # Pieces found in kept documents, by kind.
     personal_data: Counter[str] = field(default_factory=Counter)
 
     def funnel(self) -> str:

@@ -43,15 +43,10 @@ BATCH_CHARS = 500_000  # of one buffer: its arrays take about 100 bytes a charac
 
 @dataclass(frozen=True)
 class QualityOutcome(LineEdits):
-    """The verdict of the rules on each text of a list, and the edited text.
+    """The verdict of the rules on each text of a list, and the edited text."""
 
-    Args:
-        reasons: why it is dropped, None where it is kept.
-        details: the offending value.
-    """
-
-    reasons: list[str | None]
-    details: list[str | None]
+    reasons: list[str | None]  # why it is dropped, None where it is kept
+    details: list[str | None]  # the offending value
 
 
 def apply_quality_rules(texts: Sequence[str], *, terminal_punctuation: bool) -> QualityOutcome:

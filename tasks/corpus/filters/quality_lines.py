@@ -60,17 +60,11 @@ _KEPT = -1
 
 @dataclass(frozen=True)
 class LineEdits:
-    """The documents after the line rules.
+    """The documents after the line rules."""
 
-    Args:
-        texts: the kept lines of each document, joined by newlines.
-        dropped_lines: one row a document, one column a reason of ``LINE_REASONS``.
-        num_citations: removed citation marks of each document.
-    """
-
-    texts: list[str]
-    dropped_lines: Ints
-    num_citations: Ints
+    texts: list[str]  # the kept lines of each document, joined by newlines
+    dropped_lines: Ints  # one row a document, one column a reason of ``LINE_REASONS``
+    num_citations: Ints  # removed citation marks of each document
 
 
 def edit_lines(buffer: TextBuffer, verdicts: Verdicts, *, terminal_punctuation: bool) -> LineEdits:

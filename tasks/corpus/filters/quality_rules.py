@@ -43,21 +43,13 @@ DOC_BASE = np.uint64(0xA0761D6478BD642F)  # tells equal pieces of different docu
 
 @dataclass(frozen=True)
 class Rule(Generic[Measured]):
-    """One reason to drop a document.
+    """One reason to drop a document."""
 
-    Args:
-        reason: the name under which documents are counted.
-        source: where the limit is published.
-        measure: returns one value for each document of a batch.
-        above: a document that measures more than this is dropped.
-        below: a document that measures less than this is dropped.
-    """
-
-    reason: str
-    source: str
-    measure: Callable[[Measured], Values]
-    above: float = np.inf
-    below: float = -np.inf
+    reason: str  # the name under which documents are counted
+    source: str  # where the limit is published
+    measure: Callable[[Measured], Values]  # returns one value for each document of a batch
+    above: float = np.inf  # a document that measures more than this is dropped
+    below: float = -np.inf  # a document that measures less than this is dropped
 
     def drops(self, values: Values) -> Flags:
         """Return which documents are dropped."""

@@ -25,24 +25,16 @@ REMOVED_FOR = {  # kind of removal other than copies within the corpus -> its na
 
 @dataclass(frozen=True)
 class Provenance:
-    """Source of a clean corpus, and the documents taken out of it.
+    """Source of a clean corpus, and the documents taken out of it."""
 
-    Args:
-        source: settings that identify the source: kind, repository, revision.
-        num_source: documents of the source.
-        settings: of each group that shaped the text, by group; ``filter`` is required.
-        rejected: documents the filter dropped, by reason.
-        removed: documents deduplication removed, by kind.
-        low_quality: documents the quality model removed, by reason.
-    """
-
-    source: Mapping[str, Any]
+    source: Mapping[str, Any]  # settings that identify the source: kind, repository, revision
     num_files: int
-    num_source: int
+    num_source: int  # documents of the source
+    # Of each group that shaped the text, by group; ``filter`` is required.
     settings: Mapping[str, Mapping[str, Any]]
-    rejected: Mapping[str, int]
-    removed: Mapping[str, int]
-    low_quality: Mapping[str, int]
+    rejected: Mapping[str, int]  # documents the filter dropped, by reason
+    removed: Mapping[str, int]  # documents deduplication removed, by kind
+    low_quality: Mapping[str, int]  # documents the quality model removed, by reason
 
 
 class DatasetCounts(Counts):

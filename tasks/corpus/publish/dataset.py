@@ -40,15 +40,12 @@ class DatasetFacts(Facts):
 
 @dataclass(frozen=True)
 class _Output:
-    """One file to write: the rows of a part that are not removed.
-
-    Args:
-        masking: masking to apply to its text; None where the filter has applied it.
-    """
+    """One file to write: the rows of a part that are not removed."""
 
     part: Path
     removed: np.ndarray
     num_rows: int
+    # Masking to apply to its text; None where the filter has applied it.
     masking: PersonalDataConfig | None = None
 
 

@@ -20,23 +20,14 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class CorpusFiles:
-    """The tables of a prepared corpus.
+    """The tables of a prepared corpus."""
 
-    Args:
-        raw: raw file of each source file.
-        parts: ``part.parquet`` of each source file.
-        rejected: ``rejected.parquet`` of each source file.
-        removed: all tables of (file, row) of documents removed after the filter.
-        copies: ``removed.parquet`` of deduplication, one of them.
-        clusters: ``clusters.parquet``.
-    """
-
-    raw: Mapping[str, Path]
-    parts: Mapping[str, Path]
-    rejected: Mapping[str, Path]
-    removed: tuple[Path, ...]
-    copies: Path
-    clusters: Path
+    raw: Mapping[str, Path]  # raw file of each source file
+    parts: Mapping[str, Path]  # ``part.parquet`` of each source file
+    rejected: Mapping[str, Path]  # ``rejected.parquet`` of each source file
+    removed: tuple[Path, ...]  # all tables of (file, row) of documents removed after the filter
+    copies: Path  # ``removed.parquet`` of deduplication, one of them
+    clusters: Path  # ``clusters.parquet``
 
 
 class FunnelLine(Config):

@@ -26,21 +26,14 @@ MEMORY_BYTES = 4_000_000_000  # a training may run at the same time; larger quer
 
 @dataclass(frozen=True)
 class KnownNumbers:
-    """Numbers that the stages counted when they made the corpus, named as in the report.
+    """Numbers that the stages counted when they made the corpus, named as in the report."""
 
-    Args:
-        source: kind, repository and the like, by name.
-        losses: reasons of all stages, in their order, without examples.
-        tokens: without the source's own counts.
-        skipped_records: broken records of the source.
-    """
-
-    source: Mapping[str, str]
+    source: Mapping[str, str]  # kind, repository and the like, by name
     funnel: Sequence[FunnelLine]
-    losses: Sequence[Loss]
-    tokens: Tokens
+    losses: Sequence[Loss]  # reasons of all stages, in their order, without examples
+    tokens: Tokens  # without the source's own counts
     disk: Sequence[Disk]
-    skipped_records: int = 0
+    skipped_records: int = 0  # broken records of the source
     edits: Mapping[str, int] | None = None
     personal_data: Mapping[str, int] | None = None
     contamination: Mapping[str, int] | None = None

@@ -30,19 +30,12 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Purpose:
-    """Restrictions on sets and the words of their errors.
+    """Restrictions on sets and the words of their errors."""
 
-    Args:
-        noun: name of a set in an error.
-        setting: the setting that names the sets.
-        suffixes: of the files that count.
-        needs_commit: a branch of a hub set is refused, not looked up.
-    """
-
-    noun: str
-    setting: str
-    suffixes: tuple[str, ...]
-    needs_commit: bool
+    noun: str  # name of a set in an error
+    setting: str  # the setting that names the sets
+    suffixes: tuple[str, ...]  # of the files that count
+    needs_commit: bool  # a branch of a hub set is refused, not looked up
 
     @property
     def kinds(self) -> str:
@@ -64,16 +57,12 @@ class ListedSet(Config):
 
 @dataclass(frozen=True)
 class SetFile:
-    """One file of a set, on this machine.
-
-    Args:
-        where: its local path, or its address on the hub, for errors.
-    """
+    """One file of a set, on this machine."""
 
     set_name: str
     file: SourceFile
     path: Path
-    where: str
+    where: str  # its local path, or its address on the hub, for errors
 
 
 def list_sets(sets: Mapping[str, str], *, purpose: Purpose, cache: Path) -> dict[str, ListedSet]:

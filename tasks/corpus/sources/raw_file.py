@@ -54,21 +54,13 @@ class SourceFile(Config):
 
 @dataclass(frozen=True)
 class FetchedFile:
-    """The raw.parquet of a fetched file.
+    """The raw.parquet of a fetched file."""
 
-    Args:
-        num_rows: rows of raw.parquet.
-        num_bytes: size of raw.parquet.
-        sha256: of raw.parquet.
-        partial: it holds fewer rows than its origin, because of source.max_documents.
-        num_skipped_records: broken records left out.
-    """
-
-    num_rows: int
-    num_bytes: int
-    sha256: str
-    partial: bool
-    num_skipped_records: int
+    num_rows: int  # rows of raw.parquet
+    num_bytes: int  # size of raw.parquet
+    sha256: str  # of raw.parquet
+    partial: bool  # it holds fewer rows than its origin, because of source.max_documents
+    num_skipped_records: int  # broken records left out
 
 
 def artifact_name(path: str) -> str:
