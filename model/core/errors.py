@@ -1,5 +1,27 @@
 """The tree of errors that users may see: expected, found, where, and what to do.
 
+    LLMError
+    ├── ConfigError
+    ├── SourceError
+    │   ├── SourceSchemaError
+    │   ├── SourceRecordError
+    │   └── DownloadError
+    │       ├── TransientDownloadError
+    │       └── CorruptDownloadError
+    ├── CorpusError
+    ├── ArtifactError
+    │   └── TamperedArtifactError
+    ├── DiskSpaceError
+    ├── TokenizerError
+    ├── RegistryError
+    │   └── PromotionError
+    ├── CheckpointError
+    ├── TrainingError
+    ├── ServerError
+    └── ChildError
+        ├── ChildKilledError
+        └── ChildInterruptedError
+
 A bug in this project raises AssertionError or a built-in error instead.
 """
 

@@ -57,12 +57,11 @@ class RecordSetOutputs(Outputs[RecordSetCounts, Facts]):
 
     training = OutputFile(TRAINING_NAME)  # records to train on
     held_out = OutputFile(HELD_OUT_NAME)  # records to measure on
+    rejected = OutputFile(REJECTED_NAME)  # dropped records, and why
 
     def of_split(self, split: str) -> Path:
         """Return the records of one split: ``training`` or ``validation``."""
         return self.held_out if split == "validation" else self.training
-
-    rejected = OutputFile(REJECTED_NAME)  # dropped records, and why
 
 
 class RecordShardsFacts(Facts):
