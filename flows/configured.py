@@ -24,7 +24,7 @@ from flows.settings.overrides import all_optional, groups_of, merged_config, sin
 from flows.settings.resolve import ResolvedRun, resolve_config
 from model.core.artifact import Manifest
 from model.core.store import ArtifactStore
-from tasks.engine.pipeline import Pipeline, end_quietly, task_runner
+from tasks.engine.pipeline import Pipeline, silence_stderr_at_exit, task_runner
 from tasks.engine.stage import data_root, let_logs_through
 from tasks.planning.checkpoints import check_checkpoints
 from tasks.planning.plan import Plan, make_plan, outcome_text, settings_text
@@ -147,7 +147,7 @@ class ConfiguredFlow:
 
 def run_command(flow: ConfiguredFlow, command: Command[Any]) -> None:
     """Run a flow, or plan it with ``--dry-run``; exit with 2 for an error its user can fix."""
-    end_quietly()
+    silence_stderr_at_exit()
     with user_errors():
         if command.dry_run:
             store = ArtifactStore(data_root())

@@ -14,7 +14,7 @@ from prefect import flow
 
 from flows.server import prefect_api
 from flows.settings.cli import user_errors
-from tasks.engine.pipeline import end_quietly
+from tasks.engine.pipeline import silence_stderr_at_exit
 from tasks.engine.stage import let_logs_through
 from tasks.stages.promote_model import promote_model
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--force", action="store_true", help="whatever its scores")
     parser.add_argument("--back", action="store_true", help="restore the champion before")
     options = parser.parse_args(arguments)
-    end_quietly()
+    silence_stderr_at_exit()
     with user_errors(), prefect_api():
         promote(**vars(options))
 

@@ -73,7 +73,7 @@ def train_base(
 
 
 def make_chat_model(pipeline: Pipeline, config: ChatModelConfig, base: BaseCheckpoint) -> ChatModel:
-    """Walk the DAG from conversations and a base model to a chat model that was talked to."""
+    """Fine-tune, evaluate and export a chat model, and record a conversation with it."""
     chats = chat_shards(pipeline, config, base)
     finetuned = train_chat(pipeline, config, base, chats)
     trained = finetuned
@@ -100,7 +100,7 @@ def make_chat_model(pipeline: Pipeline, config: ChatModelConfig, base: BaseCheck
 def train_chat(
     pipeline: Pipeline, config: ChatModelConfig, base: BaseCheckpoint, chats: ChatShards
 ) -> Artifact:
-    """Fine-tune a base model on conversations, with some text of its pretraining."""
+    """Fine-tune a base model on conversations, mixed with a share of pretraining text."""
     return pipeline.add(
         train_model,
         CHAT,
@@ -162,12 +162,12 @@ def evaluate_and_export(
 ) -> FinishedModel:
     """Score a trained model, judge the texts it writes, and export it.
 
-    The export does not depend on the judgement: the key of a judgement names the programs a machine
-    has for it, and a model is the same whoever judges it.
+    The export does not depend on judge_texts, whose key names the judging programs of the machine:
+    it would be made again on another machine.
 
     Args:
         name: of the artifacts.
-        documents: of select_validation, whose openings a model of style text continues.
+        documents: held-out documents whose openings are prompts for a model of style text.
     """
     measured = measure_model(
         pipeline,

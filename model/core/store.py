@@ -128,7 +128,7 @@ class ArtifactStore:
             why = self._rebuilt_input(item, consumed=manifest.input_digests.get(item.key))
             if why:
                 return Status("stale", (why,), manifest)
-        reason = "its manifest is there and its files have their sizes"
+        reason = "its manifest is there and its files have the sizes recorded in it"
         return Status("complete", (reason,), manifest)
 
     def _rebuilt_input(self, item: Artifact, *, consumed: str | None) -> str | None:

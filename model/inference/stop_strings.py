@@ -23,7 +23,7 @@ class StopStringDetokenizer:
         self.is_stopped = False
 
     def push(self, token: int) -> str:
-        """Return the text that is certain after ``token``; often one token late."""
+        """Return the text that can be shown; text that may begin a stop string is held back."""
         if self.is_stopped or token < len(SPECIAL_TOKENS):
             return ""
         text = self._held + self._decoder.decode(self._tokenizer.token_bytes[token])

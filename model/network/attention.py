@@ -6,7 +6,8 @@
 
 Within documents, a token attends to itself and to earlier tokens of its own document. Positions are
 those of the row: attention only depends on distances between rotary angles, so the place of a
-document makes no difference. Called by ``model.network.gpt``.
+document makes no difference. Called by ``model.network.gpt``, which makes the rotary table and
+holds the module ``Attention``.
 """
 
 # pyright: reportPrivateImportUsage=false

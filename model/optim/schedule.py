@@ -17,8 +17,8 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
     """Return the share of the peak learning rate at an optimizer step, counted from zero.
 
     Linear warmup that reaches the peak at step ``warmup_steps - 1``, flat, then linear decay over
-    the last ``decay_frac`` of the horizon, aimed at the final rate one step after the last; where
-    warmup and decay overlap, the lower rate wins. No step has rate zero.
+    the last ``decay_frac`` of the horizon, which would reach the final rate one step after the
+    last. Where warmup and decay overlap, the lower rate wins. No step has rate zero.
 
     Raises:
         ConfigError: the horizon in steps, or the warmup, is unset.

@@ -1,4 +1,4 @@
-"""Completions: from a checked API request to generation requests, and from their output to JSON."""
+"""Turn checked API requests into generation requests, and format their output as JSON or events."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from model.serve.openai_api import (
 from model.serve.worker import OutputChunk, OutputStream, OverloadedError
 from model.text.conversation import FittedPrompt, fit_conversation, fit_text
 
-MAX_CHOICES = 16  # texts of one request: prompts times n
+MAX_CHOICES = 16  # of one request: prompts times n
 
 
 @dataclass
@@ -82,24 +82,24 @@ class Completion:
 
     async def sse_events(self) -> AsyncIterator[bytes]:
         """Yield the response as server-sent events."""
-        make = self.formatter
+        formatter = self.formatter
         try:
-            if make.is_chat:
+            if formatter.is_chat:
                 for index in range(self.outputs.num_outputs):
-                    yield make.event(index, {"role": "assistant", "content": ""})
+                    yield formatter.event(index, {"role": "assistant", "content": ""})
             async for index, chunk in self.chunks():
                 if chunk.text:
-                    yield make.event(index, {"content": chunk.text})
+                    yield formatter.event(index, {"content": chunk.text})
                 if chunk.finish_reason:
-                    yield make.event(index, {}, finish_reason=chunk.finish_reason)
+                    yield formatter.event(index, {}, finish_reason=chunk.finish_reason)
             if self.wants_usage:
-                yield make.usage_event(self.usage)
+                yield formatter.usage_event(self.usage)
         except ApiError as error:
             yield sse_event(error.body())
         yield DONE
 
     def cancel(self) -> None:
-        """Evict the requests that have not ended."""
+        """Cancel the requests that have not ended."""
         self.metrics.cancelled.inc(self.outputs.cancel())
 
 
@@ -132,7 +132,7 @@ def start_completion(
     """Submit the generation requests of an API request.
 
     Args:
-        default_tokens: limit of an answer where the request names none.
+        default_tokens: ``max_tokens`` where the request sets none.
     """
     started = time.perf_counter()
     context_tokens = loaded.pretrained.model.architecture.context_tokens
@@ -144,12 +144,12 @@ def start_completion(
             param="max_tokens",
         )
     prompts = _prompts(request, loaded, context_tokens=context_tokens, max_tokens=max_tokens)
-    texts = [prompt.ids for prompt in prompts for _ in range(request.n)]
+    prompt_id_lists = [prompt.ids for prompt in prompts for _ in range(request.n)]
     try:
         outputs = loaded.worker.submit(
-            texts,
+            prompt_id_lists,
             max_tokens=[min(max_tokens, context_tokens - len(ids)) for ids in texts],
-            sampling=_samplings(request, loaded.pretrained.sampling, len(texts)),
+            sampling=_samplings(request, loaded.pretrained.sampling, len(prompt_id_lists)),
             stop_strings=request.stop_strings,
             stop_ids=loaded.pretrained.stop_ids,
         )

@@ -1,9 +1,9 @@
-"""The training loop: batch, step, record, maybe checkpoint, maybe validate, stop?
+"""The training loop: batch, step, maybe record, maybe checkpoint, stop?, maybe validate.
 
-``train`` builds a ``Trainer`` from a ``TrainRun``, after two more for a smoke run; ``fit`` runs to
-the horizon, from the newest checkpoint if there is one. A step does not depend on parallelism: a
-global batch has the same rows, and its loss is the mean over all of them, whatever the number of
-processes and the micro-batch.
+``train`` builds a ``Trainer`` from a ``TrainRun``; a long training first does a smoke run of a few
+steps, and resumes it. ``fit`` runs to the horizon, from the newest checkpoint if there is one. A
+step does not depend on parallelism: a global batch has the same rows, and its loss is the mean over
+all of them, whatever the number of processes and the micro-batch.
 """
 
 from __future__ import annotations
@@ -116,9 +116,8 @@ class Trainer:
             max_skipped_steps=run.train.max_skipped_steps,
             device=distributed.device,
         )
-        self.reads_every_step = (
-            distributed.device.type == "cpu"
-        )  # elsewhere that waits for the device
+        # On a GPU, reading the outcome of every step would wait for the device.
+        self.reads_every_step = distributed.device.type == "cpu"
         self.checkpoints = Checkpoints(
             TrainModelOutputs(directory).checkpoints,
             derivation_key=run.derivation.key,
@@ -166,7 +165,7 @@ class Trainer:
 
     @property
     def num_steps(self) -> int:
-        """The horizon."""
+        """Number of optimizer steps of the whole training."""
         return self.train.required("steps")
 
     def fit(self) -> TrainingSummary | None:
@@ -174,8 +173,8 @@ class Trainer:
 
         Raises:
             TrainingInterruptedError: a signal asked to stop; a checkpoint was written.
-            TrainingError: the loss is not finite, too many steps were spikes, a batch has no
-                targets, or one row does not fit into memory.
+            TrainingError: the loss is not finite, too many steps were skipped as spikes, a batch
+                has no targets, or one row does not fit into memory.
             CheckpointError: the newest checkpoint belongs to another training.
             DiskSpaceError: a checkpoint does not fit on the disk.
         """
@@ -250,7 +249,7 @@ class Trainer:
     def maybe_checkpoint(self, *, is_stopping: bool) -> None:
         """Save every ``checkpoint_every_steps``, where decay begins, at the end, before stopping.
 
-        Files are written while training continues; the last one is waited for.
+        Files are written while training continues; the last write blocks.
         """
         step = self.loop.step
         self._record_written(self.writer.finished())

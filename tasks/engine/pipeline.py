@@ -1,7 +1,7 @@
-"""One walk over the DAG: each stage runs once its inputs are made, or is only planned.
+"""Run or plan the stages of one pipeline run, each once its inputs are made.
 
 The flows describe the DAG once, as calls of ``Pipeline.add``. Keys derive from keys, so a dry run
-makes the same walk and knows every artifact without making any.
+makes the same calls and knows every artifact without making any.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Outcome = Literal["planned", "cached", "running", "made"]
 
 @dataclass
 class Step:
-    """One stage of one walk, and what became of it."""
+    """One stage of one run, and its outcome."""
 
     stage: Stage
     derivation: Derivation
@@ -54,9 +54,9 @@ class Pipeline:
     """The stages of one run, in the order in which the flow names them.
 
     Args:
-        store: where artifacts lie.
+        store: the artifact store.
         run: workers and memory.
-        runner: the started task runner that maps shards; ``None`` plans only, nothing is run.
+        runner: the started task runner of per-file stages; ``None`` plans only, nothing is run.
         tracking_run_id: MLflow run that trainings report to as its children.
     """
 
@@ -77,9 +77,9 @@ class Pipeline:
     def add(self, stage: Stage, name: str, *, config: Config, inputs: Inputs) -> Artifact:
         """Run a stage, or start it on the task runner, and return the artifact it makes.
 
-        Waits until the inputs are made. On return a cached stage, and one whose artifact a child
-        process makes, has ended; any other is only started. What was added before is not started
-        again.
+        Waits until the inputs are made. Blocks for a cached stage and for one whose artifact a
+        child process makes; any other is submitted, and this returns at once. A stage that was
+        added before is not started again.
         """
         derivation = stage.derive(name, config=config, inputs=inputs)
         if derivation.key in self.steps:
@@ -95,13 +95,13 @@ class Pipeline:
         return step.artifact
 
     def reporting_to(self, tracking_run_id: str | None) -> Pipeline:
-        """Return the same walk with trainings reported to another MLflow run from here on."""
+        """Return the same pipeline with trainings reported to another MLflow run from here on."""
         other = copy.copy(self)  # the steps are one and the same
         other.tracking_run_id = tracking_run_id
         return other
 
     def wait(self, artifact: Artifact) -> None:
-        """Return when an artifact of this walk is made; raise what its stage raised."""
+        """Return when an artifact of this run is made; raise what its stage raised."""
         step = self.steps.get(artifact.key)
         if step and isinstance(step.handle, PrefectFuture):
             step.handle.wait()
@@ -110,7 +110,7 @@ class Pipeline:
             step.outcome = "made"
 
     def finish(self) -> list[Step]:
-        """Wait forevery step and return them all."""
+        """Wait for every step and return them all."""
         for step in self.steps.values():
             self.wait(step.artifact)
         return list(self.steps.values())
@@ -123,20 +123,20 @@ class Pipeline:
         if not complete:
             logger.info("%s runs: %s", step.artifact.relative_path, step.status.why)
         if complete or step.stage.scope == "child":
-            # In this thread: there is nothing to compute here, and signals reach no other thread.
+            # In this thread: nothing is computed here, and Python handles signals in it alone.
             state: State[Any] = task(call, wait_for=needed, return_state=True)
             state.result(raise_on_failure=True)
             step.handle = state
             step.outcome = "cached" if complete else "made"
         else:
-            arrows: dict[str, set[RunInput]] = {
+            dependencies: dict[str, set[RunInput]] = {
                 "call": {_run_input(state) for state in needed}  # type: ignore[misc]
             }
-            step.handle = runner.submit(task, {"call": call}, dependencies=arrows)
+            step.handle = runner.submit(task, {"call": call}, dependencies=dependencies)
             step.outcome = "running"
 
     def _handles(self, needed: list[Artifact]) -> list[State[Any]]:
-        """Return what draws the arrows of the run graph in Prefect."""
+        """Return the states that Prefect shows as edges of the run graph."""
         steps = [self.steps.get(item.key) for item in needed]
         return [step.handle for step in steps if step and isinstance(step.handle, State)]
 
@@ -155,7 +155,7 @@ def _run_input(state: State[Any]) -> TaskRunResult:
 
 
 def task_runner(run: RunConfig) -> TaskRunner[Any]:
-    """Return the task runner that maps shards.
+    """Return the task runner of per-file stages.
 
     Raises:
         ConfigError: it is an optional extra that is not installed.
@@ -171,10 +171,10 @@ def task_runner(run: RunConfig) -> TaskRunner[Any]:
 
 def _begin_worker(parent: int) -> None:
     watch_parent(parent)  # a killed flow cannot stop its workers
-    end_quietly()
+    silence_stderr_at_exit()
 
 
-def end_quietly() -> None:
+def silence_stderr_at_exit() -> None:
     """Keep DuckDB's binding from listing its own objects as leaked when this process ends.
 
     The list is cosmetic: nanobind prints it, after the interpreter is gone, in any process that
@@ -189,7 +189,7 @@ def end_quietly() -> None:
 
 
 def num_workers(run: RunConfig) -> int:
-    """Return how many shards are worked on at once."""
+    """Return how many per-file stages run at once."""
     return run.workers or num_cores()
 
 

@@ -121,12 +121,12 @@ class Call:
     log_prints=False,
 )
 def make_artifact(call: Call) -> Artifact | State[Artifact]:
-    """Make the artifact of a call unless its manifest is there."""
+    """Make the artifact of a call, unless a complete one whose inputs are unchanged is there."""
     let_logs_through()
     store = ArtifactStore(call.root)
     artifact = call.derivation.artifact
     if store.status(call.derivation).state == "complete":
-        return cached(artifact)
+        return cached_state(artifact)
     run_body(call, store)
     return artifact
 
@@ -156,7 +156,7 @@ def run_body(call: Call, store: ArtifactStore) -> None:
         store.build(call.derivation, body, resume=call.stage.resume)
 
 
-def cached(artifact: Artifact) -> State[Artifact]:
+def cached_state(artifact: Artifact) -> State[Artifact]:
     """Return the Prefect state of a stage that had nothing to do."""
     message = f"{artifact.relative_path} is complete"
     return Completed(name="Cached", message=message, data=artifact)

@@ -3,7 +3,7 @@
     raw -> batches -> missing languages -> light rules (SQL) -> quality rules and line edits
         -> personal data -> part.parquet; dropped documents -> rejected.parquet
 
-Language and length always decide; the profiles ``fineweb`` and ``strict`` apply the quality rules
+Language and length always apply; the profiles ``fineweb`` and ``strict`` apply the quality rules
 as well. Rows keep their order. Memory holds one batch and the rejected rows, which have no text.
 Row groups are cut by the rows kept, so the bytes written depend on neither threads nor timing.
 """
@@ -80,7 +80,7 @@ ORDER BY row
 
 @dataclass
 class FilterCounts:
-    """Where the documents of one raw file went; counted while they are written."""
+    """Counts of kept, dropped and edited documents, counted while they are written."""
 
     # Documents per reason, every reason of the profile present, in its order.
     num_dropped: dict[str, int]
@@ -88,7 +88,7 @@ class FilterCounts:
     num_kept: int = 0
     num_language_unknown: int = 0  # raw documents that came without a language label or score
     num_languages_scored: int = 0  # of these, documents that got both
-    text_bytes: int = 0  # uncompressed text read, about
+    text_bytes: int = 0  # approximate size of the uncompressed text
     # Of kept documents: "documents" that changed, "citations" removed, and "lines: " with a reason
     # of ``LINE_REASONS``.
     edits: Counter[str] = field(default_factory=Counter)
@@ -133,28 +133,28 @@ def filter_file(
     Raises:
         SourceError: the raw file cannot be read.
         CorpusError: a larger share than ``config.max_dropped_frac`` would be dropped.
-        OSError: the disk is full; whoever builds the artifact says so.
+        OSError: the disk is full; ``ArtifactStore.build`` raises DiskSpaceError for it.
     """
     started = time.perf_counter()
     counts = FilterCounts(num_dropped=dict.fromkeys(reasons_of(config), 0))
     light_rules = config.model_dump(include=set(LIGHT_RULES))
-    half = replace(limits, memory_bytes=limits.memory_bytes // 2, threads=1)
+    limits_per_connection = replace(limits, memory_bytes=limits.memory_bytes // 2, threads=1)
     with (
-        half.connect() as reader,
-        half.connect() as rules,
+        limits_per_connection.connect() as reader,
+        limits_per_connection.connect() as rules_connection,
         pq.ParquetWriter(destination / PART_NAME, PART_SCHEMA, compression="zstd") as part,
     ):
         writer = _Writer(part, counts)
-        rules.execute(read_sql("light_rules"))
+        rules_connection.execute(read_sql("light_rules"))
         for batch in _documents(reader, raw, file):
             _count_documents(batch, counts)
             if config.score_language == "missing":
                 batch, num_scored = score_missing_languages(batch)
                 counts.num_languages_scored += num_scored
-            batch = _drop_by_light_rules(rules, batch, light_rules, writer)
+            batch = _drop_by_light_rules(rules_connection, batch, light_rules, writer)
             if config.profile != "light":
-                batch = _edit_by_quality(batch, config, writer)
-            writer.keep(_without_personal_data(batch, personal_data, counts))
+                batch = _apply_quality_rules(batch, config, writer)
+            writer.keep(_find_or_mask_personal_data(batch, personal_data, counts))
         writer.flush()
     pq.write_table(writer.rejected(), destination / REJECTED_NAME, compression="zstd")
     counts.text_bytes = _text_bytes(raw)
@@ -174,7 +174,7 @@ def _documents(connection: DuckDBPyConnection, raw: Path, file: str) -> Iterator
 
 
 def _next_batch(batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
-    """Return the next batch; Arrow's error for a broken file becomes DuckDB's own again."""
+    """Return the next batch; an Arrow error is raised as the DuckDB error that it wraps."""
     try:
         return next(batches, None)
     except (OSError, pa.ArrowException) as error:
@@ -215,7 +215,7 @@ def _drop_by_light_rules(
     return batch.filter(reasons.is_null())
 
 
-def _edit_by_quality(batch: pa.Table, config: FilterConfig, writer: _Writer) -> pa.Table:
+def _apply_quality_rules(batch: pa.Table, config: FilterConfig, writer: _Writer) -> pa.Table:
     """Return the documents that pass the quality rules, their lines edited."""
     texts = batch.column("text").to_pylist()
     outcome = apply_quality_rules(texts, terminal_punctuation=config.profile == "strict")
@@ -233,7 +233,7 @@ def _edit_by_quality(batch: pa.Table, config: FilterConfig, writer: _Writer) -> 
     return edited.filter(pa.array(is_kept))
 
 
-def _without_personal_data(
+def _find_or_mask_personal_data(
     batch: pa.Table, config: PersonalDataConfig, counts: FilterCounts
 ) -> pa.Table:
     if config.action == "keep":
