@@ -148,7 +148,7 @@ def start_completion(
     try:
         outputs = loaded.worker.submit(
             prompt_id_lists,
-            max_tokens=[min(max_tokens, context_tokens - len(ids)) for ids in texts],
+            max_tokens=[min(max_tokens, context_tokens - len(ids)) for ids in prompt_id_lists],
             sampling=_samplings(request, loaded.pretrained.sampling, len(prompt_id_lists)),
             stop_strings=request.stop_strings,
             stop_ids=loaded.pretrained.stop_ids,
