@@ -41,8 +41,9 @@ from model.runtime.hardware import (
     peak_flops_per_second,
     prepare_memory,
 )
-from model.train.checkpoint import Checkpoints, LoopState
+from model.train.checkpoint import Checkpoints
 from model.train.loader import Batch, BatchReader, Part
+from model.train.snapshot import LoopState, Snapshot
 
 ANCHOR_TOKENS_PER_SECOND = 490_000.0
 VOCAB_SIZE = 32_768
@@ -124,9 +125,8 @@ class Run:
         checkpoints = Checkpoints(self.directory / "checkpoints", derivation_key="0", keep=1)
         synchronise(self.device)
         started = time.perf_counter()
-        checkpoints.save(
-            self.model, self.optimizer, LoopState(loader=self.reader.start()), num_processes=1
-        )
+        loop = LoopState(loader=self.reader.start())
+        checkpoints.write(Snapshot.take(self.model, self.optimizer, loop, num_processes=1))
         return time.perf_counter() - started
 
 

@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -55,7 +56,9 @@ def load_model(directory: Path) -> GPT:
     Raises:
         ArtifactError: a file is missing or broken, or the weights do not fit the architecture.
     """
-    model = GPT(_read_architecture(directory / ARCHITECTURE_NAME))
+    path = directory / ARCHITECTURE_NAME
+    with _naming_file(path):
+        model = GPT(Architecture.model_validate_json(path.read_bytes()))
     load_tensors(model, directory / WEIGHTS_NAME)
     return model
 
@@ -66,23 +69,10 @@ def load_tensors(model: GPT, path: Path) -> None:
     Raises:
         ArtifactError: the file is missing or broken, or does not fit the model.
     """
-    tensors = _read_tensors(path)
+    with _naming_file(path):
+        tensors = load_file(path)
     _require_same_shapes(tensors, model=model, where=path)
     model.load_state_dict(tensors)
-
-
-def _read_architecture(path: Path) -> Architecture:
-    try:
-        return Architecture.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as exc:
-        raise _broken(path, found=exc) from exc
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as exc:
-        raise _broken(path, found=exc) from exc
 
 
 def _require_same_shapes(tensors: dict[str, Tensor], *, model: GPT, where: Path) -> None:
@@ -102,11 +92,15 @@ def _require_same_shapes(tensors: dict[str, Tensor], *, model: GPT, where: Path)
         )
 
 
-def _broken(path: Path, *, found: object) -> ArtifactError:
-    return ArtifactError(
-        "a file of a saved model is missing or cannot be read",
-        expected=f"{path.name} as written by training",
-        found=found,
-        where=path,
-        fix="delete the artifact and let its stage run again",
-    )
+@contextlib.contextmanager
+def _naming_file(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValidationError, SafetensorError) as exc:
+        raise ArtifactError(
+            "a file of a saved model is missing or cannot be read",
+            expected=f"{path.name} as written by training",
+            found=exc,
+            where=path,
+            fix="delete the artifact and let its stage run again",
+        ) from exc

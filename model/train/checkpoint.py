@@ -21,8 +21,8 @@ import logging
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from pydantic import Field, ValidationError
@@ -58,23 +58,14 @@ class Seal(Config):
     )
 
 
+@dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one training.
+    """The checkpoints of one training, a directory for each."""
 
-    Args:
-        directory: holds one directory per checkpoint.
-        derivation_key: of the training; checkpoints of others are refused.
-        keep: how many of the newest stay, beside the best and the pre-decay one.
-        flat_steps: the last checkpoint at or before this step is the pre-decay one: it stays.
-    """
-
-    def __init__(
-        self, directory: Path, *, derivation_key: str, keep: int, flat_steps: int = 0
-    ) -> None:
-        self.directory = directory
-        self.derivation_key = derivation_key
-        self.keep = keep
-        self.flat_steps = flat_steps
+    directory: Path
+    derivation_key: str  # of the training; checkpoints of others are refused
+    keep: int  # how many of the newest stay, beside the best and the pre-decay one
+    flat_steps: int = 0  # the last checkpoint at or before this step is the pre-decay one: it stays
 
     def path(self, step: int) -> Path:
         """Return where the checkpoint of a step lies."""
@@ -85,18 +76,8 @@ class Checkpoints:
         paths = self.directory.glob(CHECKPOINT_PATTERN)
         return sorted(int(path.name.removeprefix("step-")) for path in paths)
 
-    def save(
-        self, model: GPT, optimizer: torch.optim.Optimizer, loop: LoopState, *, num_processes: int
-    ) -> Path:
-        """Take a snapshot of a training, write it, and return its directory.
-
-        Raises:
-            DiskSpaceError: as ``write`` does.
-        """
-        return self.write(Snapshot.take(model, optimizer, loop, num_processes=num_processes))
-
-    def write(self, snapshot: Snapshot) -> Path:
-        """Write a checkpoint, delete those no longer kept, and return its directory.
+    def write(self, snapshot: Snapshot) -> int:
+        """Write a checkpoint, delete those no longer kept, and return its step.
 
         Raises:
             DiskSpaceError: the disk is full; earlier checkpoints are unchanged.
@@ -108,7 +89,7 @@ class Checkpoints:
             write_synced(directory / STATE_NAME, host.state.model_dump_json().encode())
             self._seal(directory, step=snapshot.step)
         self._drop()
-        return self.path(snapshot.step)
+        return snapshot.step
 
     def take_over(self, source: Path, *, step: int) -> None:
         """Copy a checkpoint of another training, and seal it as one of this training.
@@ -118,7 +99,7 @@ class Checkpoints:
             DiskSpaceError: the disk is full.
         """
         seal = _read_seal(source)
-        damage = "it has no readable seal" if seal is None else _changed_file(source, seal)
+        damage = _damage(source, seal)
         if seal is None or damage:
             raise CheckpointError(
                 "a checkpoint to continue from is damaged", found=damage, where=source
@@ -188,33 +169,24 @@ class Checkpoints:
         for leftover in self.directory.glob("step-*.tmp"):
             shutil.rmtree(leftover)
         for step in reversed(self.steps()):
-            damage = self._damage(self.path(step))
+            path = self.path(step)
+            seal = _read_seal(path)
+            if seal and seal.derivation_key != self.derivation_key:
+                raise CheckpointError(
+                    "the checkpoint belongs to another training",
+                    expected=f"derivation {self.derivation_key}",
+                    found=f"derivation {seal.derivation_key}",
+                    where=path,
+                    fix="delete it, or continue with the config and data it was made with",
+                )
+            damage = _damage(path, seal)
             if damage is None:
                 return step
             logger.warning(
-                "checkpoint %s is damaged (%s): falling back to the previous one",
-                self.path(step),
-                damage,
+                "checkpoint %s is damaged (%s): falling back to the previous one", path, damage
             )
-            shutil.rmtree(self.path(step))  # it would count among those kept
+            shutil.rmtree(path)  # it would count among those kept
         return None
-
-    def _damage(self, path: Path) -> str | None:
-        seal = _read_seal(path)
-        if seal is None:
-            return f"{SEAL_NAME} cannot be read"
-        self._require_own(seal, where=path)
-        return _changed_file(path, seal)
-
-    def _require_own(self, seal: Seal, *, where: Path) -> None:
-        if seal.derivation_key != self.derivation_key:
-            raise CheckpointError(
-                "the checkpoint belongs to another training",
-                expected=f"derivation {self.derivation_key}",
-                found=f"derivation {seal.derivation_key}",
-                where=where,
-                fix="delete it, or continue with the config and data it was made with",
-            )
 
     def load(self, step: int, model: GPT, optimizer: torch.optim.Optimizer) -> LoopState:
         """Restore model, optimizer and random generators; return the loop state.
@@ -261,18 +233,11 @@ class CheckpointWriter:
         """
         assert not self._jobs, "the previous checkpoint is still being written"
         snapshot = Snapshot.take(model, optimizer, loop, num_processes=num_processes)
-        self._jobs.append(self._pool.submit(self._write, snapshot))
-
-    def _write(self, snapshot: Snapshot) -> int:
-        self.checkpoints.write(snapshot)
-        return snapshot.step
+        self._jobs.append(self._pool.submit(self.checkpoints.write, snapshot))
 
     def mark_validated(self, step: int, *, loss: float) -> None:
         """Record a validation loss with the checkpoint of its step, once that is written."""
-        self._jobs.append(self._pool.submit(self._mark, step, loss))
-
-    def _mark(self, step: int, loss: float) -> None:
-        self.checkpoints.mark_validated(step, loss=loss)
+        self._jobs.append(self._pool.submit(self.checkpoints.mark_validated, step, loss=loss))
 
     def finished(self) -> list[int]:
         """Return the steps of checkpoints finished since the last call.
@@ -280,9 +245,7 @@ class CheckpointWriter:
         Raises:
             DiskSpaceError: the disk is full; earlier checkpoints are unchanged.
         """
-        done = [job for job in self._jobs if job.done()]
-        self._jobs = [job for job in self._jobs if not job.done()]
-        return _steps(done)
+        return self._collect([job for job in self._jobs if job.done()])
 
     def wait(self) -> list[int]:
         """Wait for pending writes, and return the steps of checkpoints that they finished.
@@ -290,18 +253,17 @@ class CheckpointWriter:
         Raises:
             DiskSpaceError: the disk is full; earlier checkpoints are unchanged.
         """
-        done, self._jobs = self._jobs, []
-        return _steps(done)
+        return self._collect(self._jobs)
+
+    def _collect(self, jobs: list[Future[int | None]]) -> list[int]:
+        self._jobs = [job for job in self._jobs if job not in jobs]
+        results = [job.result() for job in jobs]
+        return [step for step in results if step is not None]
 
     def __enter__(self) -> CheckpointWriter:
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         try:
             self.wait()
         except Exception as failure:
@@ -319,7 +281,9 @@ def _read_seal(path: Path) -> Seal | None:
         return None
 
 
-def _changed_file(path: Path, seal: Seal) -> str | None:
+def _damage(path: Path, seal: Seal | None) -> str | None:
+    if seal is None:
+        return f"{SEAL_NAME} cannot be read"
     for name, expected in seal.sha256.items():
         if not (path / name).is_file():
             return f"{name} is missing"
@@ -344,8 +308,3 @@ def _naming_full_disk(directory: Path) -> Iterator[None]:
             fix="free some space and run again: training continues from the previous checkpoint; "
             "train.keep_checkpoints limits how many are kept",
         ) from exc
-
-
-def _steps(jobs: list[Future[int | None]]) -> list[int]:
-    results = [job.result() for job in jobs]
-    return [step for step in results if step is not None]

@@ -15,8 +15,8 @@ import hashlib
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from model.config.network import AttentionScope
 from model.core.artifact import canonical_json
 from model.core.config import Config
 from model.core.errors import ArtifactError, CheckpointError, TrainingError
@@ -42,17 +43,11 @@ class Part:
 
 
 class LoaderState(Config):
-    """Reading position; saved with every checkpoint, and enough to continue with the next row.
+    """Reading position; saved with every checkpoint, and enough to continue with the next row."""
 
-    Attributes:
-        fingerprint: of the order: shard sets, weights and seed. Another order is refused.
-        num_rows: rows read over all parts since training began.
-        part_rows: the same for each part; sums to ``num_rows``.
-    """
-
-    fingerprint: str
-    num_rows: int
-    part_rows: tuple[int, ...]
+    fingerprint: str  # of the order: shard sets, weights and seed; another order is refused
+    num_rows: int  # read over all parts since training began
+    part_rows: tuple[int, ...]  # the same for each part
 
 
 @dataclass(frozen=True)
@@ -67,42 +62,38 @@ class Batch:
     documents: Int[Tensor, "B T1"] | None = None  # number of each token's document in its row
 
 
+@dataclass(kw_only=True)
 class BatchReader:
     """Reads global batches in the run's order; stateless.
-
-    Args:
-        parts: the mixture.
-        seed: of the order.
-        rows_per_step: rows of a global batch, over all processes.
-        distributed: rank and number of processes.
-        attention: ``document`` adds the document of each token to batches.
-        rows_per_group: consecutive rows of the shards that are read together.
 
     Raises:
         TrainingError: the shards hold fewer rows than one batch.
         ArtifactError: the rows of a part are not whole row groups.
     """
 
-    def __init__(
-        self,
-        parts: Sequence[Part],
-        *,
-        seed: int,
-        rows_per_step: int,
-        distributed: DistributedContext,
-        attention: Literal["causal", "document"] = "causal",
-        rows_per_group: int = 1,
-    ) -> None:
-        self.parts = parts
-        self.seed = seed
-        self.rows_per_step = rows_per_step
-        self.distributed = distributed
-        self.attention = attention
-        self.rows_per_group = rows_per_group
-        self._orders: dict[tuple[int, int], npt.NDArray[np.int64]] = {}  # by part and epoch
-        self._require_one_batch()
-        for part in parts:
-            require_whole_groups(part.shards, rows_per_group=rows_per_group)
+    parts: Sequence[Part] = field(kw_only=False)
+    seed: int
+    rows_per_step: int  # of a global batch, over all processes
+    distributed: DistributedContext
+    attention: AttentionScope = "causal"  # "document" adds the document of each token to batches
+    rows_per_group: int = 1  # consecutive rows of the shards that are read together
+    _orders: dict[tuple[int, int], npt.NDArray[np.int64]] = field(  # by part and epoch
+        default_factory=dict, init=False
+    )
+
+    def __post_init__(self) -> None:
+        num_rows = sum(part.shards.num_rows for part in self.parts)
+        if num_rows < self.rows_per_step:
+            context_tokens = self.parts[0].shards.context_tokens
+            raise TrainingError(
+                "the training shards hold fewer tokens than one batch",
+                expected=f"at least {self.rows_per_step} rows of {context_tokens} tokens "
+                f"(train.batch_tokens_per_step={self.rows_per_step * context_tokens})",
+                found=f"{num_rows} rows",
+                fix="prepare more documents, or lower train.batch_tokens_per_step",
+            )
+        for part in self.parts:
+            require_whole_groups(part.shards, rows_per_group=self.rows_per_group)
 
     @property
     def fingerprint(self) -> str:
@@ -130,7 +121,13 @@ class BatchReader:
         Raises:
             CheckpointError: ``state`` belongs to another order.
         """
-        self._require_own(state)
+        if state.fingerprint != self.fingerprint:
+            raise CheckpointError(
+                "the checkpoint belongs to another order of training rows",
+                expected=f"order {self.fingerprint}",
+                found=f"order {state.fingerprint}",
+                fix="train from scratch, or use the shards, weights and seed of the checkpoint",
+            )
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
             last = pool.submit(self.read, state)
             reading = deque([last])
@@ -208,36 +205,14 @@ class BatchReader:
     def _order(self, part: int, epoch: int) -> npt.NDArray[np.int64]:
         if (part, epoch) not in self._orders:
             self._orders.pop((part, epoch - 2), None)
-            num_groups = self._num_groups(part)
             self._orders[part, epoch] = permutation(
-                num_groups, seed=self.seed, part=part, epoch=epoch
+                self._num_groups(part), seed=self.seed, part=part, epoch=epoch
             )
         return self._orders[part, epoch]
 
     def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return memory for a batch, pinned for a GPU so that copies overlap with compute."""
         return torch.empty(shape, dtype=dtype, pin_memory=self.distributed.device.type == "cuda")
-
-    def _require_one_batch(self) -> None:
-        num_rows = sum(part.shards.num_rows for part in self.parts)
-        if num_rows < self.rows_per_step:
-            context_tokens = self.parts[0].shards.context_tokens
-            raise TrainingError(
-                "the training shards hold fewer tokens than one batch",
-                expected=f"at least {self.rows_per_step} rows of {context_tokens} tokens "
-                f"(train.batch_tokens_per_step={self.rows_per_step * context_tokens})",
-                found=f"{num_rows} rows",
-                fix="prepare more documents, or lower train.batch_tokens_per_step",
-            )
-
-    def _require_own(self, state: LoaderState) -> None:
-        if state.fingerprint != self.fingerprint:
-            raise CheckpointError(
-                "the checkpoint belongs to another order of training rows",
-                expected=f"order {self.fingerprint}",
-                found=f"order {state.fingerprint}",
-                fix="train from scratch, or use the shards, weights and seed of the checkpoint",
-            )
 
 
 def interleave(

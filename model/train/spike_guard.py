@@ -9,7 +9,7 @@ are sums over all processes, so every process reaches the same verdict.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,36 +51,24 @@ class StepNumbers:
 
 
 class SpikeGuardState(Config):
-    """State of the guard; saved with every checkpoint.
+    """State of the guard; saved with every checkpoint."""
 
-    Attributes:
-        window: loss and gradient norm by step modulo the window's length; ``None`` where
-            skipped or not taken yet.
-        num_skipped: since training began.
-        skipped_steps: those within one window of the last step read.
-    """
-
+    # Loss and gradient norm by step modulo the length; None where skipped or not taken yet.
     window: tuple[tuple[float, float] | None, ...] = (None,) * WINDOW_STEPS
-    num_skipped: int = 0
-    skipped_steps: tuple[int, ...] = ()
+    num_skipped: int = 0  # since training began
+    skipped_steps: tuple[int, ...] = ()  # those within one window of the last step read
 
 
+@dataclass
 class SpikeGuard:
-    """Decides whether each step is applied, and holds the results that are not read yet.
+    """Decides whether each step is applied, and holds the results that are not read yet."""
 
-    Args:
-        spike_sigmas: a loss or gradient norm this far above the window's mean is a spike.
-        max_skipped_steps: of a window; one more ends the training.
-        device: where losses are.
-    """
+    spike_sigmas: float  # a loss or gradient norm this far above the window's mean is a spike
+    max_skipped_steps: int  # of a window; one more ends the training
+    device: torch.device  # where losses are
+    unread: list[StepOutcome] = field(default_factory=list, init=False)
 
-    def __init__(
-        self, *, spike_sigmas: float, max_skipped_steps: int, device: torch.device
-    ) -> None:
-        self.spike_sigmas = spike_sigmas
-        self.max_skipped_steps = max_skipped_steps
-        self.device = device
-        self.unread: list[StepOutcome] = []
+    def __post_init__(self) -> None:
         self.restore(SpikeGuardState())
 
     def update_factor(
@@ -123,7 +111,14 @@ class SpikeGuard:
         ]
         for numbers in found:
             if not (math.isfinite(numbers.loss) and math.isfinite(numbers.gradient_norm)):
-                raise _not_finite(numbers)
+                raise TrainingError(
+                    "the loss or its gradient is not finite",
+                    expected="finite numbers",
+                    found=f"loss {numbers.loss}, gradient norm {numbers.gradient_norm}",
+                    where=f"step {numbers.step}, {name_rows(numbers.rows)}",
+                    fix="lower train.learning_rate, raise train.warmup_steps, or set "
+                    "train.precision=float32; earlier checkpoints are good",
+                )
             if not numbers.is_applied:
                 self._count_skipped(numbers)
         return found
@@ -131,10 +126,19 @@ class SpikeGuard:
     def _count_skipped(self, numbers: StepNumbers) -> None:
         self.num_skipped += 1
         first = numbers.step - WINDOW_STEPS
-        self._skipped_steps = [step for step in self._skipped_steps if step > first]
-        self._skipped_steps.append(numbers.step)
-        if len(self._skipped_steps) > self.max_skipped_steps:
-            raise _too_many_skipped(numbers, self._skipped_steps, limit=self.max_skipped_steps)
+        steps = [*(step for step in self._skipped_steps if step > first), numbers.step]
+        self._skipped_steps = steps
+        if len(steps) > self.max_skipped_steps:
+            raise TrainingError(
+                "too many updates were skipped for a spike of loss or gradient",
+                expected=f"at most {self.max_skipped_steps} of {WINDOW_STEPS} steps "
+                "(train.max_skipped_steps)",
+                found=f"{len(steps)}: steps {', '.join(map(str, steps))}; the last one had loss "
+                f"{numbers.loss:.5g} and gradient norm {numbers.gradient_norm:.5g}",
+                where=f"step {numbers.step}, {name_rows(numbers.rows)}",
+                fix="inspect the rows; lower train.learning_rate, or raise train.spike_sigmas or "
+                "train.max_skipped_steps; earlier checkpoints are good",
+            )
 
     def state(self) -> SpikeGuardState:
         """Return the state to save; every step must have been read."""
@@ -168,29 +172,6 @@ def require_targets(num_targets: int, *, step: int, rows: npt.NDArray[np.int64])
             where=f"step {step}, {name_rows(rows)}",
             fix="set train.loss_on=all, or leave documents without targets out of the shards",
         )
-
-
-def _not_finite(numbers: StepNumbers) -> TrainingError:
-    return TrainingError(
-        "the loss or its gradient is not finite",
-        expected="finite numbers",
-        found=f"loss {numbers.loss}, gradient norm {numbers.gradient_norm}",
-        where=f"step {numbers.step}, {name_rows(numbers.rows)}",
-        fix="lower train.learning_rate, raise train.warmup_steps, or set train.precision=float32; "
-        "earlier checkpoints are good",
-    )
-
-
-def _too_many_skipped(numbers: StepNumbers, steps: Sequence[int], *, limit: int) -> TrainingError:
-    return TrainingError(
-        "too many updates were skipped for a spike of loss or gradient",
-        expected=f"at most {limit} of {WINDOW_STEPS} steps (train.max_skipped_steps)",
-        found=f"{len(steps)}: steps {', '.join(map(str, steps))}; the last one had loss "
-        f"{numbers.loss:.5g} and gradient norm {numbers.gradient_norm:.5g}",
-        where=f"step {numbers.step}, {name_rows(numbers.rows)}",
-        fix="inspect the rows; lower train.learning_rate, or raise train.spike_sigmas or "
-        "train.max_skipped_steps; earlier checkpoints are good",
-    )
 
 
 def name_rows(rows: npt.NDArray[np.int64]) -> str:

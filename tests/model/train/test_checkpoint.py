@@ -22,7 +22,7 @@ from model.optim.optimizer import Optimizer, build_optimizer
 from model.runtime.distributed import DistributedContext
 from model.train.checkpoint import Checkpoints, CheckpointWriter, Seal
 from model.train.loader import LoaderState
-from model.train.snapshot import LoopState, join_tensors, split_tensors
+from model.train.snapshot import LoopState, Snapshot, join_tensors, split_tensors
 from tests.support.small_disk import small_disk
 from tests.support.small_model import random_ids, random_model, resolved
 
@@ -62,14 +62,14 @@ def save_steps(directory: Path, *steps: int, keep: int = 3) -> Checkpoints:
     checkpoints = Checkpoints(directory, derivation_key=KEY, keep=keep)
     model, optimizer = trained()
     for step in steps:
-        checkpoints.save(model, optimizer, loop_at(step), num_processes=1)
+        checkpoints.write(Snapshot.take(model, optimizer, loop_at(step), num_processes=1))
     return checkpoints
 
 
 def test_load_of_a_checkpoint_continues_bit_for_bit(tmp_path: Path):
     model, optimizer = trained()
     checkpoints = Checkpoints(tmp_path, derivation_key=KEY, keep=1)
-    checkpoints.save(model, optimizer, loop_at(3), num_processes=1)
+    checkpoints.write(Snapshot.take(model, optimizer, loop_at(3), num_processes=1))
     take_steps(model, optimizer, seeds=range(10, 13))
 
     resumed = random_model(seed=9)
@@ -90,7 +90,7 @@ def test_load_puts_random_generators_back(tmp_path: Path):
     torch.manual_seed(7)  # making the model above drew numbers
     model, optimizer = trained()
     torch.manual_seed(7)
-    checkpoints.save(model, optimizer, loop_at(1), num_processes=1)
+    checkpoints.write(Snapshot.take(model, optimizer, loop_at(1), num_processes=1))
     expected = (random.random(), np.random.rand(), torch.rand(1).item())
     checkpoints.load(1, model, optimizer)
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
@@ -197,7 +197,7 @@ def test_save_on_a_full_disk_names_it_and_leaves_the_one_before(
     monkeypatch.setattr("model.train.checkpoint.save_file", fail)
     model, optimizer = trained()
     with pytest.raises(DiskSpaceError, match="while a checkpoint was written") as error:
-        checkpoints.save(model, optimizer, loop_at(20), num_processes=1)
+        checkpoints.write(Snapshot.take(model, optimizer, loop_at(20), num_processes=1))
     assert "bytes free" in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
     assert checkpoints.newest() == 10
@@ -208,7 +208,7 @@ def test_save_keeps_the_best_and_the_last_flat_one(tmp_path: Path):
     model, optimizer = trained()
     losses = {10: 4.0, 20: 3.0, 30: 2.0, 40: 2.5, 50: 2.5, 60: 2.5}
     for step, loss in losses.items():
-        checkpoints.save(model, optimizer, loop_at(step), num_processes=1)
+        checkpoints.write(Snapshot.take(model, optimizer, loop_at(step), num_processes=1))
         checkpoints.mark_validated(step, loss=loss)
     assert checkpoints.steps() == [20, 30, 60]
     assert (checkpoints.pre_decay(), checkpoints.best(), checkpoints.newest()) == (20, 30, 60)
@@ -265,7 +265,9 @@ def test_writer_writes_what_was_there_when_it_began(tmp_path: Path):
 def test_writer_on_a_full_disk_says_so_when_asked_and_leaves_the_one_before(tmp_path: Path):
     model, optimizer = trained()
     measure = Checkpoints(tmp_path / "measure", derivation_key=KEY, keep=1)
-    measured = measure.save(model, optimizer, loop_at(1), num_processes=1)
+    measured = measure.path(
+        measure.write(Snapshot.take(model, optimizer, loop_at(1), num_processes=1))
+    )
     num_bytes = sum(path.stat().st_size for path in measured.iterdir())
     disk = tmp_path / "disk"
     disk.mkdir()
