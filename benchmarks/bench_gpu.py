@@ -154,7 +154,7 @@ def measure(options: argparse.Namespace, device: torch.device, directory: Path) 
     rates = [options.step_tokens / item for item in seconds]
     rate = statistics.median(rates)
     peak = peak_flops_per_second(device_name(device))
-    used = rate * run.model.flops_per_token()
+    used = rate * run.model.architecture.flops_per_token()
     saving = run.checkpoint_seconds()
     attention = backend_name(
         device, by_documents=False, is_compiled=run.model.model.training_block is not None

@@ -32,13 +32,6 @@ RunBlock = Callable[..., Tensor]
 ScoreChunk = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def rms_norm(
-    x: Float[Tensor, "*batch C"], weight: Float[Tensor, " C"], *, epsilon: float
-) -> Float[Tensor, "*batch C"]:
-    """Scale vectors to a root mean square of one, then by ``weight``; the type of ``x`` is kept."""
-    return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), epsilon)
-
-
 def rotary_table(
     *, num_positions: int, head_dim: int, theta: float
 ) -> tuple[Float[Tensor, "T D"], Float[Tensor, "T D"]]:
@@ -71,8 +64,8 @@ class RMSNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch C"]:
-        """Return the normed ``x``."""
-        return rms_norm(x, self.weight, epsilon=self.epsilon)
+        """Return ``x`` at a root mean square of one, times the weight, in its own type."""
+        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.epsilon)
 
 
 class Attention(nn.Module):
@@ -253,7 +246,3 @@ class GPT(nn.Module):
     def num_params(self) -> int:
         """Count all parameters; a tied embedding counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
-
-    def flops_per_token(self) -> int:
-        """Count floating-point operations per training token, forward and backward."""
-        return self.architecture.flops_per_token()

@@ -39,6 +39,7 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=15)  # longer than any checkpoint rank 0 
 DECISION_TIMEOUT = timedelta(days=30)  # another run may be making the same artifact
 DECISION_KEY = "decision"
 RECEIVED_KEY = "received"
+ATTEMPT_VARIABLE = "TORCHELASTIC_RESTART_COUNT"
 CPU = torch.device("cpu")
 
 
@@ -57,32 +58,24 @@ class DistributedContext:
     @classmethod
     def from_environment(cls) -> DistributedContext:
         """Return the context torchrun describes in the environment, or that of a lone process."""
-        rank, size, local_rank, local_size = (
-            int(os.environ.get(name, default))
-            for name, default in (
-                ("RANK", 0),
-                ("WORLD_SIZE", 1),
-                ("LOCAL_RANK", 0),
-                ("LOCAL_WORLD_SIZE", 1),
-            )
+        local_rank = _number("LOCAL_RANK")
+        return cls(
+            rank=_number("RANK"),
+            size=_number("WORLD_SIZE", 1),
+            local_rank=local_rank,
+            local_size=_number("LOCAL_WORLD_SIZE", 1),
+            device=torch.device("cuda", local_rank) if torch.cuda.is_available() else CPU,
+            launch=os.environ.get("TORCHELASTIC_RUN_ID"),
+            num_restarts_left=_number("TORCHELASTIC_MAX_RESTARTS") - _number(ATTEMPT_VARIABLE),
         )
-        has_gpu = torch.cuda.is_available()
-        device = torch.device("cuda", local_rank) if has_gpu else CPU
-        restarts_left = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) - _attempt()
-        launch = os.environ.get("TORCHELASTIC_RUN_ID")
-        return cls(rank, size, local_rank, local_size, device, launch, restarts_left)
 
     @property
     def is_main(self) -> bool:
         """Whether this is rank 0, which writes."""
         return self.rank == 0
 
-    def require_devices(self) -> None:
-        """Check that every local process has a device of its own.
-
-        Raises:
-            ConfigError: there are fewer GPUs than local processes.
-        """
+    def _require_devices(self) -> None:
+        """Check that every local process has a device of its own."""
         if self.device.type == "cuda" and torch.cuda.device_count() < self.local_size:
             raise ConfigError(
                 "there are fewer GPUs than training processes",
@@ -95,7 +88,7 @@ class DistributedContext:
     def _store(self) -> Store:
         store, _, _ = next(iter(rendezvous("env://")))
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):  # it outlives the attempt
-            return PrefixStore(f"attempt-{_attempt()}", store)
+            return PrefixStore(f"attempt-{_number(ATTEMPT_VARIABLE)}", store)
         return store
 
     def meet(self) -> None:
@@ -120,7 +113,7 @@ class DistributedContext:
     @contextlib.contextmanager
     def process_group(self) -> Iterator[None]:
         """Create the process group; after an error, when peers may be gone, it is not destroyed."""
-        self.require_devices()
+        self._require_devices()
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         if self.size == 1:
@@ -184,9 +177,8 @@ class DistributedContext:
         return self.sum((value or 0) if self.is_main else 0)
 
 
-def _attempt() -> int:
-    """Return the number of restarts by torchrun's agent."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+def _number(variable: str, default: int = 0) -> int:
+    return int(os.environ.get(variable, default))
 
 
 class StopRequest:

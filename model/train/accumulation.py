@@ -30,7 +30,6 @@ class Accumulator:
 
     Args:
         row_loss: the sums of an ``Objective``; its parameters take the gradients.
-        dtype: of the matrix products.
         rows: of a micro-batch, at most.
         rows_per_group: rows that stay in one micro-batch.
     """
@@ -59,13 +58,10 @@ class Accumulator:
         self._rows = whole_groups(rows, rows_per_group=self.rows_per_group)
 
     def backward(self, batch: Batch, *, num_terms: int) -> Float[Tensor, " M"]:
-        """Accumulate the gradient of the global mean loss, and return the means.
+        """Accumulate the gradient of the global mean loss; return the means of the ``measures``.
 
         Args:
             num_terms: in the mean loss of the global batch.
-
-        Returns:
-            The means of the objective's ``measures``, the loss first.
         """
         means = torch.zeros((), device=self.distributed.device)
         starts = range(0, len(batch.ids), self.rows)
@@ -78,8 +74,9 @@ class Accumulator:
         return self.distributed.sum_tensor(means)
 
     def _sums(self, row_loss: nn.Module, batch: Batch, start: int) -> Float[Tensor, " M"]:
+        device, rows = self.distributed.device, slice(start, start + self.rows)
         tensors = (
-            None if item is None else self._to_device(item[start : start + self.rows])
+            None if item is None else item[rows].to(device, non_blocking=True)
             for item in (batch.ids, batch.mask, batch.documents)
         )
         with self.autocast():
@@ -97,9 +94,6 @@ class Accumulator:
             self.distributed.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16
         )
 
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.distributed.device, non_blocking=True)
-
     def fit_into_memory(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
         """Halve a micro-batch until it fits into every process's memory.
 
@@ -113,8 +107,9 @@ class Accumulator:
             if self.distributed.device.type == "cuda":
                 torch.cuda.empty_cache()
             if self.rows == self.rows_per_group:
+                group = "one row does" if self.rows == 1 else f"a group of {self.rows} rows does"
                 raise TrainingError(
-                    f"{_num_rows(self.rows)} not fit into memory",
+                    f"{group} not fit into memory",
                     expected="room for its forward and backward pass",
                     found="out of memory",
                     where=self.distributed.device,
@@ -141,10 +136,6 @@ class Accumulator:
             optimizer.zero_grad(set_to_none=True)
 
 
-def _num_rows(rows: int) -> str:
-    return "one row does" if rows == 1 else f"{rows} rows that belong together do"
-
-
 def _runs_out_of_memory(attempt: Callable[[], None]) -> bool:
     try:
         attempt()
@@ -158,6 +149,6 @@ def _runs_out_of_memory(attempt: Callable[[], None]) -> bool:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that a device or the machine is out of memory."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and CPU_ALLOCATOR_WORDS in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and CPU_ALLOCATOR_WORDS in str(error)
+    )

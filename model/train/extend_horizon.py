@@ -24,7 +24,7 @@ from model.core.files import write_synced
 from model.core.store import ArtifactStore
 from model.optim.schedule import flat_steps
 from model.train.checkpoint import Checkpoints
-from model.train.events import Event, read_events
+from model.train.events import read_events
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +38,6 @@ class PreDecayCheckpoint:
     manifest: Manifest
     step: int
     checkpoint: Path
-
-    @property
-    def events(self) -> Path:
-        """The event log of the training that wrote it."""
-        return TrainModelOutputs(self.checkpoint.parent.parent).events
 
 
 def find_pre_decay_checkpoints(
@@ -101,21 +96,16 @@ def take_over(
     """
     for source in find_pre_decay_checkpoints(run, environment=environment):
         try:
-            events = _events_to_take_over(source)
+            events = "".join(
+                json.dumps(event) + "\n"
+                for event in read_events(TrainModelOutputs(source.checkpoint.parents[1]).events)
+                if event["step"] <= source.step and event["kind"] not in NOT_TAKEN_OVER
+            )
             checkpoints.directory.mkdir(parents=True, exist_ok=True)
-            write_synced(TrainModelOutputs(checkpoints.directory.parent).events, events)
+            write_synced(TrainModelOutputs(checkpoints.directory.parent).events, events.encode())
             checkpoints.take_over(source.checkpoint, step=source.step)
         except (ArtifactError, CheckpointError, OSError) as error:
             logger.warning("cannot continue from %s: %s", source.checkpoint, error)
             continue
         return source
     return None
-
-
-def _events_to_take_over(source: PreDecayCheckpoint) -> bytes:
-    held: list[Event] = [
-        event
-        for event in read_events(source.events)
-        if event["step"] <= source.step and event["kind"] not in NOT_TAKEN_OVER
-    ]
-    return "".join(json.dumps(event) + "\n" for event in held).encode()

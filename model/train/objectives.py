@@ -76,13 +76,7 @@ class NextTokenLoss(nn.Module):
 
 
 class NextToken:
-    """Next-token cross-entropy, a mean over all targets.
-
-    Args:
-        validation: the held-out rows.
-        bytes_per_token: of the tokenizer that made them.
-        attention: scope of attention in held-out rows, as in training.
-    """
+    """Next-token cross-entropy, a mean over all targets."""
 
     def __init__(
         self,
@@ -160,13 +154,7 @@ def reward_margins(
 
 
 class PreferenceLoss(nn.Module):
-    """The DPO loss of rows that are pairs, as one module.
-
-    Args:
-        model: takes the gradients.
-        reference: the initial model, frozen.
-        beta: scale of the rewards; the larger, the closer the model stays to the reference.
-    """
+    """The DPO loss of rows that are pairs, as one module; ``reference`` is the initial model."""
 
     MEASURES: Final = ("loss", "preference_accuracy", "preference_margin")
 
@@ -183,21 +171,21 @@ class PreferenceLoss(nn.Module):
         documents: Int[Tensor, "B T1"] | None,
     ) -> Float[Tensor, " M"]:
         """Return the sums of ``MEASURES`` over the pairs; the first one has a gradient."""
-        margins = self.margins(ids, mask, documents)
+        _, margins = self.rewards(ids, mask, documents)
         known = margins.detach()
         return torch.stack((-F.logsigmoid(margins).sum(), (known > 0).sum(), known.sum()))
 
-    def margins(
+    def rewards(
         self,
         ids: Int[Tensor, "B T1"],
         mask: Bool[Tensor, "B T1"],
-        documents: Int[Tensor, "B T1"] | None,
-    ) -> Float[Tensor, " P"]:
-        """Return the reward margin of each pair."""
+        documents: Int[Tensor, "B T1"] | None = None,
+    ) -> tuple[Float[Tensor, " B"], Float[Tensor, " P"]]:
+        """Return the log-likelihood of each answer, and the reward margin of each pair."""
         with torch.no_grad():
             reference = answer_log_probs(self.reference, ids, mask, documents)
         policy = answer_log_probs(self.model, ids, mask, documents)
-        return reward_margins(policy, reference, beta=self.beta)
+        return policy, reward_margins(policy, reference, beta=self.beta)
 
 
 class Preferences:
@@ -207,10 +195,6 @@ class Preferences:
     higher reward; ``validation/chosen_likelier_frac``, the share whose chosen answer is the
     likelier one, is informative before the first step, too. There are no bits per byte: rejected
     text is not a target.
-
-    Args:
-        reference: the initial ``model``.
-        validation: held-out pairs.
     """
 
     KEYS: Final = (
@@ -221,9 +205,9 @@ class Preferences:
     )
 
     def __init__(self, model: GPT, *, reference: GPT, beta: float, validation: ShardSet) -> None:
-        self.row_loss: nn.Module = PreferenceLoss(model, reference, beta=beta)
+        self._loss = PreferenceLoss(model, reference, beta=beta)
+        self.row_loss: nn.Module = self._loss
         self.measures: tuple[str, ...] = PreferenceLoss.MEASURES
-        self._model, self._reference, self._beta = model, reference, beta
         self._validation = validation
 
     def num_terms(self, *, num_targets: int, num_rows: int) -> int:  # noqa: ARG002
@@ -246,12 +230,10 @@ class Preferences:
     def _evaluate_pairs(self, pairs: npt.NDArray[np.int64]) -> Float[Tensor, " S"]:
         rows = (pairs[:, None] * ROWS_PER_PAIR + np.arange(ROWS_PER_PAIR)).ravel()
         block = self._validation.rows(rows)
-        device = self._model.head_weight.device
+        device = self._loss.model.head_weight.device
         ids = torch.from_numpy(block.ids.astype(np.int64)).to(device)
         mask = torch.from_numpy(block.mask).to(device)
-        policy = answer_log_probs(self._model, ids, mask)
-        reference = answer_log_probs(self._reference, ids, mask)
-        margins = reward_margins(policy, reference, beta=self._beta)
+        policy, margins = self._loss.rewards(ids, mask)
         sums = (
             -F.logsigmoid(margins).sum(),
             (margins > 0).sum(),

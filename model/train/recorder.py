@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import statistics
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -30,7 +30,7 @@ from model.runtime.distributed import DistributedContext
 from model.runtime.hardware import ThroughputMeter, device_name, peak_flops_per_second
 from model.text.tokenizer import Tokenizer
 from model.train.checkpoint import Checkpoints
-from model.train.events import EventKind, Tracker, metric_points, read_events
+from model.train.events import Event, EventKind, Tracker, metric_points, read_events
 from model.train.snapshot import LoopState
 
 logger = logging.getLogger(__name__)
@@ -40,22 +40,15 @@ SAMPLE_TEMPERATURE = 0.8
 SAMPLE_TOP_K = 50
 
 
-@dataclass(frozen=True)
-class TrainingSummary:
-    """Counts, facts and metrics of a finished training, for its manifest."""
+class TrainingSummary(NamedTuple):
+    """Numbers of a finished training, for its manifest."""
 
     counts: TrainModelCounts
     facts: TrainModelFacts
 
 
 class Recorder:
-    """Records the events of one training.
-
-    Args:
-        directory: for ``events.jsonl``.
-        distributed: only rank 0 writes.
-        environment: what every start and resume says of machine and precision.
-    """
+    """Records the events of one training in its ``directory``."""
 
     def __init__(
         self,
@@ -89,7 +82,7 @@ class Recorder:
         metrics = {"perf/tokens_per_second": tokens_per_second}
         peak = peak_flops_per_second(device_name(self.distributed.device))
         if peak is not None and dtype == torch.bfloat16:
-            used = tokens_per_second * model.flops_per_token()
+            used = tokens_per_second * model.architecture.flops_per_token()
             metrics["perf/mfu"] = used / (peak * self.distributed.size)
         return metrics
 
@@ -123,11 +116,9 @@ class Recorder:
         if not self.distributed.is_main:
             return None
         events = read_events(self.path)
-        metrics = {point.key: point.value for event in events for point in metric_points(event)}
+        metrics = _metrics(events)
         by_step = {
-            event["step"]: {point.key: point.value for point in metric_points(event)}
-            for event in events
-            if event["kind"] == "validation"
+            event["step"]: _metrics([event]) for event in events if event["kind"] == "validation"
         }
         best, pre_decay = checkpoints.best(), checkpoints.pre_decay()
         kept = [
@@ -146,8 +137,9 @@ class Recorder:
             found["validation_bits_per_byte"] = metrics["validation/bits_per_byte"]
         for event in events:
             if event["kind"] == "extended":
-                origin = ExtendedFrom(artifact=event["artifact"], step=event["step"])
-                found["extended_from"] = origin
+                found["extended_from"] = ExtendedFrom(
+                    artifact=event["artifact"], step=event["step"]
+                )
         facts = TrainModelFacts(
             validation_loss=metrics["validation/loss"],
             best_validation_loss=loop.best_validation_loss,
@@ -164,3 +156,7 @@ class Recorder:
         """Flush the metrics to MLflow."""
         if self._tracker is not None:
             self._tracker.close()
+
+
+def _metrics(events: Iterable[Event]) -> dict[str, float]:
+    return {point.key: point.value for event in events for point in metric_points(event)}

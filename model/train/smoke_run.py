@@ -51,9 +51,8 @@ def smoke_run(
     place = directory / SMOKE_DIRECTORY
     if distributed.is_main:
         shutil.rmtree(place, ignore_errors=True)  # of a killed attempt
-    if not distributed.from_main(
-        _is_wanted(run, directory, distributed) if distributed.is_main else None
-    ):
+    wanted = _is_wanted(run, directory, distributed) if distributed.is_main else None
+    if not distributed.from_main(wanted):
         return
     before, started = RandomState.take(), time.perf_counter()
     place.mkdir(exist_ok=True)
@@ -80,17 +79,14 @@ def smoke_run(
 
 
 def _is_wanted(run: TrainRun, directory: Path, distributed: DistributedContext) -> int:
-    if run.train.smoke_run == "never" or _has_checkpoint(directory):
+    checkpoints = TrainModelOutputs(directory).checkpoints
+    if run.train.smoke_run == "never" or any(checkpoints.glob(CHECKPOINT_PATTERN)):
         return 0
     if run.train.smoke_run == "always":
         return 1
     seconds = planned_seconds(run, distributed)
     logger.info("training is planned for about %.2g hours", seconds / 3600)
     return int(seconds > LONG_SECONDS)
-
-
-def _has_checkpoint(directory: Path) -> bool:
-    return any(TrainModelOutputs(directory).checkpoints.glob(CHECKPOINT_PATTERN))
 
 
 def planned_seconds(run: TrainRun, distributed: DistributedContext) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,12 +120,11 @@ class Snapshot:
         stream = torch.cuda.Stream(device)  # not the one of training
         stream.wait_event(self.is_copied)
         with torch.cuda.stream(stream):
-            return dataclasses.replace(
-                self,
-                weights=_on_host(self.weights),
-                optimizer=_on_host(self.optimizer),
-                is_copied=None,
+            weights, optimizer = (
+                {name: tensor.cpu() for name, tensor in tensors.items()}
+                for tensors in (self.weights, self.optimizer)
             )
+        return Snapshot(self.architecture, weights, optimizer, self.state)
 
 
 def _copy(tensor: Tensor) -> Tensor:
@@ -135,10 +133,6 @@ def _copy(tensor: Tensor) -> Tensor:
         return tensor.detach().clone(memory_format=torch.contiguous_format)
     except torch.OutOfMemoryError:
         return tensor.detach().cpu().contiguous()
-
-
-def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def split_tensors(state_dict: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

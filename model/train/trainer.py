@@ -54,10 +54,7 @@ class TrainingInterruptedError(Exception):
 def train(
     run: TrainRun, *, directory: Path, distributed: DistributedContext, stop: StopRequest
 ) -> TrainingSummary | None:
-    """Train within a process group that is created here and closed at the end.
-
-    Args and errors are those of ``Trainer`` and its ``fit``.
-    """
+    """Train within a process group; errors are those of ``Trainer`` and its ``fit``."""
 
     def attempt(run: TrainRun, directory: Path) -> TrainingSummary | None:
         return Trainer(run, directory=directory, distributed=distributed, stop=stop).fit()
@@ -73,12 +70,7 @@ def train(
 
 
 class Trainer:
-    """One process of a training.
-
-    Args:
-        directory: for checkpoints, events and the finished model.
-        distributed: rank and device of this process.
-        stop: checked at each step boundary.
+    """One process of a training, which makes ``directory`` and checks ``stop`` after each step.
 
     Raises:
         ConfigError: the batch does not divide, or shards and tokenizer do not match.
@@ -160,7 +152,7 @@ class Trainer:
             ),
             dtype=self.dtype,
             by_documents=self.train.attention == "document",
-            planned_flops=tokens * self.model.flops_per_token(),
+            planned_flops=tokens * self.model.architecture.flops_per_token(),
         )
 
     @property
