@@ -21,9 +21,10 @@ from model.core.store import ArtifactStore
 from tasks.planning.base_checkpoint import BaseCheckpoint, find_base
 from tasks.planning.budget import Horizon, measured_horizon, planned_horizon
 from tasks.planning.ladder import Rung, rungs
-from tasks.planning.pins import pinned_quality_model, pinned_source
+from tasks.stages.download import pinned_source
 from tasks.stages.read_chats import pinned_chats
 from tasks.stages.read_preferences import pinned_preferences
+from tasks.stages.train_quality_model import pinned_quality_model
 
 logger = logging.getLogger(__name__)
 

@@ -56,14 +56,18 @@ class Download(Config):
         }
 
 
+def pinned_source(source: SourceConfig) -> SourceConfig:
+    """Return a source with a branch of the hub as its commit; raises as ``find_commit``."""
+    return resolve_revision(source)
+
+
 def source_files(source: SourceConfig, *, data_seed: int, store: ArtifactStore) -> list[Download]:
     """Return one download per file of the source, by path.
 
     Raises:
         SourceError: the source is missing, empty or cannot be listed.
     """
-    if source.kind == "hub":
-        source = resolve_revision(source)
+    source = resolve_revision(source)
     cache = store.root / "cache"
     files = list_files(source, data_seed=data_seed, cache=cache)
     return [Download(source=source, file=file, data_seed=data_seed) for file in files]

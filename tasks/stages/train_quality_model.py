@@ -53,6 +53,13 @@ class TrainQualityModel(Config):
         }
 
 
+def pinned_quality_model(quality: QualityModelConfig) -> QualityModelConfig:
+    """Return the settings with a branch of labels on the hub as its commit, if they are used."""
+    if quality.select == "none" or quality.labels != "hub":
+        return quality
+    return quality.model_copy(update={"revision": labelled_source(quality).revision})
+
+
 def labelled_documents(
     config: QualityModelConfig, *, data_seed: int, store: ArtifactStore
 ) -> TrainQualityModel:
