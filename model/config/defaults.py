@@ -33,10 +33,8 @@ def with_defaults(
 ) -> TrainConfig:
     """Return the config with every unset hyperparameter filled.
 
-    With AdamW, a given ``learning_rate`` is the default of the other rates.
-
-    Args:
-        rate_scale: factor of the default learning rates; given ones stay.
+    With AdamW, a given ``learning_rate`` is the default of the other rates. Given rates are not
+    scaled.
     """
     batch = train.batch_tokens_per_step or batch_tokens(architecture)
     defaults_of = _adamw if train.optimizer == "adamw" else _muon

@@ -24,19 +24,13 @@ class TrainModelCounts(Counts):
 
 
 class KeptCheckpoint(Facts):
-    """A checkpoint that stays beside the finished model.
-
-    Args:
-        path: from the artifact's directory.
-        is_trunk: the last one at constant learning rate, which longer trainings resume from.
-        metrics: of the validation at its step.
-    """
+    """A checkpoint that stays beside the finished model."""
 
     step: int
-    path: str
+    path: str  # from the artifact's directory
     is_best: bool = False
-    is_trunk: bool = False
-    metrics: dict[str, float] = Field(default_factory=dict)
+    is_trunk: bool = False  # last one at constant learning rate: longer trainings resume from it
+    metrics: dict[str, float] = Field(default_factory=dict)  # of the validation at its step
 
 
 class ExtendedFrom(Facts):
@@ -67,11 +61,9 @@ class TrainingScores(Facts):
     validation_loss: float
     best_validation_loss: float | None
     checkpoints: tuple[KeptCheckpoint, ...]
-    tokens_per_second: float = Field(description="median over the recorded intervals")
-    metrics: dict[str, float] = Field(description="last value of each")
-    validation_bits_per_byte: float | None = Field(
-        default=None, description="of text; pairs of answers have none"
-    )
+    tokens_per_second: float  # median over the recorded intervals
+    metrics: dict[str, float]  # last value of each
+    validation_bits_per_byte: float | None = None  # of text; pairs of answers have none
     extended_from: ExtendedFrom | None = None
 
 
@@ -124,9 +116,7 @@ class ScoreModelFacts(MeasuredFacts, extra="allow"):
 
     validation_loss: float
     bits_per_byte: float
-    checkpoint_step: int | None = Field(
-        default=None, description="of the checkpoint that was scored; absent of the final model"
-    )
+    checkpoint_step: int | None = None  # of the checkpoint scored; absent of the final model
 
     @property
     def items_digests(self) -> dict[str, str]:

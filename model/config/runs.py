@@ -65,9 +65,9 @@ def _first_fault(exc: ValidationError) -> str:
 class ArtifactRun(ConfigFile):
     """A process that makes one artifact."""
 
-    data_root: str = Field(description="directory of the artifact store")
-    derivation: Derivation = Field(description="of the artifact that this process makes")
-    tokenizer: str = Field(description="directory with tokenizer.json")
+    data_root: str  # directory of the artifact store
+    derivation: Derivation  # of the artifact that this process makes
+    tokenizer: str  # directory with tokenizer.json
 
     def path(self, relative: str) -> Path:
         """Return where a path of this run lies."""
@@ -78,30 +78,17 @@ class TrainRun(ArtifactRun):
     """One training, resolved."""
 
     model: ModelConfig
-    train: TrainConfig = Field(description="with its horizon in steps")
-    mixture: tuple[MixturePart, ...] = Field(min_length=1, description="training shards")
-    validation: str = Field(description="directory of the validation shards")
-    init_from: str | None = Field(
-        default=None,
-        description="directory with model.safetensors to start from; unset = from scratch",
-    )
-    dpo: DirectPreference | None = Field(
-        default=None,
-        description="preference optimisation against init_from, rows 2i chosen and 2i + 1 "
-        "rejected; unset = next-token prediction",
-    )
+    train: TrainConfig  # with its horizon in steps
+    mixture: tuple[MixturePart, ...] = Field(min_length=1)  # training shards
+    validation: str  # directory of the validation shards
+    init_from: str | None = None  # directory with model.safetensors; unset = from scratch
+    # Preference optimisation against init_from, rows 2i chosen and 2i + 1 rejected; unset =
+    # next-token prediction.
+    dpo: DirectPreference | None = None
     tracking: TrackingConfig = TrackingConfig()
-    sample_prompts: tuple[str, ...] = Field(
-        default=(), description="prompts of sample texts at each validation"
-    )
-    style: Style = Field(
-        default="text",
-        description="prompts begin a text, or are a user's messages",
-    )
-    when_parent_dies: Literal["die", "go_on"] = Field(
-        default="die",
-        description="whether a process ends when its parent does; Linux only",
-    )
+    sample_prompts: tuple[str, ...] = ()  # of sample texts at each validation
+    style: Style = "text"  # prompts begin a text, or are a user's messages
+    when_parent_dies: Literal["die", "go_on"] = "die"  # of a process; Linux only
 
     @property
     def rows_per_group(self) -> int:
@@ -112,24 +99,19 @@ class TrainRun(ArtifactRun):
 class ChildRun(ArtifactRun):
     """A process that reads one model and makes one artifact."""
 
-    model: str = Field(description="directory with model.safetensors and architecture.json")
+    model: str  # directory with model.safetensors and architecture.json
 
 
 class ScoreRun(ChildRun):
     """Scoring of one model."""
 
-    validation: str = Field(description="directory of the validation shards")
-    items: str | None = Field(default=None, description="directory with items.parquet")
-    prompts: str | None = Field(default=None, description="directory with prompts.parquet")
-    checkpoint: Checkpoint = Field(
-        default="final",
-        description="final: the model; best, last, or the step of a checkpoint beside it",
-    )
-    loss_on: LossOn = Field(default="all", description="targets of the validation loss")
-    style: Style = Field(default="text", description="kind of the sample prompts")
-    attention: AttentionScope = Field(
-        default="causal", description="scope of attention in validation rows"
-    )
+    validation: str  # directory of the validation shards
+    items: str | None = None  # directory with items.parquet
+    prompts: str | None = None  # directory with prompts.parquet
+    checkpoint: Checkpoint = "final"  # the model; best, last, or the step of one beside it
+    loss_on: LossOn = "all"  # targets of the validation loss
+    style: Style = "text"  # of the sample prompts
+    attention: AttentionScope = "causal"  # in validation rows
     score: ScoreConfig
 
 
@@ -137,7 +119,7 @@ class ExportRun(ChildRun):
     """Export of one model."""
 
     export: ExportConfig
-    card: str = Field(default="", description="text of the model card; empty = none is written")
+    card: str = ""  # text of the model card; empty = none is written
 
 
 class TalkRun(ChildRun):
@@ -150,21 +132,21 @@ class MeasureRun(ConfigFile):
     """Measuring how fast a model trains on this machine."""
 
     model: ModelConfig
-    train: TrainConfig = Field(description="its batch, optimizer and precision; not its horizon")
+    train: TrainConfig  # its batch, optimizer and precision; not its horizon
     vocab_size: int
-    destination: str = Field(description="file that takes the Speed, written by rank 0")
+    destination: str  # file that takes the Speed, written by rank 0
 
 
 class Speed(Facts):
     """How fast a model trains."""
 
-    tokens_per_second: float = Field(description="over whole optimizer steps, all processes")
-    step_seconds: float = Field(description="one optimizer step")
-    micro_batch_seconds: float = Field(description="one forward and backward pass of it")
-    micro_batches_per_step: int = Field(description="per process")
+    tokens_per_second: float  # over whole optimizer steps, all processes
+    step_seconds: float  # one optimizer step
+    micro_batch_seconds: float  # one forward and backward pass of it
+    micro_batches_per_step: int  # per process
     device: str
     precision: str
-    compiling: str = Field(description="how the steps ran")
+    compiling: str  # how the steps ran
 
 
 class ErrorReport(Config):
@@ -176,9 +158,7 @@ class ErrorReport(Config):
     found: str | None = None
     where: str | None = None
     fix: str | None = None
-    is_lasting: bool = Field(
-        default=False, description="starting again, with nothing changed, would end the same way"
-    )
+    is_lasting: bool = False  # starting again, with nothing changed, would end the same way
 
     @classmethod
     def of(cls, error: Exception) -> Self:
@@ -205,17 +185,11 @@ class TrainResult(Config):
     """How a training process ended."""
 
     state: Literal["complete", "interrupted", "failed"]
-    step: int | None = Field(default=None, description="optimizer steps done, where training began")
-    artifact: Artifact | None = Field(
-        default=None, description="the finished artifact, if complete"
-    )
-    metrics: dict[str, float] = Field(
-        default_factory=dict, description="last value of each metric, if complete"
-    )
-    error: ErrorReport | None = Field(default=None, description="what went wrong, if failed")
-    launch: str | None = Field(
-        default=None, description="torchrun's id of the launch that ended so; none without torchrun"
-    )
+    step: int | None = None  # optimizer steps done, where training began
+    artifact: Artifact | None = None  # the finished artifact, if complete
+    metrics: dict[str, float] = Field(default_factory=dict)  # last value of each, if complete
+    error: ErrorReport | None = None  # what went wrong, if failed
+    launch: str | None = None  # torchrun's id of the launch that ended so; none without torchrun
 
     @property
     def is_settled(self) -> bool:
@@ -243,14 +217,11 @@ def result_name(rank: int) -> str:
 
 
 def settled_result(directory: Path, *, launch: str | None = None) -> TrainResult | None:
-    """Return the settled result of a training: rank 0's, or that of a process that gave up.
+    """Return the settled result of a training, or of one launch of it by torchrun.
 
-    Args:
-        directory: of the config.
-        launch: only results of this launch of torchrun.
+    It is rank 0's, or that of a process that gave up.
     """
-    paths = [directory / RESULT_NAME, *sorted(directory.glob("result-*.json"))]
-    for path in paths:
+    for path in [directory / RESULT_NAME, *sorted(directory.glob("result-*.json"))]:
         with contextlib.suppress(FileNotFoundError):
             result = TrainResult.load(path)
             if result.is_settled and (launch is None or result.launch == launch):

@@ -30,15 +30,12 @@ def next_token_loss(
     mask: Bool[Tensor, "B T1"],
     documents: Int[Tensor, "B T1"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the summed negative log-likelihood of the unmasked targets.
+    """Return the summed negative log-likelihood of the unmasked targets, in nats, fp32.
 
     Args:
         ids: rows of context + 1 tokens; inputs are all but the last, targets all but the first.
         mask: loss mask, true for targets; its first column is not used.
         documents: as for ``GPT.hidden``; its last column is not used.
-
-    Returns:
-        Units: nats, fp32, a sum: divide by ``mask[:, 1:].sum()`` for a mean.
     """
     hidden = model.hidden(ids[:, :-1], None if documents is None else documents[:, :-1])
     return chunked_cross_entropy(
@@ -56,12 +53,9 @@ def token_losses(
     mask: Bool[Tensor, "B T1"],
     documents: Int[Tensor, "B T1"] | None = None,
 ) -> Float[Tensor, "B T"]:
-    """Return the negative log-likelihood of each unmasked target, else zero.
+    """Return the negative log-likelihood of each unmasked target, else zero, in nats, fp32.
 
     Args are those of ``next_token_loss``.
-
-    Returns:
-        Units: nats, fp32.
     """
     hidden = model.hidden(ids[:, :-1], None if documents is None else documents[:, :-1])
     losses = chunked_token_losses(

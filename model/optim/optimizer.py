@@ -49,11 +49,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float) -> Fl
 
 
 def build_optimizer(model: GPT, config: TrainConfig, distributed: DistributedContext) -> Optimizer:
-    """Return the optimizer of a model's parameters.
-
-    Args:
-        config: resolved; its precision is that of Muon's products.
-        distributed: the processes that share Muon's work.
+    """Return the optimizer of a model's parameters, with Muon's products in the run's precision.
 
     Raises:
         ConfigError: a hyperparameter is unset.

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -53,9 +53,7 @@ class Seal(Config):
     derivation_key: str
     step: int
     sha256: dict[str, str]
-    taken_from: str | None = Field(
-        default=None, description="derivation key of the training that wrote it, if not this one"
-    )
+    taken_from: str | None = None  # derivation key of the training that wrote it, if not this one
 
 
 @dataclass(frozen=True)

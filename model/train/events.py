@@ -57,16 +57,12 @@ def read_events(path: Path) -> list[Event]:
         ArtifactError: a line is not a JSON object with kind and step.
     """
     held: dict[tuple[str, int], Event] = {}
-    for number, line in enumerate(_whole_lines(path), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
         event = _parse(line, where=f"{path}:{number}")
         if event["kind"] in ("start", "resume"):
             held = {key: value for key, value in held.items() if key[1] <= event["step"]}
         held[event["kind"], event["step"]] = event
     return list(held.values())
-
-
-def _whole_lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").split("\n")[:-1]
 
 
 def _parse(line: str, *, where: str) -> Event:
@@ -106,12 +102,7 @@ def metric_points(event: Event) -> list[MetricPoint]:
 
 
 class Tracker:
-    """Appends events, and forwards their metrics.
-
-    Args:
-        path: of ``events.jsonl``; appended to.
-        tracking: the MLflow run to copy to, if any.
-    """
+    """Appends events to a file, and forwards their metrics to an MLflow run, if one is given."""
 
     def __init__(self, path: Path, *, tracking: TrackingConfig) -> None:
         self.path = path

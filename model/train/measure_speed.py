@@ -45,11 +45,7 @@ DOCUMENT_TOKENS = 512  # of the random documents, for attention within documents
 
 
 class SpeedTrial:
-    """Timed training steps on random tokens.
-
-    Args:
-        distributed: rank and device of this process.
-    """
+    """Timed training steps on random tokens."""
 
     def __init__(self, run: MeasureRun, distributed: DistributedContext) -> None:
         self.run, self.train, self.distributed = run, run.train, distributed

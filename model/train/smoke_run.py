@@ -45,7 +45,6 @@ def smoke_run(
     """Run the smoke run if the training will be long and is not resumed.
 
     Args:
-        directory: of the training.
         attempt: trains a run in a directory to its end; its errors propagate.
     """
     place = directory / SMOKE_DIRECTORY
